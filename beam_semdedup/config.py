@@ -1,0 +1,457 @@
+"""The parameters: each is declared, documented, defaulted and validated here and nowhere else.
+
+`Parameters` is the structured configuration that Hydra composes for the command and that
+`SemanticDeduplicationWorkflow(**parameters)` builds from keywords; `resolve` checks either one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class InputError(ValueError):
+    """The parameters or the input are wrong; the message names what, and nothing was done yet."""
+
+
+def parameter(default: Any, help: str, **check: Any) -> Any:
+    """A dataclass field with its documentation and its check.
+
+    `check` holds any of: `choices` (allowed values), `above`/`at_least`/`below`/`at_most` (bounds of a
+    number; strings and nulls pass), `words` (the strings allowed beside numbers), `bytes` (a size such as
+    4GiB is allowed), `group` (the heading in `--help`).
+    """
+    metadata = {"help": help, **check}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class RunnerConfig:
+    """Where the pipeline runs: `name` chooses the runner, the other fields belong to it."""
+
+    name: str = MISSING
+
+
+@dataclass
+class DirectConfig(RunnerConfig):
+    """This machine, through Beam's local runner."""
+
+    name: str = "direct"
+    num_workers: Any = parameter(
+        1, "1: in this process; n: n worker processes; auto: one per core", at_least=1, words=["auto"]
+    )
+
+
+@dataclass
+class KMeansConfig:
+    """Which engine fits the centroids: `name` chooses it."""
+
+    name: str = MISSING
+
+
+@dataclass
+class LocalKMeansConfig(KMeansConfig):
+    """scikit-learn's Lloyd iterations in the process that runs the fit."""
+
+    name: str = "local"
+
+
+RUNNERS: dict[str, type[RunnerConfig]] = {"direct": DirectConfig}
+KMEANS_ENGINES: dict[str, type[KMeansConfig]] = {"local": LocalKMeansConfig}
+
+_WHERE = "Where things are"
+_COLUMNS = "What is in the files"
+_KMEANS = "KMeans"
+_SIMILARITY = "Similarity and duplicates"
+_EXECUTION = "Cache, memory and execution"
+
+
+@dataclass
+class Parameters:
+    """Everything that a run depends on; see `semdedup --help`."""
+
+    input_path: Any = parameter(
+        MISSING, "file, directory (searched recursively), glob, fsspec URL, or a list of them", group=_WHERE
+    )
+    output_path: str = parameter(MISSING, "directory or fsspec URL for the results", group=_WHERE)
+    cache_path: str | None = parameter(
+        None, "directory or URL for what later runs reuse; null: output_path", group=_WHERE
+    )
+    input_filetype: str = parameter("parquet", "", choices=["parquet", "jsonl"], group=_WHERE)
+    input_file_extensions: list[str] | None = parameter(
+        None, "which files of a directory are read; null: those of input_filetype", group=_WHERE
+    )
+    read_kwargs: dict[str, Any] = parameter(
+        {}, "{storage_options: {…}} for fsspec when reading the input", keys=["storage_options"], group=_WHERE
+    )
+    write_kwargs: dict[str, Any] = parameter(
+        {},
+        "{storage_options: {…}, compression: zstd} for what is written to output_path",
+        keys=["storage_options", "compression"],
+        group=_WHERE,
+    )
+    cache_kwargs: dict[str, Any] | None = parameter(
+        None,
+        "the same for cache_path; null: write_kwargs",
+        keys=["storage_options", "compression"],
+        group=_WHERE,
+    )
+    clear_output: bool = parameter(
+        True, "remove an earlier run's results from output_path first (never foreign files)", group=_WHERE
+    )
+
+    id_field: str = parameter("id", "column with a unique id: integer, string or binary", group=_COLUMNS)
+    embedding_field: str = parameter(
+        "embeddings", "column with the vectors: a list of float16, float32 or float64", group=_COLUMNS
+    )
+    embedding_dim: int | None = parameter(
+        None, "length of the vectors; null: found out; checked when given", at_least=1, group=_COLUMNS
+    )
+    metadata_fields: list[str] = parameter([], "columns carried through to the results", group=_COLUMNS)
+    assume_normalized: bool = parameter(
+        False, "true: the vectors have length 1 already and are not divided by it", group=_COLUMNS
+    )
+
+    n_clusters: int | None = parameter(
+        None, "number of centroids; null: the square root of the number of rows", at_least=1, group=_KMEANS
+    )
+    init: str = parameter(
+        "k-means||", "initial centroids: k-means||, random, or the path of an .npy (k, d)", group=_KMEANS
+    )
+    n_init: Any = parameter(
+        1,
+        "fits from different initial centroids, of which the best is kept; auto: 10 for random, else 1",
+        at_least=1,
+        words=["auto"],
+        group=_KMEANS,
+    )
+    max_iter: int = parameter(
+        300, "most Lloyd iterations; 0 with an .npy init: use its centroids as they are", at_least=0, group=_KMEANS
+    )
+    tol: float = parameter(
+        1e-4, "stop when the centroids move less (relative to the variance)", at_least=0, group=_KMEANS
+    )
+    random_state: int = parameter(
+        42,
+        "seed of the sample, of the fit and of which_to_keep=random",
+        at_least=0,
+        at_most=2**32 - 1,
+        group=_KMEANS,
+    )
+    oversampling_factor: float = parameter(
+        2.0, "k-means||: candidates per round, as a multiple of n_clusters", above=0, group=_KMEANS
+    )
+    max_samples_per_batch: int = parameter(
+        32768, "rows per tile of row-to-centroid products", at_least=1, group=_KMEANS
+    )
+    fit_data_fraction: float | None = parameter(
+        None,
+        "share of the rows to fit on; null: max(100000, 256 x n_clusters) rows at most",
+        above=0,
+        at_most=1,
+        group=_KMEANS,
+    )
+
+    eps: float | None = parameter(
+        None,
+        "a row is a duplicate if its cosine similarity to a row ranked before it in its cluster is at least "
+        "1 - eps; null: stop after the similarities",
+        at_least=0,
+        below=2,
+        group=_SIMILARITY,
+    )
+    which_to_keep: str = parameter(
+        "hard",
+        "of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)",
+        choices=["hard", "easy", "random"],
+        group=_SIMILARITY,
+    )
+    distance_metric: str = parameter(
+        "cosine", "the distance to the centroid that ranks", choices=["cosine", "l2"], group=_SIMILARITY
+    )
+    ranking_strategy: Any = parameter(
+        None,
+        "{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides "
+        "which_to_keep",
+        group=_SIMILARITY,
+    )
+    pairwise_batch_size: int = parameter(1024, "rows per tile of similarities", at_least=1, group=_SIMILARITY)
+    remove: bool = parameter(
+        False, "also write the input without its duplicates to output_path/deduplicated", group=_SIMILARITY
+    )
+    repeated_ids: str = parameter(
+        "error", "what a removal does when ids repeat", choices=["error", "allow"], group=_SIMILARITY
+    )
+    duplicates_num_row_groups_hint: int | None = parameter(
+        None, "row groups per file in duplicates/; null: one per 65536 rows", at_least=1, group=_SIMILARITY
+    )
+
+    reuse_cache: bool = parameter(True, "false: compute everything again", group=_EXECUTION)
+    memory_budget: Any = parameter(
+        None,
+        "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
+        at_least=1,
+        bytes=True,
+        group=_EXECUTION,
+    )
+    max_cluster_rows: int | None = parameter(
+        None, "split clusters above this into blocks; null: from the memory", at_least=1, group=_EXECUTION
+    )
+    unit_rows: int = parameter(
+        16384, "rows of neighbouring clusters that are compared as one unit of work", at_least=1, group=_EXECUTION
+    )
+    assign_unit_bytes: Any = parameter(
+        None,
+        "float32 bytes of the rows that are assigned as one unit of work; null: 64MiB, more for more clusters",
+        at_least=1,
+        bytes=True,
+        group=_EXECUTION,
+    )
+    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
+
+    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": "Groups"})
+    kmeans: KMeansConfig = field(default_factory=LocalKMeansConfig, metadata={"group": "Groups"})
+
+    @property
+    def cache_options(self) -> dict[str, Any]:
+        """`cache_kwargs`, or what stands in for it."""
+        return self.write_kwargs if self.cache_kwargs is None else self.cache_kwargs
+
+    @property
+    def cache_root(self) -> str:
+        """`cache_path`, or what stands in for it."""
+        return self.cache_path or self.output_path
+
+
+@dataclass
+class RemovalParameters:
+    """What `semdedup-remove` depends on; see `semdedup-remove --help`."""
+
+    input_path: Any = parameter(
+        MISSING, "the dataset: file, directory (searched recursively), glob, fsspec URL, or a list of them", group=_WHERE
+    )
+    duplicates_path: str = parameter(
+        MISSING, "the output_path of a finished run, or its duplicates directory", group=_WHERE
+    )
+    output_path: str = parameter(MISSING, "directory or URL for the dataset without its duplicates", group=_WHERE)
+    id_field: str = parameter("id", "the dataset's id column", group=_COLUMNS)
+    input_filetype: str = parameter("parquet", "", choices=["parquet", "jsonl"], group=_WHERE)
+    input_file_extensions: list[str] | None = parameter(
+        None, "which files of a directory are read; null: those of input_filetype", group=_WHERE
+    )
+    partial: str = parameter(
+        "error",
+        "allow: accept a list that no finished run stands behind",
+        choices=["error", "allow"],
+        group=_SIMILARITY,
+    )
+    repeated_ids: str = parameter(
+        "error", "allow: remove although the run found repeated ids", choices=["error", "allow"], group=_SIMILARITY
+    )
+    read_kwargs: dict[str, Any] = parameter(
+        {}, "{storage_options: {…}} for the input", keys=["storage_options"], group=_WHERE
+    )
+    duplicates_kwargs: dict[str, Any] | None = parameter(
+        None, "the same for duplicates_path; null: read_kwargs", keys=["storage_options"], group=_WHERE
+    )
+    write_kwargs: dict[str, Any] = parameter(
+        {}, "the same for output_path", keys=["storage_options"], group=_WHERE
+    )
+    clear_output: bool = parameter(
+        True, "remove an earlier removal's files from output_path first (never foreign files)", group=_WHERE
+    )
+    memory_budget: Any = parameter(
+        None,
+        "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
+        at_least=1,
+        bytes=True,
+        group=_EXECUTION,
+    )
+    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
+    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": "Groups"})
+
+    @property
+    def duplicates_options(self) -> dict[str, Any]:
+        """`duplicates_kwargs`, or what stands in for it."""
+        return self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs
+
+
+def resolve(values: Any, schema: type = Parameters) -> Any:
+    """Checked parameters, as an instance of `schema`.
+
+    Args:
+        values: a mapping of parameter names to values, or the configuration that Hydra composed.
+        schema: `Parameters` or `RemovalParameters`.
+
+    Raises:
+        InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
+    """
+    values = dict(OmegaConf.to_container(values)) if OmegaConf.is_config(values) else dict(values)
+    groups = {
+        name: _group(name, values.pop(name, None), registry)
+        for name, registry in (("runner", RUNNERS), ("kmeans", KMEANS_ENGINES))
+        if name in {f.name for f in dataclasses.fields(schema)}
+    }
+    parameters = _typed(schema, {k: v for k, v in values.items() if v != MISSING}, "")
+    for name, group in groups.items():
+        setattr(parameters, name, group)
+        _check_fields(group, f"{name}.")
+    _check_fields(parameters, "")
+    parameters.input_path = _list_of_paths(parameters.input_path)
+    if schema is Parameters:
+        _check_together(parameters)
+    return parameters
+
+
+def conf_dir() -> Path:
+    """Where the Hydra configuration lies: packaged with a wheel, else the checkout's `conf/`."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "semdedup.yaml").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"no conf/semdedup.yaml in {package} or {package.parent}: the installation of beam-semdedup is incomplete"
+    )
+
+
+def number_of_bytes(value: int | str) -> int:
+    """The number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
+    if isinstance(value, int):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{value!r} is not a size such as 4GiB")
+    number, prefix, binary = match.groups()
+    power = " kmgt".index(prefix.lower() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def without_secrets(values: Any) -> Any:
+    """A copy of nested `values` in which storage credentials are replaced by `***`, for files and logs."""
+    if isinstance(values, Mapping):
+        return {
+            k: {name: "***" for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)
+            for k, v in values.items()
+        }
+    return [without_secrets(v) for v in values] if isinstance(values, (list, tuple)) else values
+
+
+def _group(name: str, value: Any, registry: dict[str, type]) -> Any:
+    """The dataclass instance of a group given as null, a name, a mapping or an instance."""
+    if value is None:
+        value = next(iter(registry))
+    if isinstance(value, str):
+        value = {"name": value}
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)  # type: ignore[arg-type]
+    chosen = value.get("name")
+    if chosen not in registry:
+        raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(registry)}")
+    return _typed(registry[chosen], value, f"{name}.")
+
+
+def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
+    """An instance of `schema` with `values`, converted to its types."""
+    known = [f.name for f in dataclasses.fields(schema)]
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+            raise InputError(f"unknown parameter {prefix}{name}; {hint}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        missing = sorted(str(name) for name in OmegaConf.missing_keys(merged))
+        if missing:
+            raise InputError(f"{prefix}{missing[0]} is required: give {prefix}{missing[0]}=…")
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        name = error.full_key or "?"
+        what = str(error.msg or error).splitlines()[0]
+        found = f" (found {values[name]!r})" if name in values else ""
+        raise InputError(f"{prefix}{name}: {what}{found}") from error
+
+
+def _list_of_paths(value: Any) -> list[str]:
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
+        raise InputError(f"input_path must be a path or a list of paths, found {value!r}")
+    return paths
+
+
+def _check_fields(instance: Any, prefix: str) -> None:
+    for f in dataclasses.fields(instance):
+        check, value, name = f.metadata, getattr(instance, f.name), prefix + f.name
+        if value is None:
+            continue
+        if "choices" in check and value not in check["choices"]:
+            raise InputError(f"{name}={value!r} is not known; it is one of: {', '.join(check['choices'])}")
+        if "keys" in check:
+            for key in value:
+                if key not in check["keys"]:
+                    raise InputError(f"{name} has an unknown key {key!r}; known: {', '.join(check['keys'])}")
+            if not isinstance(value.get("storage_options", {}), dict):
+                raise InputError(f"{name}.storage_options must be a mapping, found {value['storage_options']!r}")
+        if check.get("bytes"):
+            try:
+                value = number_of_bytes(value)
+            except ValueError as error:
+                raise InputError(f"{name}: {error}") from error
+            setattr(instance, f.name, value)
+        if "words" in check and not (isinstance(value, int) and not isinstance(value, bool)):
+            if value not in check["words"]:
+                raise InputError(f"{name}={value!r}: expected an integer or {' or '.join(check['words'])}")
+            continue
+        _check_bounds(name, value, check)
+
+
+def _check_bounds(name: str, value: Any, check: Mapping[str, Any]) -> None:
+    outside = {
+        "at_least": lambda bound: not value >= bound,
+        "above": lambda bound: not value > bound,
+        "at_most": lambda bound: not value <= bound,
+        "below": lambda bound: not value < bound,
+    }
+    for word, is_outside in outside.items():
+        if word in check and is_outside(check[word]):
+            raise InputError(f"{name}={value!r} is out of range: it must be {word.replace('_', ' ')} {check[word]}")
+
+
+RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
+SEGMENT_COLUMNS = ("id", "embedding", "centroid", "l2_dist_to_cent", "cosine_dist_to_cent", "source_file", "source_row")
+
+
+def _check_together(p: Parameters) -> None:
+    """What no single parameter can say, and the normal form of those that have several spellings."""
+    p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_field]
+    reserved = {*RESULT_COLUMNS, *SEGMENT_COLUMNS}
+    for name in p.metadata_fields:
+        if name in reserved:
+            raise InputError(
+                f"metadata_fields: {name!r} is a column of the results ({', '.join(sorted(reserved))}); "
+                "rename it in the input"
+            )
+        if name == p.embedding_field:
+            raise InputError(f"metadata_fields: {name!r} is the embedding_field; vectors are not carried through")
+    if p.id_field == p.embedding_field:
+        raise InputError(f"id_field and embedding_field are both {p.id_field!r}")
+    if p.ranking_strategy is not None:
+        from beam_semdedup.ranking import RankingStrategy
+
+        p.ranking_strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state).to_value()
+    given = p.init not in ("k-means||", "random")
+    if given and not p.init.endswith(".npy"):
+        raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
+    if p.max_iter == 0 and not given:
+        raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
+    if p.remove and p.eps is None:
+        raise InputError("remove=true needs eps: without it there are no duplicates to remove")

@@ -1,0 +1,89 @@
+"""Arrow columns of vectors to float32 matrices, and which rows cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_semdedup.arrays import row_dot
+
+REASONS = (
+    "",
+    "id is null",
+    "embedding is null",
+    "embedding has the wrong length",
+    "embedding has NaN or infinite values",
+    "embedding has zero norm",
+    "malformed line",
+)
+"""Why a row is rejected; the position is the code, 0 means that it is not."""
+
+NULL_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
+
+
+def is_id_type(type_: pa.DataType) -> bool:
+    """Whether a column of this type can identify rows."""
+    return (
+        pa.types.is_integer(type_)
+        or pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+        or pa.types.is_fixed_size_binary(type_)
+    )
+
+
+def is_embedding_type(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds vectors: a list of floats, of whichever list type."""
+    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return is_list and pa.types.is_floating(type_.value_type)
+
+
+def lengths(column: pa.Array) -> Counter[int]:
+    """How many usable-looking vectors (not null) of each length `column` has."""
+    counts = pc.value_counts(pc.list_value_length(column.drop_null()))
+    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+
+def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The usable vectors of a column, and for every row why it is not usable.
+
+    Args:
+        column: n vectors, as list, large_list or fixed_size_list of float16, float32 or float64.
+        dimension: d, the length that a vector must have.
+        normalize: divide each vector by its L2 norm, in float32.
+
+    Returns:
+        rows (m, d) float32, m <= n, in the order of the column; and reasons (n,) uint8, indices into
+        `REASONS`, zero for the m rows that are in the matrix.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    reasons = np.zeros(len(column), dtype=np.uint8)
+    length = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    reasons[length != dimension] = WRONG_LENGTH
+    reasons[~valid] = NULL_EMBEDDING
+    usable = reasons == 0
+    if not usable.all():
+        column = column.filter(pa.array(usable))
+    values = column.flatten()
+    if values.null_count:
+        values = pc.cast(values, pa.float32())
+    with np.errstate(over="ignore"):
+        matrix = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, dimension)
+    del values, column
+    matrix += np.float32(0)  # -0.0 becomes 0.0: equal vectors have equal bits
+    squares = row_dot(matrix, matrix)
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(squares).astype(np.float32)
+    bad = np.where(np.isfinite(norms), np.where(norms > 0, 0, ZERO_NORM), NOT_FINITE).astype(np.uint8)
+    reasons[usable] = bad
+    if bad.any():
+        matrix, norms = matrix[bad == 0], norms[bad == 0]
+    if normalize:
+        matrix /= norms[:, None]
+    return matrix, reasons

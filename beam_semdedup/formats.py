@@ -1,0 +1,379 @@
+"""The two kinds of input file, behind one interface: what is in a file, and a piece of it as Arrow tables."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as pj
+import pyarrow.parquet as pq
+
+from beam_semdedup import embeddings, storage
+from beam_semdedup.config import InputError
+
+_BATCH_BYTES = 32 << 20
+_JSONL_PART_BYTES = 1 << 20
+_LOOK_ROWS = 1024
+_SHORT_LINE = 256
+
+
+@dataclass(frozen=True)
+class InputUnit:
+    """A readable piece of the input, one unit of assign work: rows `[first_row, first_row + num_rows)` of a file.
+
+    `file` is the file's position in the plan. Parquet is read by `row_groups`; jsonl by the bytes
+    `[offset, offset + length)`, where a length of -1 (a compressed file) means all of it, and `first_line`
+    is the number of the first line there, from 1. Blank lines are no rows.
+    """
+
+    path: str
+    file: int
+    first_row: int
+    num_rows: int
+    row_groups: tuple[int, ...] = ()
+    offset: int = 0
+    length: int = 0
+    first_line: int = 1
+
+    def __str__(self) -> str:
+        if self.row_groups:
+            groups = f"row group {self.row_groups[0]}"
+            if len(self.row_groups) > 1:
+                groups = f"row groups {self.row_groups[0]} to {self.row_groups[-1]}"
+        else:
+            groups = f"from line {self.first_line}"
+        return f"{self.path} ({groups}, rows {self.first_row} to {self.first_row + self.num_rows - 1})"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in."""
+
+    info: storage.FileInfo
+    schema: pa.Schema
+    num_rows: int
+    parts: tuple[InputUnit, ...]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a unit.
+
+    `table` holds the readable rows, `positions` (n,) their row numbers in the file and `numbers` (n,) what a
+    person would look for: the row number, or the line number. `malformed` are the numbers of unreadable lines.
+    """
+
+    table: pa.Table
+    positions: np.ndarray
+    numbers: np.ndarray
+    malformed: np.ndarray
+
+
+class Format(Protocol):
+    """A kind of input file; `options` are the storage options of the file's URL."""
+
+    extensions: tuple[str, ...]
+
+    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+        """The facts of one file; InputError, naming it, where it cannot be read."""
+
+    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+        """The commonest length of the vectors at the start of the file; None where no row has one."""
+
+    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
+        """The unit's rows with the columns and types of `schema`, in order, in tables of bounded size."""
+
+    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+        """Where a person finds the rows with these `Rows.numbers`: (row group, row in it), or (null, line)."""
+
+
+class Parquet:
+    """Parquet files, planned from their footers."""
+
+    extensions = (".parquet", ".pq")
+
+    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+        """See `Format.inspect`; reads the footer."""
+        with _naming(info.url, "not a readable parquet file"), storage.open_input(info.url, options) as source:
+            file = pq.ParquetFile(source)
+            schema, metadata = file.schema_arrow, file.metadata
+        parts, first_row = [], 0
+        for group in range(metadata.num_row_groups):
+            num_rows = metadata.row_group(group).num_rows
+            if num_rows:
+                parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
+            first_row += num_rows
+        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts))
+
+    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+        """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
+        type_ = facts.schema.field(embedding_field).type
+        if pa.types.is_fixed_size_list(type_):
+            return type_.list_size
+        with storage.open_input(facts.info.url, options) as source:
+            file = pq.ParquetFile(source)
+            for part in facts.parts:
+                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), embedding_field)
+                if evident:
+                    return evident
+                counts: Counter[int] = Counter()
+                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
+                    counts += embeddings.lengths(batch.column(0))
+                del counts[0]
+                if counts:
+                    return _commonest(counts)
+        return None
+
+    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
+        """See `Format.read`."""
+        no_lines = np.empty(0, dtype=np.int64)
+        with storage.open_input(unit.path, options) as source:
+            file = pq.ParquetFile(source)
+            position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
+            stop = unit.first_row + unit.num_rows
+            rows = _rows_per_batch([file.metadata.row_group(g) for g in unit.row_groups], schema.names)
+            for batch in file.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
+                first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
+                if first < last:
+                    table = pa.Table.from_batches([batch.slice(first - position, last - first)])
+                    positions = np.arange(first, last)
+                    yield Rows(_with_types(table, schema), positions, positions, no_lines)
+                position += batch.num_rows
+                if position >= stop:
+                    break
+
+    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+        """See `Format.places`."""
+        with storage.open_input(unit.path, options) as source:
+            metadata = pq.ParquetFile(source).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        groups = np.searchsorted(starts, numbers, side="right") - 1
+        return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
+
+
+class Jsonl:
+    """JSON lines, planned by one pass that counts newlines; compressed files are read from their start."""
+
+    extensions = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
+
+    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+        """See `Format.inspect`; reads the whole file."""
+        parts: list[InputUnit] = []
+        first_row, first_line, offset = 0, 1, 0
+        schema: pa.Schema | None = None
+        with _naming(info.url, "not readable as text lines"), _open_stream(info.url, options) as stream:
+            for block in _blocks(stream):
+                num_rows = len(line_spans(block)[0])
+                if schema is None and num_rows:
+                    schema = _infer_schema(block)
+                parts.append(
+                    InputUnit(
+                        info.url, 0, first_row, num_rows, offset=offset, length=len(block), first_line=first_line
+                    )
+                )
+                first_row, first_line, offset = first_row + num_rows, first_line + block.count(b"\n"), offset + len(block)
+        if _compression(info.url):
+            parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
+        return FileFacts(info, schema or pa.schema([]), first_row, tuple(p for p in parts if p.num_rows))
+
+    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+        """See `Format.dimension`; from the first block with a vector."""
+        schema = pa.schema([(embedding_field, pa.list_(pa.float32()))])
+        for part in facts.parts:
+            for rows in self.read(part, schema, options):
+                counts = embeddings.lengths(rows.table.column(0).combine_chunks())
+                del counts[0]
+                if counts:
+                    return _commonest(counts)
+        return None
+
+    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
+        """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
+        with _open_stream(unit.path, options) as stream:
+            stream.seek(unit.offset)
+            blocks = _blocks(stream, unit.length)
+            line = unit.first_line
+            # A compressed unit is found by counting from the file's start, the others start where they say.
+            position = 0 if unit.length < 0 else unit.first_row
+            stop = unit.first_row + unit.num_rows
+            for block in blocks:
+                starts, ends, numbers = line_spans(block)
+                first = max(0, unit.first_row - position)
+                last = min(len(starts), stop - position)
+                if first < last:
+                    lines = [block[s:e] for s, e in zip(starts[first:last], ends[first:last], strict=True)]
+                    table, good = _parse(lines, schema)
+                    numbers = numbers[first:last] + line
+                    yield Rows(table, np.arange(position + first, position + last)[good], numbers[good], numbers[~good])
+                position += len(starts)
+                line += block.count(b"\n")
+                if position >= stop:
+                    break
+
+    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+        """See `Format.places`."""
+        return pa.nulls(len(numbers), pa.int32()), pa.array(numbers, pa.int64())
+
+
+FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
+
+
+def line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts and ends of the lines of `block` that are not blank, and how many lines stand before each."""
+    newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
+    ends = newlines if block.endswith(b"\n") else np.append(newlines, len(block))
+    starts = np.concatenate([[0], newlines + 1])[: len(ends)]
+    blank = np.zeros(len(starts), dtype=bool)
+    for index in np.flatnonzero(ends - starts < _SHORT_LINE):
+        blank[index] = not block[starts[index] : ends[index]].strip()
+    kept = np.flatnonzero(~blank)
+    return starts[kept], ends[kept], kept
+
+
+def _parse(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+    """The table of the well-formed lines, and which they are (n,) bool; halves what does not parse as a whole."""
+    try:
+        table = _read_json(lines, schema)
+        if table.num_rows == len(lines):
+            return table.select(schema.names), np.ones(len(lines), dtype=bool)
+    except pa.ArrowInvalid:
+        pass
+    if len(lines) == 1:
+        return schema.empty_table(), np.zeros(1, dtype=bool)
+    middle = len(lines) // 2
+    halves = [_parse(lines[:middle], schema), _parse(lines[middle:], schema)]
+    return pa.concat_tables([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
+
+
+def _read_json(lines: Sequence[bytes], schema: pa.Schema | None) -> pa.Table:
+    data = b"\n".join(lines)
+    return pj.read_json(
+        pa.BufferReader(data),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        parse_options=pj.ParseOptions(
+            explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
+        ),
+    )
+
+
+def _infer_schema(block: bytes) -> pa.Schema:
+    """The types at the start of a file, from the lines that are well-formed."""
+    starts, ends, _ = line_spans(block)
+    lines = [block[s:e] for s, e in zip(starts[:_LOOK_ROWS], ends[:_LOOK_ROWS], strict=True)]
+    schemas = []
+    try:
+        schemas.append(_read_json(lines, None).schema)
+    except pa.ArrowInvalid:
+        for line in lines:
+            try:
+                schemas.append(_read_json([line], None).schema)
+            except pa.ArrowInvalid:
+                continue
+    if not schemas:
+        return pa.schema([])
+    types: dict[str, Counter[pa.DataType]] = {}
+    for field in (field for schema in schemas for field in schema):
+        types.setdefault(field.name, Counter())[field.type] += 1
+    for counts in types.values():
+        if len(counts) > 1:
+            del counts[pa.null()]
+    return pa.schema([(name, counts.most_common(1)[0][0]) for name, counts in types.items()])
+
+
+def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
+    """Runs of whole lines of about `_JSONL_PART_BYTES` from the next `length` bytes of `stream` (-1: all)."""
+    rest = b""
+    while length != 0:
+        data = stream.read(_JSONL_PART_BYTES if length < 0 else min(length, _JSONL_PART_BYTES))
+        if not data:
+            break
+        length -= len(data) if length > 0 else 0
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            yield rest + data[:cut]
+            rest = data[cut:]
+        else:
+            rest += data
+    if rest:
+        yield rest
+
+
+def _open_stream(url: str, options: storage.Options) -> IO[bytes]:
+    fs, path = storage.filesystem(url, options)
+    return fs.open(path, "rb", compression=_compression(url))
+
+
+def _compression(url: str) -> str | None:
+    return fsspec.utils.infer_compression(posixpath.basename(url))
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """`schema` with dictionary-encoded columns as their values."""
+    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
+
+
+def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` as its types; vectors stay as they are, since any list of floats will do."""
+    columns = [table.column(name) for name in schema.names]
+    return pa.table(
+        [
+            c if embeddings.is_embedding_type(c.type) else c.cast(f.type)
+            for c, f in zip(columns, schema, strict=True)
+        ],
+        names=schema.names,
+    )
+
+
+def _evident_dimension(group: Any, embedding_field: str) -> int | None:
+    """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
+
+    Looked at only where reading the vectors themselves would be slow.
+    """
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema.split(".")[0] == embedding_field and group.num_rows > _LOOK_ROWS:
+            statistics = column.statistics
+            no_nulls = statistics is not None and statistics.null_count == 0
+            if no_nulls and column.num_values % group.num_rows == 0:
+                return column.num_values // group.num_rows
+    return None
+
+
+def _rows_per_batch(groups: Sequence[Any], columns: Sequence[str]) -> int:
+    """How many rows are about `_BATCH_BYTES` in the chosen columns."""
+    size = sum(
+        g.column(i).total_uncompressed_size
+        for g in groups
+        for i in range(g.num_columns)
+        if g.column(i).path_in_schema.split(".")[0] in columns
+    )
+    rows = sum(g.num_rows for g in groups)
+    return max(1, _BATCH_BYTES * rows // max(1, size))
+
+
+def _commonest(counts: Counter[int]) -> int:
+    return min(counts, key=lambda length: (-counts[length], length))
+
+
+class _naming:
+    """Turns whatever reading raises into an InputError that names the file."""
+
+    def __init__(self, url: str, what: str) -> None:
+        self._url, self._what = url, what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, ValueError)):
+            if isinstance(error, InputError):
+                return
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{self._url}: {self._what}: {reason}") from error

@@ -1,0 +1,253 @@
+"""The input as a whole: which files, whether they fit together, the units of work, and the sample to fit on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from beam_semdedup import embeddings, storage
+from beam_semdedup.config import InputError
+from beam_semdedup.formats import FORMATS, FileFacts, Format, InputUnit
+
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """What the plan knows of the input: the files in order, the columns that are read, and d."""
+
+    files: tuple[FileFacts, ...]
+    schema: pa.Schema
+    dimension: int
+
+    @property
+    def num_rows(self) -> int:
+        """All rows, the ones that will be rejected included."""
+        return sum(f.num_rows for f in self.files)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the files."""
+        return sum(f.info.size for f in self.files)
+
+
+def list_files(
+    paths: Sequence[str], filetype: str, extensions: Sequence[str] | None, options: storage.Options
+) -> list[storage.FileInfo]:
+    """The input files, each once, sorted by URL.
+
+    A path that names a file is taken whatever its extension; directories and globs are filtered by it.
+
+    Raises:
+        InputError: a path does not exist, or no file is left.
+    """
+    wanted = tuple(extensions or FORMATS[filetype].extensions)
+    found: dict[str, storage.FileInfo] = {}
+    for path in paths:
+        url = storage.absolute(path, options)
+        is_glob = any(c in path for c in "*?[") and not storage.exists(url, options)
+        roots = storage.glob(url, options) if is_glob else [url]
+        files = [file for root in roots for file in storage.find(root, options)]
+        if not files:
+            raise InputError(f"input_path: no files at {path}" + ("" if is_glob else _quoting_hint(path)))
+        matching = [f for f in files if f.url.endswith(wanted) or (f.url == url and not extensions)]
+        if not matching:
+            others = ", ".join(sorted({"." + f.url.rsplit("/")[-1].partition(".")[2] for f in files})[:5])
+            raise InputError(
+                f"input_path: no {' or '.join(wanted)} files at {path}; it has {len(files)} with {others}: "
+                "set input_filetype or input_file_extensions"
+            )
+        found.update((f.url, f) for f in matching)
+    return [found[url] for url in sorted(found)]
+
+
+def inspect(
+    files: Sequence[storage.FileInfo],
+    filetype: str,
+    id_field: str,
+    embedding_field: str,
+    carried: Sequence[str],
+    embedding_dim: int | None,
+    options: storage.Options,
+) -> InputFacts:
+    """Opens every file and checks that they fit together.
+
+    Args:
+        carried: the columns besides id and embedding that must be there.
+        embedding_dim: d, where the user gave it.
+
+    Raises:
+        InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
+    """
+    kind = FORMATS[filetype]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        facts = list(pool.map(lambda info: kind.inspect(info, options), files))
+        used = [f for f in facts if f.num_rows]
+        if not used:
+            raise InputError(f"input_path: {len(files)} files without a single row")
+        schema = _common_schema(used, filetype, id_field, embedding_field, carried)
+        dimensions = list(
+            pool.map(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
+        )
+    known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
+    if not known:
+        raise InputError(f"{embedding_field!r} has no vector in any of {len(used)} files, {used[0].info.url} first")
+    dimension, first = known[0]
+    for other, file in known:
+        if other != dimension:
+            raise InputError(
+                f"{embedding_field!r} has dimension {dimension} in {first.info.url} and {other} in "
+                f"{file.info.url}: deduplicate them in separate runs"
+            )
+    return InputFacts(tuple(facts), schema, dimension)
+
+
+def units(files: Sequence[FileFacts], rows_per_unit: int) -> list[InputUnit]:
+    """Pieces of about `rows_per_unit` rows: consecutive parts of a file together, larger ones cut."""
+    result: list[InputUnit] = []
+    for number, file in enumerate(files):
+        pending: list[InputUnit] = []
+        for part in file.parts:
+            if pending and sum(p.num_rows for p in pending) + part.num_rows > rows_per_unit:
+                result.append(_together(pending, number))
+                pending = []
+            pending.append(part)
+            if part.num_rows > rows_per_unit:
+                result.extend(_cut(_together(pending, number), rows_per_unit))
+                pending = []
+        if pending:
+            result.append(_together(pending, number))
+    return result
+
+
+def sample(
+    pieces: Sequence[InputUnit],
+    filetype: str,
+    column: pa.Field,
+    size: int,
+    seed: int,
+    dimension: int,
+    normalize: bool,
+    options: storage.Options,
+) -> np.ndarray:
+    """Unit rows of a random sample without replacement, in the order of the files; (m, d) float32, m <= size.
+
+    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into
+    `pieces`. Rows that cannot be used are left out.
+    """
+    bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces])])
+    total = int(bounds[-1])
+    chosen = None
+    if size < total:
+        chosen = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
+        chosen.sort()
+    result = np.empty((min(size, total), dimension), dtype=np.float32)
+    filled, schema = 0, pa.schema([column])
+    for piece, first in zip(pieces, bounds[:-1], strict=True):
+        wanted = None
+        if chosen is not None:
+            low, high = np.searchsorted(chosen, [first, first + piece.num_rows])
+            if low == high:
+                continue
+            wanted = chosen[low:high] - first + piece.first_row
+        for rows in FORMATS[filetype].read(piece, schema, options):
+            table = rows.table
+            if wanted is not None:
+                table = table.filter(pa.array(np.isin(rows.positions, wanted, assume_unique=True)))
+            matrix, _ = embeddings.to_matrix(table.column(0), dimension, normalize)
+            result[filled : filled + len(matrix)] = matrix
+            filled += len(matrix)
+    return result[:filled]
+
+
+def _dimension(
+    kind: Format, facts: FileFacts, embedding_field: str, given: int | None, options: storage.Options
+) -> int | None:
+    fixed = facts.schema.field(embedding_field).type
+    if given is None:
+        return kind.dimension(facts, embedding_field, options)
+    if pa.types.is_fixed_size_list(fixed) and fixed.list_size != given:
+        raise InputError(f"{facts.info.url}: {embedding_field!r} has dimension {fixed.list_size}, embedding_dim={given}")
+    return given
+
+
+def _common_schema(
+    files: Sequence[FileFacts], filetype: str, id_field: str, embedding_field: str, carried: Sequence[str]
+) -> pa.Schema:
+    """The id, embedding and carried columns with the types that all files share."""
+    columns: dict[str, tuple[pa.DataType, FileFacts]] = {}
+    for file in files:
+        for name in dict.fromkeys([id_field, embedding_field, *carried]):
+            if name not in file.schema.names:
+                raise InputError(
+                    f"{file.info.url}: no column {name!r}; it has: {', '.join(file.schema.names) or 'none'}"
+                )
+            type_ = _read_type(file.schema.field(name).type, name == embedding_field, filetype)
+            if name == id_field and not embeddings.is_id_type(type_) and type_ != pa.null():
+                raise InputError(f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary")
+            if name == embedding_field and not embeddings.is_embedding_type(type_):
+                raise InputError(
+                    f"{file.info.url}: embedding column {name!r} is {type_}, expected a list of float16, float32 "
+                    "or float64"
+                )
+            seen, first = columns.get(name, (type_, file))
+            joined = _join_types(seen, type_, name == embedding_field, filetype)
+            if joined is None:
+                raise InputError(
+                    f"column {name!r} is {seen} in {first.info.url} and {type_} in {file.info.url}: "
+                    "write them with one type"
+                )
+            columns[name] = (joined, first)
+    return pa.schema([(name, pa.string() if t == pa.null() else t) for name, (t, _) in columns.items()])
+
+
+def _read_type(type_: pa.DataType, is_embedding: bool, filetype: str) -> pa.DataType:
+    """The type that a column is read as: jsonl's vectors, of whatever numbers, as float32."""
+    if filetype == "jsonl" and is_embedding and (pa.types.is_list(type_) or type_ == pa.null()):
+        item = pa.null() if type_ == pa.null() else type_.value_type
+        if item == pa.null() or pa.types.is_integer(item) or pa.types.is_floating(item):
+            return pa.list_(pa.float32())
+    return type_
+
+
+def _join_types(a: pa.DataType, b: pa.DataType, is_embedding: bool, filetype: str) -> pa.DataType | None:
+    if is_embedding:
+        return a  # every list of floats becomes a float32 matrix
+    if a.equals(b) or b == pa.null():
+        return a
+    if a == pa.null():
+        return b
+    if filetype == "jsonl" and {a, b} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return None
+
+
+def _together(parts: Sequence[InputUnit], file: int) -> InputUnit:
+    """One unit over consecutive parts of a file."""
+    return replace(
+        parts[0],
+        file=file,
+        num_rows=sum(p.num_rows for p in parts),
+        row_groups=tuple(g for p in parts for g in p.row_groups),
+        length=-1 if parts[0].length < 0 else parts[-1].offset + parts[-1].length - parts[0].offset,
+    )
+
+
+def _cut(unit: InputUnit, rows_per_unit: int) -> list[InputUnit]:
+    """`unit` in even pieces of at most `rows_per_unit` rows, unless its rows can only be read together."""
+    if unit.length > 0:
+        return [unit]
+    pieces = -(-unit.num_rows // rows_per_unit)
+    bounds = [unit.first_row + unit.num_rows * i // pieces for i in range(pieces + 1)]
+    return [
+        replace(unit, first_row=low, num_rows=high - low)
+        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _quoting_hint(path: str) -> str:
+    return "" if "=" not in path else " (a path with = is given as 'input_path=\"…\"')"

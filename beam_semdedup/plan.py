@@ -1,0 +1,317 @@
+"""What a run will do, decided before it does anything: keys, directories, units, sizes.
+
+A stage's directory is named by a key that hashes everything its result depends on. The plan of a stage is
+stored there once and read back by every later attempt, whatever its memory or number of workers.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import logging
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from beam_semdedup import inputs, kmeans, storage
+from beam_semdedup.arrays import cores, memory_per_worker
+from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.formats import InputUnit
+from beam_semdedup.ranking import RankingStrategy
+from beam_semdedup.segments import segment_schema
+
+_LOG = logging.getLogger(__name__)
+FORMAT = 1
+_MIN_SAMPLE, _SAMPLE_PER_CLUSTER = 100_000, 256
+_ASSIGN_UNIT_BYTES, _SEGMENT_BYTES = 64 << 20, 32 << 10
+_MAX_CLUSTER_ROWS = 65_536
+_ROWS_PER_DUPLICATES_FILE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker must know of the run; small, and pickled into the transforms."""
+
+    parameters: Parameters
+    input_schema: pa.Schema
+    dimension: int
+    num_rows: int
+    width: int
+    sample_rows: int
+    max_cluster_rows: int
+    kmeans_dir: str
+    pairwise_dir: str
+    output_key: str
+
+    @property
+    def n_clusters(self) -> int:
+        """The number of centroids, resolved."""
+        assert self.parameters.n_clusters is not None
+        return self.parameters.n_clusters
+
+    @property
+    def num_keys(self) -> int:
+        """Groups of neighbouring centroids that are compared as one unit."""
+        return -(-self.n_clusters // self.width)
+
+    @property
+    def keys_per_file(self) -> int:
+        """How many keys' duplicates go into one file."""
+        return max(1, round(_ROWS_PER_DUPLICATES_FILE * self.num_keys / self.num_rows))
+
+    @property
+    def ranking(self) -> RankingStrategy:
+        """The order within clusters."""
+        return ranking_of(self.parameters)
+
+    @property
+    def read_options(self) -> storage.Options:
+        """Storage options of the input."""
+        return self.parameters.read_kwargs.get("storage_options", {})
+
+    @property
+    def cache_options(self) -> storage.Options:
+        """Storage options of the cache."""
+        return self.parameters.cache_options.get("storage_options", {})
+
+    @property
+    def write_options(self) -> storage.Options:
+        """Storage options of the output."""
+        return self.parameters.write_kwargs.get("storage_options", {})
+
+    @property
+    def carried(self) -> list[pa.Field]:
+        """The input's columns that segments hold besides id and embedding."""
+        p = self.parameters
+        return [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
+
+    @property
+    def segment_schema(self) -> pa.Schema:
+        """The columns of this run's segment files."""
+        return segment_schema(self.input_schema.field(self.parameters.id_field).type, self.dimension, self.carried)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts: the job, its input and units, and what stands in the cache already."""
+
+    job: Job
+    files: tuple[storage.FileInfo, ...]
+    units: tuple[InputUnit, ...]
+    kmeans: dict[str, Any] | None
+    pairwise: dict[str, Any] | None
+    memory: int
+    num_workers: int
+
+
+def num_workers(parameters: Any) -> int:
+    """The number of worker processes that the runner's configuration asks for."""
+    chosen = getattr(parameters.runner, "num_workers", 1)
+    return cores() if chosen == "auto" else chosen
+
+
+def make_plan(parameters: Parameters) -> Plan:
+    """Finds the input, checks all that can be checked before the run, and stores the stages' plans.
+
+    Raises:
+        InputError: see the command's documentation; nothing is computed then.
+    """
+    p = dataclasses.replace(parameters)
+    read_options = p.read_kwargs.get("storage_options", {})
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
+    _check_paths(p, files, read_options)
+    p.output_path = storage.absolute(p.output_path, p.write_kwargs.get("storage_options", {}))
+    cache_options = p.cache_options.get("storage_options", {})
+    p.cache_path = storage.absolute(p.cache_root, cache_options)
+    carried = [*p.metadata_fields, *(c for c in ranking_of(p).input_columns if c not in (p.id_field, *p.metadata_fields))]
+    if p.init not in ("k-means||", "random"):
+        p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
+
+    def inspect() -> inputs.InputFacts:
+        return inputs.inspect(
+            files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim, read_options
+        )
+
+    facts = None
+    if p.n_clusters is None:
+        facts = inspect()
+        p.n_clusters = max(1, round(facts.num_rows**0.5))
+        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{facts.num_rows:,}")
+    kmeans_key = _kmeans_key(p, files, carried)
+    pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields])
+    kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
+    pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
+    if not p.reuse_cache:
+        for directory in (kmeans_dir, pairwise_dir):
+            _forget(directory, cache_options)
+
+    workers = num_workers(p)
+    memory = memory_per_worker(p.memory_budget, workers)
+    plan_url = storage.join(kmeans_dir, "plan.json")
+    stored = storage.read_json(plan_url, cache_options)
+    if stored is None:
+        made = _plan_kmeans(p, facts or inspect(), memory)
+        stored = json.loads(storage.create_if_absent(plan_url, json.dumps(made).encode(), cache_options))
+    _check_rows(p, stored)
+    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(stored["schema"])))
+    limit = {"max_cluster_rows": p.max_cluster_rows or _max_cluster_rows(memory, stored["dimension"])}
+    limit_url = storage.join(pairwise_dir, "plan.json")
+    limit = json.loads(storage.create_if_absent(limit_url, json.dumps(limit).encode(), cache_options))
+    job = Job(
+        parameters=p,
+        input_schema=schema,
+        dimension=stored["dimension"],
+        num_rows=stored["num_rows"],
+        width=stored["width"],
+        sample_rows=stored["sample_rows"],
+        max_cluster_rows=limit["max_cluster_rows"],
+        kmeans_dir=kmeans_dir,
+        pairwise_dir=pairwise_dir,
+        output_key=storage.fingerprint([FORMAT, pairwise_key, p.eps]),
+    )
+    kmeans_manifest = read_manifest(kmeans_dir, cache_options)
+    pairwise_manifest = read_manifest(pairwise_dir, cache_options)
+    if not kmeans_manifest or (pairwise_manifest and pairwise_manifest["centroids"] != kmeans_manifest["centroids"]):
+        pairwise_manifest = None
+    return Plan(job, tuple(files), load_units(stored), kmeans_manifest, pairwise_manifest, memory, workers)
+
+
+def ranking_of(p: Parameters) -> RankingStrategy:
+    """The order that the parameters ask for."""
+    if p.ranking_strategy is not None:
+        return RankingStrategy.from_value(p.ranking_strategy, p.random_state)
+    return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
+
+
+def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
+    """The assign units of a stored plan."""
+    return tuple(
+        InputUnit(stored["files"][file], file, first, rows, tuple(groups), *place)
+        for file, first, rows, groups, *place in stored["units"]
+    )
+
+
+def read_manifest(directory: str, options: storage.Options) -> dict[str, Any] | None:
+    """The manifest of a finished stage, with its files' full names; None where the stage is not finished."""
+    return storage.read_json(storage.join(directory, "manifest.json"), options)
+
+
+def _plan_kmeans(p: Parameters, facts: inputs.InputFacts, memory: int) -> dict[str, Any]:
+    assert p.n_clusters is not None
+    row_bytes = 4 * facts.dimension
+    width = max(1, round(p.unit_rows * p.n_clusters / facts.num_rows))
+    keys = -(-p.n_clusters // width)
+    unit_bytes = p.assign_unit_bytes or min(max(_ASSIGN_UNIT_BYTES, _SEGMENT_BYTES * keys), max(memory // 8, row_bytes))
+    units = inputs.units(facts.files, max(1, unit_bytes // row_bytes))
+    return {
+        "format": FORMAT,
+        "files": [f.info.url for f in facts.files],
+        "schema": base64.b64encode(facts.schema.serialize()).decode(),
+        "dimension": facts.dimension,
+        "num_rows": facts.num_rows,
+        "sample_rows": _sample_rows(p, facts, memory),
+        "width": width,
+        "units": [
+            [u.file, u.first_row, u.num_rows, list(u.row_groups), u.offset, u.length, u.first_line] for u in units
+        ],
+    }
+
+
+def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
+    assert p.n_clusters is not None
+    if p.max_iter == 0:
+        return 0
+    if p.fit_data_fraction is not None:
+        asked = max(1, round(p.fit_data_fraction * facts.num_rows))
+    else:
+        asked = min(facts.num_rows, max(_MIN_SAMPLE, _SAMPLE_PER_CLUSTER * p.n_clusters))
+    affordable = memory // 2 // (4 * facts.dimension)
+    if affordable < min(asked, p.n_clusters):
+        raise InputError(
+            f"memory_budget: {memory:,} bytes hold {affordable:,} rows of {facts.dimension} values to fit on, fewer "
+            f"than n_clusters={p.n_clusters}; give more memory or a smaller n_clusters"
+        )
+    if affordable < asked:
+        _LOG.warning(
+            "Fitting on %s rows instead of %s: the memory budget (%s bytes) allows no more", f"{affordable:,}",
+            f"{asked:,}", f"{memory:,}",
+        )
+    return min(asked, affordable)
+
+
+def _max_cluster_rows(memory: int, dimension: int) -> int:
+    return max(1024, min(_MAX_CLUSTER_ROWS, memory // (4 * 4 * dimension)))
+
+
+def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
+    given = p.init not in ("k-means||", "random")
+    fit: dict[str, Any] = {"init": kmeans.content_hash(kmeans.init_bytes(p)) if given else p.init, "max_iter": p.max_iter}
+    if p.max_iter:
+        fit["engine"] = dataclasses.asdict(p.kmeans)
+        names = ("tol", "random_state", "n_init", "oversampling_factor", "max_samples_per_batch", "fit_data_fraction")
+        fit.update((name, getattr(p, name)) for name in names)
+    return storage.fingerprint(
+        {
+            "format": FORMAT,
+            "files": [[f.url, f.size, f.version] for f in files],
+            "filetype": p.input_filetype,
+            "columns": [p.id_field, p.embedding_field, *carried],
+            "embedding_dim": p.embedding_dim,
+            "assume_normalized": p.assume_normalized,
+            "n_clusters": p.n_clusters,
+            "fit": fit,
+        }
+    )
+
+
+def _check_rows(p: Parameters, stored: dict[str, Any]) -> None:
+    assert p.n_clusters is not None
+    if stored["num_rows"] < p.n_clusters:
+        raise InputError(
+            f"n_clusters={p.n_clusters} is more than the {stored['num_rows']} rows of the input; give a smaller one or null"
+        )
+    if p.init not in ("k-means||", "random"):
+        kmeans.load_init(p, stored["dimension"])
+    if 0 < stored["sample_rows"] < p.n_clusters:
+        raise InputError(
+            f"n_clusters={p.n_clusters} is more than the {stored['sample_rows']} rows to fit on; give a larger "
+            "fit_data_fraction or a smaller n_clusters"
+        )
+
+
+PRODUCTS = ("duplicates", "rejected", "deduplicated", "kmeans_results", "pairwise_results")
+
+
+def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:
+    """No result may become input of a later run, and no input may be taken for a result and removed."""
+    places = {"output_path": (p.output_path, p.write_kwargs), "cache_path": (p.cache_root, p.cache_options)}
+    for name, (path, kwargs) in places.items():
+        place = storage.absolute(path, kwargs.get("storage_options", {}))
+        for given in p.input_path:
+            root = storage.absolute(given, read_options)
+            inside = storage.is_inside(place, root)
+            if any(c in given for c in "*?["):
+                pattern = re.compile(glob_translate(root))
+                inside = any(pattern.match(storage.join(place, *inner)) for inner in [(), *((d, "x.parquet") for d in PRODUCTS)])
+            if inside:
+                raise InputError(f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out")
+        for file in files:
+            for product in PRODUCTS:
+                if storage.is_inside(file.url, storage.join(place, product)):
+                    raise InputError(
+                        f"input_path: {file.url} is a result in {name}={path}; give another {name}, since results are cleared"
+                    )
+
+
+def _forget(directory: str, options: storage.Options) -> None:
+    """Removes a stage's files, the manifest first, so that it is unfinished from then on."""
+    storage.delete([storage.join(directory, "manifest.json")], options)
+    if storage.exists(directory, options):
+        fs, path = storage.filesystem(directory, options)
+        fs.rm(path, recursive=True)
+        fs.invalidate_cache(posixpath.dirname(path))

@@ -1,0 +1,151 @@
+"""Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
+
+A `Segment` addresses one batch by its byte range, so that a reader needs one ranged read and no footer. The
+footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
+centroids, the file is; a file that carries them under its final name is finished.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_semdedup import storage
+
+_MAGIC_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One record batch in a segment file: the rows of one key; a reference that travels through Beam."""
+
+    path: str
+    offset: int
+    length: int
+    key: int
+    num_rows: int
+
+
+def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
+    """The columns of a segment file; `source_file` and `source_row` end every order."""
+    return pa.schema(
+        [
+            ("id", id_type),
+            ("embedding", pa.list_(pa.float32(), dimension)),
+            ("centroid", pa.int32()),
+            ("l2_dist_to_cent", pa.float32()),
+            ("cosine_dist_to_cent", pa.float32()),
+            ("source_file", pa.int32()),
+            ("source_row", pa.int64()),
+            *carried,
+        ]
+    )
+
+
+def write(
+    path: str, table: pa.Table, width: int, facts: dict[str, Any], options: storage.Options
+) -> tuple[Segment, ...]:
+    """Writes the segment file of one unit and returns its references.
+
+    Args:
+        table: rows with the columns of `segment_schema`, in any order.
+        width: centroids per key; a row's key is `centroid // width`.
+        facts: what identifies the unit, for `read_index`.
+    """
+    keys = table.column("centroid").to_numpy() // width
+    order = np.argsort(keys, kind="stable")
+    present, starts = np.unique(keys[order], return_index=True)
+    bounds = np.append(starts, len(keys))
+    # `take` would overflow the 32-bit offsets of a long string column if it ran over chunks joined first.
+    batches = [
+        table.take(pa.array(order[low:high])).combine_chunks().to_batches()[0]
+        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    offset = _MAGIC_BYTES + table.schema.serialize().size
+    index = []
+    for key, batch in zip(present.tolist(), batches, strict=True):
+        length = pa.ipc.get_record_batch_size(batch)
+        index.append(Segment(path, offset, length, key, batch.num_rows))
+        offset += length
+    metadata = {
+        "facts": json.dumps(facts),
+        "index": json.dumps([[s.offset, s.length, s.key, s.num_rows] for s in index]),
+    }
+    with storage.whole_file(path, options) as scratch, pa.OSFile(str(scratch), "wb") as sink:
+        with pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer:
+            for segment, batch in zip(index, batches, strict=True):
+                writer.write_batch(batch)
+                if sink.tell() != segment.offset + segment.length:
+                    raise RuntimeError(f"{path}: Arrow laid a record batch out differently from its stated size")
+    return tuple(index)
+
+
+def read_index(path: str, options: storage.Options) -> tuple[dict[str, Any], tuple[Segment, ...]] | None:
+    """The facts and references of a finished segment file; None where there is none."""
+    try:
+        with storage.open_input(path, options) as source:
+            metadata = pa.ipc.open_file(source).metadata
+    except FileNotFoundError:
+        return None
+    index = json.loads(metadata[b"index"])
+    return json.loads(metadata[b"facts"]), tuple(Segment(path, *entry) for entry in index)
+
+
+def read(segments: Sequence[Segment], schema: pa.Schema, options: storage.Options) -> list[pa.RecordBatch]:
+    """The record batches that the segments refer to, in their order, without a copy where that can be."""
+    buffers = storage.read_ranges(
+        [s.path for s in segments], [s.offset for s in segments], [s.length for s in segments], options
+    )
+    batches = [pa.ipc.read_record_batch(buffer, schema) for buffer in buffers]
+    for segment, batch in zip(segments, batches, strict=True):
+        if batch.num_rows != segment.num_rows:
+            raise RuntimeError(
+                f"{segment.path}: {batch.num_rows} rows at byte {segment.offset}, expected {segment.num_rows}; "
+                "delete the file and run again"
+            )
+    return batches
+
+
+class RankedRows:
+    """The vectors of several record batches as one (n, d) float32 matrix in a given order, gathered when indexed.
+
+    Args:
+        batches: with an `embedding` column each.
+        order: (n,) position of each ranked row in the batches laid end to end.
+    """
+
+    def __init__(self, batches: Sequence[pa.RecordBatch], order: np.ndarray) -> None:
+        self._vectors = [_matrix(batch.column("embedding")) for batch in batches]
+        self._starts = np.concatenate([[0], np.cumsum([len(v) for v in self._vectors])])
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def window(self, start: int, stop: int) -> RankedRows:
+        """The rows ranked `[start, stop)`, sharing the vectors."""
+        result = copy.copy(self)
+        result._order = self._order[start:stop]
+        return result
+
+    def __getitem__(self, ranks: slice | np.ndarray) -> np.ndarray:
+        wanted = self._order[ranks]
+        result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
+        by_place = np.argsort(wanted)
+        cuts = np.searchsorted(wanted[by_place], self._starts)
+        for vectors, start, low, high in zip(self._vectors, self._starts, cuts[:-1], cuts[1:], strict=False):
+            if low < high:
+                places = by_place[low:high]
+                result[places] = vectors[wanted[places] - start]
+        return result
+
+
+def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    return pc.list_flatten(column).to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)

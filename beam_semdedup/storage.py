@@ -1,0 +1,271 @@
+"""Files through fsspec: listing, reading ranges, and writing so that a file is whole or is not there.
+
+Every function takes `options`, the `storage_options` of the file system that the URL belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import posixpath
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from beam_semdedup.config import InputError
+
+Options = dict[str, Any]
+_FETCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """A file: its URL, size in bytes, and what changes when its content does (mtime or etag)."""
+
+    url: str
+    size: int
+    version: str
+
+
+def filesystem(url: str, options: Options | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of `url` and the path in it; InputError where there is no such file system."""
+    try:
+        return fsspec.core.url_to_fs(url, **(options or {}))
+    except ImportError as error:
+        raise InputError(f"{url}: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{url}: no such file system, or its storage_options are wrong: {error}") from error
+
+
+def absolute(url: str, options: Options | None = None) -> str:
+    """`url` in one spelling: with its protocol, absolute, without a trailing slash; local paths stay plain."""
+    fs, path = filesystem(url, options)
+    path = path.rstrip("/") or path
+    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+
+
+def join(url: str, *names: str) -> str:
+    """`url` with path components added."""
+    return posixpath.join(url, *names)
+
+
+def is_inside(url: str, directory: str) -> bool:
+    """Whether `url` is `directory` or lies in it; both as `absolute` spells them."""
+    return url == directory or url.startswith(directory.rstrip("/") + "/")
+
+
+def exists(url: str, options: Options | None = None) -> bool:
+    """Whether there is a file (or a directory) at `url`, asked of the storage and not of a listing cache."""
+    fs, path = filesystem(url, options)
+    fs.invalidate_cache(fs._parent(path))
+    return fs.exists(path)
+
+
+def find(url: str, options: Options | None = None) -> list[FileInfo]:
+    """All files at or below `url`, sorted by URL; hidden ones (`.` or `_` before any name) are left out."""
+    fs, path = filesystem(url, options)
+    fs.invalidate_cache()
+    found = fs.find(path, detail=True)
+    local = isinstance(fs, LocalFileSystem)
+    files = []
+    for name, info in sorted(found.items()):
+        inner = name[len(path) :] if name.startswith(path) else name
+        if not any(part.startswith((".", "_")) for part in inner.split("/") if part):
+            info = info if "size" in info else fs.info(name)
+            files.append(_file_info(name if local else fs.unstrip_protocol(name), info))
+    return files
+
+
+def glob(pattern: str, options: Options | None = None) -> list[str]:
+    """The URLs that match `pattern`, sorted."""
+    fs, path = filesystem(pattern, options)
+    local = isinstance(fs, LocalFileSystem)
+    return sorted(name if local else fs.unstrip_protocol(name) for name in fs.glob(path))
+
+
+def names(url: str, options: Options | None = None) -> set[str]:
+    """The names of the files directly in the directory `url`; empty where it does not exist."""
+    fs, path = filesystem(url, options)
+    fs.invalidate_cache(path)
+    try:
+        return {posixpath.basename(info["name"]) for info in fs.ls(path, detail=True) if info["type"] == "file"}
+    except FileNotFoundError:
+        return set()
+
+
+def open_input(url: str, options: Options | None = None) -> pa.NativeFile:
+    """A random-access Arrow file over `url`."""
+    fs, path = filesystem(url, options)
+    if isinstance(fs, LocalFileSystem):
+        return pa.OSFile(path)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(fs)).open_input_file(path)
+
+
+def read_bytes(url: str, options: Options | None = None) -> bytes:
+    """The whole content of a (small) file; FileNotFoundError where there is none."""
+    fs, path = filesystem(url, options)
+    return fs.cat_file(path)
+
+
+def read_json(url: str, options: Options | None = None) -> Any:
+    """The JSON document at `url`, or None where there is no file."""
+    try:
+        return json.loads(read_bytes(url, options))
+    except FileNotFoundError:
+        return None
+
+
+def delete(urls: Sequence[str], options: Options | None = None) -> None:
+    """Removes files; those that are gone already do not matter."""
+    for url in urls:
+        fs, path = filesystem(url, options)
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path)
+        fs.invalidate_cache(fs._parent(path))
+
+
+@contextlib.contextmanager
+def whole_file(url: str, options: Options | None = None) -> Iterator[Path]:
+    """Yields a local path to write to; it becomes `url`, whole, when the block ends without an exception.
+
+    On a local disk by a rename within the directory; on an object store (an asynchronous fsspec file system)
+    by one upload that is committed at its end; elsewhere by an upload to another name and a rename.
+    """
+    fs, path = filesystem(url, options)
+    parent, name = posixpath.split(path)
+    if isinstance(fs, LocalFileSystem):
+        Path(parent).mkdir(parents=True, exist_ok=True)
+        scratch = _attempt(path)
+        try:
+            yield scratch
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="semdedup-") as directory:
+        scratch = Path(directory, name)
+        yield scratch
+        if isinstance(fs, AsyncFileSystem):
+            fs.put_file(str(scratch), path)
+        else:
+            fs.makedirs(parent, exist_ok=True)
+            attempt = str(_attempt(path))
+            fs.put_file(str(scratch), attempt)
+            fs.mv(attempt, path)
+        fs.invalidate_cache(parent)
+
+
+def write_bytes(url: str, data: bytes, options: Options | None = None) -> None:
+    """Writes a small file, whole."""
+    with whole_file(url, options) as scratch:
+        scratch.write_bytes(data)
+
+
+def write_json(url: str, document: Any, options: Options | None = None) -> None:
+    """Writes a JSON document, whole."""
+    write_bytes(url, json.dumps(document, indent=2).encode(), options)
+
+
+def create_if_absent(url: str, data: bytes, options: Options | None = None) -> bytes:
+    """What stands at `url` afterwards: `data`, or what an earlier or faster attempt put there.
+
+    Exclusive on a local disk (a hard link) and on stores with conditional puts (S3's If-None-Match); elsewhere
+    two attempts within the same moment may both write, and the later one is read back by both.
+    """
+    fs, path = filesystem(url, options)
+    if exists(url, options):
+        return fs.cat_file(path)
+    if isinstance(fs, LocalFileSystem):
+        scratch = _attempt(path)
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.write_bytes(data)
+            os.link(scratch, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    elif "s3" in _protocols(fs):
+        with contextlib.suppress(FileExistsError):
+            fs.pipe_file(path, data, mode="create")
+    else:
+        write_bytes(url, data, options)
+    return fs.cat_file(path)
+
+
+def read_ranges(urls: Sequence[str], starts: Sequence[int], lengths: Sequence[int], options: Options) -> list[pa.Buffer]:
+    """The byte ranges `[start, start + length)` of the files, as Arrow buffers that hold no heap memory.
+
+    Local files are memory-mapped. Remote ranges are fetched together into an unlinked temporary file, which
+    is memory-mapped, so that a worker's memory does not grow with what it addresses.
+    """
+    if not urls:
+        return []
+    fs, _ = filesystem(urls[0], options)
+    if isinstance(fs, LocalFileSystem):
+        maps = {url: pa.memory_map(fs._strip_protocol(url)).read_buffer() for url in dict.fromkeys(urls)}
+        return [maps[url].slice(start, length) for url, start, length in zip(urls, starts, lengths, strict=True)]
+    paths = [fs._strip_protocol(url) for url in urls]
+    with tempfile.NamedTemporaryFile(prefix="semdedup-") as scratch:
+        position = 0
+        offsets = []
+        for batch in _batches(lengths, _FETCH_BYTES):
+            ends = [starts[i] + lengths[i] for i in batch]
+            for data in fs.cat_ranges([paths[i] for i in batch], [starts[i] for i in batch], ends, on_error="raise"):
+                scratch.write(data)
+                scratch.write(bytes(-len(data) % 64))
+                offsets.append(position)
+                position += len(data) + (-len(data) % 64)
+        scratch.flush()
+        whole = pa.memory_map(scratch.name).read_buffer()
+    return [whole.slice(offset, length) for offset, length in zip(offsets, lengths, strict=True)]
+
+
+def fingerprint(facts: Any) -> str:
+    """A key of 16 hexadecimal digits for a JSON-able description."""
+    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
+    """Runs of consecutive indices whose lengths add up to at most `limit` (or one longer element)."""
+    batch: list[int] = []
+    total = 0
+    for index, length in enumerate(lengths):
+        if batch and total + length > limit:
+            yield batch
+            batch, total = [], 0
+        batch.append(index)
+        total += length
+    if batch:
+        yield batch
+
+
+def _attempt(path: str) -> Path:
+    """A hidden name beside `path` that no other attempt at it has."""
+    return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _file_info(url: str, info: dict[str, Any]) -> FileInfo:
+    version = next(
+        (info[key] for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created") if info.get(key)),
+        "",
+    )
+    return FileInfo(url, int(info.get("size") or 0), str(version))
