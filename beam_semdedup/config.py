@@ -66,8 +66,11 @@ class LocalKMeansConfig(KMeansConfig):
     name: str = "local"
 
 
-RUNNERS: dict[str, type[RunnerConfig]] = {"direct": DirectConfig}
-KMEANS_ENGINES: dict[str, type[KMeansConfig]] = {"local": LocalKMeansConfig}
+GROUPS: dict[str, dict[str, type[Any]]] = {
+    "runner": {"direct": DirectConfig},
+    "kmeans": {"local": LocalKMeansConfig},
+}
+"""The parameters that name a choice with settings of its own; the first is the default."""
 
 _WHERE = "Where things are"
 _COLUMNS = "What is in the files"
@@ -136,7 +139,10 @@ class Parameters:
         group=_KMEANS,
     )
     max_iter: int = parameter(
-        300, "most Lloyd iterations; 0 with an .npy init: use its centroids as they are", at_least=0, group=_KMEANS
+        300,
+        "most Lloyd iterations; 0 with an .npy init: use its centroids as they are",
+        at_least=0,
+        group=_KMEANS,
     )
     tol: float = parameter(
         1e-4, "stop when the centroids move less (relative to the variance)", at_least=0, group=_KMEANS
@@ -181,8 +187,7 @@ class Parameters:
     )
     ranking_strategy: Any = parameter(
         None,
-        "{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides "
-        "which_to_keep",
+        "{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides which_to_keep",
         group=_SIMILARITY,
     )
     pairwise_batch_size: int = parameter(1024, "rows per tile of similarities", at_least=1, group=_SIMILARITY)
@@ -208,7 +213,10 @@ class Parameters:
         None, "split clusters above this into blocks; null: from the memory", at_least=1, group=_EXECUTION
     )
     unit_rows: int = parameter(
-        16384, "rows of neighbouring clusters that are compared as one unit of work", at_least=1, group=_EXECUTION
+        16384,
+        "rows of neighbouring clusters that are compared as one unit of work",
+        at_least=1,
+        group=_EXECUTION,
     )
     assign_unit_bytes: Any = parameter(
         None,
@@ -238,7 +246,9 @@ class RemovalParameters:
     """What `semdedup-remove` depends on; see `semdedup-remove --help`."""
 
     input_path: Any = parameter(
-        MISSING, "the dataset: file, directory (searched recursively), glob, fsspec URL, or a list of them", group=_WHERE
+        MISSING,
+        "the dataset: file, directory (searched recursively), glob, fsspec URL, or a list of them",
+        group=_WHERE,
     )
     duplicates_path: str = parameter(
         MISSING, "the output_path of a finished run, or its duplicates directory", group=_WHERE
@@ -256,7 +266,10 @@ class RemovalParameters:
         group=_SIMILARITY,
     )
     repeated_ids: str = parameter(
-        "error", "allow: remove although the run found repeated ids", choices=["error", "allow"], group=_SIMILARITY
+        "error",
+        "allow: remove although the run found repeated ids",
+        choices=["error", "allow"],
+        group=_SIMILARITY,
     )
     read_kwargs: dict[str, Any] = parameter(
         {}, "{storage_options: {…}} for the input", keys=["storage_options"], group=_WHERE
@@ -264,9 +277,7 @@ class RemovalParameters:
     duplicates_kwargs: dict[str, Any] | None = parameter(
         None, "the same for duplicates_path; null: read_kwargs", keys=["storage_options"], group=_WHERE
     )
-    write_kwargs: dict[str, Any] = parameter(
-        {}, "the same for output_path", keys=["storage_options"], group=_WHERE
-    )
+    write_kwargs: dict[str, Any] = parameter({}, "the same for output_path", keys=["storage_options"], group=_WHERE)
     clear_output: bool = parameter(
         True, "remove an earlier removal's files from output_path first (never foreign files)", group=_WHERE
     )
@@ -290,16 +301,16 @@ def resolve(values: Any, schema: type = Parameters) -> Any:
     """Checked parameters, as an instance of `schema`.
 
     Args:
-        values: a mapping of parameter names to values, or the configuration that Hydra composed.
+        values: a mapping of parameter names to values.
         schema: `Parameters` or `RemovalParameters`.
 
     Raises:
         InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
     """
-    values = dict(OmegaConf.to_container(values)) if OmegaConf.is_config(values) else dict(values)
+    values = dict(values)
     groups = {
         name: _group(name, values.pop(name, None), registry)
-        for name, registry in (("runner", RUNNERS), ("kmeans", KMEANS_ENGINES))
+        for name, registry in GROUPS.items()
         if name in {f.name for f in dataclasses.fields(schema)}
     }
     parameters = _typed(schema, {k: v for k, v in values.items() if v != MISSING}, "")
@@ -322,6 +333,11 @@ def conf_dir() -> Path:
     raise FileNotFoundError(
         f"no conf/semdedup.yaml in {package} or {package.parent}: the installation of beam-semdedup is incomplete"
     )
+
+
+def default(f: dataclasses.Field) -> Any:
+    """The default of a parameter."""
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def number_of_bytes(value: int | str) -> int:
@@ -427,7 +443,15 @@ def _check_bounds(name: str, value: Any, check: Mapping[str, Any]) -> None:
 
 
 RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
-SEGMENT_COLUMNS = ("id", "embedding", "centroid", "l2_dist_to_cent", "cosine_dist_to_cent", "source_file", "source_row")
+SEGMENT_COLUMNS = (
+    "id",
+    "embedding",
+    "centroid",
+    "l2_dist_to_cent",
+    "cosine_dist_to_cent",
+    "source_file",
+    "source_row",
+)
 
 
 def _check_together(p: Parameters) -> None:

@@ -42,6 +42,11 @@ def is_embedding_type(type_: pa.DataType) -> bool:
     return is_list and pa.types.is_floating(type_.value_type)
 
 
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A dictionary-encoded column as its values; any other as it is."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def lengths(column: pa.Array) -> Counter[int]:
     """How many usable-looking vectors (not null) of each length `column` has."""
     counts = pc.value_counts(pc.list_value_length(column.drop_null()))

@@ -78,7 +78,9 @@ class Rows:
 class Format(Protocol):
     """A kind of input file; `options` are the storage options of the file's URL."""
 
-    extensions: tuple[str, ...]
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """How the files' names end."""
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """The facts of one file; InputError, naming it, where it cannot be read."""
@@ -100,7 +102,10 @@ class Parquet:
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
-        with _naming(info.url, "not a readable parquet file"), storage.open_input(info.url, options) as source:
+        with (
+            _naming(info.url, "not a readable parquet file"),
+            storage.open_input(info.url, options) as source,
+        ):
             file = pq.ParquetFile(source)
             schema, metadata = file.schema_arrow, file.metadata
         parts, first_row = [], 0
@@ -168,18 +173,28 @@ class Jsonl:
         parts: list[InputUnit] = []
         first_row, first_line, offset = 0, 1, 0
         schema: pa.Schema | None = None
-        with _naming(info.url, "not readable as text lines"), _open_stream(info.url, options) as stream:
-            for block in _blocks(stream):
+        with _naming(info.url, "not readable as text lines"), open_stream(info.url, options) as stream:
+            for block in blocks(stream):
                 num_rows = len(line_spans(block)[0])
                 if schema is None and num_rows:
                     schema = _infer_schema(block)
                 parts.append(
                     InputUnit(
-                        info.url, 0, first_row, num_rows, offset=offset, length=len(block), first_line=first_line
+                        info.url,
+                        0,
+                        first_row,
+                        num_rows,
+                        offset=offset,
+                        length=len(block),
+                        first_line=first_line,
                     )
                 )
-                first_row, first_line, offset = first_row + num_rows, first_line + block.count(b"\n"), offset + len(block)
-        if _compression(info.url):
+                first_row, first_line, offset = (
+                    first_row + num_rows,
+                    first_line + block.count(b"\n"),
+                    offset + len(block),
+                )
+        if compression(info.url):
             parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
         return FileFacts(info, schema or pa.schema([]), first_row, tuple(p for p in parts if p.num_rows))
 
@@ -196,22 +211,26 @@ class Jsonl:
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
-        with _open_stream(unit.path, options) as stream:
+        with open_stream(unit.path, options) as stream:
             stream.seek(unit.offset)
-            blocks = _blocks(stream, unit.length)
             line = unit.first_line
             # A compressed unit is found by counting from the file's start, the others start where they say.
             position = 0 if unit.length < 0 else unit.first_row
             stop = unit.first_row + unit.num_rows
-            for block in blocks:
+            for block in blocks(stream, unit.length):
                 starts, ends, numbers = line_spans(block)
                 first = max(0, unit.first_row - position)
                 last = min(len(starts), stop - position)
                 if first < last:
                     lines = [block[s:e] for s, e in zip(starts[first:last], ends[first:last], strict=True)]
-                    table, good = _parse(lines, schema)
+                    table, good = parse_lines(lines, schema)
                     numbers = numbers[first:last] + line
-                    yield Rows(table, np.arange(position + first, position + last)[good], numbers[good], numbers[~good])
+                    yield Rows(
+                        table,
+                        np.arange(position + first, position + last)[good],
+                        numbers[good],
+                        numbers[~good],
+                    )
                 position += len(starts)
                 line += block.count(b"\n")
                 if position >= stop:
@@ -237,7 +256,7 @@ def line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return starts[kept], ends[kept], kept
 
 
-def _parse(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+def parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
     """The table of the well-formed lines, and which they are (n,) bool; halves what does not parse as a whole."""
     try:
         table = _read_json(lines, schema)
@@ -248,7 +267,7 @@ def _parse(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndar
     if len(lines) == 1:
         return schema.empty_table(), np.zeros(1, dtype=bool)
     middle = len(lines) // 2
-    halves = [_parse(lines[:middle], schema), _parse(lines[middle:], schema)]
+    halves = [parse_lines(lines[:middle], schema), parse_lines(lines[middle:], schema)]
     return pa.concat_tables([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
 
 
@@ -287,7 +306,7 @@ def _infer_schema(block: bytes) -> pa.Schema:
     return pa.schema([(name, counts.most_common(1)[0][0]) for name, counts in types.items()])
 
 
-def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
+def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
     """Runs of whole lines of about `_JSONL_PART_BYTES` from the next `length` bytes of `stream` (-1: all)."""
     rest = b""
     while length != 0:
@@ -305,13 +324,15 @@ def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
         yield rest
 
 
-def _open_stream(url: str, options: storage.Options) -> IO[bytes]:
+def open_stream(url: str, options: storage.Options) -> IO[bytes]:
+    """The content of `url`, decompressed as its name says."""
     fs, path = storage.filesystem(url, options)
-    return fs.open(path, "rb", compression=_compression(url))
+    return fs.open(path, "rb", compression=compression(url))
 
 
-def _compression(url: str) -> str | None:
-    return fsspec.utils.infer_compression(posixpath.basename(url))
+def compression(url: str) -> str | None:
+    """What the name of a file says about its compression, in fsspec's words."""
+    return fsspec.utils.infercompression(posixpath.basename(url))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -323,10 +344,7 @@ def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` as its types; vectors stay as they are, since any list of floats will do."""
     columns = [table.column(name) for name in schema.names]
     return pa.table(
-        [
-            c if embeddings.is_embedding_type(c.type) else c.cast(f.type)
-            for c, f in zip(columns, schema, strict=True)
-        ],
+        [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
         names=schema.names,
     )
 

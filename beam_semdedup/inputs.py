@@ -90,9 +90,7 @@ def inspect(
         if not used:
             raise InputError(f"input_path: {len(files)} files without a single row")
         schema = _common_schema(used, filetype, id_field, embedding_field, carried)
-        dimensions = list(
-            pool.map(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
-        )
+        dimensions = list(pool.map(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used))
     known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
     if not known:
         raise InputError(f"{embedding_field!r} has no vector in any of {len(used)} files, {used[0].info.url} first")
@@ -171,7 +169,9 @@ def _dimension(
     if given is None:
         return kind.dimension(facts, embedding_field, options)
     if pa.types.is_fixed_size_list(fixed) and fixed.list_size != given:
-        raise InputError(f"{facts.info.url}: {embedding_field!r} has dimension {fixed.list_size}, embedding_dim={given}")
+        raise InputError(
+            f"{facts.info.url}: {embedding_field!r} has dimension {fixed.list_size}, embedding_dim={given}"
+        )
     return given
 
 
@@ -244,8 +244,7 @@ def _cut(unit: InputUnit, rows_per_unit: int) -> list[InputUnit]:
     pieces = -(-unit.num_rows // rows_per_unit)
     bounds = [unit.first_row + unit.num_rows * i // pieces for i in range(pieces + 1)]
     return [
-        replace(unit, first_row=low, num_rows=high - low)
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
+        replace(unit, first_row=low, num_rows=high - low) for low, high in zip(bounds[:-1], bounds[1:], strict=True)
     ]
 
 

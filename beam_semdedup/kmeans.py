@@ -90,12 +90,15 @@ class LocalEngine:
                 if p.max_iter == 0:
                     return Fit(np.ascontiguousarray(start, dtype=np.float32), float("nan"), 0)
                 model = KMeans(
-                    p.n_clusters, init=start, n_init=1, max_iter=p.max_iter, tol=p.tol, copy_x=False,
+                    p.n_clusters,
+                    init=start,
+                    n_init=1,
+                    max_iter=p.max_iter,
+                    tol=p.tol,
+                    copy_x=False,
                     random_state=p.random_state,
                 ).fit(sample)
-                fits.append(
-                    Fit(model.cluster_centers_.astype(np.float32), float(model.inertia_), int(model.n_iter_))
-                )
+                fits.append(Fit(model.cluster_centers_.astype(np.float32), float(model.inertia_), int(model.n_iter_)))
         return min(fits, key=lambda fit: fit.inertia)
 
 
@@ -170,8 +173,10 @@ def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
 
 def init_bytes(parameters: Parameters) -> bytes:
     """The content of the file at `parameters.init`; InputError where there is none."""
+    in_cache = parameters.init.startswith(parameters.cache_root.rstrip("/") + "/")
+    kwargs = parameters.cache_options if in_cache else parameters.read_kwargs
     try:
-        return storage.read_bytes(parameters.init, parameters.read_kwargs.get("storage_options", {}))
+        return storage.read_bytes(parameters.init, kwargs.get("storage_options", {}))
     except OSError as error:
         raise InputError(f"init={parameters.init}: cannot be read: {error}") from error
 

@@ -128,7 +128,10 @@ def make_plan(parameters: Parameters) -> Plan:
     p.output_path = storage.absolute(p.output_path, p.write_kwargs.get("storage_options", {}))
     cache_options = p.cache_options.get("storage_options", {})
     p.cache_path = storage.absolute(p.cache_root, cache_options)
-    carried = [*p.metadata_fields, *(c for c in ranking_of(p).input_columns if c not in (p.id_field, *p.metadata_fields))]
+    carried = [
+        *p.metadata_fields,
+        *(c for c in ranking_of(p).input_columns if c not in (p.id_field, *p.metadata_fields)),
+    ]
     if p.init not in ("k-means||", "random"):
         p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
 
@@ -238,8 +241,10 @@ def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
         )
     if affordable < asked:
         _LOG.warning(
-            "Fitting on %s rows instead of %s: the memory budget (%s bytes) allows no more", f"{affordable:,}",
-            f"{asked:,}", f"{memory:,}",
+            "Fitting on %s rows instead of %s: the memory budget (%s bytes) allows no more",
+            f"{affordable:,}",
+            f"{asked:,}",
+            f"{memory:,}",
         )
     return min(asked, affordable)
 
@@ -250,10 +255,20 @@ def _max_cluster_rows(memory: int, dimension: int) -> int:
 
 def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
     given = p.init not in ("k-means||", "random")
-    fit: dict[str, Any] = {"init": kmeans.content_hash(kmeans.init_bytes(p)) if given else p.init, "max_iter": p.max_iter}
+    fit: dict[str, Any] = {
+        "init": kmeans.content_hash(kmeans.init_bytes(p)) if given else p.init,
+        "max_iter": p.max_iter,
+    }
     if p.max_iter:
         fit["engine"] = dataclasses.asdict(p.kmeans)
-        names = ("tol", "random_state", "n_init", "oversampling_factor", "max_samples_per_batch", "fit_data_fraction")
+        names = (
+            "tol",
+            "random_state",
+            "n_init",
+            "oversampling_factor",
+            "max_samples_per_batch",
+            "fit_data_fraction",
+        )
         fit.update((name, getattr(p, name)) for name in names)
     return storage.fingerprint(
         {
@@ -273,7 +288,7 @@ def _check_rows(p: Parameters, stored: dict[str, Any]) -> None:
     assert p.n_clusters is not None
     if stored["num_rows"] < p.n_clusters:
         raise InputError(
-            f"n_clusters={p.n_clusters} is more than the {stored['num_rows']} rows of the input; give a smaller one or null"
+            f"n_clusters={p.n_clusters} is more than the {stored['num_rows']} rows of the input; give fewer or null"
         )
     if p.init not in ("k-means||", "random"):
         kmeans.load_init(p, stored["dimension"])
@@ -297,14 +312,19 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
             inside = storage.is_inside(place, root)
             if any(c in given for c in "*?["):
                 pattern = re.compile(glob_translate(root))
-                inside = any(pattern.match(storage.join(place, *inner)) for inner in [(), *((d, "x.parquet") for d in PRODUCTS)])
+                inside = any(
+                    pattern.match(storage.join(place, *inner)) for inner in [(), *((d, "x.parquet") for d in PRODUCTS)]
+                )
             if inside:
-                raise InputError(f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out")
+                raise InputError(
+                    f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out"
+                )
         for file in files:
             for product in PRODUCTS:
                 if storage.is_inside(file.url, storage.join(place, product)):
                     raise InputError(
-                        f"input_path: {file.url} is a result in {name}={path}; give another {name}, since results are cleared"
+                        f"input_path: {file.url} is a result in {name}={path}, where results are cleared; give "
+                        f"another {name}"
                     )
 
 

@@ -123,8 +123,8 @@ class RankingStrategy:
         keys = [("centroid", "ascending"), *keys]
         if "id" not in self.metadata_cols:
             keys.append(("id", self._id_order))
-        keys = [(*key, "at_end") for key in [*keys, *_SOURCE]]
-        return pc.sort_indices(table, sort_keys=keys).to_numpy().astype(np.int64)
+        nulls_last = [(*key, "at_end") for key in [*keys, *_SOURCE]]
+        return pc.sort_indices(table, sort_keys=nulls_last).to_numpy().astype(np.int64)
 
 
 def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
@@ -136,8 +136,8 @@ def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
     if pa.types.is_integer(ids.type):
         values = ids.to_numpy().astype(np.uint64)
     else:
-        values = np.concatenate([_polynomial(chunk) for chunk in ids.cast(pa.large_binary()).chunks] or [[]])
-        values = values.astype(np.uint64)
+        hashes = [_polynomial(chunk) for chunk in ids.cast(pa.large_binary()).chunks]
+        values = np.concatenate([np.empty(0, dtype=np.uint64), *hashes])
     values += _MULTIPLIER * np.uint64(2 * seed + 1)
     for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ (values >> np.uint64(shift))) * np.uint64(multiplier)

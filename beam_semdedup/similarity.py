@@ -57,11 +57,10 @@ def first_identical(rows: Rows, high: int, batch: int) -> np.ndarray:
     hashes = np.concatenate([_hash_rows(rows[start : min(start + batch, high)]) for start in range(0, high, batch)])
     _, firsts, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     result = firsts[inverse]
-    for repeated in np.array_split(*_chunks(np.flatnonzero(result != np.arange(high)), batch)):
-        if len(repeated):
-            equal = (rows[repeated] == rows[result[repeated]]).all(axis=1)
-            unequal = repeated[~np.asarray(_to_host(equal))]
-            result[unequal] = unequal  # two hashes in a collision: the products will tell
+    for repeated in _chunks(np.flatnonzero(result != np.arange(high)), batch):
+        equal = (rows[repeated] == rows[result[repeated]]).all(axis=1)
+        unequal = repeated[~_to_host(equal)]
+        result[unequal] = unequal  # two hashes in a collision: the products will tell
     return result
 
 
@@ -90,10 +89,9 @@ def _best_earlier(rows: Rows, asking: np.ndarray, distinct: np.ndarray, batch: i
         winner[unclear] = xp.asarray(_settle(rows, queries[unclear], asking[unclear], distinct, batch))
     winners = _to_host(winner)
     scores = np.zeros(len(asking), dtype=np.float32)
-    for part in np.array_split(*_chunks(np.flatnonzero(winners != asking), batch)):
-        if len(part):
-            similarity = row_dot(queries[part], rows[winners[part]]).astype(np.float32)
-            scores[part] = _to_host(similarity.clip(-1, 1))
+    for found in _chunks(np.flatnonzero(winners != asking), batch):
+        similarity = row_dot(queries[found], rows[winners[found]]).astype(np.float32)
+        scores[found] = _to_host(similarity.clip(-1, 1))
     return scores, winners
 
 
@@ -101,7 +99,7 @@ def _settle(rows: Rows, queries: Any, asking: np.ndarray, distinct: np.ndarray, 
     """The winners of some rows, from float64 products: one pass for the maxima, one for the first within `TIE`."""
     xp = namespace(queries)
     best = xp.full(len(asking), -xp.inf, dtype=xp.float64)
-    for columns, products, part in _exact_tiles(rows, queries, asking, distinct, batch):
+    for _, products, part in _exact_tiles(rows, queries, asking, distinct, batch):
         best[part] = xp.maximum(best[part], products.max(axis=1))
     winner = xp.full(len(asking), -1, dtype=xp.int64)
     for columns, products, part in _exact_tiles(rows, queries, asking, distinct, batch):
@@ -133,7 +131,11 @@ def _tiles(
         contiguous = columns[-1] - columns[0] + 1 == len(columns)
         candidates = rows[columns[0] : columns[-1] + 1] if contiguous else rows[columns]
         begin = int(np.searchsorted(asking, columns[0], side="right"))
-        yield columns, candidates, [slice(p, min(p + batch, len(asking))) for p in range(begin, len(asking), batch)]
+        yield (
+            columns,
+            candidates,
+            [slice(p, min(p + batch, len(asking))) for p in range(begin, len(asking), batch)],
+        )
 
 
 def _mask_later(products: Any, asking: np.ndarray, columns: np.ndarray) -> None:
@@ -152,9 +154,9 @@ def _hash_rows(matrix: Any) -> np.ndarray:
     return _to_host(words.sum(axis=1, dtype=xp.uint64))
 
 
-def _chunks(positions: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """Arguments of `np.array_split` for pieces of at most `size`."""
-    return positions, max(1, -(-len(positions) // size))
+def _chunks(positions: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
 
 
 def _to_host(array: Any) -> np.ndarray:

@@ -62,6 +62,7 @@ class ComparedUnit:
     path: str
     key: int
     num_rows: int
+    largest_cluster: int
     repeated_ids: int
     examples: tuple[str, ...]
     reused: bool
@@ -134,9 +135,7 @@ def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[Pairwis
     ordered = tuple(sorted(parts, key=lambda s: (s.path, s.offset)))
     num_rows = sum(s.num_rows for s in ordered)
     bounds = [*range(0, num_rows, job.max_cluster_rows), num_rows]
-    return [
-        PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    return [PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> ComparedUnit:
@@ -157,7 +156,13 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Compared
             _write_parquet(path, table, facts, job.parameters.cache_options)
         assert facts is not None
         return ComparedUnit(
-            path, unit.key, facts["num_rows"], facts["repeated_ids"], tuple(facts["examples"]), reused
+            path,
+            unit.key,
+            facts["num_rows"],
+            facts["largest_cluster"],
+            facts["repeated_ids"],
+            tuple(facts["examples"]),
+            reused,
         )
 
 
@@ -216,7 +221,9 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
         reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
         named = ids.is_valid().to_numpy()
         matrix, reasons[named] = embeddings.to_matrix(
-            rows.table.column(p.embedding_field).filter(pa.array(named)), job.dimension, not p.assume_normalized
+            rows.table.column(p.embedding_field).filter(pa.array(named)),
+            job.dimension,
+            not p.assume_normalized,
         )
         good = pa.array(reasons == 0)
         labels = kmeans.assign(matrix, centroids, p.max_samples_per_batch)
@@ -273,7 +280,8 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     scores = np.empty(unit.high - unit.low, dtype=np.float32)
     winners = np.empty(unit.high - unit.low, dtype=np.int64)
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+    stops = np.append(starts[1:], len(order))
+    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         low, high = max(start, unit.low), min(stop, unit.high)
         if low < high:
             cluster = rows.window(start, stop) if isinstance(rows, RankedRows) else rows[start:stop]
@@ -296,6 +304,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     repeated, examples = _repeated_ids(table) if unit.low == 0 else (0, [])
     facts = {
         "starts_cluster": bool(unit.low in starts),
+        "largest_cluster": int((stops - starts).max()),
         "repeated_ids": repeated,
         "examples": examples,
     }

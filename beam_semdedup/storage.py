@@ -206,7 +206,9 @@ def create_if_absent(url: str, data: bytes, options: Options | None = None) -> b
     return fs.cat_file(path)
 
 
-def read_ranges(urls: Sequence[str], starts: Sequence[int], lengths: Sequence[int], options: Options) -> list[pa.Buffer]:
+def read_ranges(
+    urls: Sequence[str], starts: Sequence[int], lengths: Sequence[int], options: Options
+) -> list[pa.Buffer]:
     """The byte ranges `[start, start + length)` of the files, as Arrow buffers that hold no heap memory.
 
     Local files are memory-mapped. Remote ranges are fetched together into an unlinked temporary file, which
@@ -265,7 +267,11 @@ def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
 
 def _file_info(url: str, info: dict[str, Any]) -> FileInfo:
     version = next(
-        (info[key] for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created") if info.get(key)),
+        (
+            info[key]
+            for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+            if info.get(key)
+        ),
         "",
     )
     return FileInfo(url, int(info.get("size") or 0), str(version))

@@ -4,8 +4,6 @@ No vector crosses an edge: the elements are small frozen dataclasses that say wh
 coder registered here.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import typing
@@ -13,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import coders
+from apache_beam import coders, typehints
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, PBegin, PCollection
 
@@ -32,7 +30,7 @@ class ReferenceCoder(coders.Coder):
         self._kind = kind
 
     @classmethod
-    def from_type_hint(cls, typehint: Any, registry: Any) -> ReferenceCoder:
+    def from_type_hint(cls, typehint: Any, registry: Any) -> typing.Self:
         """How Beam's registry makes the coder of an element type."""
         return cls(typehint)
 
@@ -155,15 +153,15 @@ class IdentifyDuplicates(beam.PTransform):
             >> beam.Map(lambda unit: (unit.key // job.keys_per_file, unit)).with_output_types(tuple[int, ComparedUnit])
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
-            >> beam.MapTuple(lambda number, parts: stages.select_duplicates(job, number, list(parts))).with_output_types(
-                DuplicatesFile
-            )
+            >> beam.MapTuple(
+                lambda number, parts: stages.select_duplicates(job, number, list(parts))
+            ).with_output_types(DuplicatesFile)
         )
 
 
 @dataclasses.dataclass
 class SemanticDedup(beam.PTransform):
-    """The whole pipeline of a plan, without the stages that the cache holds; the root transform of a pipeline.
+    """The whole pipeline of a plan, without the stages that the cache holds; a root transform.
 
     Returns the `DuplicatesFile`s, or the `ComparedUnit`s where `eps` is null.
     """
@@ -174,7 +172,7 @@ class SemanticDedup(beam.PTransform):
         """From the root of the pipeline."""
         job, plan = self.plan.job, self.plan
         if plan.pairwise:
-            finished = [ComparedUnit(*unit[:4], tuple(unit[4]), True) for unit in plan.pairwise["units"]]
+            finished = [_from_list(ComparedUnit, unit) for unit in plan.pairwise["units"]]
             compared = root | "Find comparisons" >> beam.Create(finished)
         else:
             if plan.kmeans:
@@ -223,10 +221,11 @@ class _Finish(beam.PTransform):
         self._write, self._job, self._fitted = write, job, fitted
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
-        write, job, kind = self._write, self._job, units.element_type
+        write, job = self._write, self._job
+        keyed = typehints.Tuple[int, units.element_type]
         return (
             units
-            | "Key" >> beam.Map(lambda unit: (0, unit)).with_output_types(tuple[int, kind])
+            | "Key" >> beam.Map(lambda unit: (0, unit)).with_output_types(keyed)
             | "All units" >> beam.GroupByKey()
             | "Write manifest"
             >> beam.Map(lambda pair, fitted: write(job, list(pair[1]), fitted), AsSingleton(self._fitted))
@@ -253,6 +252,7 @@ def _write_compared(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMean
         "centroids": fitted.content_hash,
         "units": [dataclasses.astuple(u) for u in units],
         "num_rows": sum(u.num_rows for u in units),
+        "largest_cluster": max(u.largest_cluster for u in units),
         "repeated_ids": sum(u.repeated_ids for u in units),
         "examples": [example for u in units for example in u.examples][:5],
         "units_done": sum(not u.reused for u in units),

@@ -1,0 +1,396 @@
+"""The commands `semdedup` and `semdedup-remove`: Hydra composes, the workflow works, exit codes say how it went.
+
+0: done. 1: a run failed. 2: bad input or parameters. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_semdedup import config
+from beam_semdedup.config import InputError
+
+_LOG = logging.getLogger("beam_semdedup")
+_OUTCOME = "outcome.json"
+_SHARED = "SEMDEDUP_SHARED_OUTPUTS"
+_SCRATCH = "SEMDEDUP_SCRATCH"
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main() -> None:
+    """The command `semdedup`."""
+    _command("semdedup", config.Parameters, _run_job)
+
+
+def remove_main() -> None:
+    """The command `semdedup-remove`."""
+    _command("removal", config.RemovalParameters, _run_removal)
+
+
+def _command(name: str, schema: type, job: Callable[[Any], dict[str, Any]]) -> None:
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        _print_help(schema)
+        sys.exit(DONE)
+    if "--version" in arguments:
+        from importlib.metadata import version
+
+        print(version("beam-semdedup"))
+        sys.exit(DONE)
+    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+        # Hydra shows its own errors and exits with 1 unless it is told to raise them.
+        os.environ.update({_SCRATCH: scratch, "HYDRA_FULL_ERROR": "1"})
+        code = _guarded(lambda: _compose_and_run(name, schema, job, arguments, Path(scratch)), arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == INTERRUPTED:
+        os._exit(code)  # threads of Beam may still be waiting for what does not come
+    sys.exit(code)
+
+
+def _compose_and_run(
+    name: str, schema: type, job: Callable[[Any], dict[str, Any]], arguments: Sequence[str], scratch: Path
+) -> int:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    _register(schema)
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    if multirun:
+        os.environ[_SHARED] = json.dumps(_shared_outputs(name, arguments))
+
+    def task(composed: Any) -> None:
+        outcome: dict[str, Any] = {}
+        code = _guarded(lambda: outcome.update(job(composed)) or DONE, arguments)
+        overrides = [o for o in HydraConfig.get().overrides.task if _key(o) in _swept(arguments)]
+        outcome = {"overrides": overrides, "exit_code": code, **outcome}
+        (Path(HydraConfig.get().runtime.output_dir) / _OUTCOME).write_text(json.dumps(outcome))
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+
+    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=name)(task)()
+    outcomes = [json.loads(path.read_text()) for path in sorted(scratch.rglob(_OUTCOME), key=_job_number)]
+    if multirun and schema is config.Parameters:
+        _report_sweep(outcomes)
+    return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
+
+
+def _run_job(composed: Any) -> dict[str, Any]:
+    parameters = config.resolve(_without_hydra(composed))
+    _log_to_console(parameters.verbose)
+    home = _give_own_output(parameters)
+    from beam_semdedup.workflow import SemanticDeduplicationWorkflow
+
+    summary = SemanticDeduplicationWorkflow(**dataclasses.asdict(parameters)).run()
+    _print_summary(summary)
+    options = parameters.write_kwargs.get("storage_options", {})
+    return {"home": home, "storage_options": options, "summary": dataclasses.asdict(summary)}
+
+
+def _run_removal(composed: Any) -> dict[str, Any]:
+    parameters = config.resolve(_without_hydra(composed), config.RemovalParameters)
+    _log_to_console(parameters.verbose)
+    from beam_semdedup.removal import remove_duplicates
+
+    result = remove_duplicates(parameters)
+    _print_removal(dataclasses.asdict(result), parameters.output_path)
+    return {}
+
+
+def _guarded(action: Callable[[], int], arguments: Sequence[str]) -> int:
+    """The exit code of `action`, after saying on standard error what went wrong."""
+    try:
+        return action()
+    except KeyboardInterrupt:
+        _say("Interrupted. Finished units are kept: the same command goes on from there.")
+        return INTERRUPTED
+    except InputError as error:
+        _say(f"Error: {error}")
+        return BAD_INPUT
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        if isinstance(error, (HydraException, OmegaConfBaseException)):
+            _say(f"Error: {_hydra_message(error, arguments)}")
+            return BAD_INPUT
+        from beam_semdedup.runners import RunError
+
+        if isinstance(error, RunError):
+            _say(f"Failed: {error}")
+        else:
+            traceback.print_exc()
+        return FAILED
+
+
+def _hydra_message(error: Exception, arguments: Sequence[str]) -> str:
+    """What Hydra could not understand, and how to write it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    known = {f.name for f in dataclasses.fields(config.Parameters)} | {
+        f.name for f in dataclasses.fields(config.RemovalParameters)
+    }
+    for argument in _overrides(arguments):
+        try:
+            OverridesParser.create().parse_override(argument)
+        except HydraException:
+            key, _, value = argument.partition("=")
+            if key in known:
+                return (
+                    f"{argument}: the value has characters that need quotes. Write: '{key}=\"{value}\"' (the single "
+                    "quotes are for the shell, the double ones for Hydra)"
+                )
+            return f"cannot understand {argument!r}: parameters are given as name=value; see --help"
+    text = str(error)
+    missing = re.search(r"Could not override '([^']*)'", text)
+    if missing:
+        name = missing[1]
+        import difflib
+
+        close = difflib.get_close_matches(name, sorted(known), n=1)
+        return f"unknown parameter {name}; " + (f"did you mean {close[0]}?" if close else "see --help")
+    cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
+    return text.splitlines()[0] + cause
+
+
+def _register(schema: type) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    # The types are checked by `config.resolve`, whose messages name the parameter; here all are free.
+    values = {f.name: config.default(f) for f in dataclasses.fields(schema) if f.name not in config.GROUPS}
+    store.store(name="parameters" if schema is config.Parameters else "removal_parameters", node=values)
+    for group, registry in config.GROUPS.items():
+        for name, settings in registry.items():
+            store.store(group=group, name=f"{name}_settings", node=dataclasses.asdict(settings()))
+
+
+def _without_hydra(composed: Any) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(composed, resolve=True)
+
+
+def _overrides(arguments: Sequence[str]) -> list[str]:
+    return [a for a in arguments if not a.startswith("-")]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _swept(arguments: Sequence[str]) -> list[str]:
+    """The parameters that a multirun varies."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(_overrides(arguments))
+    return [o.key_or_group for o in parsed if o.is_sweep_override()]
+
+
+def _shared_outputs(name: str, arguments: Sequence[str]) -> list[str]:
+    """The output paths that more than one job of the sweep would write to."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(_overrides(arguments))
+    choices = [
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line or ""]
+        for o in parsed
+    ]
+    seen: list[str] = []
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        for overrides in itertools.product(*choices):
+            seen.append(str(compose(name, overrides=[o for o in overrides if not o.startswith("hydra")]).output_path))
+    return sorted({path for path in seen if seen.count(path) > 1})
+
+
+def _give_own_output(parameters: Any) -> str | None:
+    """In a sweep: changes the job's output_path where others share it, and returns the home of the table."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    shared = parameters.output_path
+    if shared not in json.loads(os.environ.get(_SHARED, "[]")):
+        return parameters.cache_path
+    swept = _swept(sys.argv[1:])
+    own = [o for o in HydraConfig.get().overrides.task if _key(o) in swept]
+    parameters.output_path = f"{shared.rstrip('/')}/{re.sub(r'[^A-Za-z0-9_.=,+-]+', '_', ','.join(own))}"
+    parameters.cache_path = parameters.cache_path or shared
+    return shared
+
+
+def _job_number(path: Path) -> int:
+    number = re.search(r"job-(\d+)", str(path))
+    return int(number[1]) if number else 0
+
+
+def _report_sweep(outcomes: Sequence[dict[str, Any]]) -> None:
+    """The table over the jobs of a sweep, on standard output and as a CSV file."""
+    from beam_semdedup import storage
+
+    rows = []
+    for outcome in outcomes:
+        row = dict(o.split("=", 1) for o in outcome["overrides"])
+        summary = outcome.get("summary")
+        if summary:
+            row |= {
+                "duplicates": summary["num_duplicates"],
+                "kept": "" if summary["rows_kept"] is None else f"{summary['rows_kept'] / summary['rows_read']:.4f}",
+                "seconds": summary["total_time"],
+                "reused": ", ".join(
+                    name
+                    for name, stage in summary["stages"].items()
+                    if stage["units_reused"] and not stage["units_done"]
+                ),
+                "output_path": summary["paths"]["output"],
+            }
+        row["exit_code"] = outcome["exit_code"]
+        rows.append(row)
+    columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    from rich.table import Table
+
+    table = Table(*columns, title="Sweep")
+    for row in rows:
+        table.add_row(*("" if row.get(c) is None else str(row.get(c, "")) for c in columns))
+    _console().print(table)
+    done = [o for o in outcomes if o.get("summary")]
+    if not done:
+        return
+    outputs = [o["summary"]["paths"]["output"] for o in done]
+    home = next((o["home"] for o in done if o["home"]), None) or os.path.commonpath(outputs)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    target = storage.join(home, "sweep.csv")
+    storage.write_bytes(target, text.getvalue().encode(), done[0]["storage_options"])
+    print(f"The table is in {target}")
+
+
+def _print_summary(summary: Any) -> None:
+    lines = [f"Read        {summary.rows_read:>14,} rows"]
+    if summary.eps is not None:
+        share = summary.num_duplicates / summary.rows_read
+        lines += [
+            f"Kept        {summary.rows_kept:>14,}",
+            f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
+        ]
+    lines.append(
+        f"Rejected    {summary.rows_rejected:>14,}"
+        + (f"  (see {summary.paths['rejected']})" if summary.rows_rejected else "")
+    )
+    lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
+    for name, seconds in (("assign", summary.kmeans_time), ("pairwise", summary.pairwise_time)):
+        stage = summary.stages[name]
+        label = {"assign": "KMeans and assignment", "pairwise": "Similarities"}[name]
+        lines.append(f"{label}: {seconds:.1f} s, {stage.units_done} units computed, {stage.units_reused} reused")
+    lines.append(f"Total: {summary.total_time:.1f} s")
+    if summary.repeated_ids["count"]:
+        lines.append(
+            f"Warning: {summary.repeated_ids['count']} ids repeat, such as {', '.join(summary.repeated_ids['examples'])}"
+        )
+    lines.append(
+        f"Results: {summary.paths['output']} (summary.json, {'duplicates/, ' if summary.eps is not None else ''}semdedup.yaml)"
+    )
+    print("\n".join(lines))
+    if summary.removal:
+        _print_removal(summary.removal, summary.paths["deduplicated"])
+        if summary.rows_rejected:
+            print(f"The {summary.rows_rejected:,} rejected rows are still in it")
+
+
+def _print_removal(result: dict[str, Any], output: str) -> None:
+    kept = result["rows_read"] - result["rows_removed"]
+    print(
+        f"Removed {result['rows_removed']:,} rows ({result['ids_removed']:,} ids), kept {kept:,}, in {output}; "
+        f"{result['ids_not_found']:,} listed ids were not found"
+    )
+
+
+def _print_help(schema: type) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    removal = schema is config.RemovalParameters
+    console = _console()
+    command = "semdedup-remove" if removal else "semdedup"
+    required = "input_path=… duplicates_path=… output_path=…" if removal else "input_path=… output_path=… eps=…"
+    what = (
+        "Writes a dataset without its duplicates." if removal else "Finds rows of embedding files that mean the same."
+    )
+    console.print(f"[bold]{command}[/] {required} [name=value …]\n\n{what}\n")
+    fields = dataclasses.fields(schema)
+    for group in dict.fromkeys(f.metadata.get("group") for f in fields):
+        table = Table(
+            title=group, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 1)
+        )
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column()
+        for f in fields:
+            if f.metadata.get("group") != group:
+                continue
+            if f.name in ("runner", "kmeans"):
+                for name, settings in config.GROUPS[f.name].items():
+                    table.add_row(f"{f.name}={name}", escape((settings.__doc__ or "").splitlines()[0]))
+                    for s in dataclasses.fields(settings):
+                        if s.name != "name":
+                            table.add_row(f"  {f.name}.{s.name}", escape(f"{s.metadata['help']} ({s.default})"))
+                continue
+            value = config.default(f)
+            choices = " | ".join(f.metadata.get("choices", ()))
+            default = "required" if value == "???" else json.dumps(value)
+            table.add_row(f.name, escape("; ".join(t for t in (choices, f.metadata["help"]) if t) + f" ({default})"))
+        console.print(table)
+        console.print()
+    console.print(
+        "Several values, separated by commas, with -m: one run for each (a sweep). A path with = or other special\n"
+        "characters: 'input_path=\"/data/a=b\"'. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."
+    )
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _log_to_console(verbose: bool) -> None:
+    """Log lines on standard error, above the progress bars where there are some."""
+    from beam_semdedup import progress
+
+    for handler in list(_LOG.handlers):
+        _LOG.removeHandler(handler)
+    if progress.CONSOLE.is_terminal:
+        from rich.logging import RichHandler
+
+        shown: logging.Handler = RichHandler(console=progress.CONSOLE, show_path=False, show_level=False)
+    else:
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    _LOG.addHandler(shown)
+    _LOG.setLevel(logging.INFO if verbose else logging.WARNING)
+    _LOG.propagate = False
+    logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

@@ -1,0 +1,103 @@
+"""What a person sees while a pipeline runs: one bar per stage, fed by the finished units that lie in storage.
+
+Looking at the files works the same on every runner, and needs no channel from the workers to the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+_LOG = logging.getLogger(__name__)
+_LOG_SECONDS = 5.0
+CONSOLE = Console(file=sys.stderr, stderr=True, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """A stage: how many units it has (None: not countable, only done or not) and how many are done now."""
+
+    name: str
+    total: int | None
+    done: Callable[[], int]
+
+
+@contextmanager
+def shown(stages: Sequence[StageProgress], verbose: bool, seconds: float) -> Iterator[None]:
+    """Within it, the progress of the stages is shown: bars on a terminal, lines in a log otherwise.
+
+    Args:
+        verbose: false shows nothing.
+        seconds: how often the storage is asked.
+    """
+    if not verbose or not stages:
+        yield
+        return
+    show = _bars if CONSOLE.is_terminal else _lines
+    stop = threading.Event()
+    thread = threading.Thread(target=show, args=(stages, stop, seconds), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _bars(stages: Sequence[StageProgress], stop: threading.Event, seconds: float) -> None:
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("units"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=CONSOLE) as bars:
+        tasks = [bars.add_task(stage.name, total=stage.total, start=False) for stage in stages]
+        for counts in _counts(stages, stop, seconds):
+            running = next((i for i, (s, n) in enumerate(zip(stages, counts, strict=True)) if n < (s.total or 1)), -1)
+            for index, (task, stage, count) in enumerate(zip(tasks, stages, counts, strict=True)):
+                if index == running or count:
+                    bars.start_task(task)
+                finished = count >= (stage.total or 1)
+                bars.update(task, completed=count, total=(stage.total or 1) if finished else stage.total)
+                if finished:
+                    bars.stop_task(task)
+
+
+def _lines(stages: Sequence[StageProgress], stop: threading.Event, seconds: float) -> None:
+    said: dict[str, int] = {}
+    last = 0.0
+    for counts in _counts(stages, stop, seconds):
+        for stage, count in zip(stages, counts, strict=True):
+            finished = count >= (stage.total or 1)
+            if count and count != said.get(stage.name) and (finished or time.monotonic() - last > _LOG_SECONDS):
+                _LOG.info("%s: %s of %s units", stage.name, count, stage.total or 1)
+                said[stage.name], last = count, time.monotonic()
+
+
+def _counts(stages: Sequence[StageProgress], stop: threading.Event, seconds: float) -> Iterator[list[int]]:
+    """How many units each stage has done, now and then, and once more at the end."""
+    ended = False
+    while not ended:
+        ended = stop.wait(seconds)
+        try:
+            yield [stage.done() for stage in stages]
+        except OSError as error:  # a bar is not worth a run
+            _LOG.debug("cannot look for finished units: %s", error)

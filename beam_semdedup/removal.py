@@ -1,0 +1,434 @@
+"""The original dataset without its duplicates: same files, same columns, in bounded memory.
+
+Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
+list of duplicates, of which only the row groups whose range of ids meets the batch are read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from apache_beam import coders
+from apache_beam.pvalue import AsIter, AsSingleton
+
+from beam_semdedup import embeddings, formats, inputs, progress, runners, storage
+from beam_semdedup.arrays import memory_per_worker
+from beam_semdedup.config import InputError, RemovalParameters
+from beam_semdedup.plan import num_workers
+from beam_semdedup.stages import UnitError
+from beam_semdedup.transforms import ReferenceCoder
+
+_LOG = logging.getLogger(__name__)
+_LEDGER = "_removal.json"
+_LIST_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class RemovalUnit:
+    """A file of the dataset and where it goes."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class RemovedUnit:
+    """A written file, and how many rows were read and removed."""
+
+    target: str
+    rows_read: int
+    rows_removed: int
+
+
+@dataclass(frozen=True)
+class RemovalResult:
+    """What a removal did. `ids_not_found` are entries of the list that no row has, which is no error."""
+
+    rows_read: int
+    rows_removed: int
+    ids_removed: int
+    ids_not_found: int
+    files: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class IdList:
+    """The files with the ids to remove, in their column `id`."""
+
+    paths: tuple[str, ...]
+    id_type: pa.DataType
+    num_ids: int
+    options: storage.Options
+    in_memory: bool
+
+    @classmethod
+    def open(cls, paths: Sequence[str], options: storage.Options, memory: int) -> IdList:
+        """Reads the footers; InputError, naming the file, where one has no usable column `id`."""
+        types, rows, size = [], 0, 0
+        for path in paths:
+            facts = formats.FORMATS["parquet"].inspect(storage.find(path, options)[0], options)
+            if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
+                raise InputError(
+                    f"{path}: no column 'id' with integers, strings or binaries; is it a list of duplicates?"
+                )
+            types.append(facts.schema.field("id").type)
+            rows += facts.num_rows
+            size += facts.info.size
+        return cls(tuple(paths), types[0], rows, options, in_memory=size < memory // 8)
+
+    def find(self, ids: pa.ChunkedArray, cache: dict[tuple[str, int], pa.Table]) -> tuple[np.ndarray, np.ndarray]:
+        """Which of n ids are in the list, (n,) bool, and the numbers of the entries that they match.
+
+        Args:
+            cache: keeps what was read, where the list is small enough; the same for every call.
+        """
+        mask = np.zeros(len(ids), dtype=bool)
+        found = []
+        known = pc.min_max(ids).as_py() if len(ids) else {"min": None}
+        first = 0
+        for path in self.paths:
+            with storage.open_input(path, self.options) as source:
+                file = pq.ParquetFile(source)
+                column = file.schema_arrow.get_field_index("id")
+                for group in range(file.num_row_groups):
+                    metadata = file.metadata.row_group(group)
+                    statistics = metadata.column(column).statistics
+                    if known["min"] is not None and _may_meet(statistics, known):
+                        for offset, entries in self._entries(file, path, group, cache):
+                            match = pc.index_in(*_one_type(ids, entries)).combine_chunks()
+                            hit = match.is_valid().to_numpy(zero_copy_only=False)
+                            mask |= hit
+                            found.append(first + offset + match.drop_null().to_numpy().astype(np.int64))
+                    first += metadata.num_rows
+        return mask, np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+
+    def _entries(
+        self, file: pq.ParquetFile, path: str, group: int, cache: dict[tuple[str, int], pa.Table]
+    ) -> Iterator[tuple[int, pa.ChunkedArray]]:
+        if self.in_memory:
+            if (path, group) not in cache:
+                cache[path, group] = file.read_row_group(group, columns=["id"])
+            yield 0, cache[path, group].column("id")
+            return
+        offset = 0
+        for batch in file.iter_batches(_LIST_BATCH_ROWS, row_groups=[group], columns=["id"]):
+            yield offset, pa.chunked_array([batch.column(0)])
+            offset += batch.num_rows
+
+
+for _element in (RemovalUnit, RemovedUnit):
+    coders.registry.register_coder(_element, ReferenceCoder)
+
+
+def remove_duplicates(p: RemovalParameters) -> RemovalResult:
+    """Writes the dataset at `p.input_path` without the ids listed at `p.duplicates_path`.
+
+    Raises:
+        InputError: a list that no finished run stands behind, a wrong id column, an output that would mix
+            with the input or with files that are not from an earlier removal.
+    """
+    started = time.time()
+    workers = num_workers(p)
+    memory = memory_per_worker(p.memory_budget, workers)
+    read_options = p.read_kwargs.get("storage_options", {})
+    write_options = p.write_kwargs.get("storage_options", {})
+    ids = IdList.open(find_list(p), p.duplicates_options.get("storage_options", {}), memory)
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
+    output = storage.absolute(p.output_path, write_options)
+    units = _units(p, files, output, read_options)
+    _check_id_column(p, files, ids, read_options)
+    _prepare(output, units, p.clear_output, write_options)
+    _LOG.info(
+        "Removing %s listed ids from %s files (%s bytes)",
+        f"{ids.num_ids:,}",
+        len(units),
+        f"{sum(f.size for f in files):,}",
+    )
+    stages = [
+        progress.StageProgress(
+            "Remove duplicates",
+            len(units),
+            lambda: len({f.url for f in storage.find(output, write_options)} & {u.target for u in units}),
+        )
+    ]
+    with progress.shown(stages, p.verbose, seconds=0.5 if Path(output).is_absolute() else 5):
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(p, units, ids, output, memory), p)
+    ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
+    if not ledger or not ledger["finished"]:
+        raise runners.RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
+    return RemovalResult(
+        ledger["rows_read"],
+        ledger["rows_removed"],
+        ledger["ids_removed"],
+        ids.num_ids - ledger["ids_removed"],
+        tuple(ledger["files"]),
+        round(time.time() - started, 3),
+    )
+
+
+def find_list(p: RemovalParameters) -> list[str]:
+    """The files of the list at `p.duplicates_path`: those that the finished run's summary names.
+
+    Raises:
+        InputError: there is no finished run, it had no eps, or it found repeated ids; unless allowed.
+    """
+    options = p.duplicates_options.get("storage_options", {})
+    url = storage.absolute(p.duplicates_path, options)
+    for place in (url, url.rsplit("/", 1)[0]):
+        summary = storage.read_json(storage.join(place, "summary.json"), options)
+        if isinstance(summary, dict) and "duplicates_files" in summary:
+            if summary["eps"] is None:
+                raise InputError(f"duplicates_path={p.duplicates_path}: that run had no eps and found no duplicates")
+            if summary["repeated_ids"]["count"] and p.repeated_ids != "allow":
+                raise InputError(repeated_ids_message(summary["repeated_ids"]))
+            return [storage.join(place, "duplicates", name) for name in summary["duplicates_files"]]
+    if p.partial != "allow":
+        raise InputError(
+            f"duplicates_path={p.duplicates_path}: no finished run stands behind it (there is no summary.json): run "
+            "semdedup to its end, or give partial=allow"
+        )
+    files = [f.url for f in storage.find(url, options) if f.url.endswith(".parquet")]
+    if not files and storage.exists(storage.join(url, "duplicates"), options):
+        files = [f.url for f in storage.find(storage.join(url, "duplicates"), options)]
+    if not files:
+        raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")
+    return files
+
+
+def repeated_ids_message(repeated: dict[str, Any]) -> str:
+    """Why a removal by id refuses."""
+    return (
+        f"{repeated['count']} ids stand on more than one row (such as {', '.join(repeated['examples'])}); removing by "
+        "id would remove all of their rows: make the ids unique, or give repeated_ids=allow"
+    )
+
+
+def owned_files(output: str, options: storage.Options) -> list[str]:
+    """The files in `output` that an earlier removal wrote, its ledger last."""
+    ledger = storage.read_json(storage.join(output, _LEDGER), options)
+    return [*(ledger["files"] if ledger else []), *([storage.join(output, _LEDGER)] if ledger else [])]
+
+
+@dataclass
+class RemoveDuplicates(beam.PTransform):
+    """Writes every unit's file, then the ledger with the counts; the root transform of a pipeline."""
+
+    parameters: RemovalParameters
+    units: list[RemovalUnit]
+    ids: IdList
+    output: str
+    memory: int
+
+    def expand(self, root: Any) -> Any:
+        """From the root of the pipeline."""
+        num_bytes = -(-self.ids.num_ids // 8)
+        results = (
+            root
+            | "List files" >> beam.Create(self.units)
+            | "Spread files" >> beam.Reshuffle()
+            | "Remove duplicates"
+            >> beam.ParDo(_Remove(self.parameters, self.ids, self.memory)).with_outputs("found", main="written")
+        )
+        written = results.written | "Written" >> beam.Map(lambda unit: unit).with_output_types(RemovedUnit)
+        found = (
+            results.found
+            | "Found" >> beam.Map(lambda bits: bits).with_output_types(bytes)
+            | "Join found" >> beam.CombineGlobally(_BitwiseOr(num_bytes))
+        )
+        write_options = self.parameters.write_kwargs.get("storage_options", {})
+        return (
+            root
+            | "End" >> beam.Create([self.output])
+            | "Write ledger" >> beam.Map(_write_ledger, AsIter(written), AsSingleton(found), write_options)
+        )
+
+
+class _Remove(beam.DoFn):
+    def __init__(self, parameters: RemovalParameters, ids: IdList, memory: int) -> None:
+        self._p, self._ids, self._memory = parameters, ids, memory
+
+    def setup(self) -> None:
+        self._cache: dict[tuple[str, int], pa.Table] = {}
+
+    def process(self, unit: RemovalUnit) -> Iterator[Any]:
+        write = {"parquet": self._parquet, "jsonl": self._jsonl}[self._p.input_filetype]
+        bits = np.zeros(-(-self._ids.num_ids // 8) * 8, dtype=bool)
+        try:
+            with storage.whole_file(unit.target, self._p.write_kwargs.get("storage_options", {})) as scratch:
+                rows_read, rows_removed = write(unit, scratch, bits)
+        except Exception as error:
+            raise UnitError(f"{unit.source}: {type(error).__name__}: {error}") from error
+        yield RemovedUnit(unit.target, rows_read, rows_removed)
+        yield beam.pvalue.TaggedOutput("found", np.packbits(bits).tobytes())
+
+    def _parquet(self, unit: RemovalUnit, scratch: Path, bits: np.ndarray) -> tuple[int, int]:
+        rows_read = rows_removed = 0
+        with storage.open_input(unit.source, self._p.read_kwargs.get("storage_options", {})) as source:
+            file = pq.ParquetFile(source)
+            schema = file.schema_arrow
+            metadata = file.metadata
+            codec = metadata.row_group(0).column(0).compression if metadata.num_row_groups else "SNAPPY"
+            codec = "NONE" if codec == "UNCOMPRESSED" else codec
+            with pq.ParquetWriter(scratch, schema, compression=codec) as writer:
+                for group in range(metadata.num_row_groups):
+                    size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
+                    batch_rows = max(1, min(rows, rows * (self._memory // 8) // max(1, size)))
+                    for batch in file.iter_batches(batch_rows, row_groups=[group]):
+                        table = pa.Table.from_batches([batch])
+                        ids = embeddings.decoded(table.column(self._p.id_field))
+                        duplicate, found = self._ids.find(ids, self._cache)
+                        bits[found] = True
+                        writer.write_table(table.filter(pa.array(~duplicate)).cast(schema), row_group_size=max(1, rows))
+                        rows_read += table.num_rows
+                        rows_removed += int(duplicate.sum())
+        return rows_read, rows_removed
+
+    def _jsonl(self, unit: RemovalUnit, scratch: Path, bits: np.ndarray) -> tuple[int, int]:
+        rows_read = rows_removed = 0
+        is_integer = pa.types.is_integer(self._ids.id_type)
+        schema = pa.schema([(self._p.id_field, pa.int64() if is_integer else pa.string())])
+        options = self._p.read_kwargs.get("storage_options", {})
+        kind = formats.compression(unit.source)
+        with (
+            formats.open_stream(unit.source, options) as stream,
+            fsspec.open(str(scratch), "wb", compression=kind) as sink,
+        ):
+            for block in formats.blocks(stream):
+                starts, ends, _ = formats.line_spans(block)
+                table, good = formats.parse_lines([block[s:e] for s, e in zip(starts, ends, strict=True)], schema)
+                duplicate = np.zeros(len(starts), dtype=bool)
+                duplicate[good], found = self._ids.find(table.column(0), self._cache)
+                bits[found] = True
+                written = 0
+                for line in np.flatnonzero(duplicate):
+                    sink.write(block[written : starts[line]])
+                    written = ends[line] + 1
+                sink.write(block[written:])
+                rows_read += len(duplicate)
+                rows_removed += int(duplicate.sum())
+        return rows_read, rows_removed
+
+
+class _BitwiseOr(beam.CombineFn):
+    """The union of bit sets of `num_bytes` bytes."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+
+    def create_accumulator(self) -> bytes:
+        return bytes(self._num_bytes)
+
+    def add_input(self, accumulator: bytes, element: bytes) -> bytes:
+        return (np.frombuffer(accumulator, np.uint8) | np.frombuffer(element, np.uint8)).tobytes()
+
+    def merge_accumulators(self, accumulators: Any) -> bytes:
+        result = self.create_accumulator()
+        for accumulator in accumulators:
+            result = self.add_input(result, accumulator)
+        return result
+
+    def extract_output(self, accumulator: bytes) -> bytes:
+        return accumulator
+
+
+def _write_ledger(output: str, written: Any, found: bytes, options: storage.Options) -> None:
+    units = list(written)
+    ledger = {
+        "finished": True,
+        "files": sorted(u.target for u in units),
+        "rows_read": sum(u.rows_read for u in units),
+        "rows_removed": sum(u.rows_removed for u in units),
+        "ids_removed": int(np.unpackbits(np.frombuffer(found, np.uint8)).sum()),
+    }
+    storage.write_json(storage.join(output, _LEDGER), ledger, options)
+
+
+def _units(
+    p: RemovalParameters, files: Sequence[storage.FileInfo], output: str, read_options: storage.Options
+) -> list[RemovalUnit]:
+    """Each file with its target, the same path below `output` as below its input_path."""
+    roots = [storage.absolute(path, read_options) for path in p.input_path]
+    targets: dict[str, str] = {}
+    for file in files:
+        containing = [r for r in map(_fixed_part, roots) if storage.is_inside(file.url, r)]
+        root = max(containing, key=len, default="")
+        inner = file.url[len(root) :].strip("/") if root != file.url else ""
+        target = storage.join(output, inner or file.url.rsplit("/", 1)[-1])
+        if target in targets:
+            raise InputError(f"input_path: {targets[target]} and {file.url} would both be written to {target}")
+        if storage.is_inside(file.url, output):
+            raise InputError(f"output_path={p.output_path} holds the input file {file.url}; choose another")
+        targets[target] = file.url
+    for root in roots:
+        if storage.is_inside(output, root):
+            raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
+    return [RemovalUnit(source, target) for target, source in targets.items()]
+
+
+def _fixed_part(root: str) -> str:
+    """A glob's directory before its first wildcard; any other path itself."""
+    cut = min((root.index(c) for c in "*?[" if c in root), default=-1)
+    return root if cut < 0 else root[:cut].rsplit("/", 1)[0]
+
+
+def _check_id_column(
+    p: RemovalParameters, files: Sequence[storage.FileInfo], ids: IdList, options: storage.Options
+) -> None:
+    for info in files:
+        facts = formats.FORMATS[p.input_filetype].inspect(info, options)
+        if not facts.num_rows:
+            continue
+        if p.id_field not in facts.schema.names:
+            raise InputError(f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(facts.schema.names)}")
+        type_ = facts.schema.field(p.id_field).type
+        if pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type) or not embeddings.is_id_type(type_):
+            raise InputError(
+                f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+            )
+
+
+def _prepare(output: str, units: Sequence[RemovalUnit], clear: bool, options: storage.Options) -> None:
+    """Clears what an earlier removal wrote, and states what this one will write before it writes it."""
+    owned = owned_files(output, options)
+    if clear:
+        storage.delete(owned, options)
+        owned = []
+    foreign = {f.url for f in storage.find(output, options)} if storage.exists(output, options) else set()
+    for unit in units:
+        if unit.target in foreign and unit.target not in owned:
+            raise InputError(f"{unit.target} exists and is not from an earlier removal; choose another output_path")
+    ledger = {"finished": False, "files": sorted(u.target for u in units)}
+    storage.write_json(storage.join(output, _LEDGER), ledger, options)
+
+
+def _one_type(a: pa.ChunkedArray, b: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Two columns of ids with a type that holds the values of both."""
+    if a.type == b.type:
+        return a, b
+    if not pa.types.is_integer(a.type):
+        common = pa.large_binary()
+    else:
+        common = pa.uint64() if pa.uint64() in (a.type, b.type) else pa.int64()
+    return a.cast(common), b.cast(common)
+
+
+def _may_meet(statistics: Any, known: dict[str, Any]) -> bool:
+    """Whether a row group's range of ids meets the range `known`; true where it does not say."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    low, high = statistics.min, statistics.max
+    if type(low) is not type(known["min"]):
+        return True
+    return bool(low <= known["max"] and known["min"] <= high)

@@ -1,0 +1,420 @@
+"""The whole job: parameters in, results and their summary out."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from omegaconf import OmegaConf
+
+from beam_semdedup import kmeans, plan, progress, removal, runners, stages, storage
+from beam_semdedup.config import InputError, Parameters, RemovalParameters, resolve, without_secrets
+from beam_semdedup.plan import Plan
+from beam_semdedup.ranking import RankingStrategy, hash_ids
+from beam_semdedup.runners import RunError
+from beam_semdedup.transforms import SemanticDedup
+
+_LOG = logging.getLogger(__name__)
+_PROGRAM = "beam-semdedup"
+_PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
+_CONFIG = "semdedup.yaml"
+_CONFIG_HEAD = f"# The configuration of a {_PROGRAM} run; storage credentials are left out.\n"
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """A stage of a run: units computed in it, units taken from earlier ones, and seconds."""
+
+    units_done: int
+    units_reused: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found and where it is; `summary.json` in `output_path` holds the same.
+
+    Times are in seconds. `rows_kept` and `num_duplicates` are null where `eps` is.
+    """
+
+    program: str
+    rows_read: int
+    rows_kept: int | None
+    num_duplicates: int | None
+    rows_rejected: int
+    n_clusters: int
+    largest_cluster: int
+    eps: float | None
+    dimension: int
+    runner: str
+    kmeans_time: float
+    pairwise_time: float
+    duplicates_time: float
+    removal_time: float
+    total_time: float
+    stages: dict[str, StageSummary]
+    repeated_ids: dict[str, Any]
+    removal: dict[str, Any] | None
+    paths: dict[str, str]
+    duplicates_files: list[str]
+    versions: dict[str, str]
+    configuration: dict[str, Any]
+
+
+class SemanticDeduplicationWorkflow:
+    """Finds (and removes) rows that are close to an earlier-ranked row of their cluster.
+
+    Args:
+        **parameters: as `semdedup --help` lists them. `init` may also be an array (k, d), and
+            `ranking_strategy` a `RankingStrategy`.
+
+    Raises:
+        InputError: an unknown parameter, a wrong type or a value out of range.
+    """
+
+    def __init__(self, **parameters: Any) -> None:
+        hint = parameters.pop("_duplicates_num_row_groups_hint", None)
+        if hint is not None:
+            parameters["duplicates_num_row_groups_hint"] = hint
+        self._init = parameters.get("init")
+        if isinstance(self._init, np.ndarray):
+            parameters["init"] = f"{kmeans.content_hash(_npy(self._init))}.npy"
+        if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
+            parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
+        for name in ("input_path", "output_path", "cache_path"):
+            if isinstance(parameters.get(name), os.PathLike):
+                parameters[name] = os.fspath(parameters[name])
+        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
+
+    def run(self, runner: str | Mapping[str, Any] | None = None) -> Summary:
+        """Runs the job and returns its summary.
+
+        Args:
+            runner: instead of the `runner` parameter: a name, or a mapping with `name` and its settings.
+
+        Raises:
+            InputError: the input or the places are wrong; nothing was computed.
+            RunError: a unit or a worker failed; the same call goes on from the finished units.
+        """
+        started = time.time()
+        p = self.parameters
+        if runner is not None:
+            p = resolve({**dataclasses.asdict(p), "runner": runner})
+        if isinstance(self._init, np.ndarray):
+            p = dataclasses.replace(p, init=_store_init(p, self._init))
+        made = plan.make_plan(p)
+        _report_plan(made)
+        _prepare_output(made)
+        with progress.shown(_progress(made), p.verbose, 0.5 if "://" not in made.job.kmeans_dir else 5):
+            runners.run(lambda pipeline: pipeline | SemanticDedup(made), made.job.parameters)
+        return _finish(made, started)
+
+
+def _finish(made: Plan, started: float) -> Summary:
+    """Checks that no row was lost, removes where asked, and writes the summary."""
+    job, p = made.job, made.job.parameters
+    assigned = plan.read_manifest(job.kmeans_dir, job.cache_options)
+    compared = plan.read_manifest(job.pairwise_dir, job.cache_options)
+    if assigned is None or compared is None:
+        raise RunError("the pipeline ended without finishing its stages; run the same command again")
+    files = _own_parts(job.output_key, p.output_path, "duplicates", job.write_options) if p.eps is not None else []
+    facts = [stages.read_facts(storage.join(p.output_path, "duplicates", f), job.write_options) or {} for f in files]
+    duplicates, kept = sum(f["duplicates"] for f in facts), sum(f["kept"] for f in facts)
+    counted = duplicates + kept if p.eps is not None else compared["num_rows"]
+    if job.num_rows != counted + assigned["rejected"]:
+        raise RunError(
+            f"rows were lost: {job.num_rows:,} read, but {kept:,} kept, {duplicates:,} duplicates and "
+            f"{assigned['rejected']:,} rejected (compared: {compared['num_rows']:,}); run with reuse_cache=false, and "
+            "please report it"
+        )
+    _copy_rejected(made)
+    in_files, examples = _repeated_in_files(made, files)
+    repeated = {
+        "count": max(compared["repeated_ids"], in_files),
+        "in_clusters": compared["repeated_ids"],
+        "in_duplicates": in_files,
+        "examples": (compared["examples"] + examples)[:5],
+    }
+    analysed = time.time()
+    failure: InputError | None = None
+    removed: removal.RemovalResult | None = None
+    summary = Summary(
+        program=_PROGRAM,
+        rows_read=job.num_rows,
+        rows_kept=kept if p.eps is not None else None,
+        num_duplicates=duplicates if p.eps is not None else None,
+        rows_rejected=assigned["rejected"],
+        n_clusters=job.n_clusters,
+        largest_cluster=compared["largest_cluster"],
+        eps=p.eps,
+        dimension=job.dimension,
+        runner=p.runner.name,
+        kmeans_time=0.0 if made.kmeans else round(assigned["finished"] - started, 3),
+        pairwise_time=0.0 if made.pairwise else round(compared["finished"] - max(started, assigned["finished"]), 3),
+        duplicates_time=round(analysed - max(started, compared["finished"]), 3),
+        removal_time=0.0,
+        total_time=0.0,
+        stages={
+            "assign": _stage_summary(assigned, made.kmeans, started, started),
+            "pairwise": _stage_summary(compared, made.pairwise, started, assigned["finished"]),
+        },
+        repeated_ids=repeated,
+        removal=None,
+        paths=_paths(made),
+        duplicates_files=files,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in (_PROGRAM, "apache-beam", "pyarrow", "numpy", "scikit-learn")},
+        },
+        configuration=_configuration(p),
+    )
+    if p.remove:
+        storage.write_json(storage.join(p.output_path, "summary.json"), dataclasses.asdict(summary), job.write_options)
+        try:
+            removed = removal.remove_duplicates(_removal_parameters(p))
+        except InputError as error:
+            failure = error
+    summary = dataclasses.replace(
+        summary,
+        removal=dataclasses.asdict(removed) if removed else None,
+        removal_time=removed.seconds if removed else 0.0,
+        total_time=round(time.time() - started, 3),
+    )
+    storage.write_json(storage.join(p.output_path, "summary.json"), dataclasses.asdict(summary), job.write_options)
+    if failure:
+        raise InputError(f"the duplicates are found and stored, but not removed: {failure}")
+    return summary
+
+
+def _report_plan(made: Plan) -> None:
+    """Says what was found, what was chosen and what is reused."""
+    job, p = made.job, made.job.parameters
+    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {job.sample_rows:,} rows"
+    _LOG.info(
+        "Found %s rows of dimension %s in %s file%s, %s",
+        f"{job.num_rows:,}",
+        job.dimension,
+        len(made.files),
+        "" if len(made.files) == 1 else "s",
+        in_bytes(sum(f.size for f in made.files)),
+    )
+    _LOG.info(
+        "Chosen: %s clusters (%s), %s assign units, %s comparison units; runner %s with %s worker%s, %s memory each",
+        f"{job.n_clusters:,}",
+        fit,
+        len(made.units),
+        job.num_keys,
+        p.runner.name,
+        made.num_workers,
+        "" if made.num_workers == 1 else "s",
+        in_bytes(made.memory),
+    )
+    for name, manifest, directory in (
+        ("assigned rows", made.kmeans, job.kmeans_dir),
+        ("similarities", made.pairwise, job.pairwise_dir),
+    ):
+        if manifest:
+            _LOG.info("Reusing the %s in %s", name, directory)
+    if not made.kmeans:
+        found = len(_done(job.kmeans_dir, "segments", job.cache_options))
+        if found:
+            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(made.units), job.kmeans_dir)
+    elif not made.pairwise:
+        found = len(_done(job.pairwise_dir, "", job.cache_options))
+        if found:
+            _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise_dir)
+
+
+def in_bytes(number: float) -> str:
+    """A number of bytes for people."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1024 and len(units) > 1:
+        number /= 1024
+        units.pop(0)
+    return f"{number:,.0f} B" if units[0] == "B" else f"{number:,.1f} {units[0]}"
+
+
+def _progress(made: Plan) -> list[progress.StageProgress]:
+    job = made.job
+    result = []
+    if not made.kmeans:
+        if job.sample_rows:
+            uri = storage.join(job.kmeans_dir, "centroids.npy")
+            fitted = progress.StageProgress("Fit centroids", None, lambda: int(storage.exists(uri, job.cache_options)))
+            result.append(fitted)
+        result.append(
+            progress.StageProgress(
+                "Assign nearest centroid",
+                len(made.units),
+                lambda: len(_done(job.kmeans_dir, "segments", job.cache_options)),
+            )
+        )
+    if not made.pairwise:
+        result.append(progress.StageProgress("Compare within clusters", job.num_keys, lambda: _keys_done(made)))
+    if job.parameters.eps is not None:
+        result.append(
+            progress.StageProgress(
+                "Identify duplicates",
+                -(-job.num_keys // job.keys_per_file),
+                lambda: len(_own_parts(job.output_key, job.parameters.output_path, "duplicates", job.write_options)),
+            )
+        )
+    return result
+
+
+def _keys_done(made: Plan) -> int:
+    """How many keys have a result; all of them when the stage is finished, since a key may have no rows."""
+    if plan.read_manifest(made.job.pairwise_dir, made.job.cache_options):
+        return made.job.num_keys
+    return len({name[:17] for name in _done(made.job.pairwise_dir, "", made.job.cache_options)})
+
+
+def _done(directory: str, inner: str, options: storage.Options) -> list[str]:
+    names = storage.names(storage.join(directory, inner) if inner else directory, options)
+    return [name for name in names if not name.startswith(".") and name.endswith((".arrow", ".parquet"))]
+
+
+def _stage_summary(
+    manifest: dict[str, Any], reused: dict[str, Any] | None, started: float, before: float
+) -> StageSummary:
+    done, found = manifest["units_done"], manifest["units_reused"]
+    if reused:
+        return StageSummary(0, done + found, 0.0)
+    return StageSummary(done, found, round(manifest["finished"] - max(started, before), 3))
+
+
+def _paths(made: Plan) -> dict[str, str]:
+    p = made.job.parameters
+    paths = {
+        "output": p.output_path,
+        "kmeans_results": made.job.kmeans_dir,
+        "pairwise_results": made.job.pairwise_dir,
+        "rejected": storage.join(p.output_path, "rejected"),
+    }
+    if p.eps is not None:
+        paths["duplicates"] = storage.join(p.output_path, "duplicates")
+    if p.remove:
+        paths["deduplicated"] = storage.join(p.output_path, "deduplicated")
+    return paths
+
+
+def _prepare_output(made: Plan) -> None:
+    """Clears an earlier run's results, or refuses to mix with them, and writes the configuration."""
+    job, p = made.job, made.job.parameters
+    output, options = p.output_path, job.write_options
+    summary_url, config_url = storage.join(output, "summary.json"), storage.join(output, _CONFIG)
+    summary = storage.read_json(summary_url, options)
+    if summary is not None and (not isinstance(summary, dict) or summary.get("program") != _PROGRAM):
+        raise InputError(f"{summary_url} is not from this program; choose another output_path")
+    parts = {
+        (inner, name): match["key"]
+        for inner in ("duplicates", "rejected")
+        for name in storage.names(storage.join(output, inner), options)
+        if (match := _PART.fullmatch(name))
+    }
+    if not p.clear_output:
+        for (inner, name), key in sorted(parts.items()):
+            if key not in (job.output_key, _rejected_key(made)):
+                raise InputError(
+                    f"output_path={output}: {inner}/{name} is from a run with other parameters or input; give another "
+                    "output_path or clear_output=true"
+                )
+    storage.delete([summary_url], options)
+    if p.clear_output:
+        storage.delete([storage.join(output, *part) for part in parts], options)
+        deduplicated = storage.join(output, "deduplicated")
+        storage.delete(removal.owned_files(deduplicated, options), options)
+    head = _CONFIG_HEAD.encode()
+    if storage.exists(config_url, options) and not storage.read_bytes(config_url, options).startswith(head):
+        raise InputError(f"{config_url} is not from this program; choose another output_path")
+    storage.write_bytes(config_url, head + OmegaConf.to_yaml(_configuration(p)).encode(), options)
+
+
+def _configuration(p: Parameters) -> dict[str, Any]:
+    return without_secrets(dataclasses.asdict(p))
+
+
+def _own_parts(key: str, output: str, inner: str, options: storage.Options) -> list[str]:
+    names = storage.names(storage.join(output, inner), options)
+    return sorted(n for n in names if (match := _PART.fullmatch(n)) and match["key"] == key)
+
+
+def _rejected_key(made: Plan) -> str:
+    return made.job.kmeans_dir.rsplit("/", 1)[-1]
+
+
+def _copy_rejected(made: Plan) -> None:
+    job = made.job
+    source = storage.join(job.kmeans_dir, "rejected")
+    for name in sorted(n for n in storage.names(source, job.cache_options) if not n.startswith(".")):
+        target = storage.join(job.parameters.output_path, "rejected", f"part-{_rejected_key(made)}-{name}")
+        data = storage.read_bytes(storage.join(source, name), job.cache_options)
+        storage.write_bytes(target, data, job.write_options)
+
+
+def _repeated_in_files(made: Plan, files: list[str]) -> tuple[int, list[str]]:
+    """How many ids stand in the duplicates more than once, by a 64-bit hash of them, and some of them."""
+    hashes, columns = [], []
+    for name in files:
+        with storage.open_input(
+            storage.join(made.job.parameters.output_path, "duplicates", name), made.job.write_options
+        ) as source:
+            ids = pq.read_table(source, columns=["id"]).column("id")
+        hashes.append(hash_ids(ids, 0))
+        columns.append(ids)
+    if not hashes:
+        return 0, []
+    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+    repeated = values[counts > 1]
+    examples: list[str] = []
+    for own, ids in zip(hashes, columns, strict=True):
+        found = ids.filter(np.isin(own, repeated[:5]))
+        examples += [str(v) for v in found.unique().to_pylist()]
+    return len(repeated), list(dict.fromkeys(examples))[:5]
+
+
+def _removal_parameters(p: Parameters) -> RemovalParameters:
+    return resolve(
+        {
+            "input_path": p.input_path,
+            "duplicates_path": p.output_path,
+            "output_path": storage.join(p.output_path, "deduplicated"),
+            "id_field": p.id_field,
+            "input_filetype": p.input_filetype,
+            "input_file_extensions": p.input_file_extensions,
+            "repeated_ids": p.repeated_ids,
+            "read_kwargs": p.read_kwargs,
+            "duplicates_kwargs": {"storage_options": p.write_kwargs.get("storage_options", {})},
+            "write_kwargs": {"storage_options": p.write_kwargs.get("storage_options", {})},
+            "clear_output": p.clear_output,
+            "memory_budget": p.memory_budget,
+            "verbose": p.verbose,
+            "runner": p.runner,
+        },
+        RemovalParameters,
+    )
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array, dtype=np.float32))
+    return buffer.getvalue()
+
+
+def _store_init(p: Parameters, array: np.ndarray) -> str:
+    """Where the given centroids lie from now on, by their content, so that workers can read them."""
+    data = _npy(array)
+    url = storage.join(storage.absolute(p.cache_root, p.cache_options.get("storage_options", {})), "init", p.init)
+    storage.create_if_absent(url, data, p.cache_options.get("storage_options", {}))
+    return url
