@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from beam_semdedup.config import InputError, Parameters, RemovalParameters
     from beam_semdedup.kmeans import FittedKMeans
-    from beam_semdedup.plan import Plan, make_plan
+    from beam_semdedup.plan import Plan
     from beam_semdedup.ranking import RankingStrategy
     from beam_semdedup.removal import RemovalResult, remove_duplicates
     from beam_semdedup.runners import RunError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "config": ("InputError", "Parameters", "RemovalParameters"),
     "kmeans": ("FittedKMeans",),
-    "plan": ("Plan", "make_plan"),
+    "plan": ("Plan",),
     "ranking": ("RankingStrategy",),
     "removal": ("RemovalResult", "remove_duplicates"),
     "runners": ("RunError",),
@@ -55,7 +55,6 @@ __all__ = [
     "SemanticDedup",
     "SemanticDeduplicationWorkflow",
     "Summary",
-    "make_plan",
     "remove_duplicates",
 ]
 

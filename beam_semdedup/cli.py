@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import traceback
@@ -24,7 +25,6 @@ from beam_semdedup import config
 from beam_semdedup.config import InputError
 
 _LOG = logging.getLogger("beam_semdedup")
-_OUTCOME = "outcome.json"
 _SHARED = "SEMDEDUP_SHARED_OUTPUTS"
 _SCRATCH = "SEMDEDUP_SCRATCH"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -53,7 +53,7 @@ def _command(name: str, schema: type, job: Callable[[Any], dict[str, Any]]) -> N
     with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
         # Hydra shows its own errors and exits with 1 unless it is told to raise them.
         os.environ.update({_SCRATCH: scratch, "HYDRA_FULL_ERROR": "1"})
-        code = _guarded(lambda: _compose_and_run(name, schema, job, arguments, Path(scratch)), arguments)
+        code = _guarded(lambda: _compose_and_run(name, schema, job, arguments, Path(scratch)))
     sys.stdout.flush()
     sys.stderr.flush()
     if code == INTERRUPTED:
@@ -67,22 +67,28 @@ def _compose_and_run(
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    _register(schema)
     multirun = bool({"-m", "--multirun"} & set(arguments))
+    _check_overrides(schema, arguments, multirun)
+    _register(schema)
     if multirun:
         os.environ[_SHARED] = json.dumps(_shared_outputs(name, arguments))
 
     def task(composed: Any) -> None:
         outcome: dict[str, Any] = {}
-        code = _guarded(lambda: outcome.update(job(composed)) or DONE, arguments)
         overrides = [o for o in HydraConfig.get().overrides.task if _key(o) in _swept(arguments)]
+        if overrides:
+            print(f"\n{', '.join(overrides)}")
+        code = _guarded(lambda: outcome.update(job(composed)) or DONE)
         outcome = {"overrides": overrides, "exit_code": code, **outcome}
-        (Path(HydraConfig.get().runtime.output_dir) / _OUTCOME).write_text(json.dumps(outcome))
+        number = HydraConfig.get().job.num if multirun else 0
+        (scratch / f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if code == INTERRUPTED:
             raise KeyboardInterrupt
 
+    # Overrides last: Hydra's parser of the command line takes them in one run only.
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument in _overrides(arguments))
     hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=name)(task)()
-    outcomes = [json.loads(path.read_text()) for path in sorted(scratch.rglob(_OUTCOME), key=_job_number)]
+    outcomes = [json.loads(path.read_text()) for path in sorted(scratch.glob("outcome-*.json"))]
     if multirun and schema is config.Parameters:
         _report_sweep(outcomes)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
@@ -110,7 +116,7 @@ def _run_removal(composed: Any) -> dict[str, Any]:
     return {}
 
 
-def _guarded(action: Callable[[], int], arguments: Sequence[str]) -> int:
+def _guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`, after saying on standard error what went wrong."""
     try:
         return action()
@@ -125,7 +131,7 @@ def _guarded(action: Callable[[], int], arguments: Sequence[str]) -> int:
         from omegaconf.errors import OmegaConfBaseException
 
         if isinstance(error, (HydraException, OmegaConfBaseException)):
-            _say(f"Error: {_hydra_message(error, arguments)}")
+            _say(f"Error: {_hydra_message(error)}")
             return BAD_INPUT
         from beam_semdedup.runners import RunError
 
@@ -136,35 +142,52 @@ def _guarded(action: Callable[[], int], arguments: Sequence[str]) -> int:
         return FAILED
 
 
-def _hydra_message(error: Exception, arguments: Sequence[str]) -> str:
-    """What Hydra could not understand, and how to write it."""
+def _check_overrides(schema: type, arguments: Sequence[str], multirun: bool) -> None:
+    """Raises an InputError for what Hydra would not understand, saying how to write it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    known = {f.name for f in dataclasses.fields(config.Parameters)} | {
-        f.name for f in dataclasses.fields(config.RemovalParameters)
-    }
     for argument in _overrides(arguments):
+        key, equals, value = argument.partition("=")
+        if not key or not (equals or key.startswith("~")):
+            raise InputError(f"cannot understand {argument!r}: parameters are given as name=value; see --help")
+        _check_known(schema, argument)
+        quoted = shlex.quote(key + '="' + value.replace("\\", "\\\\").replace('"', '\\"') + '"')
         try:
-            OverridesParser.create().parse_override(argument)
-        except HydraException:
-            key, _, value = argument.partition("=")
-            if key in known:
-                return (
-                    f"{argument}: the value has characters that need quotes. Write: '{key}=\"{value}\"' (the single "
-                    "quotes are for the shell, the double ones for Hydra)"
-                )
-            return f"cannot understand {argument!r}: parameters are given as name=value; see --help"
-    text = str(error)
-    missing = re.search(r"Could not override '([^']*)'", text)
-    if missing:
-        name = missing[1]
-        import difflib
+            parsed = OverridesParser.create().parse_override(argument)
+        except HydraException as error:
+            raise InputError(
+                f"{argument}: the value has characters that need quotes. Write: {quoted} (the outer quotes are for "
+                "the shell, the inner ones for Hydra)"
+            ) from error
+        if parsed.is_sweep_override() and not multirun:
+            raise InputError(
+                f"{argument}: several values are a sweep: add -m for one run each. A list is written {key}=[…], a "
+                f"value with a comma {quoted}"
+            )
 
-        close = difflib.get_close_matches(name, sorted(known), n=1)
-        return f"unknown parameter {name}; " + (f"did you mean {close[0]}?" if close else "see --help")
+
+def _check_known(schema: type, argument: str) -> None:
+    import difflib
+
+    name, _, value = argument.lstrip("+~").partition("=")
+    names = [f.name for f in dataclasses.fields(schema)]
+    for group, registry in config.GROUPS.items():
+        if group not in names:
+            continue
+        settings = [f.name for choice in registry.values() for f in dataclasses.fields(choice)]
+        names += [f"{group}.{setting}" for setting in settings if setting != "name"]
+        if name == group and not set(value.split(",")) <= set(registry):
+            raise InputError(f"{argument}: {group} is one of: {', '.join(registry)}")
+    is_inside = name.partition(".")[0] in names and name.partition(".")[0] not in config.GROUPS
+    if name not in names and not is_inside and name.partition(".")[0] != "hydra":
+        close = difflib.get_close_matches(name, names, n=1)
+        raise InputError(f"unknown parameter {name}; " + (f"did you mean {close[0]}?" if close else "see --help"))
+
+
+def _hydra_message(error: Exception) -> str:
     cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-    return text.splitlines()[0] + cause
+    return str(error).splitlines()[0] + cause
 
 
 def _register(schema: type) -> None:
@@ -186,7 +209,12 @@ def _without_hydra(composed: Any) -> Any:
 
 
 def _overrides(arguments: Sequence[str]) -> list[str]:
-    return [a for a in arguments if not a.startswith("-")]
+    """The arguments that are neither an option nor the value of one, such as `job` in `--cfg job`."""
+    return [
+        argument
+        for before, argument in itertools.pairwise(["", *arguments])
+        if not argument.startswith("-") and ("=" in argument or not before.startswith("--"))
+    ]
 
 
 def _key(override: str) -> str:
@@ -235,11 +263,6 @@ def _give_own_output(parameters: Any) -> str | None:
     parameters.output_path = f"{shared.rstrip('/')}/{re.sub(r'[^A-Za-z0-9_.=,+-]+', '_', ','.join(own))}"
     parameters.cache_path = parameters.cache_path or shared
     return shared
-
-
-def _job_number(path: Path) -> int:
-    number = re.search(r"job-(\d+)", str(path))
-    return int(number[1]) if number else 0
 
 
 def _report_sweep(outcomes: Sequence[dict[str, Any]]) -> None:

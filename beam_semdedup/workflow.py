@@ -97,6 +97,19 @@ class SemanticDeduplicationWorkflow:
                 parameters[name] = os.fspath(parameters[name])
         self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
 
+    def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
+        """What `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
+
+        Raises:
+            InputError: the input or the places are wrong.
+        """
+        p = self.parameters
+        if runner is not None:
+            p = resolve({**dataclasses.asdict(p), "runner": runner})
+        if isinstance(self._init, np.ndarray):
+            p = dataclasses.replace(p, init=_store_init(p, self._init))
+        return plan.make_plan(p)
+
     def run(self, runner: str | Mapping[str, Any] | None = None) -> Summary:
         """Runs the job and returns its summary.
 
@@ -108,15 +121,10 @@ class SemanticDeduplicationWorkflow:
             RunError: a unit or a worker failed; the same call goes on from the finished units.
         """
         started = time.time()
-        p = self.parameters
-        if runner is not None:
-            p = resolve({**dataclasses.asdict(p), "runner": runner})
-        if isinstance(self._init, np.ndarray):
-            p = dataclasses.replace(p, init=_store_init(p, self._init))
-        made = plan.make_plan(p)
+        made = self.plan(runner)
         _report_plan(made)
         _prepare_output(made)
-        with progress.shown(_progress(made), p.verbose, 0.5 if "://" not in made.job.kmeans_dir else 5):
+        with progress.shown(_progress(made), made.job.parameters.verbose, 0.5 if "://" not in made.job.kmeans_dir else 5):
             runners.run(lambda pipeline: pipeline | SemanticDedup(made), made.job.parameters)
         return _finish(made, started)
 
