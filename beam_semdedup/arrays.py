@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-_ROW_DOT_BYTES = 8 << 20
+_ROW_DOT_BYTES = 256 << 10  # the float64 copies stay in the cache: more than twice as fast as with 8 MiB
 
 
 def namespace(array: Any) -> Any:
@@ -40,17 +40,19 @@ def row_dot(a: Any, b: Any) -> Any:
     step = max(1, _ROW_DOT_BYTES // (8 * max(1, a.shape[1])))
     for start in range(0, len(a), step):
         rows = slice(start, start + step)
-        xp.einsum("ij,ij->i", a[rows].astype(xp.float64), b[rows].astype(xp.float64), out=result[rows])
+        # In one memory order, since the order of the additions follows it.
+        left, right = (m[rows].astype(xp.float64, order="C") for m in (a, b))
+        xp.einsum("ij,ij->i", left, right, out=result[rows])
     return result
 
 
 def rounding_error(dimension: int) -> float:
     """How far a float32 matrix product of unit rows may be from the exact value.
 
-    Rounding errors of `dimension` additions grow like a random walk; ten times what was measured on real
-    embeddings for 2 <= d <= 4096 with OpenBLAS.
+    Rounding errors of `dimension` additions grow like a random walk, and faster where all products are equal
+    (binary embeddings): with OpenBLAS at most 2.15 times the root of the dimension, found at 306 of 1 to 9000.
     """
-    return float(np.finfo(np.float32).eps) * max(4.0, dimension**0.5)
+    return float(np.finfo(np.float32).eps) * max(4.0, 2.5 * dimension**0.5)
 
 
 def memory_per_worker(budget: int | None, num_workers: int) -> int:

@@ -10,7 +10,6 @@ import dataclasses
 import io
 import itertools
 import json
-import logging
 import os
 import re
 import shlex
@@ -21,10 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup import config
+from beam_semdedup import config, progress
 from beam_semdedup.config import InputError
 
-_LOG = logging.getLogger("beam_semdedup")
 _SHARED = "SEMDEDUP_SHARED_OUTPUTS"
 _SCRATCH = "SEMDEDUP_SCRATCH"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -96,7 +94,7 @@ def _compose_and_run(
 
 def _run_job(composed: Any) -> dict[str, Any]:
     parameters = config.resolve(_without_hydra(composed))
-    _log_to_console(parameters.verbose)
+    progress.log_to_console(parameters.verbose)
     home = _give_own_output(parameters)
     from beam_semdedup.workflow import SemanticDeduplicationWorkflow
 
@@ -108,7 +106,7 @@ def _run_job(composed: Any) -> dict[str, Any]:
 
 def _run_removal(composed: Any) -> dict[str, Any]:
     parameters = config.resolve(_without_hydra(composed), config.RemovalParameters)
-    _log_to_console(parameters.verbose)
+    progress.log_to_console(parameters.verbose)
     from beam_semdedup.removal import remove_duplicates
 
     result = remove_duplicates(parameters)
@@ -187,7 +185,7 @@ def _check_known(schema: type, argument: str) -> None:
 
 def _hydra_message(error: Exception) -> str:
     cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-    return str(error).splitlines()[0] + cause
+    return " ".join(str(error).splitlines()) + cause
 
 
 def _register(schema: type) -> None:
@@ -196,10 +194,18 @@ def _register(schema: type) -> None:
     store = ConfigStore.instance()
     # The types are checked by `config.resolve`, whose messages name the parameter; here all are free.
     values = {f.name: config.default(f) for f in dataclasses.fields(schema) if f.name not in config.GROUPS}
+    values = {name: _open(value) if isinstance(value, dict) else value for name, value in values.items()}
     store.store(name="parameters" if schema is config.Parameters else "removal_parameters", node=values)
     for group, registry in config.GROUPS.items():
         for name, settings in registry.items():
             store.store(group=group, name=f"{name}_settings", node=dataclasses.asdict(settings()))
+
+
+def _open(mapping: dict[str, Any]) -> Any:
+    """`mapping` for Hydra, with whatever keys the command line gives it."""
+    from omegaconf import DictConfig
+
+    return DictConfig(mapping, flags={"struct": False})
 
 
 def _without_hydra(composed: Any) -> Any:
@@ -299,6 +305,7 @@ def _report_sweep(outcomes: Sequence[dict[str, Any]]) -> None:
         return
     outputs = [o["summary"]["paths"]["output"] for o in done]
     home = next((o["home"] for o in done if o["home"]), None) or os.path.commonpath(outputs)
+    home = storage.absolute(home, done[0]["storage_options"])
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
@@ -327,12 +334,10 @@ def _print_summary(summary: Any) -> None:
         lines.append(f"{label}: {seconds:.1f} s, {stage.units_done} units computed, {stage.units_reused} reused")
     lines.append(f"Total: {summary.total_time:.1f} s")
     if summary.repeated_ids["count"]:
-        lines.append(
-            f"Warning: {summary.repeated_ids['count']} ids repeat, such as {', '.join(summary.repeated_ids['examples'])}"
-        )
-    lines.append(
-        f"Results: {summary.paths['output']} (summary.json, {'duplicates/, ' if summary.eps is not None else ''}semdedup.yaml)"
-    )
+        examples = ", ".join(summary.repeated_ids["examples"])
+        lines.append(f"Warning: {summary.repeated_ids['count']} ids repeat, such as {examples}")
+    results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
+    lines.append(f"Results: {summary.paths['output']} ({results})")
     print("\n".join(lines))
     if summary.removal:
         _print_removal(summary.removal, summary.paths["deduplicated"])
@@ -393,26 +398,6 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _log_to_console(verbose: bool) -> None:
-    """Log lines on standard error, above the progress bars where there are some."""
-    from beam_semdedup import progress
-
-    for handler in list(_LOG.handlers):
-        _LOG.removeHandler(handler)
-    if progress.CONSOLE.is_terminal:
-        from rich.logging import RichHandler
-
-        shown: logging.Handler = RichHandler(console=progress.CONSOLE, show_path=False, show_level=False)
-    else:
-        shown = logging.StreamHandler(sys.stderr)
-        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    _LOG.addHandler(shown)
-    _LOG.setLevel(logging.INFO if verbose else logging.WARNING)
-    _LOG.propagate = False
-    logging.getLogger().addHandler(logging.NullHandler())
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
 def _say(message: str) -> None:

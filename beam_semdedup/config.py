@@ -72,6 +72,9 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
 }
 """The parameters that name a choice with settings of its own; the first is the default."""
 
+COMPRESSIONS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
+"""What parquet files can be compressed with."""
+
 _WHERE = "Where things are"
 _COLUMNS = "What is in the files"
 _KMEANS = "KMeans"
@@ -231,6 +234,11 @@ class Parameters:
     kmeans: KMeansConfig = field(default_factory=LocalKMeansConfig, metadata={"group": "Groups"})
 
     @property
+    def centroids_given(self) -> bool:
+        """Whether `init` is a file of centroids and not the name of a method."""
+        return self.init not in ("k-means||", "random")
+
+    @property
     def cache_options(self) -> dict[str, Any]:
         """`cache_kwargs`, or what stands in for it."""
         return self.write_kwargs if self.cache_kwargs is None else self.cache_kwargs
@@ -342,7 +350,7 @@ def default(f: dataclasses.Field) -> Any:
 
 def number_of_bytes(value: int | str) -> int:
     """The number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
     if not match:
@@ -366,14 +374,14 @@ def _group(name: str, value: Any, registry: dict[str, type]) -> Any:
     """The dataclass instance of a group given as null, a name, a mapping or an instance."""
     if value is None:
         value = next(iter(registry))
-    if isinstance(value, str):
-        value = {"name": value}
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)  # type: ignore[arg-type]
+    if not isinstance(value, Mapping):
+        value = {"name": value}
     chosen = value.get("name")
-    if chosen not in registry:
+    if chosen not in list(registry):
         raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(registry)}")
-    return _typed(registry[chosen], value, f"{name}.")
+    return _typed(registry[chosen], dict(value), f"{name}.")
 
 
 def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
@@ -384,14 +392,16 @@ def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
             raise InputError(f"unknown parameter {prefix}{name}; {hint}")
+    merged, name = OmegaConf.structured(schema), "?"
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        for name, value in values.items():
+            merged.merge_with({name: value})
         missing = sorted(str(name) for name in OmegaConf.missing_keys(merged))
         if missing:
             raise InputError(f"{prefix}{missing[0]} is required: give {prefix}{missing[0]}=…")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        name = error.full_key or "?"
+        name = error.full_key or name
         what = str(error.msg or error).splitlines()[0]
         found = f" (found {values[name]!r})" if name in values else ""
         raise InputError(f"{prefix}{name}: {what}{found}") from error
@@ -408,7 +418,11 @@ def _check_fields(instance: Any, prefix: str) -> None:
     for f in dataclasses.fields(instance):
         check, value, name = f.metadata, getattr(instance, f.name), prefix + f.name
         if value is None:
+            if default(f) is not None:
+                raise InputError(f"{name} must not be null")
             continue
+        if value == "":
+            raise InputError(f"{name} is empty")
         if "choices" in check and value not in check["choices"]:
             raise InputError(f"{name}={value!r} is not known; it is one of: {', '.join(check['choices'])}")
         if "keys" in check:
@@ -416,7 +430,12 @@ def _check_fields(instance: Any, prefix: str) -> None:
                 if key not in check["keys"]:
                     raise InputError(f"{name} has an unknown key {key!r}; known: {', '.join(check['keys'])}")
             if not isinstance(value.get("storage_options", {}), dict):
-                raise InputError(f"{name}.storage_options must be a mapping, found {value['storage_options']!r}")
+                found = type(value["storage_options"]).__name__  # not the value, which may hold credentials
+                raise InputError(f"{name}.storage_options must be a mapping, found {found}")
+            if value.get("compression", "zstd") not in COMPRESSIONS:
+                raise InputError(
+                    f"{name}.compression={value['compression']!r} is not known; it is one of: {', '.join(COMPRESSIONS)}"
+                )
         if check.get("bytes"):
             try:
                 value = number_of_bytes(value)
@@ -457,25 +476,31 @@ SEGMENT_COLUMNS = (
 def _check_together(p: Parameters) -> None:
     """What no single parameter can say, and the normal form of those that have several spellings."""
     p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_field]
-    reserved = {*RESULT_COLUMNS, *SEGMENT_COLUMNS}
-    for name in p.metadata_fields:
-        if name in reserved:
-            raise InputError(
-                f"metadata_fields: {name!r} is a column of the results ({', '.join(sorted(reserved))}); "
-                "rename it in the input"
-            )
-        if name == p.embedding_field:
-            raise InputError(f"metadata_fields: {name!r} is the embedding_field; vectors are not carried through")
+    _check_carried("metadata_fields", p.metadata_fields, p)
     if p.id_field == p.embedding_field:
         raise InputError(f"id_field and embedding_field are both {p.id_field!r}")
     if p.ranking_strategy is not None:
         from beam_semdedup.ranking import RankingStrategy
 
-        p.ranking_strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state).to_value()
-    given = p.init not in ("k-means||", "random")
-    if given and not p.init.endswith(".npy"):
+        strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
+        strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
+        _check_carried("ranking_strategy", strategy.input_columns, p)
+        p.ranking_strategy = strategy.to_value()
+    if p.centroids_given and not p.init.endswith(".npy"):
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
-    if p.max_iter == 0 and not given:
+    if p.max_iter == 0 and not p.centroids_given:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
     if p.remove and p.eps is None:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
+
+
+def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
+    """That columns of the input can be carried beside the columns that the program adds."""
+    reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS})
+    for column in columns:
+        if column in reserved:
+            raise InputError(
+                f"{name}: {column!r} is a column of the results ({', '.join(reserved)}); rename it in the input"
+            )
+        if column == p.embedding_field:
+            raise InputError(f"{name}: {column!r} is the embedding_field; vectors are not carried through")

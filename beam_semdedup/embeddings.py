@@ -76,12 +76,10 @@ def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple
     if not usable.all():
         column = column.filter(pa.array(usable))
     values = column.flatten()
-    if values.null_count:
-        values = pc.cast(values, pa.float32())
     with np.errstate(over="ignore"):
+        # A null element becomes NaN here.
         matrix = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, dimension)
     del values, column
-    matrix += np.float32(0)  # -0.0 becomes 0.0: equal vectors have equal bits
     squares = row_dot(matrix, matrix)
     with np.errstate(over="ignore"):
         norms = np.sqrt(squares).astype(np.float32)
@@ -91,4 +89,5 @@ def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple
         matrix, norms = matrix[bad == 0], norms[bad == 0]
     if normalize:
         matrix /= norms[:, None]
+    matrix += np.float32(0)  # -0.0 becomes 0.0: equal vectors have equal bits
     return matrix, reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,8 @@ from beam_semdedup.config import InputError
 _BATCH_BYTES = 32 << 20
 _JSONL_PART_BYTES = 1 << 20
 _LOOK_ROWS = 1024
-_SHORT_LINE = 256
+_SPACE = ord(" ")
+_AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,11 @@ class Parquet:
             file = pq.ParquetFile(source)
             for part in facts.parts:
                 evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), embedding_field)
-                if evident:
-                    return evident
                 counts: Counter[int] = Counter()
                 for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
                     counts += embeddings.lengths(batch.column(0))
+                    if evident and counts.keys() == {evident}:
+                        return evident
                 del counts[0]
                 if counts:
                     return _commonest(counts)
@@ -172,11 +174,11 @@ class Jsonl:
         """See `Format.inspect`; reads the whole file."""
         parts: list[InputUnit] = []
         first_row, first_line, offset = 0, 1, 0
-        schema: pa.Schema | None = None
+        schema = pa.schema([])
         with _naming(info.url, "not readable as text lines"), open_stream(info.url, options) as stream:
             for block in blocks(stream):
                 num_rows = len(line_spans(block)[0])
-                if schema is None and num_rows:
+                if not schema and num_rows:
                     schema = _infer_schema(block)
                 parts.append(
                     InputUnit(
@@ -196,7 +198,7 @@ class Jsonl:
                 )
         if compression(info.url):
             parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
-        return FileFacts(info, schema or pa.schema([]), first_row, tuple(p for p in parts if p.num_rows))
+        return FileFacts(info, schema, first_row, tuple(p for p in parts if p.num_rows))
 
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """See `Format.dimension`; from the first block with a vector."""
@@ -212,7 +214,8 @@ class Jsonl:
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
         with open_stream(unit.path, options) as stream:
-            stream.seek(unit.offset)
+            if unit.offset:
+                stream.seek(unit.offset)
             line = unit.first_line
             # A compressed unit is found by counting from the file's start, the others start where they say.
             position = 0 if unit.length < 0 else unit.first_row
@@ -246,28 +249,49 @@ FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
 
 def line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Starts and ends of the lines of `block` that are not blank, and how many lines stand before each."""
-    newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
+    data = np.frombuffer(block, dtype=np.uint8)
+    newlines = np.flatnonzero(data == ord("\n"))
     ends = newlines if block.endswith(b"\n") else np.append(newlines, len(block))
     starts = np.concatenate([[0], newlines + 1])[: len(ends)]
     blank = np.zeros(len(starts), dtype=bool)
-    for index in np.flatnonzero(ends - starts < _SHORT_LINE):
+    for index in np.flatnonzero(data[starts] <= _SPACE):
         blank[index] = not block[starts[index] : ends[index]].strip()
     kept = np.flatnonzero(~blank)
     return starts[kept], ends[kept], kept
 
 
 def parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
-    """The table of the well-formed lines, and which they are (n,) bool; halves what does not parse as a whole."""
+    """The table of the well-formed lines, and which they are (n,) bool."""
+    good = np.fromiter(map(_may_be_object, lines), bool, len(lines))
+    if not good.any():
+        return schema.empty_table(), good
+    table, good[good] = _parse_objects(list(itertools.compress(lines, good)), schema)
+    return table, good
+
+
+def _may_be_object(line: bytes) -> bool:
+    """Whether a line begins and ends as an object does.
+
+    Lines that do can be parsed together: no JSON value has a `}`, a newline and a `{` in a row in it, so that
+    each is a row of its own or an error. And a line `null` would crash Arrow's parser.
+    """
+    line = line.strip(_AROUND_OBJECT)
+    return line[:1] == b"{" and line[-1:] == b"}"
+
+
+def _parse_objects(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+    """As `parse_lines`; halves what does not parse as a whole."""
     try:
         table = _read_json(lines, schema)
         if table.num_rows == len(lines):
+            table.validate(full=True)  # strings that are not UTF-8
             return table.select(schema.names), np.ones(len(lines), dtype=bool)
     except pa.ArrowInvalid:
         pass
     if len(lines) == 1:
         return schema.empty_table(), np.zeros(1, dtype=bool)
     middle = len(lines) // 2
-    halves = [parse_lines(lines[:middle], schema), parse_lines(lines[middle:], schema)]
+    halves = [_parse_objects(lines[:middle], schema), _parse_objects(lines[middle:], schema)]
     return pa.concat_tables([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
 
 
@@ -286,24 +310,35 @@ def _infer_schema(block: bytes) -> pa.Schema:
     """The types at the start of a file, from the lines that are well-formed."""
     starts, ends, _ = line_spans(block)
     lines = [block[s:e] for s, e in zip(starts[:_LOOK_ROWS], ends[:_LOOK_ROWS], strict=True)]
-    schemas = []
-    try:
-        schemas.append(_read_json(lines, None).schema)
-    except pa.ArrowInvalid:
-        for line in lines:
-            try:
-                schemas.append(_read_json([line], None).schema)
-            except pa.ArrowInvalid:
-                continue
-    if not schemas:
-        return pa.schema([])
     types: dict[str, Counter[pa.DataType]] = {}
-    for field in (field for schema in schemas for field in schema):
-        types.setdefault(field.name, Counter())[field.type] += 1
-    for counts in types.values():
-        if len(counts) > 1:
-            del counts[pa.null()]
-    return pa.schema([(name, counts.most_common(1)[0][0]) for name, counts in types.items()])
+    for table in _readable_runs([line for line in lines if _may_be_object(line)]):
+        for field in table.schema:
+            type_ = pa.string() if pa.types.is_timestamp(field.type) else field.type  # JSON has no times
+            types.setdefault(field.name, Counter())[type_] += table.num_rows
+    return pa.schema([(name, _joined(counts)) for name, counts in types.items()])
+
+
+def _readable_runs(lines: Sequence[bytes]) -> Iterator[pa.Table]:
+    """Tables of consecutive lines that have one schema, each as it is found."""
+    if not lines:
+        return
+    try:
+        yield _read_json(lines, None)
+    except pa.ArrowInvalid:
+        if len(lines) > 1:
+            middle = len(lines) // 2
+            yield from _readable_runs(lines[:middle])
+            yield from _readable_runs(lines[middle:])
+
+
+def _joined(counts: Counter[pa.DataType]) -> pa.DataType:
+    """The type that holds the values of all, else the commonest that is not null."""
+    try:
+        schemas = [pa.schema([("", type_)]) for type_ in counts]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        del counts[pa.null()]
+        return counts.most_common(1)[0][0]
 
 
 def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
@@ -326,13 +361,16 @@ def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
 
 def open_stream(url: str, options: storage.Options) -> IO[bytes]:
     """The content of `url`, decompressed as its name says."""
+    kind = compression(url)
+    if kind == "zstd":  # fsspec's reader takes a truncated file for a whole one
+        return pa.CompressedInputStream(storage.open_input(url, options), kind)
     fs, path = storage.filesystem(url, options)
-    return fs.open(path, "rb", compression=compression(url))
+    return fs.open(path, "rb", compression=kind)
 
 
 def compression(url: str) -> str | None:
     """What the name of a file says about its compression, in fsspec's words."""
-    return fsspec.utils.infercompression(posixpath.basename(url))
+    return fsspec.utils.infer_compression(posixpath.basename(url))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -352,7 +390,7 @@ def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _evident_dimension(group: Any, embedding_field: str) -> int | None:
     """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
 
-    Looked at only where reading the vectors themselves would be slow.
+    Looked at only where reading the vectors themselves would be slow, and believed where the first ones agree.
     """
     for index in range(group.num_columns):
         column = group.column(index)
@@ -390,8 +428,6 @@ class _naming:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, ValueError)):
-            if isinstance(error, InputError):
-                return
+        if isinstance(error, Exception) and not isinstance(error, InputError):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{self._url}: {self._what}: {reason}") from error

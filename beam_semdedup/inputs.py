@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,21 @@ from beam_semdedup.config import InputError
 from beam_semdedup.formats import FORMATS, FileFacts, Format, InputUnit
 
 _THREADS = 16
+
+
+class UnitError(RuntimeError):
+    """A unit failed; the message says which one and why."""
+
+
+@contextmanager
+def naming(unit: Any) -> Iterator[None]:
+    """Puts the unit's name before whatever goes wrong in it."""
+    try:
+        yield
+    except (UnitError, InputError):
+        raise
+    except Exception as error:
+        raise UnitError(f"{unit}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ def list_files(
         roots = storage.glob(url, options) if is_glob else [url]
         files = [file for root in roots for file in storage.find(root, options)]
         if not files:
-            raise InputError(f"input_path: no files at {path}" + ("" if is_glob else _quoting_hint(path)))
+            raise InputError(f"input_path: no files at {path}")
         matching = [f for f in files if f.url.endswith(wanted) or (f.url == url and not extensions)]
         if not matching:
             others = ", ".join(sorted({"." + f.url.rsplit("/")[-1].partition(".")[2] for f in files})[:5])
@@ -152,13 +169,15 @@ def sample(
             if low == high:
                 continue
             wanted = chosen[low:high] - first + piece.first_row
-        for rows in FORMATS[filetype].read(piece, schema, options):
-            table = rows.table
-            if wanted is not None:
-                table = table.filter(pa.array(np.isin(rows.positions, wanted, assume_unique=True)))
-            matrix, _ = embeddings.to_matrix(table.column(0), dimension, normalize)
-            result[filled : filled + len(matrix)] = matrix
-            filled += len(matrix)
+        with naming(piece):
+            for rows in FORMATS[filetype].read(piece, schema, options):
+                table = rows.table
+                if wanted is not None:
+                    table = table.filter(pa.array(np.isin(rows.positions, wanted, assume_unique=True)))
+                matrix, _ = embeddings.to_matrix(table.column(0), dimension, normalize)
+                result[filled : filled + len(matrix)] = matrix
+                filled += len(matrix)
+    pa.default_memory_pool().release_unused()
     return result[:filled]
 
 
@@ -246,7 +265,3 @@ def _cut(unit: InputUnit, rows_per_unit: int) -> list[InputUnit]:
     return [
         replace(unit, first_row=low, num_rows=high - low) for low, high in zip(bounds[:-1], bounds[1:], strict=True)
     ]
-
-
-def _quoting_hint(path: str) -> str:
-    return "" if "=" not in path else " (a path with = is given as 'input_path=\"…\"')"

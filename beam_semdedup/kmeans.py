@@ -20,6 +20,8 @@ from beam_semdedup.config import InputError, Parameters
 
 _LOG = logging.getLogger(__name__)
 _ROUNDS = 5
+_TILE_BYTES = 32 << 20
+_EQUALLY_NEAR = 1e-12
 _LOADED = shared.Shared()
 
 
@@ -87,8 +89,6 @@ class LocalEngine:
         with core_limit(cores()):
             for seed in np.random.SeedSequence(p.random_state).spawn(repeats):
                 start = starts[p.init](np.random.default_rng(seed)) if initial is None else initial
-                if p.max_iter == 0:
-                    return Fit(np.ascontiguousarray(start, dtype=np.float32), float("nan"), 0)
                 model = KMeans(
                     p.n_clusters,
                     init=start,
@@ -124,20 +124,25 @@ def fit_or_load(
     uri = storage.join(directory, "centroids.npy")
     if not storage.exists(uri, options):
         started = time.time()
-        initial = None
-        if parameters.init not in ("k-means||", "random"):
-            initial = load_init(parameters, dimension)
-        rows = np.empty((0, dimension), dtype=np.float32) if parameters.max_iter == 0 else sample()
-        if parameters.max_iter and len(rows) < (parameters.n_clusters or 1):
-            raise InputError(
-                f"n_clusters={parameters.n_clusters} is more than the {len(rows)} usable rows that it is fitted on"
+        initial = load_init(parameters, dimension) if parameters.centroids_given else None
+        if parameters.max_iter == 0 and initial is not None:
+            rows, fit = np.empty((0, dimension), dtype=np.float32), Fit(initial, float("nan"), 0)
+        else:
+            rows = sample()
+            if len(rows) < (parameters.n_clusters or 1):
+                raise InputError(
+                    f"n_clusters={parameters.n_clusters} is more than the {len(rows)} usable rows that it is fitted on"
+                )
+            _LOG.info(
+                "Fitting %s centroids on %s rows of %s values", parameters.n_clusters, f"{len(rows):,}", dimension
             )
-        _LOG.info("Fitting %s centroids on %s rows of %s values", parameters.n_clusters, len(rows), dimension)
-        fit = ENGINES[parameters.kmeans.name]().fit(rows, initial, parameters)
+            fit = ENGINES[parameters.kmeans.name]().fit(rows, initial, parameters)
+            _LOG.info("Fitted in %s iterations and %.1f s", fit.iterations, time.time() - started)
         buffer = io.BytesIO()
         np.save(buffer, fit.centroids)
         data = storage.create_if_absent(uri, buffer.getvalue(), options)
         model = {
+            "centroids": content_hash(buffer.getvalue()),
             "engine": parameters.kmeans.name,
             "rows": len(rows),
             "inertia": None if np.isnan(fit.inertia) else fit.inertia,
@@ -145,7 +150,6 @@ def fit_or_load(
             "seconds": round(time.time() - started, 3),
         }
         storage.create_if_absent(storage.join(directory, "model.json"), json.dumps(model).encode(), options)
-        _LOG.info("Fitted in %s iterations and %.1f s", fit.iterations, time.time() - started)
     else:
         data = storage.read_bytes(uri, options)
     return FittedKMeans(uri, content_hash(data))
@@ -157,9 +161,9 @@ def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
     Raises:
         InputError: no such file, not an array, or another shape than (n_clusters, dimension).
     """
-    path = parameters.init
+    path, data = parameters.init, init_bytes(parameters)
     try:
-        array = np.load(io.BytesIO(init_bytes(parameters)), allow_pickle=False)
+        array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InputError(f"init={path}: not an .npy array: {error}") from error
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
@@ -173,12 +177,16 @@ def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
 
 def init_bytes(parameters: Parameters) -> bytes:
     """The content of the file at `parameters.init`; InputError where there is none."""
-    in_cache = parameters.init.startswith(parameters.cache_root.rstrip("/") + "/")
-    kwargs = parameters.cache_options if in_cache else parameters.read_kwargs
     try:
-        return storage.read_bytes(parameters.init, kwargs.get("storage_options", {}))
+        return storage.read_bytes(parameters.init, init_options(parameters))
     except OSError as error:
         raise InputError(f"init={parameters.init}: cannot be read: {error}") from error
+
+
+def init_options(parameters: Parameters) -> storage.Options:
+    """Storage options of `parameters.init`: the cache's for centroids that were stored there, else the input's."""
+    in_cache = storage.is_inside(parameters.init, parameters.cache_root)
+    return (parameters.cache_options if in_cache else parameters.read_kwargs).get("storage_options", {})
 
 
 def content_hash(data: bytes) -> str:
@@ -190,7 +198,8 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
     """The nearest centroid of each row, the first of equally near ones; (n,) int32.
 
     Float32 products over tiles nominate; where they cannot tell the nearest two apart, float64 decides, so
-    that a row's centroid does not depend on the rows beside it.
+    that a row's centroid does not depend on the rows beside it. Its products too depend on the tile in their
+    last bits, so what differs by less than `_EQUALLY_NEAR` is equal.
 
     Args:
         rows: (n, d) float32.
@@ -203,7 +212,7 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
     half, half32 = squares / 2, (squares / 2).astype(xp.float32)
     exact = centroids.astype(xp.float64)
     scale = float(xp.sqrt(squares.max()))
-    step = max(1, min(batch, (32 << 20) // (4 * len(centroids))))
+    step = max(1, min(batch, _TILE_BYTES // (4 * len(centroids))))
     for start in range(0, len(rows), step):
         tile = rows[start : start + step]
         score = tile @ centroids.T
@@ -212,11 +221,13 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
         each = xp.arange(len(at))
         best = score[each, at]
         score[each, at] = -xp.inf
-        longest = float(xp.sqrt(row_dot(tile, tile).max()))
+        longest = float(xp.sqrt(xp.einsum("ij,ij->i", tile, tile).max()))
         doubt = 2 * rounding_error(tile.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
         unclear = xp.flatnonzero(score.max(axis=1) >= best - xp.float32(doubt))
         if len(unclear):
-            at[unclear] = (tile[unclear].astype(xp.float64) @ exact.T - half).argmax(axis=1)
+            precise = tile[unclear].astype(xp.float64) @ exact.T - half
+            equal = _EQUALLY_NEAR * max(1.0, scale * scale)
+            at[unclear] = (precise >= precise.max(axis=1, keepdims=True) - equal).argmax(axis=1)
         result[start : start + step] = at
     return result
 
@@ -261,57 +272,79 @@ def scalable_init(
     """
     xp = namespace(sample)
     square = row_dot(sample, sample).astype(xp.float32)
-    candidates = [int(rng.integers(len(sample)))]
-    nearest = _squared_distances(sample, square, sample[candidates], batch)
+    chosen = [int(rng.integers(len(sample)))]
+    nearest, owner = _nearest(sample, square, sample[chosen], batch)
+    nearest[chosen] = 0
     for _ in range(_ROUNDS):
         total = float(nearest.sum(dtype=xp.float64))
         if total <= 0:
             break
         chance = nearest * xp.float32(oversampling_factor * n_clusters / total)
         fresh = xp.flatnonzero(xp.asarray(rng.random(len(sample), dtype=np.float32)) < chance).tolist()
-        if not fresh:
-            continue
-        candidates += fresh
-        nearest = xp.minimum(nearest, _squared_distances(sample, square, sample[fresh], batch))
-    if len(set(candidates)) < n_clusters:
-        others = np.setdiff1d(np.arange(len(sample)), candidates)
-        candidates += rng.choice(others, n_clusters - len(set(candidates)), replace=False).tolist()
-    chosen = sample[sorted(set(candidates))]
-    weights = xp.bincount(assign(sample, chosen, batch), minlength=len(chosen)).astype(xp.float64)
-    return _weighted_plus_plus(chosen, weights, n_clusters, rng)
+        if fresh:
+            distance, position = _nearest(sample, square, sample[fresh], batch)
+            owner = xp.where(distance < nearest, position + len(chosen), owner)
+            nearest = xp.minimum(nearest, distance)
+            nearest[fresh] = 0  # exactly, so that none is drawn again
+            chosen += fresh
+    if len(chosen) < n_clusters:
+        others = np.setdiff1d(np.arange(len(sample)), chosen)
+        chosen += rng.choice(others, n_clusters - len(chosen), replace=False).tolist()
+    weights = xp.bincount(owner, minlength=len(chosen)).astype(xp.float64)
+    return _weighted_plus_plus(sample[chosen], weights, n_clusters, rng)
 
 
-def _squared_distances(sample: Any, square: Any, centroids: Any, batch: int) -> Any:
-    """The squared distance of each row to the nearest of some centroids; (m,) float32."""
+def _nearest(sample: Any, square: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
+    """The squared distance of each row to the nearest of some centroids, (m,) float32, and which it is."""
     xp = namespace(sample)
-    result = xp.empty(len(sample), dtype=xp.float32)
+    distance = xp.empty(len(sample), dtype=xp.float32)
+    position = xp.empty(len(sample), dtype=xp.int64)
     own = row_dot(centroids, centroids).astype(xp.float32)
-    step = max(1, min(batch, (32 << 20) // (4 * len(centroids))))
+    step = max(1, min(batch, _TILE_BYTES // (4 * len(centroids))))
     for start in range(0, len(sample), step):
         part = slice(start, start + step)
         products = sample[part] @ centroids.T
         products *= -2
         products += own
-        result[part] = xp.maximum(products.min(axis=1) + square[part], 0)
-    return result
+        position[part] = at = products.argmin(axis=1)
+        distance[part] = xp.maximum(products[xp.arange(len(at)), at] + square[part], 0)
+    return distance, position
 
 
 def _weighted_plus_plus(candidates: Any, weights: Any, n_clusters: int, rng: np.random.Generator) -> Any:
-    """k-means++ (Arthur and Vassilvitskii, 2007) over weighted candidates."""
+    """Greedy k-means++ over weighted candidates: of a few draws, the one that lowers the inertia most is taken.
+
+    Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007, with the number of draws
+    that scikit-learn takes.
+    """
     xp = namespace(candidates)
     square = row_dot(candidates, candidates).astype(xp.float32)
-    nearest = xp.full(len(candidates), xp.inf, dtype=xp.float32)
+    draws = 2 + int(np.log(n_clusters))
     free = xp.ones(len(candidates), dtype=bool)
-    chosen: list[int] = []
-    for _ in range(n_clusters):
-        chance = xp.where(free, weights * xp.where(xp.isfinite(nearest), nearest, 1), 0)
-        if not chance.sum() > 0:
-            chance = free.astype(xp.float64)
-        cumulative = xp.cumsum(chance)
-        pick = int(xp.searchsorted(cumulative, float(rng.random()) * float(cumulative[-1]), side="right"))
-        pick = min(pick, int(xp.flatnonzero(free)[-1]))
-        chosen.append(pick)
-        free[pick] = False
-        distance = square - 2 * (candidates @ candidates[pick]) + square[pick]
-        nearest = xp.minimum(nearest, xp.maximum(distance, 0))
+    chosen = [_draw(weights, rng, 1)[0]]
+    nearest = _distances_to(candidates, square, chosen)[0]
+    free[chosen] = False
+    for _ in range(1, n_clusters):
+        chance = weights * nearest * free
+        picks = _draw(chance if chance.sum() > 0 else free.astype(xp.float64), rng, draws)
+        lowered = xp.minimum(_distances_to(candidates, square, picks), nearest)
+        best = int((lowered @ weights).argmin())
+        nearest = lowered[best]
+        chosen.append(picks[best])
+        free[picks[best]] = False
     return candidates[chosen]
+
+
+def _draw(chance: Any, rng: np.random.Generator, number: int) -> list[int]:
+    """Positions drawn with probability proportional to `chance`; never one whose chance is zero."""
+    xp = namespace(chance)
+    cumulative = xp.cumsum(chance)
+    picks = xp.searchsorted(cumulative, xp.asarray(rng.random(number)) * cumulative[-1], side="right")
+    return xp.minimum(picks, xp.flatnonzero(chance)[-1]).tolist()
+
+
+def _distances_to(candidates: Any, square: Any, picks: list[int]) -> Any:
+    """Squared distances of all candidates to some of them; (len(picks), m) float32."""
+    xp = namespace(candidates)
+    products = candidates[picks] @ candidates.T
+    return xp.maximum(square - 2 * products + square[picks][:, None], 0)

@@ -130,9 +130,10 @@ def make_plan(parameters: Parameters) -> Plan:
     p.cache_path = storage.absolute(p.cache_root, cache_options)
     carried = [
         *p.metadata_fields,
-        *(c for c in ranking_of(p).input_columns if c not in (p.id_field, *p.metadata_fields)),
+        *(c for c in ranking_of(p).input_columns if c not in p.metadata_fields),
     ]
-    if p.init not in ("k-means||", "random"):
+    if p.centroids_given:
+        p.init = storage.absolute(p.init, kmeans.init_options(p))
         p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
 
     def inspect() -> inputs.InputFacts:
@@ -233,7 +234,8 @@ def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
         asked = max(1, round(p.fit_data_fraction * facts.num_rows))
     else:
         asked = min(facts.num_rows, max(_MIN_SAMPLE, _SAMPLE_PER_CLUSTER * p.n_clusters))
-    affordable = memory // 2 // (4 * facts.dimension)
+    # scikit-learn holds the rows, and while it computes their variance two more arrays of their size.
+    affordable = memory // 4 // (4 * facts.dimension)
     if affordable < min(asked, p.n_clusters):
         raise InputError(
             f"memory_budget: {memory:,} bytes hold {affordable:,} rows of {facts.dimension} values to fit on, fewer "
@@ -254,9 +256,8 @@ def _max_cluster_rows(memory: int, dimension: int) -> int:
 
 
 def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
-    given = p.init not in ("k-means||", "random")
     fit: dict[str, Any] = {
-        "init": kmeans.content_hash(kmeans.init_bytes(p)) if given else p.init,
+        "init": kmeans.content_hash(kmeans.init_bytes(p)) if p.centroids_given else p.init,
         "max_iter": p.max_iter,
     }
     if p.max_iter:
@@ -290,7 +291,7 @@ def _check_rows(p: Parameters, stored: dict[str, Any]) -> None:
         raise InputError(
             f"n_clusters={p.n_clusters} is more than the {stored['num_rows']} rows of the input; give fewer or null"
         )
-    if p.init not in ("k-means||", "random"):
+    if p.centroids_given:
         kmeans.load_init(p, stored["dimension"])
     if 0 < stored["sample_rows"] < p.n_clusters:
         raise InputError(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,6 +27,21 @@ from rich.progress import (
 _LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 5.0
 CONSOLE = Console(file=sys.stderr, stderr=True, soft_wrap=True)
+
+
+def log_to_console(verbose: bool) -> None:
+    """Shows this project's log on standard error, above the bars where there are some; Beam's is kept quiet."""
+    if CONSOLE.is_terminal:
+        shown: logging.Handler = RichHandler(console=CONSOLE, show_path=False, show_level=False)
+    else:
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    ours = logging.getLogger(__package__)
+    ours.handlers[:] = [shown]
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    ours.propagate = False
+    logging.getLogger().addHandler(logging.NullHandler())
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class RankingStrategy:
             raise InputError(f"ranking_strategy: metadata_cols must be a list of columns, found {metadata_cols!r}")
         if strategy == "sort" and not metadata_cols:
             raise InputError("ranking_strategy: metadata_cols is empty: give at least one column")
+        if not isinstance(random_seed, int):
+            raise InputError(f"ranking_strategy: random_seed={random_seed!r} must be an integer")
         flags = [ascending] * len(metadata_cols) if isinstance(ascending, bool) else list(ascending)
         if len(flags) != len(metadata_cols) or not all(isinstance(flag, bool) for flag in flags):
             raise InputError(
@@ -103,10 +105,10 @@ class RankingStrategy:
 
     @property
     def input_columns(self) -> list[str]:
-        """The columns that must be read for it, besides the id and the distances."""
+        """The columns that must be read for it, besides the id (here always `id`) and the distances."""
         if self.strategy == "random":
             return []
-        return [name for name in self.metadata_cols if name not in DISTANCES.values()]
+        return [name for name in self.metadata_cols if name not in ("id", *DISTANCES.values())]
 
     def order(self, table: pa.Table) -> np.ndarray:
         """Positions (n,) int64 of the rows, by centroid and within a centroid from the first-ranked to the last.
@@ -138,7 +140,7 @@ def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
     else:
         hashes = [_polynomial(chunk) for chunk in ids.cast(pa.large_binary()).chunks]
         values = np.concatenate([np.empty(0, dtype=np.uint64), *hashes])
-    values += _MULTIPLIER * np.uint64(2 * seed + 1)
+    values += np.uint64(int(_MULTIPLIER) * (2 * seed + 1) % 2**64)
     for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ (values >> np.uint64(shift))) * np.uint64(multiplier)
     return values ^ (values >> np.uint64(31))

@@ -7,6 +7,7 @@ list of duplicates, of which only the row groups whose range of ids meets the ba
 from __future__ import annotations
 
 import logging
+import posixpath
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from apache_beam.pvalue import AsIter, AsSingleton
 from beam_semdedup import embeddings, formats, inputs, progress, runners, storage
 from beam_semdedup.arrays import memory_per_worker
 from beam_semdedup.config import InputError, RemovalParameters
+from beam_semdedup.inputs import UnitError
 from beam_semdedup.plan import num_workers
-from beam_semdedup.stages import UnitError
 from beam_semdedup.transforms import ReferenceCoder
 
 _LOG = logging.getLogger(__name__)
@@ -78,7 +79,10 @@ class IdList:
         """Reads the footers; InputError, naming the file, where one has no usable column `id`."""
         types, rows, size = [], 0, 0
         for path in paths:
-            facts = formats.FORMATS["parquet"].inspect(storage.find(path, options)[0], options)
+            there = storage.find(path, options)
+            if not there:
+                raise InputError(f"{path}: gone, though the run's summary names it; run semdedup again")
+            facts = formats.FORMATS["parquet"].inspect(there[0], options)
             if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
                 raise InputError(
                     f"{path}: no column 'id' with integers, strings or binaries; is it a list of duplicates?"
@@ -86,7 +90,8 @@ class IdList:
             types.append(facts.schema.field("id").type)
             rows += facts.num_rows
             size += facts.info.size
-        return cls(tuple(paths), types[0], rows, options, in_memory=size < memory // 8)
+        id_type = types[0] if types else pa.null()
+        return cls(tuple(paths), id_type, rows, options, in_memory=size < memory // 8)
 
     def find(self, ids: pa.ChunkedArray, cache: dict[tuple[str, int], pa.Table]) -> tuple[np.ndarray, np.ndarray]:
         """Which of n ids are in the list, (n,) bool, and the numbers of the entries that they match.
@@ -107,10 +112,14 @@ class IdList:
                     statistics = metadata.column(column).statistics
                     if known["min"] is not None and _may_meet(statistics, known):
                         for offset, entries in self._entries(file, path, group, cache):
-                            match = pc.index_in(*_one_type(ids, entries)).combine_chunks()
-                            hit = match.is_valid().to_numpy(zero_copy_only=False)
-                            mask |= hit
-                            found.append(first + offset + match.drop_null().to_numpy().astype(np.int64))
+                            wanted, listed = _one_type(ids, entries)
+                            match = pc.index_in(wanted, value_set=listed, skip_nulls=True)
+                            mask |= match.is_valid().to_numpy()
+                            matched = np.zeros(len(listed), dtype=bool)
+                            matched[match.drop_null().to_numpy()] = True
+                            # Where an entry repeats, the first one was matched and stands for all of them.
+                            same = pc.index_in(listed, value_set=listed).to_numpy()
+                            found.append(first + offset + np.flatnonzero(matched[same]))
                     first += metadata.num_rows
         return mask, np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
 
@@ -173,7 +182,7 @@ def remove_duplicates(p: RemovalParameters) -> RemovalResult:
         ledger["rows_removed"],
         ledger["ids_removed"],
         ids.num_ids - ledger["ids_removed"],
-        tuple(ledger["files"]),
+        tuple(storage.join(output, name) for name in ledger["files"]),
         round(time.time() - started, 3),
     )
 
@@ -199,12 +208,13 @@ def find_list(p: RemovalParameters) -> list[str]:
             f"duplicates_path={p.duplicates_path}: no finished run stands behind it (there is no summary.json): run "
             "semdedup to its end, or give partial=allow"
         )
-    files = [f.url for f in storage.find(url, options) if f.url.endswith(".parquet")]
-    if not files and storage.exists(storage.join(url, "duplicates"), options):
-        files = [f.url for f in storage.find(storage.join(url, "duplicates"), options)]
-    if not files:
-        raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")
-    return files
+    for place in (storage.join(url, "duplicates"), url):
+        # Not below it: the cache in a run's output_path holds the ids of all rows.
+        files = [f.url for f in storage.find(place, options) if "/" not in f.url[len(place) + 1 :]]
+        files = [file for file in files if file.endswith(".parquet")]
+        if files:
+            return files
+    raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")
 
 
 def repeated_ids_message(repeated: dict[str, Any]) -> str:
@@ -218,7 +228,7 @@ def repeated_ids_message(repeated: dict[str, Any]) -> str:
 def owned_files(output: str, options: storage.Options) -> list[str]:
     """The files in `output` that an earlier removal wrote, its ledger last."""
     ledger = storage.read_json(storage.join(output, _LEDGER), options)
-    return [*(ledger["files"] if ledger else []), *([storage.join(output, _LEDGER)] if ledger else [])]
+    return [storage.join(output, name) for name in (*ledger["files"], _LEDGER)] if ledger else []
 
 
 @dataclass
@@ -279,9 +289,10 @@ class _Remove(beam.DoFn):
             file = pq.ParquetFile(source)
             schema = file.schema_arrow
             metadata = file.metadata
-            codec = metadata.row_group(0).column(0).compression if metadata.num_row_groups else "SNAPPY"
-            codec = "NONE" if codec == "UNCOMPRESSED" else codec
-            with pq.ParquetWriter(scratch, schema, compression=codec) as writer:
+            first = metadata.row_group(0) if metadata.num_row_groups else None
+            columns = [first.column(i) for i in range(first.num_columns)] if first else []
+            codecs = {c.path_in_schema: c.compression.replace("UNCOMPRESSED", "NONE") for c in columns}
+            with pq.ParquetWriter(scratch, schema, compression=codecs or "SNAPPY") as writer:
                 for group in range(metadata.num_row_groups):
                     size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
                     batch_rows = max(1, min(rows, rows * (self._memory // 8) // max(1, size)))
@@ -347,12 +358,17 @@ def _write_ledger(output: str, written: Any, found: bytes, options: storage.Opti
     units = list(written)
     ledger = {
         "finished": True,
-        "files": sorted(u.target for u in units),
+        "files": _names(units, output),
         "rows_read": sum(u.rows_read for u in units),
         "rows_removed": sum(u.rows_removed for u in units),
         "ids_removed": int(np.unpackbits(np.frombuffer(found, np.uint8)).sum()),
     }
     storage.write_json(storage.join(output, _LEDGER), ledger, options)
+
+
+def _names(units: Sequence[RemovalUnit | RemovedUnit], output: str) -> list[str]:
+    """The files of a ledger, as they are called in `output`, which may be copied or moved as a whole."""
+    return sorted(u.target[len(output) + 1 :] for u in units)
 
 
 def _units(
@@ -393,7 +409,8 @@ def _check_id_column(
         if p.id_field not in facts.schema.names:
             raise InputError(f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(facts.schema.names)}")
         type_ = facts.schema.field(p.id_field).type
-        if pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type) or not embeddings.is_id_type(type_):
+        differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
+        if differs or not embeddings.is_id_type(type_):
             raise InputError(
                 f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
             )
@@ -405,11 +422,12 @@ def _prepare(output: str, units: Sequence[RemovalUnit], clear: bool, options: st
     if clear:
         storage.delete(owned, options)
         owned = []
-    foreign = {f.url for f in storage.find(output, options)} if storage.exists(output, options) else set()
+    places = {posixpath.dirname(unit.target) for unit in units}
+    present = {storage.join(place, name) for place in places for name in storage.names(place, options)}
     for unit in units:
-        if unit.target in foreign and unit.target not in owned:
+        if unit.target in present and unit.target not in owned:
             raise InputError(f"{unit.target} exists and is not from an earlier removal; choose another output_path")
-    ledger = {"finished": False, "files": sorted(u.target for u in units)}
+    ledger = {"finished": False, "files": _names(units, output)}
     storage.write_json(storage.join(output, _LEDGER), ledger, options)
 
 
@@ -419,8 +437,10 @@ def _one_type(a: pa.ChunkedArray, b: pa.ChunkedArray) -> tuple[pa.ChunkedArray, 
         return a, b
     if not pa.types.is_integer(a.type):
         common = pa.large_binary()
+    elif pa.uint64() not in (a.type, b.type):
+        common = pa.int64()
     else:
-        common = pa.uint64() if pa.uint64() in (a.type, b.type) else pa.int64()
+        common = pa.decimal128(20)  # negative numbers of the one type, large ones of the other
     return a.cast(common), b.cast(common)
 
 

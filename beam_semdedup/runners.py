@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
@@ -27,11 +28,12 @@ from google.protobuf import json_format, text_format
 
 from beam_semdedup.arrays import cores
 from beam_semdedup.config import DirectConfig, InputError, RunnerConfig
+from beam_semdedup.inputs import UnitError
 from beam_semdedup.plan import num_workers
-from beam_semdedup.stages import UnitError
 
 _LOG = logging.getLogger(__name__)
 _PROCESS_URN = "beam_semdedup:environment:process:v1"
+_READERS = ("beam_control_read", "read_grpc_client_inputs")
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -51,9 +53,11 @@ def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
     """
     try:
         RUNNERS[parameters.runner.name](build, parameters)
-    except (InputError, RunError):
+    except RunError:
         raise
     except Exception as error:
+        if _is_interrupt(error):
+            raise KeyboardInterrupt from error
         raise _cause(error) from error
 
 
@@ -66,6 +70,8 @@ def _run_direct(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner(default_environment=environment), options=options)
     build(pipeline)
     _ProcessHandler.deaths.clear()
+    if workers > 1:
+        _expect_lost_connections()
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
@@ -77,9 +83,29 @@ def _run_direct(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
 RUNNERS: dict[str, Callable[[Callable[[beam.Pipeline], Any], Any], None]] = {"direct": _run_direct}
 
 
+def _expect_lost_connections() -> None:
+    """No traceback from the threads of Beam that read from a worker when it is gone: its watcher says so."""
+    usual = threading.excepthook
+    if usual.__module__ == __name__:
+        return
+
+    def hook(failure: Any) -> None:
+        if not (failure.thread and failure.thread.name in _READERS and issubclass(failure.exc_type, grpc.RpcError)):
+            usual(failure)
+
+    threading.excepthook = hook
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: where it strikes inside a transform, Beam raises another in its place."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _cause(error: Exception) -> Exception:
     """The error that a unit or a worker raised, which Beam hands on as a text with its own traceback around it."""
-    text = str(error)
+    text = f"{type(error).__module__}.{type(error).__name__}: {error}"
     for kind in (InputError, UnitError, RunError):
         names = f"{kind.__module__}.{kind.__name__}: "
         start = text.rfind(names)
@@ -87,6 +113,7 @@ def _cause(error: Exception) -> Exception:
             message = re.split(r"\n(?=\S*(?:During handling|The above|Traceback))", text[start + len(names) :])[0]
             message = re.sub(r" \[while running '[^']*'\]\s*$", "", message.strip())
             return InputError(message) if kind is InputError else RunError(message)
+    text = str(error)
     return RunError(f"{type(error).__name__}: {text.strip().splitlines()[-1] if text.strip() else ''}")
 
 

@@ -78,12 +78,15 @@ def write(
         "facts": json.dumps(facts),
         "index": json.dumps([[s.offset, s.length, s.key, s.num_rows] for s in index]),
     }
-    with storage.whole_file(path, options) as scratch, pa.OSFile(str(scratch), "wb") as sink:
-        with pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer:
-            for segment, batch in zip(index, batches, strict=True):
-                writer.write_batch(batch)
-                if sink.tell() != segment.offset + segment.length:
-                    raise RuntimeError(f"{path}: Arrow laid a record batch out differently from its stated size")
+    with (
+        storage.whole_file(path, options) as scratch,
+        pa.OSFile(str(scratch), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
+    ):
+        for segment, batch in zip(index, batches, strict=True):
+            writer.write_batch(batch)
+            if sink.tell() != segment.offset + segment.length:
+                raise RuntimeError(f"{path}: Arrow laid a record batch out differently from its stated size")
     return tuple(index)
 
 

@@ -60,7 +60,7 @@ def first_identical(rows: Rows, high: int, batch: int) -> np.ndarray:
     for repeated in _chunks(np.flatnonzero(result != np.arange(high)), batch):
         equal = (rows[repeated] == rows[result[repeated]]).all(axis=1)
         unequal = repeated[~_to_host(equal)]
-        result[unequal] = unequal  # two hashes in a collision: the products will tell
+        result[unequal] = unequal  # two rows with one hash
     return result
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +17,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup import embeddings, inputs, kmeans, segments, storage
-from beam_semdedup.config import InputError
 from beam_semdedup.formats import FORMATS, InputUnit
+from beam_semdedup.inputs import UnitError, naming
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job, load_units
+from beam_semdedup.ranking import hash_ids
 from beam_semdedup.segments import RankedRows, Segment
 from beam_semdedup.similarity import max_similarity
 
 _FACTS = b"semdedup"
 _EXAMPLES = 5
-
-
-class UnitError(RuntimeError):
-    """A unit failed; the message says which one and why."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
         name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
     path = storage.join(job.kmeans_dir, "segments", name + ".arrow")
     wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows}
-    with _naming(unit):
+    with naming(unit):
         finished = segments.read_index(path, job.cache_options)
         if finished and finished[0].items() >= wanted.items():
             return AssignedUnit(path, unit.num_rows, finished[0]["rejected"], True, finished[1])
@@ -147,7 +143,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Compared
         name += f"-rows{unit.low:010d}-{unit.high:010d}"
     path = storage.join(job.pairwise_dir, name + ".parquet")
     wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.high - unit.low}
-    with _naming(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
+    with naming(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
         facts = read_facts(path, job.cache_options)
         reused = facts is not None and facts.items() >= wanted.items()
         if not reused:
@@ -173,7 +169,7 @@ def select_duplicates(job: Job, number: int, parts: Sequence[ComparedUnit]) -> D
     threshold = 1 - p.eps
     path = storage.join(p.output_path, "duplicates", f"part-{job.output_key}-{number:05d}.parquet")
     kept, found = 0, []
-    with _naming(f"duplicates file {number}"):
+    with naming(f"duplicates file {number}"):
         for part in sorted(parts, key=lambda u: u.path):
             with storage.open_input(part.path, job.cache_options) as source:
                 file = pq.ParquetFile(source)
@@ -195,6 +191,29 @@ def select_duplicates(job: Job, number: int, parts: Sequence[ComparedUnit]) -> D
         facts = {"duplicates": table.num_rows, "kept": kept}
         _write_parquet(path, table.replace_schema_metadata(None), facts, p.write_kwargs, size)
     return DuplicatesFile(path, table.num_rows, kept)
+
+
+def repeated_ids(paths: Sequence[str], options: storage.Options, memory: int) -> tuple[int, list[str]]:
+    """How many ids stand more than once in the files' columns `id`, by a 64-bit hash of them, and some of them.
+
+    Reads the files once for each part of the hashes that fits in `memory` bytes.
+    """
+    files = [pq.ParquetFile(storage.open_input(path, options)) for path in paths]
+    parts = 1 + sum(file.metadata.num_rows for file in files) * 32 // memory
+    count, examples = 0, dict[str, None]()
+    for part in range(parts):
+        hashes = [np.empty(0, dtype=np.uint64)]
+        for ids in _ids(files):
+            values = hash_ids(ids, seed=0)
+            hashes.append(values[values % np.uint64(parts) == part])
+        values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+        repeated = values[counts > 1]
+        count += len(repeated)
+        if len(repeated) and len(examples) < _EXAMPLES:
+            for ids in _ids(files):
+                found = ids.filter(pa.array(np.isin(hash_ids(ids, seed=0), repeated[:_EXAMPLES])))
+                examples.update((str(value), None) for value in found.to_pylist())
+    return count, list(examples)[:_EXAMPLES]
 
 
 def write_manifest(directory: str, manifest: dict[str, Any], options: storage.Options) -> None:
@@ -318,6 +337,12 @@ def _repeated_ids(table: pa.Table) -> tuple[int, list[str]]:
     return len(repeated), [str(v) for v in repeated.slice(0, _EXAMPLES).to_pylist()]
 
 
+def _ids(files: Sequence[pq.ParquetFile]) -> Iterator[pa.ChunkedArray]:
+    for file in files:
+        for batch in file.iter_batches(columns=["id"]):
+            yield pa.chunked_array([batch.column(0)])
+
+
 def _write_parquet(
     path: str, table: pa.Table, facts: dict[str, Any], kwargs: dict[str, Any], row_group_size: int = 65_536
 ) -> None:
@@ -325,14 +350,3 @@ def _write_parquet(
     table = table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
     with storage.whole_file(path, kwargs.get("storage_options", {})) as scratch:
         pq.write_table(table, scratch, compression=kwargs.get("compression", "zstd"), row_group_size=row_group_size)
-
-
-@contextmanager
-def _naming(unit: Any) -> Iterator[None]:
-    """Puts the unit's name before whatever goes wrong in it."""
-    try:
-        yield
-    except (UnitError, InputError):
-        raise
-    except Exception as error:
-        raise UnitError(f"{unit}: {type(error).__name__}: {error}") from error

@@ -27,6 +27,7 @@ from beam_semdedup.config import InputError
 
 Options = dict[str, Any]
 _FETCH_BYTES = 64 << 20
+_HIDDEN = (".", "_")
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,28 @@ class FileInfo:
 
 
 def filesystem(url: str, options: Options | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of `url` and the path in it; InputError where there is no such file system."""
+    """The file system of `url` and the path in it; InputError where there is no such file system.
+
+    Object stores come without a cache of listings, in which a file that another worker just wrote is missing.
+    """
+    options = options or {}
     try:
-        return fsspec.core.url_to_fs(url, **(options or {}))
+        fs, path = fsspec.core.url_to_fs(url, **options)
+        if isinstance(fs, AsyncFileSystem):
+            fs, path = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
+        return fs, path
     except ImportError as error:
         raise InputError(f"{url}: {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{url}: no such file system, or its storage_options are wrong: {error}") from error
 
 
 def absolute(url: str, options: Options | None = None) -> str:
     """`url` in one spelling: with its protocol, absolute, without a trailing slash; local paths stay plain."""
     fs, path = filesystem(url, options)
-    path = path.rstrip("/") or path
-    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
+    if isinstance(fs, LocalFileSystem):
+        return os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
+    return fs.unstrip_protocol(path.rstrip("/") or path)
 
 
 def join(url: str, *names: str) -> str:
@@ -81,17 +90,19 @@ def find(url: str, options: Options | None = None) -> list[FileInfo]:
     files = []
     for name, info in sorted(found.items()):
         inner = name[len(path) :] if name.startswith(path) else name
-        if not any(part.startswith((".", "_")) for part in inner.split("/") if part):
+        if not any(part.startswith(_HIDDEN) for part in inner.split("/")):
             info = info if "size" in info else fs.info(name)
             files.append(_file_info(name if local else fs.unstrip_protocol(name), info))
     return files
 
 
 def glob(pattern: str, options: Options | None = None) -> list[str]:
-    """The URLs that match `pattern`, sorted."""
+    """The URLs that match `pattern`, sorted; hidden ones only where a name in `pattern` begins as they do."""
     fs, path = filesystem(pattern, options)
     local = isinstance(fs, LocalFileSystem)
-    return sorted(name if local else fs.unstrip_protocol(name) for name in fs.glob(path))
+    left_out = tuple({*_HIDDEN} - {part[0] for part in path.split("/") if part})
+    found = [name for name in fs.glob(path) if not any(part.startswith(left_out) for part in name.split("/"))]
+    return sorted(name if local else fs.unstrip_protocol(name) for name in found)
 
 
 def names(url: str, options: Options | None = None) -> set[str]:
@@ -122,7 +133,7 @@ def read_json(url: str, options: Options | None = None) -> Any:
     """The JSON document at `url`, or None where there is no file."""
     try:
         return json.loads(read_bytes(url, options))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -161,8 +172,13 @@ def whole_file(url: str, options: Options | None = None) -> Iterator[Path]:
         else:
             fs.makedirs(parent, exist_ok=True)
             attempt = str(_attempt(path))
-            fs.put_file(str(scratch), attempt)
-            fs.mv(attempt, path)
+            try:
+                fs.put_file(str(scratch), attempt)
+                fs.mv(attempt, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    fs.rm_file(attempt)
+                raise
         fs.invalidate_cache(parent)
 
 
@@ -226,7 +242,10 @@ def read_ranges(
         offsets = []
         for batch in _batches(lengths, _FETCH_BYTES):
             ends = [starts[i] + lengths[i] for i in batch]
-            for data in fs.cat_ranges([paths[i] for i in batch], [starts[i] for i in batch], ends, on_error="raise"):
+            found = fs.cat_ranges([paths[i] for i in batch], [starts[i] for i in batch], ends, on_error="raise")
+            for i, data in zip(batch, found, strict=True):
+                if len(data) != lengths[i]:
+                    raise OSError(f"{urls[i]}: {len(data)} bytes at byte {starts[i]}, expected {lengths[i]}")
                 scratch.write(data)
                 scratch.write(bytes(-len(data) % 64))
                 offsets.append(position)

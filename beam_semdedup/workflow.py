@@ -15,13 +15,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from beam_semdedup import kmeans, plan, progress, removal, runners, stages, storage
 from beam_semdedup.config import InputError, Parameters, RemovalParameters, resolve, without_secrets
 from beam_semdedup.plan import Plan
-from beam_semdedup.ranking import RankingStrategy, hash_ids
+from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.runners import RunError
 from beam_semdedup.transforms import SemanticDedup
 
@@ -121,10 +120,14 @@ class SemanticDeduplicationWorkflow:
             RunError: a unit or a worker failed; the same call goes on from the finished units.
         """
         started = time.time()
+        if not _LOG.hasHandlers():
+            progress.log_to_console(self.parameters.verbose)
         made = self.plan(runner)
         _report_plan(made)
         _prepare_output(made)
-        with progress.shown(_progress(made), made.job.parameters.verbose, 0.5 if "://" not in made.job.kmeans_dir else 5):
+        with progress.shown(
+            _progress(made), made.job.parameters.verbose, 0.5 if "://" not in made.job.kmeans_dir else 5
+        ):
             runners.run(lambda pipeline: pipeline | SemanticDedup(made), made.job.parameters)
         return _finish(made, started)
 
@@ -137,7 +140,8 @@ def _finish(made: Plan, started: float) -> Summary:
     if assigned is None or compared is None:
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
     files = _own_parts(job.output_key, p.output_path, "duplicates", job.write_options) if p.eps is not None else []
-    facts = [stages.read_facts(storage.join(p.output_path, "duplicates", f), job.write_options) or {} for f in files]
+    paths = [storage.join(p.output_path, "duplicates", name) for name in files]
+    facts = [stages.read_facts(path, job.write_options) or {} for path in paths]
     duplicates, kept = sum(f["duplicates"] for f in facts), sum(f["kept"] for f in facts)
     counted = duplicates + kept if p.eps is not None else compared["num_rows"]
     if job.num_rows != counted + assigned["rejected"]:
@@ -147,7 +151,7 @@ def _finish(made: Plan, started: float) -> Summary:
             "please report it"
         )
     _copy_rejected(made)
-    in_files, examples = _repeated_in_files(made, files)
+    in_files, examples = stages.repeated_ids(paths, job.write_options, made.memory)
     repeated = {
         "count": max(compared["repeated_ids"], in_files),
         "in_clusters": compared["repeated_ids"],
@@ -210,23 +214,22 @@ def _report_plan(made: Plan) -> None:
     job, p = made.job, made.job.parameters
     fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {job.sample_rows:,} rows"
     _LOG.info(
-        "Found %s rows of dimension %s in %s file%s, %s",
-        f"{job.num_rows:,}",
+        "Found %s of dimension %s in %s, %s",
+        counted(job.num_rows, "row"),
         job.dimension,
-        len(made.files),
-        "" if len(made.files) == 1 else "s",
+        counted(len(made.files), "file"),
         in_bytes(sum(f.size for f in made.files)),
     )
     _LOG.info(
-        "Chosen: %s clusters (%s), %s assign units, %s comparison units; runner %s with %s worker%s, %s memory each",
-        f"{job.n_clusters:,}",
+        "Chosen: %s (%s), %s, %s; runner %s with %s, %s of memory%s",
+        counted(job.n_clusters, "cluster"),
         fit,
-        len(made.units),
-        job.num_keys,
+        counted(len(made.units), "assign unit"),
+        counted(job.num_keys, "comparison unit"),
         p.runner.name,
-        made.num_workers,
-        "" if made.num_workers == 1 else "s",
+        counted(made.num_workers, "worker"),
         in_bytes(made.memory),
+        "" if made.num_workers == 1 else " each",
     )
     for name, manifest, directory in (
         ("assigned rows", made.kmeans, job.kmeans_dir),
@@ -242,6 +245,11 @@ def _report_plan(made: Plan) -> None:
         found = len(_done(job.pairwise_dir, "", job.cache_options))
         if found:
             _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise_dir)
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things for people."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def in_bytes(number: float) -> str:
@@ -369,27 +377,6 @@ def _copy_rejected(made: Plan) -> None:
         target = storage.join(job.parameters.output_path, "rejected", f"part-{_rejected_key(made)}-{name}")
         data = storage.read_bytes(storage.join(source, name), job.cache_options)
         storage.write_bytes(target, data, job.write_options)
-
-
-def _repeated_in_files(made: Plan, files: list[str]) -> tuple[int, list[str]]:
-    """How many ids stand in the duplicates more than once, by a 64-bit hash of them, and some of them."""
-    hashes, columns = [], []
-    for name in files:
-        with storage.open_input(
-            storage.join(made.job.parameters.output_path, "duplicates", name), made.job.write_options
-        ) as source:
-            ids = pq.read_table(source, columns=["id"]).column("id")
-        hashes.append(hash_ids(ids, 0))
-        columns.append(ids)
-    if not hashes:
-        return 0, []
-    values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    repeated = values[counts > 1]
-    examples: list[str] = []
-    for own, ids in zip(hashes, columns, strict=True):
-        found = ids.filter(np.isin(own, repeated[:5]))
-        examples += [str(v) for v in found.unique().to_pylist()]
-    return len(repeated), list(dict.fromkeys(examples))[:5]
 
 
 def _removal_parameters(p: Parameters) -> RemovalParameters:

@@ -1,6 +1,6 @@
 """The transforms in a pipeline of your own: each stage with its own name.
 
-    python examples/own_pipeline.py examples/data /tmp/own-pipeline
+python examples/own_pipeline.py examples/data /tmp/own-pipeline
 """
 
 import sys

@@ -1,0 +1,47 @@
+"""The command `semdedup`, called in this process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import Ended
+
+from beam_semdedup import cli
+
+
+@pytest.fixture
+def semdedup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Ended]]:
+    """Calls the command with these arguments, in an empty working directory, and returns how it ended."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["semdedup", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    yield call
+    logger = logging.getLogger("beam_semdedup")
+    logger.handlers.clear()
+    logger.propagate = True
+
+
+@pytest.fixture
+def given_centroids(tmp_path: Path) -> Callable[..., str]:
+    """Stores rows as centroids, and returns the path of the .npy."""
+
+    def store(rows: np.ndarray) -> str:
+        path = tmp_path / "centroids.npy"
+        np.save(path, rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        return str(path)
+
+    return store

@@ -1,0 +1,384 @@
+"""The command as a user types it: what it says, how it ends, what it leaves and what it does not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from runs import Ended, dedup, finish, read_parquet, start
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def data(make_dataset: Callable[..., Any], tmp_path: Path) -> Path:
+    """60 rows in two files, in the directory `data`."""
+    make_dataset(tmp_path / "data", rows=60, copies=10, files=2, ids="string", clusters=3)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def refused(semdedup: Command, data: Path, tmp_path: Path) -> Command:
+    """Calls the command and checks that it refuses as it should: exit code 2, a message, nothing done."""
+
+    def call(*arguments: object, input_path: object = data) -> Ended:
+        before = _tree(tmp_path)
+        ended = semdedup(f"input_path={input_path}", f"output_path={tmp_path / 'out'}", "n_clusters=3", *arguments)
+        assert ended.code == 2, ended
+        assert "Traceback" not in ended.err
+        assert ended.out == ""
+        assert not list(tmp_path.rglob("*.arrow"))
+        assert not (tmp_path / "out" / "summary.json").exists()
+        assert {p for p in _tree(tmp_path) if not p.startswith("out")} == before
+        return ended
+
+    return call
+
+
+def _tree(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("n_cluster=3", "unknown parameter n_cluster; did you mean n_clusters?"),
+        ("fooled=3", "unknown parameter fooled; see --help"),
+        ("runner.num_worker=2", "unknown parameter runner.num_worker; did you mean runner.num_workers?"),
+        ("n_clusters=many", "n_clusters: .*'many'"),
+        ("verbose=maybe", "verbose: .*'maybe'"),
+        ("metadata_fields=text", "metadata_fields: .*'text'"),
+        ("n_clusters=0", "n_clusters=0 is out of range: it must be at least 1"),
+        ("eps=2", r"eps=2.0 is out of range: it must be below 2"),
+        ("eps=-0.1", r"eps=-0.1 is out of range: it must be at least 0"),
+        ("eps=nan", "eps=nan is out of range"),
+        ("fit_data_fraction=1.5", "fit_data_fraction=1.5 is out of range: it must be at most 1"),
+        ("runner.num_workers=0", "runner.num_workers=0 is out of range"),
+        ("runner.num_workers=two", "runner.num_workers='two': expected an integer or auto"),
+        ("runner=flank", "runner is one of: direct"),
+        ("which_to_keep=soft", "which_to_keep='soft' is not known; it is one of: hard, easy, random"),
+        ("memory_budget=4Giga", "memory_budget: '4Giga' is not a size such as 4GiB"),
+        ("read_kwargs={option: 1}", "read_kwargs has an unknown key 'option'; known: storage_options"),
+        ("write_kwargs.storage_option.key=1", "write_kwargs has an unknown key 'storage_option'"),
+        ("n_clusters=[1,", r"n_clusters=\[1,: the value has characters that need quotes"),
+        ("n_clusters", "cannot understand 'n_clusters': parameters are given as name=value"),
+        ("=3", "cannot understand '=3'"),
+        ("eps=0.1,0.2", "eps=0.1,0.2: several values are a sweep: add -m"),
+        ("remove=true", "remove=true needs eps"),
+        ("max_iter=0", "max_iter=0 fits nothing: it needs init="),
+        ("init=nowhere.npy", r"init=\S*nowhere.npy: cannot be read: .*No such file"),
+        ("n_clusters=61", "n_clusters=61 is more than the 60 rows of the input"),
+        ("id_field=name", r"part-0.parquet: no column 'name'; it has: id, embeddings, text, quality"),
+        ("embedding_field=vector", r"part-0.parquet: no column 'vector'; it has: id, embeddings, text, quality"),
+        ("metadata_fields=[url]", r"part-0.parquet: no column 'url'; it has: id, embeddings, text, quality"),
+        ("ranking_strategy={metadata_cols: [url]}", r"part-0.parquet: no column 'url'; it has: "),
+        ("id_field=quality", r"part-0.parquet: id column 'quality' is double, expected integer, string or binary"),
+        ("embedding_field=text", r"part-0.parquet: embedding column 'text' is string, expected a list of float"),
+        ("input_filetype=jsonl", "no .jsonl .* files at .*data; it has 2 with .parquet: set input_filetype"),
+    ],
+)
+def test_a_bad_parameter_is_named(argument: str, message: str, refused: Command) -> None:
+    assert re.search(message, refused(argument).err), refused(argument).err
+
+
+@pytest.mark.parametrize("missing", ["input_path", "output_path"])
+def test_a_required_parameter_is_asked_for(missing: str, semdedup: Command, data: Path, tmp_path: Path) -> None:
+    given = {"input_path": data, "output_path": tmp_path / "out"}
+    ended = semdedup(*(f"{name}={value}" for name, value in given.items() if name != missing))
+    assert (ended.code, ended.err) == (2, f"Error: {missing} is required: give {missing}=…\n")
+
+
+@pytest.mark.parametrize("name", ["output_path", "input_path"])
+def test_an_empty_path_is_refused(name: str, refused: Command) -> None:
+    assert name in refused(f"{name}=").err
+
+
+@pytest.mark.parametrize("path", ["nowhere", "nowhere/*.parquet", "s4://bucket/in"])
+def test_input_that_does_not_exist_is_named(path: str, refused: Command) -> None:
+    assert path in refused(input_path=path).err
+
+
+def test_a_file_that_is_not_parquet_is_named(refused: Command, data: Path) -> None:
+    (data / "b.parquet").write_text("id,embeddings\n" * 9)
+    assert f"{data}/b.parquet: not a readable parquet file" in refused().err
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -9])
+def test_a_truncated_file_is_named(size: int, refused: Command, data: Path) -> None:
+    whole = (data / "part-1.parquet").read_bytes()
+    (data / "part-1.parquet").write_bytes(whole[:size])
+    assert f"{data}/part-1.parquet: not a readable parquet file" in refused().err
+
+
+def test_two_files_with_different_dimensions_are_both_named(refused: Command, data: Path) -> None:
+    table = pq.read_table(data / "part-1.parquet")
+    shorter = pa.array([v[:7] for v in table["embeddings"].to_pylist()], pa.list_(pa.float32()))
+    pq.write_table(table.set_column(1, "embeddings", shorter), data / "part-1.parquet")
+    message = rf"dimension 16 in {data}/part-0.parquet and 7 in {data}/part-1.parquet"
+    assert re.search(message, refused().err)
+
+
+def test_two_files_with_different_types_are_both_named(refused: Command, data: Path) -> None:
+    table = pq.read_table(data / "part-1.parquet")
+    pq.write_table(table.set_column(0, "id", pa.array(range(len(table)))), data / "part-1.parquet")
+    message = rf"column 'id' is string in {data}/part-0.parquet and int64 in {data}/part-1.parquet"
+    assert re.search(message, refused().err)
+
+
+@pytest.mark.parametrize("embedding_type", [pa.list_(pa.float32()), pa.list_(pa.float16(), 16)], ids=str)
+def test_a_dimension_that_no_row_has_is_bad_input(
+    embedding_type: pa.DataType, semdedup: Command, make_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = make_dataset(rows=40, copies=0, embedding_type=embedding_type)
+    ended = semdedup(f"input_path={data.path}", f"output_path={tmp_path}/out", "n_clusters=3", "embedding_dim=3")
+    assert ended.code == 2
+    expected = "has dimension 16, embedding_dim=3|n_clusters=3 is more than the 0 usable rows that it is fitted on$"
+    assert re.search(expected, ended.err, re.MULTILINE)
+
+
+def test_input_without_rows_is_refused(refused: Command, data: Path) -> None:
+    for file in data.iterdir():
+        pq.write_table(pq.read_table(file).slice(0, 0), file)
+    assert "without a single row" in refused().err
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", np.zeros(3)], ids=["empty", "text", "one dimension"])
+def test_centroids_that_are_none_are_refused(content: Any, refused: Command, data: Path) -> None:
+    path = data.parent / "c.npy"
+    np.save(path, content) if isinstance(content, np.ndarray) else path.write_bytes(content)
+    assert f"init={path}: " in refused(f"init={path}").err
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 16)])
+def test_centroids_of_another_shape_are_refused(shape: tuple[int, int], refused: Command, data: Path) -> None:
+    np.save(data.parent / "c.npy", np.ones(shape))
+    assert "centroids" in refused(f"init={data.parent}/c.npy").err
+
+
+@pytest.mark.parametrize("name", ["output_path", "cache_path"])
+@pytest.mark.parametrize("place", ["data", "data/inner", "data/../data/inner/", "../{}/data"])
+def test_results_inside_the_input_are_refused(name: str, place: str, refused: Command, data: Path) -> None:
+    path = f"{data.parent}/{place.format(data.parent.name)}"
+    assert f"{name}={path} lies inside input_path={data}" in refused(f"{name}={path}").err
+
+
+def test_input_among_the_results_is_refused(semdedup: Command, data: Path, tmp_path: Path) -> None:
+    data.rename(tmp_path / "duplicates")
+    ended = semdedup(f"input_path={tmp_path}/duplicates", f"output_path={tmp_path}", "n_clusters=3")
+    assert ended.code == 2
+    assert "part-0.parquet is a result in output_path" in ended.err
+    assert len(list((tmp_path / "duplicates").iterdir())) == 2
+
+
+@pytest.mark.parametrize("special", ["date=1", "a&b", "a(b", "it's", "a,b", 'say "x"', "a b"])
+def test_a_path_with_special_characters_works_in_the_quotes_that_the_message_shows(
+    special: str, semdedup: Command, data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / special
+    data.rename(path)
+    # More clusters than rows: the answer shows that the input was found, and nothing needs to run.
+    others = (f"output_path={tmp_path}/out", "n_clusters=61")
+    found = "n_clusters=61 is more than the 60 rows of the input"
+    ended = semdedup(f"input_path={path}", *others)
+    assert "Traceback" not in ended.err
+    if special != "a b":
+        assert found not in ended.err
+        shown = re.search(r"'input_path=.*\"'", ended.err)
+        assert shown
+        ended = semdedup(*shlex.split(shown[0]), *others)
+    assert found in ended.err
+
+
+def test_a_finished_run_says_what_it_found_and_where_it_is(semdedup: Command, data: Path, tmp_path: Path) -> None:
+    arguments = (f"input_path={data}", f"output_path={tmp_path}/out", "n_clusters=3", "eps=0.05")
+    first = semdedup(*arguments)
+    assert first.code == 0
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for line in (
+        r"Read +60 rows",
+        rf"Kept +{found['rows_kept']}",
+        rf"Duplicates +{found['num_duplicates']}  \(",
+        r"Rejected +0",
+        rf"Largest of 3 clusters: {found['largest_cluster']} rows",
+        r"KMeans and assignment: [\d.]+ s, 2 units computed, 0 reused",
+        r"Similarities: [\d.]+ s, 1 units computed, 0 reused",
+        rf"Results: {tmp_path}/out ",
+    ):
+        assert re.search(line, first.out), line
+    assert re.search(r"Found 60 rows of dimension 16 in 2 files, ", first.err)
+    assert re.search(r"Chosen: 3 clusters \(local fit on 60 rows\), 2 assign units, 1 comparison unit", first.err)
+    assert re.search(r"Assign nearest centroid: 2 of 2 units", first.err)
+    again = semdedup(*arguments)
+    assert re.search(r"Reusing the assigned rows in .*/kmeans_results/", again.err)
+    assert re.search(r"Similarities: 0.0 s, 0 units computed, 1 reused", again.out)
+
+
+def test_nothing_but_the_results_is_written(semdedup: Command, data: Path, tmp_path: Path) -> None:
+    before = _tree(data)
+    ended = semdedup("input_path=../data", "output_path=../out", "n_clusters=3", "eps=0.05", "verbose=false")
+    assert (ended.code, ended.err) == (0, "")
+    assert list(Path.cwd().iterdir()) == []
+    assert _tree(data) == before
+    products = {"duplicates", "kmeans_results", "pairwise_results", "semdedup.yaml", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == products
+    assert not [path for path in _tree(tmp_path / "out") if path.endswith(".tmp")]
+
+
+def test_the_configuration_lies_beside_the_results_without_credentials(
+    semdedup: Command, data: Path, tmp_path: Path
+) -> None:
+    from omegaconf import OmegaConf
+
+    ended = semdedup(
+        f"input_path={data}",
+        f"output_path={tmp_path}/out",
+        "n_clusters=3",
+        "read_kwargs.storage_options.auto_mkdir=false",
+        "write_kwargs={storage_options: {auto_mkdir: true}, compression: snappy}",
+    )
+    assert ended.code == 0, ended.err
+    stored = OmegaConf.load(tmp_path / "out" / "semdedup.yaml")
+    assert stored.read_kwargs == {"storage_options": {"auto_mkdir": "***"}}
+    assert stored.write_kwargs == {"storage_options": {"auto_mkdir": "***"}, "compression": "snappy"}
+    assert (stored.n_clusters, stored.runner.name, stored.max_iter) == (3, "direct", 300)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["configuration"] == OmegaConf.to_container(stored)
+    (file,) = (tmp_path / "out" / "pairwise_results").glob("*/*.parquet")
+    assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "SNAPPY"
+
+
+def test_an_earlier_runs_results_are_cleared_and_foreign_files_kept(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = dedup(data, out, n_clusters=3, eps=0.5, remove=True)
+    for foreign in ("notes.txt", "duplicates/mine.parquet", "deduplicated/mine.parquet"):
+        (out / foreign).write_text("mine")
+    second = dedup(data, out, n_clusters=3, eps=0.01)
+    assert second.duplicates_files != first.duplicates_files
+    assert {p.name for p in (out / "duplicates").iterdir()} == {*second.duplicates_files, "mine.parquet"}
+    assert {p.name for p in (out / "deduplicated").iterdir()} == {"mine.parquet"}
+    assert (out / "notes.txt").read_text() == "mine"
+    assert second.stages["pairwise"].units_done == 0
+
+
+def test_results_of_other_parameters_are_not_mixed_without_clear_output(
+    semdedup: Command, data: Path, tmp_path: Path
+) -> None:
+    arguments = (f"input_path={data}", f"output_path={tmp_path}/out", "n_clusters=3", "verbose=false")
+    assert semdedup(*arguments, "eps=0.5").code == 0
+    before = _tree(tmp_path / "out" / "duplicates")
+    ended = semdedup(*arguments, "eps=0.01", "clear_output=false")
+    assert ended.code == 2
+    assert re.search(r"duplicates/part-\S+ is from a run with other parameters .* clear_output=true", ended.err)
+    assert _tree(tmp_path / "out" / "duplicates") == before
+    assert semdedup(*arguments, "eps=0.5", "clear_output=false").code == 0
+    assert _tree(tmp_path / "out" / "duplicates") == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "semdedup.yaml"])
+def test_a_foreign_file_of_the_same_name_is_not_replaced(name: str, semdedup: Command, data: Path) -> None:
+    out = data.parent / "out"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    ended = semdedup(f"input_path={data}", f"output_path={out}", "n_clusters=3")
+    assert ended.code == 2
+    assert f"{out}/{name} is not from this program; choose another output_path" in ended.err
+    assert (out / name).read_text() == '{"mine": 1}'
+
+
+def test_reuse_cache_false_computes_again(data: Path, tmp_path: Path) -> None:
+    dedup(data, tmp_path / "out", n_clusters=3)
+    again = dedup(data, tmp_path / "out", n_clusters=3, reuse_cache=False)
+    assert (again.stages["assign"].units_reused, again.stages["pairwise"].units_reused) == (0, 0)
+    assert again.stages["assign"].units_done == 2
+
+
+def test_changed_input_is_not_taken_from_the_cache(data: Path, tmp_path: Path) -> None:
+    dedup(data, tmp_path / "out", n_clusters=3)
+    table = pq.read_table(data / "part-1.parquet")
+    pq.write_table(table.slice(0, 29), data / "part-1.parquet")
+    again = dedup(data, tmp_path / "out", n_clusters=3)
+    assert again.rows_read == 59
+    assert again.stages["assign"].units_reused == 0
+
+
+@pytest.fixture
+def damaged(data: Path) -> Path:
+    """A file whose footer is whole and in whose second row group the vectors are not."""
+    path = data / "part-1.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=15, compression="zstd")
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    assert column.path_in_schema.startswith("embeddings")
+    content = bytearray(path.read_bytes())
+    first = column.dictionary_page_offset or column.data_page_offset
+    middle = first + column.total_compressed_size // 2
+    content[middle : middle + 100] = bytes(100)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_failing_unit_is_named_with_file_and_row_group(
+    fits: bool, semdedup: Command, damaged: Path, given_centroids: Callable[..., str], tmp_path: Path
+) -> None:
+    given = [] if fits else [f"init={given_centroids(np.eye(3, 16) + 0.1)}", "max_iter=0"]
+    sizes = ["assign_unit_bytes=960", "verbose=false"]
+    ended = semdedup(f"input_path={damaged.parent}", f"output_path={tmp_path}/out", "n_clusters=3", *sizes, *given)
+    assert ended.code == 1
+    assert re.search(rf"^Failed: {damaged} \(row group 1, rows 15 to 29\): \w+: .*", ended.err, re.MULTILINE)
+    assert "Traceback" not in ended.err
+    assert "[while running" not in ended.err
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_help_names_every_parameter_and_its_default(semdedup: Command) -> None:
+    import dataclasses
+
+    from beam_semdedup import Parameters
+
+    ended = semdedup("--help")
+    assert ended.code == 0
+    for field in dataclasses.fields(Parameters):
+        assert re.search(rf"^ *{field.name}\b", ended.out, re.MULTILINE), field.name
+    assert re.search(r"distance_metric +cosine \| l2; .*\(\"cosine\"\)", ended.out)
+    assert re.search(r"runner.num_workers +1: in this process; .*\(1\)", ended.out)
+
+
+def test_the_version_is_that_of_the_installed_package(semdedup: Command) -> None:
+    from importlib.metadata import version
+
+    assert semdedup("--version") == Ended(0, version("beam-semdedup") + "\n", "")
+
+
+def test_an_option_that_does_not_exist_is_refused(semdedup: Command) -> None:
+    ended = semdedup("--hepl")
+    assert ended.code == 2
+    assert "Traceback" not in ended.err
+    assert "--hepl" in ended.err
+
+
+def test_options_of_hydra_cannot_hide_a_failed_run(semdedup: Command, tmp_path: Path) -> None:
+    ended = semdedup("input_path=nowhere", f"output_path={tmp_path}/out", f"hydra.run.dir={tmp_path}/hydra")
+    assert ended.code == 2
+
+
+def test_the_installed_command_runs_from_any_directory(data: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    processes = [
+        start(["input_path=../data", "output_path=../out", "n_clusters=3", "eps=0.05"], elsewhere),
+        start(["input_path=../nowhere", "output_path=../none"], elsewhere),
+    ]
+    good, bad = map(finish, processes)
+    assert good.code == 0, good.err
+    assert re.search(r"Read +60 rows", good.out)
+    assert (bad.code, bad.err, bad.out) == (2, "Error: input_path: no files at ../nowhere\n", "")
+    assert list(elsewhere.iterdir()) == []
+    assert read_parquet(tmp_path / "out" / "duplicates").num_rows > 0

@@ -1,0 +1,132 @@
+"""Multiruns: what they share, where their results and their table go, and how they end."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+from runs import Ended, read_parquet
+
+Command = Callable[..., Ended]
+EPS = (0.01, 0.05, 0.1, 0.2, 0.5)
+
+
+@pytest.fixture
+def sweep(semdedup: Command, make_dataset: Callable[..., Any], tmp_path: Path) -> Command:
+    """Calls the command on 60 rows with -m, quietly, from a directory beside the input `data`."""
+    make_dataset(tmp_path / "data", rows=60, copies=10, files=2, clusters=3)
+
+    def call(*arguments: str, output_path: str = "../out") -> Ended:
+        common = ("input_path=../data", f"output_path={output_path}", "n_clusters=3", "verbose=false")
+        return semdedup(*common, "-m", *arguments)
+
+    return call
+
+
+def _summary(output: Path) -> dict[str, Any]:
+    return json.loads((output / "summary.json").read_text())
+
+
+def _units(output: Path) -> tuple[int, int]:
+    stages = _summary(output)["stages"]
+    return stages["assign"]["units_done"], stages["pairwise"]["units_done"]
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_five_values_of_eps_cost_one_fit_and_one_comparison(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep(f"eps={','.join(map(str, EPS))}")
+    assert (ended.code, ended.err) == (0, "")
+    outputs = [tmp_path / "out" / f"eps={eps}" for eps in EPS]
+    assert [_units(output) for output in outputs] == [(2, 1), (0, 0), (0, 0), (0, 0), (0, 0)]
+    assert len(list((tmp_path / "out").glob("kmeans_results/*/centroids.npy"))) == 1
+    scores = read_parquet(_summary(outputs[0])["paths"]["pairwise_results"])["cosine_sim_score"]
+    for eps, output in zip(EPS, outputs, strict=True):
+        found = read_parquet(output / "duplicates")
+        assert found.num_rows == pc.sum(pc.greater_equal(scores, 1 - eps)).as_py()
+        assert _summary(output)["num_duplicates"] == found.num_rows
+        assert (output / "semdedup.yaml").exists()
+    assert found.num_rows > 0
+
+
+def test_a_sweep_ends_with_a_table_and_a_csv(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("eps=0.05,0.5")
+    rows = _table(tmp_path / "out" / "sweep.csv")
+    assert [row["eps"] for row in rows] == ["0.05", "0.5"]
+    for row in rows:
+        found = _summary(tmp_path / "out" / f"eps={row['eps']}")
+        assert int(row["duplicates"]) == found["num_duplicates"]
+        assert float(row["kept"]) == round(found["rows_kept"] / 60, 4)
+        assert float(row["seconds"]) == found["total_time"]
+        assert row["output_path"] == found["paths"]["output"]
+        assert row["exit_code"] == "0"
+        printed = next(line for line in ended.out.splitlines() if f"│ {row['eps']} " in line)
+        assert all(value in printed for value in (row["duplicates"], row["kept"], row["seconds"], row["reused"]))
+    assert [row["reused"] for row in rows] == ["", "assign, pairwise"]
+    assert f"The table is in {tmp_path}/out/sweep.csv" in ended.out
+    assert ended.out.index("\neps=0.05\n") < ended.out.index("\neps=0.5\n") < ended.out.index("Sweep")
+
+
+def test_jobs_with_their_own_output_paths_keep_them(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("eps=0.05,0.5", output_path="../results/eps-${eps}")
+    assert ended.code == 0, ended.err
+    outputs = [tmp_path / "results" / f"eps-{eps}" for eps in ("0.05", "0.5")]
+    assert [_units(output) for output in outputs] == [(2, 1), (2, 1)]
+    assert len(_table(tmp_path / "results" / "sweep.csv")) == 2
+
+
+def test_jobs_with_their_own_output_paths_share_a_cache_where_the_table_goes(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("eps=0.05,0.5", "cache_path=../cache", output_path="../results/eps-${eps}")
+    assert ended.code == 0, ended.err
+    outputs = [tmp_path / "results" / f"eps-{eps}" for eps in ("0.05", "0.5")]
+    assert [_units(output) for output in outputs] == [(2, 1), (0, 0)]
+    assert len(_table(tmp_path / "cache" / "sweep.csv")) == 2
+    assert not list((tmp_path / "results").glob("*/kmeans_results"))
+
+
+@pytest.mark.slow
+def test_jobs_that_share_an_output_path_and_name_a_cache_use_it(sweep: Command, tmp_path: Path) -> None:
+    sweep("eps=0.05,0.5", "cache_path=../cache")
+    assert len(_table(tmp_path / "out" / "sweep.csv")) == 2
+    assert not (tmp_path / "out" / "kmeans_results").exists()
+    assert (tmp_path / "cache" / "kmeans_results").exists()
+
+
+def test_a_sweep_over_which_to_keep_costs_one_fit(sweep: Command, tmp_path: Path) -> None:
+    assert sweep("which_to_keep=hard,easy,random", "eps=0.05").code == 0
+    outputs = [tmp_path / "out" / f"which_to_keep={which}" for which in ("hard", "easy", "random")]
+    assert [_units(output) for output in outputs] == [(2, 1), (0, 1), (0, 1)]
+
+
+def test_a_sweep_over_n_clusters_computes_each_number_once(sweep: Command, tmp_path: Path) -> None:
+    assert sweep("n_clusters=2,3", "eps=0.05,0.5").code == 0
+    names = [f"n_clusters={clusters},eps={eps}" for clusters in (2, 3) for eps in (0.05, 0.5)]
+    assert [_units(tmp_path / "out" / name) for name in names] == [(2, 1), (0, 0), (2, 1), (0, 0)]
+    assert [_summary(tmp_path / "out" / name)["n_clusters"] for name in names] == [2, 2, 3, 3]
+
+
+def test_the_worst_job_gives_the_exit_code_and_the_others_are_done(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("n_clusters=2,100,3", "eps=0.05")
+    assert ended.code == 2
+    assert "n_clusters=100 is more than the 60 rows of the input" in ended.err
+    assert "Traceback" not in ended.err
+    rows = _table(tmp_path / "out" / "sweep.csv")
+    assert [(row["n_clusters"], row["exit_code"]) for row in rows] == [("2", "0"), ("100", "2"), ("3", "0")]
+    assert rows[1]["duplicates"] == ""
+    assert not (tmp_path / "out" / "n_clusters=100" / "summary.json").exists()
+
+
+def test_a_sweep_leaves_nothing_in_the_working_directory(sweep: Command, tmp_path: Path) -> None:
+    assert sweep("eps=0.05,0.5").code == 0
+    assert list(Path.cwd().iterdir()) == []
+    assert len(list((tmp_path / "data").iterdir())) == 2
+    names = {"eps=0.05", "eps=0.5", "kmeans_results", "pairwise_results", "sweep.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names

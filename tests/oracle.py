@@ -1,0 +1,110 @@
+"""What the program must find, computed naively in float64 and without any of the program's code.
+
+`rank_order` orders rows, `max_similarity` compares the rows of one cluster in rank order, and `compare` does
+that for all clusters; `duplicates` applies eps. Nothing here is fast; everything fits on the screen.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+TIE = 1e-6
+
+
+@dataclass
+class Compared:
+    """Columns over all rows, by centroid and in rank order within each."""
+
+    ids: list
+    max_ids: list
+    scores: np.ndarray
+    labels: np.ndarray
+    is_first: np.ndarray
+    positions: np.ndarray
+    """Where in the given rows each row stands."""
+
+
+def normalized(vectors) -> np.ndarray:
+    """Unit rows (n, d) float32."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def distances(rows, centroids, labels) -> tuple[np.ndarray, np.ndarray]:
+    """The Euclidean distance of each row to its centroid, and 1 - cosine; float64."""
+    rows, own = np.asarray(rows, np.float64), np.asarray(centroids, np.float64)[labels]
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(own, axis=1)
+    return np.linalg.norm(rows - own, axis=1), 1 - (rows * own).sum(axis=1) / lengths
+
+
+def nearest(rows, centroids) -> np.ndarray:
+    """The centroid with the smallest squared distance to each row, the lowest index of equally near ones."""
+    rows, centroids = np.asarray(rows, np.float64), np.asarray(centroids, np.float64)
+    return ((rows[:, None, :] - centroids[None, :, :]) ** 2).sum(axis=2).argmin(axis=1)
+
+
+def rank_order(labels, keys) -> list[int]:
+    """The positions of the rows by label, and within a label by `keys`.
+
+    Args:
+        labels: the cluster of each row.
+        keys: pairs of a column (a sequence of n values) and whether it ascends, the most important first. NaN
+            comes after every number and None after everything, whether ascending or not.
+    """
+    order = list(range(len(labels)))
+    for column, ascending in reversed([(labels, True), *keys]):
+        present = [i for i in order if column[i] is not None and not _is_nan(column[i])]
+        nan = [i for i in order if _is_nan(column[i])]
+        absent = [i for i in order if column[i] is None]
+        order = sorted(present, key=column.__getitem__, reverse=not ascending) + nan + absent
+    return order
+
+
+def max_similarity(ranked) -> tuple[np.ndarray, np.ndarray]:
+    """The score (n,) float32 and the winner's rank (n,) for each row of one cluster, rows in rank order.
+
+    The winner is the earliest of the bit-identical earlier rows, else the earliest within `TIE` of the maximum.
+    """
+    ranked = np.asarray(ranked, dtype=np.float32)
+    exact = ranked.astype(np.float64)
+    scores, winners = np.zeros(len(ranked), dtype=np.float32), np.arange(len(ranked))
+    for i in range(1, len(ranked)):
+        identical = np.flatnonzero((ranked[:i] == ranked[i]).all(axis=1))
+        if len(identical):
+            scores[i], winners[i] = 1, identical[0]
+        else:
+            similarities = exact[:i] @ exact[i]
+            winners[i] = np.flatnonzero(similarities >= similarities.max() - TIE)[0]
+            scores[i] = np.float32(min(1.0, max(-1.0, math.fsum(exact[i] * exact[winners[i]]))))
+    return scores, winners
+
+
+def compare(rows, labels, ids, order) -> Compared:
+    """Every row with its most similar earlier-ranked row of the same cluster.
+
+    Args:
+        rows: (n, d) float32 unit rows.
+        labels, ids: the cluster and id of each row.
+        order: positions, as `rank_order` returns them.
+    """
+    rows, labels, order = np.asarray(rows), np.asarray(labels), np.asarray(order, dtype=np.int64)
+    ranked_labels = labels[order]
+    scores, best = np.zeros(len(order), dtype=np.float32), order.copy()
+    is_first = np.zeros(len(order), dtype=bool)
+    for label in np.unique(labels):
+        places = np.flatnonzero(ranked_labels == label)
+        scores[places], winners = max_similarity(rows[order[places]])
+        best[places] = order[places[winners]]
+        is_first[places[0]] = True
+    return Compared([ids[i] for i in order], [ids[i] for i in best], scores, ranked_labels, is_first, order)
+
+
+def duplicates(compared: Compared, eps: float) -> list[tuple]:
+    """The (id, max_id, score) of the rows that are duplicates at `eps`, in rank order."""
+    found = (compared.scores.astype(np.float64) >= 1 - eps) & ~compared.is_first
+    return [(compared.ids[i], compared.max_ids[i], compared.scores[i]) for i in np.flatnonzero(found)]
+
+
+def _is_nan(value) -> bool:
+    return isinstance(value, float | np.floating) and math.isnan(value)

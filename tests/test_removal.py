@@ -1,0 +1,681 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import posixpath
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_semdedup import removal, runners, storage
+from beam_semdedup.config import InputError, RemovalParameters, resolve
+from beam_semdedup.removal import IdList, RemovalResult
+
+
+def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:
+    paths = [str(p) for p in input_path] if isinstance(input_path, list) else str(input_path)
+    given_ = {"input_path": paths, "duplicates_path": str(duplicates_path), "output_path": str(output_path)}
+    return removal.remove_duplicates(resolve({**given_, "verbose": False, **values}, RemovalParameters))
+
+
+def message(*arguments: Any, **values: Any) -> str:
+    """What the InputError says that this removal raises."""
+    with pytest.raises(InputError) as raised:
+        remove(*arguments, **values)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def finished_run(
+    output: Path | str,
+    *ids: pa.Array | Sequence[Any],
+    rows_per_group: int = 1000,
+    options: dict[str, Any] | None = None,
+    **summary: Any,
+) -> str:
+    """What a finished run leaves in its output: files of duplicates with these ids and the summary."""
+    names = [f"part-0123456789abcdef-{number:05d}.parquet" for number in range(len(ids))]
+    for name, values in zip(names, ids, strict=True):
+        array = values if isinstance(values, pa.Array) else pa.array(values)
+        table = pa.table({"id": array, "max_id": array, "cosine_sim_score": np.ones(len(array), np.float32)})
+        with storage.whole_file(storage.join(str(output), "duplicates", name), options) as scratch:
+            pq.write_table(table, scratch, row_group_size=rows_per_group)
+    facts = {
+        "program": "beam-semdedup",
+        "eps": 0.1,
+        "repeated_ids": {"count": 0, "examples": []},
+        "duplicates_files": names,
+        **summary,
+    }
+    storage.write_json(storage.join(str(output), "summary.json"), facts, options)
+    return str(output)
+
+
+def write(path: Path, ids: Any, rows_per_group: int = 1000, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = ids if isinstance(ids, (pa.Array, pa.ChunkedArray)) else pa.array(ids)
+    pq.write_table(pa.table({"id": array, **columns}), path, row_group_size=rows_per_group)
+    return path
+
+
+def write_lines(path: Path, *lines: Any) -> bytes:
+    content = b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return content
+
+
+def ids_in(path: Path | str) -> list[Any]:
+    return pq.read_table(path, columns=["id"]).column("id").to_pylist()
+
+
+def files_in(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+class TestParquet:
+    def test_the_listed_rows_go_and_the_others_stay_in_order(self, tmp_path, parquet_dataset):
+        gone = sorted(parquet_dataset.copies)
+        run = finished_run(tmp_path / "run", gone[:20], gone[20:], rows_per_group=7)
+        result = remove(parquet_dataset.path, run, tmp_path / "out")
+        kept = [i for f in parquet_dataset.files for i in ids_in(tmp_path / "out" / Path(f).name)]
+        assert kept == [i for i in parquet_dataset.ids if i not in parquet_dataset.copies]
+        assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (300, 30, 30, 0)
+        assert result.files == tuple(f"{tmp_path}/out/{Path(f).name}" for f in parquet_dataset.files)
+        assert files_in(tmp_path / "out") == {*(Path(f).name for f in parquet_dataset.files), "_removal.json"}
+
+    def test_all_columns_types_and_metadata_are_kept(self, tmp_path):
+        n = 20
+        columns = {
+            "id": pa.array(range(n), pa.int32()),
+            "half": pa.array(np.arange(n, dtype=np.float16)),
+            "day": pa.array(range(n), pa.date32()),
+            "time": pa.array(range(n), pa.timestamp("us", "Europe/Vienna")),
+            "long": pa.array(range(n), pa.duration("ms")),
+            "price": pa.array([Decimal(i) / 4 for i in range(n)], pa.decimal128(12, 3)),
+            "flag": pa.array([None, True, False, True] * 5),
+            "nothing": pa.nulls(n),
+            "kind": pa.array(["a", "b", None, "a"] * 5).dictionary_encode(),
+            "large": pa.array(["é" * i for i in range(n)], pa.large_string()),
+            "raw": pa.array([bytes([i] * 3) for i in range(n)], pa.binary(3)),
+            "small": pa.array(range(n), pa.uint8()),
+            "vector": pa.array([[float(i), 1.0] for i in range(n)], pa.list_(pa.float32(), 2)),
+            "halves": pa.array([np.full(i % 4, i, np.float16) for i in range(n)], pa.large_list(pa.float16())),
+            "nested": pa.array([{"a": [{"b": i, "c": None}], "d": {"e": str(i)}} for i in range(n)]),
+            "map": pa.array([[(str(i), i)] for i in range(n)], pa.map_(pa.string(), pa.int64())),
+            "tensor": pa.ExtensionArray.from_storage(
+                pa.fixed_shape_tensor(pa.float32(), (1, 2)),
+                pa.array([[float(i), 1.0] for i in range(n)], pa.list_(pa.float32(), 2)),
+            ),
+        }
+        schema = pa.schema(
+            [
+                pa.field(name, a.type, nullable=name != "id", metadata={"unit": "of " + name})
+                for name, a in columns.items()
+            ],
+            metadata={"made by": "a test", "pandas": "{}"},
+        )
+        table = pa.table(list(columns.values()), schema=schema)
+        pq.write_table(table, tmp_path / "in.parquet", row_group_size=6)
+        before = pq.read_table(tmp_path / "in.parquet")
+        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", [3, 17]), tmp_path / "out")
+        after = pq.read_table(tmp_path / "out/in.parquet")
+        assert after.schema.equals(before.schema, check_metadata=True)
+        assert after.equals(before.filter(pa.array([i not in (3, 17) for i in range(n)])))
+
+    def test_row_groups_stay_where_they_were(self, tmp_path):
+        write(tmp_path / "in.parquet", range(100), rows_per_group=30)
+        gone = [0, 1, *range(30, 60), 99]
+        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", gone), tmp_path / "out")
+        metadata = pq.read_metadata(tmp_path / "out/in.parquet")
+        assert [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)] == [28, 0, 30, 9]
+
+    def test_the_compression_of_each_column_is_kept(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        for codec in ("none", "snappy", "gzip", "brotli", "zstd", "lz4"):
+            table = pa.table({"id": range(10), "text": ["x"] * 10, "v": [[1.0]] * 10})
+            codecs = {"id": "none", "text": codec, "v.list.element": "gzip"}
+            pq.write_table(table, tmp_path / "in" / f"{codec}.parquet", compression=codecs)
+        for file in remove(tmp_path / "in", finished_run(tmp_path / "run", [3]), tmp_path / "out").files:
+            groups = [pq.read_metadata(path).row_group(0) for path in (tmp_path / "in" / Path(file).name, file)]
+            before, after = ([group.column(i).compression for i in range(3)] for group in groups)
+            assert after == before
+
+    def test_files_without_rows_and_files_that_lose_all_rows_stay(self, tmp_path):
+        write(tmp_path / "in/none.parquet", pa.array([], pa.int64()))
+        write(tmp_path / "in/all.parquet", [1, 2])
+        write(tmp_path / "in/some.parquet", [2, 3])
+        result = remove(tmp_path / "in", finished_run(tmp_path / "run", [1, 2]), tmp_path / "out")
+        assert [ids_in(tmp_path / f"out/{n}.parquet") for n in ("none", "all", "some")] == [[], [], [3]]
+        assert (result.rows_read, result.rows_removed, result.ids_removed) == (4, 3, 2)
+
+    def test_row_groups_larger_than_the_memory_are_taken_in_pieces(self, tmp_path):
+        write(tmp_path / "in.parquet", range(5000), rows_per_group=5000, text=["x" * 50] * 5000)
+        gone = list(range(0, 5000, 7))
+        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", gone), tmp_path / "out", memory_budget=100_000)
+        after = pq.read_table(tmp_path / "out/in.parquet")
+        assert after.column("id").to_pylist() == [i for i in range(5000) if i % 7]
+        assert pq.read_metadata(tmp_path / "out/in.parquet").num_row_groups > 1
+
+    def test_another_id_column_than_id(self, tmp_path):
+        pq.write_table(pa.table({"key.of": ["a", "b"], "id": ["b", "a"]}), tmp_path / "in.parquet")
+        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", ["a"]), tmp_path / "out", id_field="key.of")
+        assert pq.read_table(tmp_path / "out/in.parquet").column("key.of").to_pylist() == ["b"]
+
+
+INTEGERS = [
+    (pa.int8(), [-1, 5, 7]),
+    (pa.int32(), [-1, 5, 7]),
+    (pa.int64(), [-1, 5, 7]),
+    (pa.uint64(), [1, 5, 2**64 - 1]),
+]
+TEXTS = [(pa.string(), ["é", "", "b"]), (pa.large_string(), ["é", "", "b"])]
+BYTES = [(pa.binary(), [b"\xff\x00", b"", b"b"]), (pa.large_binary(), [b"\xff\x00", b"", b"b"])]
+
+
+class TestIdTypes:
+    """`IdList.find`: which ids of a column are in a list, whatever the two are made of."""
+
+    @staticmethod
+    def open(tmp_path: Path, *ids: pa.Array, rows_per_group: int = 1000, memory: int = 1 << 30) -> IdList:
+        paths = []
+        for number, array in enumerate(ids):
+            paths.append(str(tmp_path / f"list-{number}.parquet"))
+            pq.write_table(pa.table({"id": array}), paths[-1], row_group_size=rows_per_group)
+        return IdList.open(paths, {}, memory)
+
+    @pytest.mark.parametrize(
+        ("type_", "values"), [*INTEGERS, *TEXTS, *BYTES, (pa.binary(2), [b"ab", b"\xff\x00", b"cd"])]
+    )
+    @pytest.mark.parametrize("encoded", [False, True])
+    def test_ids_of_every_type_are_found(self, tmp_path, type_, values, encoded):
+        ids = pa.array([values[2], None, values[0], values[1], values[0]], type_)
+        column = removal.embeddings.decoded(pa.chunked_array([ids.dictionary_encode() if encoded else ids]))
+        found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).find(column, {})
+        assert found[0].tolist() == [False, False, True, True, True]
+        assert found[1].tolist() == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("one", "other", "values", "common"),
+        [
+            (pa.int8(), pa.int64(), ([1, -1, 2], [1, 2**40, -1]), [1, -1]),
+            (pa.int32(), pa.uint32(), ([1, -1, 2], [1, 2**32 - 1, 9]), [1]),
+            (pa.int64(), pa.uint64(), ([5, -1, 2], [2**64 - 1, 5, 7]), [5]),
+            (pa.string(), pa.large_string(), (["a", "é"], ["é", "c"]), ["é"]),
+            (pa.string(), pa.binary(), (["a", "é"], ["é".encode(), b"\xff"]), ["é"]),
+            (pa.binary(2), pa.large_binary(), ([b"ab", b"cd"], [b"cd", b"c"]), [b"cd"]),
+        ],
+    )
+    def test_ids_are_found_in_a_list_of_another_type(self, tmp_path, one, other, values, common):
+        first, second = pa.array(values[0], one), pa.array(values[1], other)
+        for ids, listed in ((first, second), (second, first)):
+            mask, found = self.open(tmp_path, listed).find(pa.chunked_array([ids]), {})
+            meant = {c if pa.types.is_integer(one) or isinstance(c, bytes) else c.encode() for c in common}
+            plain = [v.encode() if isinstance(v, str) else v for v in ids.to_pylist()]
+            assert [v for v, m in zip(plain, mask, strict=True) if m] == [v for v in plain if v in meant]
+            assert len(found) == len(common)
+
+    def test_a_null_is_no_id_on_either_side(self, tmp_path):
+        mask, found = self.open(tmp_path, pa.array([None, 1])).find(pa.chunked_array([[None, 1, 2]]), {})
+        assert mask.tolist() == [False, True, False]
+        assert found.tolist() == [1]
+
+    def test_an_entry_that_repeats_is_found_each_time(self, tmp_path):
+        ids = self.open(tmp_path, pa.array([5, 5, 6, 7, 5]), pa.array([5, 8]), rows_per_group=3)
+        mask, found = ids.find(pa.chunked_array([[5], [8]]), {})
+        assert mask.tolist() == [True, True]
+        assert found.tolist() == [0, 1, 4, 5, 6]
+
+    def test_nothing_is_found_in_nothing(self, tmp_path):
+        some, none = pa.chunked_array([[1, 2]]), pa.chunked_array([[]], pa.int64())
+        for ids in (self.open(tmp_path), self.open(tmp_path, pa.array([], pa.int64()))):
+            mask, found = ids.find(some, {})
+            assert (mask.tolist(), found.tolist()) == ([False, False], [])
+        mask, found = self.open(tmp_path, pa.array([1])).find(none, {})
+        assert (mask.tolist(), found.tolist()) == ([], [])
+        mask, _ = self.open(tmp_path, pa.array([1])).find(pa.chunked_array([pa.nulls(2, pa.int64())]), {})
+        assert mask.tolist() == [False, False]
+
+    @given(
+        listed=st.lists(st.lists(st.integers(-5, 60), max_size=25), max_size=3),
+        batches=st.lists(st.lists(st.integers(-5, 60) | st.none(), max_size=12), max_size=4),
+        rows_per_group=st.integers(1, 9),
+        in_memory=st.booleans(),
+        text=st.booleans(),
+        statistics=st.booleans(),
+    )
+    def test_it_finds_what_a_set_finds_whatever_is_skipped_and_kept(
+        self, tmp_path_factory, listed, batches, rows_per_group, in_memory, text, statistics
+    ):
+        def ids(values: Sequence[Any]) -> pa.Array:
+            made = [None if v is None else f"{v:03d}" if text else v for v in values]
+            return pa.array(made, pa.string() if text else pa.int64())
+
+        directory = tmp_path_factory.mktemp("list")
+        paths = [f"{directory}/{number}.parquet" for number in range(len(listed))]
+        for path, values in zip(paths, listed, strict=True):
+            table = pa.table({"id": ids(sorted(values))})
+            pq.write_table(table, path, row_group_size=rows_per_group, write_statistics=statistics)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(removal, "_LIST_BATCH_ROWS", 4)
+            opened = IdList.open(paths, {}, 1 << 30 if in_memory else 0)
+            assert opened.in_memory == in_memory
+            assert opened.num_ids == sum(map(len, listed))
+            entries = [v for values in listed for v in sorted(values)]
+            cache: dict[Any, Any] = {}
+            for batch in batches:
+                mask, found = opened.find(pa.chunked_array([ids(batch)]), cache)
+                assert mask.tolist() == [v is not None and v in set(entries) for v in batch]
+                assert found.tolist() == [n for n, v in enumerate(entries) if v in batch]
+            assert bool(cache) <= opened.in_memory
+
+    @pytest.mark.parametrize("type_", [pa.int64(), pa.uint64(), pa.string(), pa.binary()])
+    def test_row_groups_out_of_the_range_of_ids_are_not_read(self, tmp_path, monkeypatch, type_):
+        def ids(*values: int) -> pa.Array:
+            return pa.array(values).cast(pa.int64() if pa.types.is_integer(type_) else pa.string()).cast(type_)
+
+        opened = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10)
+        read = []
+        entries = IdList._entries
+        monkeypatch.setattr(
+            IdList,
+            "_entries",
+            lambda self, file, path, group, cache: read.append(group) or entries(self, file, path, group, cache),
+        )
+        mask, found = opened.find(pa.chunked_array([ids(125, 131)]), {})
+        assert mask.tolist() == [True, True]
+        assert found.tolist() == [25, 31]
+        assert read == [2, 3]
+        read.clear()
+        assert opened.find(pa.chunked_array([ids(170, 999)]), {})[0].tolist() == [False, False]
+        assert read == []
+
+    def test_a_file_that_is_no_list_of_ids_is_an_error_that_names_it(self, tmp_path):
+        for table in (pa.table({"key": [1]}), pa.table({"id": [1.5]})):
+            pq.write_table(table, tmp_path / "a.parquet")
+            with pytest.raises(InputError, match=rf"{tmp_path}/a.parquet: no column 'id' with integers, strings or b"):
+                IdList.open([str(tmp_path / "a.parquet")], {}, 1)
+
+
+class TestWholeRuns:
+    """The types again, through the pipeline."""
+
+    @pytest.mark.parametrize(
+        ("type_", "values"),
+        [INTEGERS[1], TEXTS[1], BYTES[0], (pa.dictionary(pa.int8(), pa.string()), list("abc"))],
+    )
+    def test_ids_keep_their_type_and_are_removed(self, tmp_path, type_, values):
+        write(tmp_path / "in.parquet", pa.array([*values, None], type_), rows_per_group=2)
+        plain = type_.value_type if pa.types.is_dictionary(type_) else type_
+        result = remove(
+            tmp_path / "in.parquet", finished_run(tmp_path / "run", pa.array(values[1:2], plain)), tmp_path / "out"
+        )
+        after = pq.read_table(tmp_path / "out/in.parquet").column("id")
+        assert after.to_pylist() == [values[0], values[2], None]
+        assert after.type == pq.read_table(tmp_path / "in.parquet").column("id").type
+        assert result.rows_removed == 1
+
+    def test_a_list_larger_than_memory_gives_the_same_files_and_counts(self, tmp_path, make_dataset, monkeypatch):
+        dataset = make_dataset(rows=200, ids="string")
+        listed = [*sorted(dataset.copies), *(f"unknown-{i}" for i in range(40))]
+        run = finished_run(tmp_path / "run", listed[:30], listed[30:], rows_per_group=9)
+        results = {}
+        opened = []
+        open_list = IdList.open.__func__
+        monkeypatch.setattr(IdList, "open", classmethod(lambda *a: opened.append(open_list(*a)) or opened[-1]))
+        monkeypatch.setattr(removal, "_LIST_BATCH_ROWS", 4)
+        for name, memory in (("kept", "1GiB"), ("streamed", 2000)):
+            results[name] = remove(dataset.path, run, tmp_path / name, memory_budget=memory)
+        assert [ids.in_memory for ids in opened] == [True, False]
+        for file in dataset.files:
+            one, other = (pq.read_table(tmp_path / n / Path(file).name) for n in results)
+            assert one.equals(other)
+        assert [(r.rows_removed, r.ids_removed, r.ids_not_found) for r in results.values()] == [(30, 30, 40)] * 2
+
+    def test_ids_that_no_row_has_are_counted_and_are_no_error(self, tmp_path):
+        write(tmp_path / "in/a.parquet", [1, 2, 3])
+        write(tmp_path / "in/b.parquet", [3, 4])
+        result = remove(tmp_path / "in", finished_run(tmp_path / "run", [3, 7], [8, 9, 4]), tmp_path / "out")
+        assert (result.rows_removed, result.ids_removed, result.ids_not_found) == (3, 2, 3)
+
+    def test_repeated_entries_of_a_list_are_not_counted_as_not_found(self, tmp_path):
+        write(tmp_path / "in.parquet", [1, 2, 3])
+        result = remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", [2, 2, 9]), tmp_path / "out")
+        assert (result.rows_removed, result.ids_removed, result.ids_not_found) == (1, 2, 1)
+
+    def test_a_run_without_a_single_duplicate_removes_nothing(self, tmp_path):
+        write(tmp_path / "in.parquet", [1, 2, 3])
+        for name, ids in (("a", []), ("b", [pa.array([], pa.string())])):
+            result = remove(tmp_path / "in.parquet", finished_run(tmp_path / name, *ids), tmp_path / f"out-{name}")
+            assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (3, 0, 0, 0)
+            assert ids_in(tmp_path / f"out-{name}/in.parquet") == [1, 2, 3]
+
+    def test_worker_processes_do_the_same(self, tmp_path, make_dataset):
+        dataset = make_dataset(rows=60, copies=12, files=4)
+        run = finished_run(tmp_path / "run", sorted(dataset.copies))
+        one = remove(dataset.path, run, tmp_path / "one")
+        two = remove(dataset.path, run, tmp_path / "two", runner={"name": "direct", "num_workers": 2})
+        for file in dataset.files:
+            assert pq.read_table(tmp_path / "one" / Path(file).name).equals(
+                pq.read_table(tmp_path / "two" / Path(file).name)
+            )
+        assert (two.rows_removed, two.ids_removed, two.ids_not_found) == (12, 12, 0)
+        assert [Path(f).name for f in one.files] == [Path(f).name for f in two.files]
+
+    def test_a_failure_names_the_file_and_the_removal_is_not_finished(self, tmp_path, monkeypatch):
+        write(tmp_path / "in/a.parquet", [1, 2])
+        write(tmp_path / "in/b.parquet", [3, 4])
+        run = finished_run(tmp_path / "run", [1])
+        original = removal._Remove._parquet
+
+        def fail(self: Any, unit: Any, scratch: Path, bits: Any) -> Any:
+            if unit.source.endswith("b.parquet"):
+                scratch.write_bytes(b"half")
+                raise OSError("the disk is full")
+            return original(self, unit, scratch, bits)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(removal._Remove, "_parquet", fail)
+            with pytest.raises(runners.RunError, match=rf"{tmp_path}/in/b\.parquet: OSError: the disk is full"):
+                remove(tmp_path / "in", run, tmp_path / "out")
+        assert "b.parquet" not in files_in(tmp_path / "out")
+        assert not json.loads((tmp_path / "out/_removal.json").read_text())["finished"]
+        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 1
+        assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
+
+
+COMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
+    "": (bytes, bytes),
+    ".gz": (gzip.compress, gzip.decompress),
+    ".bz2": (bz2.compress, bz2.decompress),
+    ".xz": (lzma.compress, lzma.decompress),
+    ".zst": (zstandard.compress, lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data)),
+}
+
+
+class TestJsonl:
+    def test_lines_go_and_every_other_byte_stays_however_it_is_compressed(self, tmp_path):
+        lines = [
+            b'{"id": 1, "x": {"nested": [1, {"a": null}]}}\n',
+            b'{"id":2}\r\n',
+            b"\n",
+            b'  {"x": "\xc3\xa9", "id": 3}  \n',
+            b'{"id": 4, "oops\n',
+            b'{"id": "2"}\n',
+            b'{"id": null}\n',
+            b"null\n",
+            b'{"id": 2, "embeddings": [1e3, NaN]}\n',
+            b'{"other": 5}\n',
+            b'{"id": 6}',
+        ]
+        (tmp_path / "in").mkdir()
+        for suffix, (compress, _) in COMPRESSORS.items():
+            (tmp_path / f"in/a.jsonl{suffix}").write_bytes(compress(b"".join(lines)))
+        run = finished_run(tmp_path / "run", [2, 3, 7])
+        result = remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
+        for suffix, (_, decompress) in COMPRESSORS.items():
+            after = decompress((tmp_path / f"out/a.jsonl{suffix}").read_bytes())
+            assert after == b"".join(line for n, line in enumerate(lines) if n not in (1, 3, 8))
+        assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (50, 15, 2, 1)
+
+    def test_string_ids_and_the_last_line(self, tmp_path):
+        content = write_lines(tmp_path / "in.jsonl", {"id": "a"}, {"id": "2024-01-01"}, {"id": "é", "x": 1}).rstrip()
+        (tmp_path / "in.jsonl").write_bytes(content)
+        run = finished_run(tmp_path / "run", ["2024-01-01", "é"])
+        assert remove(tmp_path / "in.jsonl", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 2
+        assert (tmp_path / "out/in.jsonl").read_bytes() == b'{"id": "a"}\n'
+
+    def test_lines_of_many_blocks(self, tmp_path, monkeypatch, jsonl_dataset):
+        monkeypatch.setattr(removal.formats, "_JSONL_PART_BYTES", 1000)
+        run = finished_run(tmp_path / "run", sorted(jsonl_dataset.copies))
+        result = remove(jsonl_dataset.path, run, tmp_path / "out", input_filetype="jsonl")
+        assert (result.rows_read, result.rows_removed) == (300, 30)
+        for file in jsonl_dataset.files:
+            lines = Path(file).read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["id"] not in jsonl_dataset.copies]
+            assert (tmp_path / "out" / Path(file).name).read_bytes() == b"".join(kept)
+
+
+class TestStructure:
+    def test_files_lie_below_the_output_as_below_the_input(self, tmp_path):
+        for name in ("a.parquet", "x/b.parquet", "x/y/c.parquet"):
+            write(tmp_path / "in" / name, [1, 2])
+        run = finished_run(tmp_path / "run", [1])
+        remove(tmp_path / "in", run, tmp_path / "out")
+        assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "x/y/c.parquet", "_removal.json"}
+        remove(f"{tmp_path}/in/x/**/*.parquet", run, tmp_path / "globbed")
+        assert files_in(tmp_path / "globbed") == {"b.parquet", "y/c.parquet", "_removal.json"}
+
+    def test_several_inputs_are_laid_over_each_other(self, tmp_path):
+        write(tmp_path / "one/a.parquet", [1, 2])
+        write(tmp_path / "two/x/b.parquet", [1, 3])
+        write(tmp_path / "c.parquet", [4])
+        inputs = [tmp_path / "one", tmp_path / "two", tmp_path / "c.parquet"]
+        remove(inputs, finished_run(tmp_path / "run", [1]), tmp_path / "out")
+        assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "c.parquet", "_removal.json"}
+        assert [ids_in(tmp_path / "out" / n) for n in ("a.parquet", "x/b.parquet", "c.parquet")] == [[2], [3], [4]]
+
+    def test_names_that_collide_are_an_error_that_names_both_files(self, tmp_path):
+        for place in ("one", "two"):
+            write(tmp_path / place / "a.parquet", [1])
+        said = message([tmp_path / "one", tmp_path / "two"], finished_run(tmp_path / "run", [1]), tmp_path / "out")
+        assert said == (
+            f"input_path: {tmp_path}/one/a.parquet and {tmp_path}/two/a.parquet would both be written to "
+            f"{tmp_path}/out/a.parquet"
+        )
+        assert not (tmp_path / "out").exists()
+
+    def test_an_input_within_another_is_not_read_twice(self, tmp_path):
+        write(tmp_path / "in/x/a.parquet", [1, 2])
+        write(tmp_path / "in/b.parquet", [1])
+        inputs = [tmp_path / "in", tmp_path / "in/x", tmp_path / "in/x/a.parquet"]
+        result = remove(inputs, finished_run(tmp_path / "run", [1]), tmp_path / "out")
+        assert result.rows_read == 3
+        assert len(result.files) == 2
+
+    @pytest.mark.parametrize("output", ["in", "in/out", "in/../in/out"])
+    def test_an_output_inside_the_input_is_an_error(self, tmp_path, output):
+        write(tmp_path / "in/a.parquet", [1])
+        said = message(tmp_path / "in", finished_run(tmp_path / "run", [1]), tmp_path / output)
+        assert said.startswith(f"output_path={tmp_path}/{output} ")
+        assert files_in(tmp_path / "in") == {"a.parquet"}
+
+    def test_an_input_inside_the_output_is_an_error(self, tmp_path):
+        write(tmp_path / "out/in/a.parquet", [1])
+        said = message(tmp_path / "out/in", finished_run(tmp_path / "run", [1]), tmp_path / "out")
+        assert said == f"output_path={tmp_path}/out holds the input file {tmp_path}/out/in/a.parquet; choose another"
+
+    def test_a_missing_or_wrong_id_column_is_an_error_that_names_the_file(self, tmp_path):
+        run = finished_run(tmp_path / "run", [1])
+        write(tmp_path / "in/a.parquet", [1])
+        pq.write_table(pa.table({"key": [1]}), tmp_path / "in/b.parquet")
+        assert message(tmp_path / "in", run, tmp_path / "out") == (
+            f"{tmp_path}/in/b.parquet: no column id_field='id'; it has: key"
+        )
+        for ids in (["1"], [1.5]):
+            write(tmp_path / "in/b.parquet", ids)
+            assert message(tmp_path / "in", run, tmp_path / "out").startswith(
+                f"{tmp_path}/in/b.parquet: the ids in 'id' are "
+            )
+        assert not (tmp_path / "out").exists()
+
+    def test_no_input_is_an_error(self, tmp_path):
+        assert message(tmp_path / "in", finished_run(tmp_path / "run", [1]), tmp_path / "out").startswith(
+            "input_path: no files at"
+        )
+
+
+class TestTheList:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        return write(tmp_path / "in/a.parquet", range(10))
+
+    @staticmethod
+    def find(place: Any, **values: Any) -> list[str]:
+        """The names of the files that are taken for the list."""
+        given_ = {"input_path": "in", "output_path": "out", "duplicates_path": str(place)}
+        return [Path(f).name for f in removal.find_list(resolve({**given_, **values}, RemovalParameters))]
+
+    def test_it_is_found_by_the_output_of_its_run_or_its_own_directory(self, tmp_path):
+        run = finished_run(tmp_path / "run", [1, 2], [3])
+        names = [f"part-0123456789abcdef-0000{n}.parquet" for n in range(2)]
+        for place in (run, f"{run}/", f"{run}/duplicates", f"{run}/duplicates/", f"{run}/../run"):
+            assert self.find(place) == names
+
+    def test_files_that_the_summary_does_not_name_are_not_read(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", [1, 2])
+        pq.write_table(pa.table({"id": [3]}), tmp_path / "run/duplicates/part-stale.parquet")
+        assert remove(source, run, tmp_path / "out").rows_removed == 2
+
+    def test_a_file_that_the_summary_names_must_be_there(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", [1, 2], [3])
+        next(Path(run, "duplicates").glob("*-00001.parquet")).unlink()
+        assert "part-0123456789abcdef-00001.parquet: gone" in message(source, run, tmp_path / "out")
+
+    def test_an_unfinished_run_is_refused(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", [1, 2])
+        Path(run, "summary.json").unlink()
+        for place in (run, f"{run}/duplicates", tmp_path / "nowhere"):
+            assert "no finished run stands behind it" in message(source, place, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_it_is_taken_if_that_is_allowed(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", [1, 2])
+        Path(run, "summary.json").unlink()
+        (file,) = Path(run, "duplicates").glob("*.parquet")
+        for place in (run, f"{run}/duplicates", file):
+            assert self.find(place, partial="allow") == [file.name]
+        assert remove(source, run, tmp_path / "out", partial="allow").rows_removed == 2
+
+    def test_the_cache_beside_an_unfinished_list_is_never_taken_for_it(self, tmp_path):
+        """The results of the comparison hold the ids of all rows."""
+        run = tmp_path / "run"
+        write(run / "pairwise_results/0123/00000000-00000001.parquet", range(10))
+        write(run / "kmeans_results/0123/rejected/a.parquet", range(10))
+        write(run / "rejected/part-0123.parquet", range(10))
+        with pytest.raises(InputError, match=r": no parquet files there$"):
+            self.find(run, partial="allow")
+        write(run / "duplicates/part-0123-0.parquet", [4])
+        assert self.find(run, partial="allow") == ["part-0123-0.parquet"]
+
+    def test_a_run_without_eps_is_refused(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", eps=None)
+        assert message(source, run, tmp_path / "out").endswith("that run had no eps and found no duplicates")
+
+    def test_repeated_ids_are_refused_unless_allowed(self, tmp_path, source):
+        write(source, [1, 2, 2, 3])
+        run = finished_run(tmp_path / "run", [2], repeated_ids={"count": 1, "examples": ["2"]})
+        said = message(source, run, tmp_path / "out")
+        assert said.startswith("1 ids stand on more than one row (such as 2)")
+        assert "repeated_ids=allow" in said
+        result = remove(source, run, tmp_path / "out", repeated_ids="allow")
+        assert (result.rows_removed, result.ids_removed) == (2, 1)
+        assert ids_in(tmp_path / "out/a.parquet") == [1, 3]
+
+
+class TestOutput:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> str:
+        write(tmp_path / "in/a.parquet", [1, 2])
+        write(tmp_path / "in/x/b.parquet", [3, 4])
+        return finished_run(tmp_path / "run", [1, 3])
+
+    @pytest.mark.parametrize("clear", [True, False])
+    @pytest.mark.parametrize("inner", ["a.parquet", "x/b.parquet"])
+    def test_a_foreign_file_is_never_overwritten(self, tmp_path, run, clear, inner):
+        foreign = tmp_path / "out" / inner
+        foreign.parent.mkdir(parents=True)
+        foreign.write_bytes(b"precious")
+        said = message(tmp_path / "in", run, tmp_path / "out", clear_output=clear)
+        assert said == f"{foreign} exists and is not from an earlier removal; choose another output_path"
+        assert foreign.read_bytes() == b"precious"
+        assert files_in(tmp_path / "out") == {inner}
+
+    def test_not_even_a_hidden_one(self, tmp_path, run):
+        write(tmp_path / "in/.h.parquet", [1, 2])
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/.h.parquet").write_bytes(b"precious")
+        assert "is not from an earlier removal" in message(tmp_path / "in/.h.parquet", run, tmp_path / "out")
+
+    def test_foreign_files_beside_it_stay(self, tmp_path, run):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/notes.txt").write_text("mine")
+        for _ in range(2):
+            remove(tmp_path / "in", run, tmp_path / "out")
+        assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "notes.txt", "_removal.json"}
+
+    def test_the_files_of_an_earlier_removal_are_cleared(self, tmp_path, run):
+        remove(tmp_path / "in", run, tmp_path / "out")
+        remove(tmp_path / "in/x", run, tmp_path / "out")
+        assert files_in(tmp_path / "out") == {"b.parquet", "_removal.json"}
+
+    def test_without_clearing_they_stay_and_are_replaced_where_they_are_written_again(self, tmp_path, run):
+        remove(tmp_path / "in", run, tmp_path / "out")
+        write(tmp_path / "in/a.parquet", [1, 7])
+        remove(tmp_path / "in/a.parquet", run, tmp_path / "out", clear_output=False)
+        assert ids_in(tmp_path / "out/a.parquet") == [7]
+        assert ids_in(tmp_path / "out/x/b.parquet") == [4]
+
+    def test_a_removal_into_a_copy_of_an_output_leaves_the_original_alone(self, tmp_path, run):
+        remove(tmp_path / "in", run, tmp_path / "out")
+        (tmp_path / "out").rename(tmp_path / "moved")
+        remove(tmp_path / "in", run, tmp_path / "out")
+        remove(tmp_path / "in/a.parquet", run, tmp_path / "moved")
+        assert files_in(tmp_path / "moved") == {"a.parquet", "_removal.json"}
+        assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "_removal.json"}
+
+
+class TestS3:
+    def test_a_dataset_a_list_and_an_output_on_s3(self, s3, make_dataset):
+        dataset = make_dataset(s3.join("in"), rows=60, copies=10, options=s3.options)
+        run = finished_run(s3.join("run"), sorted(dataset.copies), options=s3.options)
+        kwargs = {name: {"storage_options": s3.options} for name in ("read_kwargs", "write_kwargs")}
+        for _ in range(2):
+            result = remove(dataset.path, run, s3.join("out"), **kwargs)
+            assert (result.rows_read, result.rows_removed, result.ids_not_found) == (60, 10, 0)
+        keys = s3.keys()
+        assert {key for key in keys if key.startswith("out/")} == {
+            "out/_removal.json",
+            *(f"out/{posixpath.basename(f)}" for f in dataset.files),
+        }
+        fs = fsspec.core.url_to_fs(s3.url, skip_instance_cache=True, **s3.options)[0]
+        kept = [i for f in dataset.files for i in ids_in(fs.open(f.replace("/in/", "/out/")))]
+        assert kept == [i for i in dataset.ids if i not in dataset.copies]
+
+    def test_from_s3_to_a_local_directory_with_a_local_list(self, s3, tmp_path, make_dataset):
+        dataset = make_dataset(
+            s3.join("in"), rows=40, copies=6, files=2, filetype="jsonl", suffix=".gz", options=s3.options
+        )
+        result = remove(
+            dataset.path,
+            finished_run(tmp_path / "run", sorted(dataset.copies)),
+            tmp_path / "out",
+            input_filetype="jsonl",
+            read_kwargs={"storage_options": s3.options},
+            duplicates_kwargs={},
+        )
+        assert result.rows_removed == 6
+        kept = [
+            json.loads(line)["id"] for f in result.files for line in gzip.decompress(Path(f).read_bytes()).splitlines()
+        ]
+        assert kept == [i for i in dataset.ids if i not in dataset.copies]
+
+    def test_an_object_that_is_not_its_own_is_never_overwritten(self, s3, tmp_path, make_dataset):
+        dataset = make_dataset(rows=20, copies=2, files=1)
+        storage.write_bytes(s3.join("out/part-0.parquet"), b"precious", s3.options)
+        run = finished_run(tmp_path / "run", sorted(dataset.copies))
+        said = message(dataset.path, run, s3.join("out"), write_kwargs={"storage_options": s3.options})
+        assert said.startswith(f"{s3.join('out/part-0.parquet')} exists and is not from an earlier removal")
+        assert storage.read_bytes(s3.join("out/part-0.parquet"), s3.options) == b"precious"

@@ -1,0 +1,194 @@
+import dataclasses
+import typing
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam import coders
+from apache_beam.coders.coders import PaneInfoCoder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beam_semdedup import plan, runners
+from beam_semdedup.config import Parameters
+from beam_semdedup.formats import InputUnit
+from beam_semdedup.kmeans import FittedKMeans
+from beam_semdedup.segments import Segment
+from beam_semdedup.stages import ComparedUnit, DuplicatesFile, PairwiseUnit
+from beam_semdedup.transforms import ELEMENTS, ReferenceCoder, SemanticDedup
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+
+
+def elements(kind):
+    """Any instance of an element type, of a tuple of them, or of a plain type."""
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return st.builds(kind, **{f.name: elements(hints[f.name]) for f in dataclasses.fields(kind)})
+    if typing.get_origin(kind) is tuple:
+        return st.lists(elements(typing.get_args(kind)[0]), max_size=3).map(tuple)
+    return {int: INTEGERS, bool: st.booleans(), str: st.text(max_size=8)}[kind]
+
+
+@pytest.mark.parametrize("kind", ELEMENTS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+@settings(max_examples=20)
+def test_an_element_comes_back_from_its_coder_as_it_was(kind, data):
+    element, other = data.draw(elements(kind)), data.draw(elements(kind))
+    coder = coders.registry.get_coder(kind)
+    assert coder == ReferenceCoder(kind)
+    decoded = coder.decode(coder.encode(element))
+    assert decoded == element
+    assert hash(decoded) == hash(element)
+    assert type(decoded) is kind
+    assert (coder.encode(element) == coder.encode(other)) == (element == other)
+
+
+@pytest.mark.parametrize("kind", ELEMENTS, ids=lambda kind: kind.__name__)
+def test_every_element_type_can_be_a_key(kind):
+    coder = coders.registry.get_coder(kind)
+    assert coder.is_deterministic()
+    assert coder.to_type_hint() is kind
+    assert coder.as_deterministic_coder("a step") is coder
+
+
+def test_coders_of_different_types_differ():
+    assert len({ReferenceCoder(kind) for kind in ELEMENTS}) == len(ELEMENTS)
+    assert ReferenceCoder(Segment) != ReferenceCoder(FittedKMeans)
+
+
+# The pipeline
+
+
+EDGES = {
+    "nothing": set(ELEMENTS),
+    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, ComparedUnit, DuplicatesFile},
+    "similarities": {ComparedUnit, DuplicatesFile},
+}
+"""What the cache holds, and the element types that cross edges then."""
+
+STEPS = {
+    "nothing": ["List input", "Spread input", "Fit", "Assign", "Compare", "Identify duplicates"],
+    "assigned rows": ["Find centroids", "Find assigned rows", "Compare", "Identify duplicates"],
+    "similarities": ["Find comparisons", "Identify duplicates"],
+}
+
+
+@pytest.fixture(scope="module")
+def parameters(tmp_path_factory):
+    """A run on 60 rows in two files."""
+    root = tmp_path_factory.mktemp("transforms")
+    (root / "input").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        vectors = pa.array(rng.normal(size=(30, 4)).tolist(), pa.list_(pa.float32()))
+        table = pa.table({"id": np.arange(30) + 30 * number, "embeddings": vectors})
+        pq.write_table(table, root / "input" / f"{number}.parquet", row_group_size=10)
+    return Parameters(
+        input_path=[str(root / "input")],
+        output_path=str(root / "output"),
+        n_clusters=4,
+        eps=0.1,
+        unit_rows=10,
+        assign_unit_bytes=160,
+        max_cluster_rows=7,
+    )
+
+
+@pytest.fixture(scope="module")
+def plans(parameters):
+    """A plan for each of `EDGES`, after a run in which an element that is pickled is an error."""
+    fresh = plan.make_plan(parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in set(ELEMENTS) - {InputUnit}:  # the plan's units are part of the pipeline's definition
+            patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
+        runners.run(lambda pipeline: pipeline | SemanticDedup(fresh), parameters)
+    half_finished = plan.make_plan(dataclasses.replace(parameters, which_to_keep="easy"))
+    finished = plan.make_plan(parameters)
+    return dict(zip(EDGES, (fresh, half_finished, finished), strict=True))
+
+
+@pytest.fixture(scope="module")
+def graphs(plans):
+    """The pipeline's proto and its coders by id, for each of `EDGES`."""
+    return {cached: graph(made) for cached, made in plans.items()}
+
+
+def refuse_to_be_pickled(element, protocol):
+    raise AssertionError(f"{element} is pickled")
+
+
+def graph(made):
+    """The pipeline of a plan, whose result something reads: its proto and its coders by id."""
+    pipeline = beam.Pipeline()
+    _ = pipeline | SemanticDedup(made) | "Read result" >> beam.Map(lambda _: None)
+    proto, context = pipeline.to_runner_api(return_context=True)
+    return proto.components, context.coders.get_by_id
+
+
+def edge_coders(components, coder):
+    """The coders of what the transforms of a pipeline read from each other, without the containers' own."""
+    read = {name for transform in components.transforms.values() for name in transform.inputs.values()}
+    return {
+        components.pcollections[name].unique_name: list(leaves(coder(components.pcollections[name].coder_id)))
+        for name in read
+    }
+
+
+def leaves(coder):
+    inner = coder._get_component_coders()
+    if inner and isinstance(inner[-1], PaneInfoCoder):
+        inner = inner[:1]  # Beam's Reshuffle: the element, its timestamp and its pane
+    if not inner:
+        yield coder
+    for component in inner:
+        yield from leaves(component)
+
+
+PLAIN = (coders.VarIntCoder, coders.BytesCoder, coders.StrUtf8Coder)
+
+
+def test_a_run_in_which_no_element_can_be_pickled_finishes(plans):
+    assert [(bool(made.kmeans), bool(made.pairwise)) for made in plans.values()] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    assert plans["similarities"].kmeans["num_rows"] == plans["similarities"].pairwise["num_rows"] == 60
+    assert plans["similarities"].pairwise["units_done"] > plans["similarities"].job.num_keys > 1
+
+
+@pytest.mark.parametrize("cached", EDGES)
+def test_what_crosses_an_edge_is_a_reference_or_plain_and_never_pickled(graphs, cached):
+    found = edge_coders(*graphs[cached])
+    for name, inner in found.items():
+        assert all(isinstance(coder, (ReferenceCoder, *PLAIN)) for coder in inner), f"{name}: {inner}"
+    kinds = {coder.to_type_hint() for inner in found.values() for coder in inner if isinstance(coder, ReferenceCoder)}
+    assert kinds == EDGES[cached]
+
+
+def test_elements_whose_coders_are_not_registered_would_be_noticed(plans, monkeypatch):
+    for kind in ELEMENTS:
+        monkeypatch.delitem(coders.registry._coders, kind)
+    found = edge_coders(*graph(plans["nothing"]))
+    pickled = {name for name, inner in found.items() if any(not isinstance(coder, PLAIN) for coder in inner)}
+    assert len(pickled) > len(ELEMENTS)
+    assert not any(isinstance(coder, ReferenceCoder) for inner in found.values() for coder in inner)
+
+
+@pytest.mark.parametrize("cached", STEPS)
+def test_only_the_steps_that_the_cache_does_not_spare_are_in_the_pipeline(graphs, cached):
+    components, _ = graphs[cached]
+    (whole,) = (t for t in components.transforms.values() if t.unique_name == "SemanticDedup")
+    steps = [components.transforms[name].unique_name.removeprefix("SemanticDedup/") for name in whole.subtransforms]
+    assert steps == STEPS[cached]
+
+
+def test_without_eps_the_pipeline_ends_with_the_similarities(plans):
+    made = plans["nothing"]
+    job = dataclasses.replace(made.job, parameters=dataclasses.replace(made.job.parameters, eps=None))
+    result = beam.Pipeline() | SemanticDedup(dataclasses.replace(made, job=job))
+    assert result.element_type is ComparedUnit
+    assert (beam.Pipeline() | SemanticDedup(made)).element_type is DuplicatesFile
