@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 EXTRAS ?=
 BIN := .venv/bin
+PARALLEL := -n auto --dist loadfile
 
 extras = $(if $(strip $(EXTRAS)),[$(EXTRAS)])
 
@@ -12,10 +13,10 @@ demo: .venv/installed ## the command on the committed embeddings
 	@$(BIN)/python examples/closest_pairs.py demo-output
 
 test: .venv/installed-test ## the fast tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-all: .venv/installed-test ## the slow ones too
-	$(BIN)/python -m pytest -q -m ""
+	$(BIN)/python -m pytest -q $(PARALLEL) -m ""
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

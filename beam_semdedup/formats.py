@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
 import fsspec
@@ -22,6 +23,7 @@ _BATCH_BYTES = 32 << 20
 _JSONL_PART_BYTES = 1 << 20
 _LOOK_ROWS = 1024
 _SPACE = ord(" ")
+_NO_LINES = "not readable as text lines"
 _AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 
 
@@ -55,12 +57,16 @@ class InputUnit:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in."""
+    """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in.
+
+    `column_bytes` is the uncompressed size of each column; jsonl does not say.
+    """
 
     info: storage.FileInfo
     schema: pa.Schema
     num_rows: int
     parts: tuple[InputUnit, ...]
+    column_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,9 @@ class Format(Protocol):
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """The facts of one file; InputError, naming it, where it cannot be read."""
 
+    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+        """The types of the columns at the start of a file, for little reading; no columns where it has no rows."""
+
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """The commonest length of the vectors at the start of the file; None where no row has one."""
 
@@ -110,13 +119,21 @@ class Parquet:
         ):
             file = pq.ParquetFile(source)
             schema, metadata = file.schema_arrow, file.metadata
-        parts, first_row = [], 0
+        parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
             if num_rows:
                 parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
             first_row += num_rows
-        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts))
+            for index in range(metadata.num_columns):
+                column = metadata.row_group(group).column(index)
+                sizes[column.path_in_schema.split(".")[0]] += column.total_uncompressed_size
+        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
+
+    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+        """See `Format.head`; they are those of the whole file."""
+        facts = self.inspect(info, options)
+        return facts.schema if facts.num_rows else pa.schema([])
 
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
@@ -171,15 +188,13 @@ class Jsonl:
     extensions = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
-        """See `Format.inspect`; reads the whole file."""
+        """See `Format.inspect`; reads the whole file, and the types are those of all its well-formed lines."""
         parts: list[InputUnit] = []
         first_row, first_line, offset = 0, 1, 0
-        schema = pa.schema([])
-        with _naming(info.url, "not readable as text lines"), open_stream(info.url, options) as stream:
+        types = _Types()
+        with _naming(info.url, _NO_LINES), open_stream(info.url, options) as stream:
             for block in blocks(stream):
-                num_rows = len(line_spans(block)[0])
-                if not schema and num_rows:
-                    schema = _infer_schema(block)
+                num_rows = types.add(block)
                 parts.append(
                     InputUnit(
                         info.url,
@@ -198,7 +213,17 @@ class Jsonl:
                 )
         if compression(info.url):
             parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
-        return FileFacts(info, schema, first_row, tuple(p for p in parts if p.num_rows))
+        return FileFacts(info, types.schema(), first_row, tuple(p for p in parts if p.num_rows))
+
+    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+        """See `Format.head`; from the first block with a well-formed line."""
+        types = _Types()
+        with _naming(info.url, _NO_LINES), open_stream(info.url, options) as stream:
+            for block in blocks(stream):
+                types.add(block)
+                if types.schema():
+                    break
+        return types.schema()
 
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """See `Format.dimension`; from the first block with a vector."""
@@ -306,39 +331,83 @@ def _read_json(lines: Sequence[bytes], schema: pa.Schema | None) -> pa.Table:
     )
 
 
-def _infer_schema(block: bytes) -> pa.Schema:
-    """The types at the start of a file, from the lines that are well-formed."""
-    starts, ends, _ = line_spans(block)
-    lines = [block[s:e] for s, e in zip(starts[:_LOOK_ROWS], ends[:_LOOK_ROWS], strict=True)]
-    types: dict[str, Counter[pa.DataType]] = {}
-    for table in _readable_runs([line for line in lines if _may_be_object(line)]):
-        for field in table.schema:
-            type_ = pa.string() if pa.types.is_timestamp(field.type) else field.type  # JSON has no times
-            types.setdefault(field.name, Counter())[type_] += table.num_rows
-    return pa.schema([(name, _joined(counts)) for name, counts in types.items()])
+class _Types:
+    """The types of the columns in blocks of lines, from the lines that are well-formed."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Counter[pa.DataType]] = {}
+
+    def add(self, block: bytes) -> int:
+        """Takes a block into account; the number of its lines that are not blank."""
+        starts, ends, _ = line_spans(block)
+        lines = [block[s:e] for s, e in zip(starts, ends, strict=True)]
+        for table in _readable_runs([line for line in lines if _may_be_object(line)]):
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                type_ = pa.string() if pa.types.is_timestamp(column.type) else column.type  # JSON has no times
+                _count(self._found.setdefault(name, Counter()), type_, len(column) - column.null_count)
+        return len(lines)
+
+    def schema(self) -> pa.Schema:
+        """Each column with the type that holds its values, or those of the most lines."""
+        return pa.schema([(name, counts.most_common(1)[0][0]) for name, counts in self._found.items()])
+
+
+def _count(counts: Counter[pa.DataType], type_: pa.DataType, num_values: int) -> None:
+    """Adds values to the count of a type that holds them and those counted there before, or to that of their own."""
+    if type_ not in counts:
+        for other in counts:
+            if joined := _joined(other, type_):
+                num_values += counts.pop(other)
+                type_ = joined
+                break
+    counts[type_] += num_values
 
 
 def _readable_runs(lines: Sequence[bytes]) -> Iterator[pa.Table]:
-    """Tables of consecutive lines that have one schema, each as it is found."""
+    """Tables of lines that have one schema, each as it is found."""
     if not lines:
         return
     try:
         yield _read_json(lines, None)
     except pa.ArrowInvalid:
-        if len(lines) > 1:
+        groups: list[Sequence[bytes]] = [*_alike(lines)]
+        if len(groups) == 1:
             middle = len(lines) // 2
-            yield from _readable_runs(lines[:middle])
-            yield from _readable_runs(lines[middle:])
+            groups = [lines[:middle], lines[middle:]] if middle else []
+        for group in groups:
+            yield from _readable_runs(group)
 
 
-def _joined(counts: Counter[pa.DataType]) -> pa.DataType:
-    """The type that holds the values of all, else the commonest that is not null."""
+def _alike(lines: Sequence[bytes]) -> list[list[bytes]]:
+    """The lines in groups whose columns have one kind of value each: a mixed column would be halved to single lines."""
+    rows = [_values(line) for line in lines]
+    kinds: dict[str, set[type]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is not None:
+                kinds.setdefault(name, set()).add(type(value))
+    mixed = [name for name, found in kinds.items() if len(found) > 1]
+    groups: dict[tuple[type, ...], list[bytes]] = {}
+    for line, row in zip(lines, rows, strict=True):
+        groups.setdefault(tuple(type(row.get(name)) for name in mixed), []).append(line)
+    return list(groups.values())
+
+
+def _values(line: bytes) -> dict[str, Any]:
+    """The values of a line as `_alike` tells them apart; none where it is malformed."""
     try:
-        schemas = [pa.schema([("", type_)]) for type_ in counts]
+        return dict(json.loads(line, parse_int=float))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both; None where there is none."""
+    try:
+        schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
-        del counts[pa.null()]
-        return counts.most_common(1)[0][0]
+        return None
 
 
 def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ from beam_semdedup.config import InputError
 from beam_semdedup.formats import FORMATS, FileFacts, Format, InputUnit
 
 _THREADS = 16
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class UnitError(RuntimeError):
@@ -41,15 +43,14 @@ class InputFacts:
     schema: pa.Schema
     dimension: int
 
+    def row_bytes(self, columns: Sequence[str]) -> int:
+        """About how many bytes a row has in these columns."""
+        return sum(f.column_bytes.get(name, 0) for f in self.files for name in columns) // max(1, self.num_rows)
+
     @property
     def num_rows(self) -> int:
         """All rows, the ones that will be rejected included."""
         return sum(f.num_rows for f in self.files)
-
-    @property
-    def num_bytes(self) -> int:
-        """The size of the files."""
-        return sum(f.info.size for f in self.files)
 
 
 def list_files(
@@ -73,7 +74,7 @@ def list_files(
             raise InputError(f"input_path: no files at {path}")
         matching = [f for f in files if f.url.endswith(wanted) or (f.url == url and not extensions)]
         if not matching:
-            others = ", ".join(sorted({"." + f.url.rsplit("/")[-1].partition(".")[2] for f in files})[:5])
+            others = ", ".join(sorted({_extension(f.url) for f in files})[:5])
             raise InputError(
                 f"input_path: no {' or '.join(wanted)} files at {path}; it has {len(files)} with {others}: "
                 "set input_filetype or input_file_extensions"
@@ -101,16 +102,15 @@ def inspect(
         InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
     """
     kind = FORMATS[filetype]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        facts = list(pool.map(lambda info: kind.inspect(info, options), files))
-        used = [f for f in facts if f.num_rows]
-        if not used:
-            raise InputError(f"input_path: {len(files)} files without a single row")
-        schema = _common_schema(used, filetype, id_field, embedding_field, carried)
-        dimensions = list(pool.map(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used))
+    facts = each(lambda info: kind.inspect(info, options), files)
+    used = [f for f in facts if f.num_rows]
+    if not used:
+        raise InputError(f"input_path: {_files(len(files))} without a single row")
+    schema = _common_schema(used, filetype, id_field, embedding_field, carried)
+    dimensions = each(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
     known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
     if not known:
-        raise InputError(f"{embedding_field!r} has no vector in any of {len(used)} files, {used[0].info.url} first")
+        raise InputError(f"{embedding_field!r} has no vector in any of {_files(len(used))}, {used[0].info.url} first")
     dimension, first = known[0]
     for other, file in known:
         if other != dimension:
@@ -119,6 +119,12 @@ def inspect(
                 f"{file.info.url}: deduplicate them in separate runs"
             )
     return InputFacts(tuple(facts), schema, dimension)
+
+
+def each(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
+    """The function's results for the files, in their order; many files are waited for at the same time."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, files))
 
 
 def units(files: Sequence[FileFacts], rows_per_unit: int) -> list[InputUnit]:
@@ -181,17 +187,23 @@ def sample(
     return result[:filled]
 
 
+def _extension(url: str) -> str:
+    """How the name of a file ends, for a message."""
+    name = url.rsplit("/", 1)[-1]
+    return name[name.index(".", 1) :] if "." in name[1:] else "no extension"
+
+
+def _files(number: int) -> str:
+    return f"{number} file" if number == 1 else f"{number} files"
+
+
 def _dimension(
     kind: Format, facts: FileFacts, embedding_field: str, given: int | None, options: storage.Options
 ) -> int | None:
-    fixed = facts.schema.field(embedding_field).type
-    if given is None:
-        return kind.dimension(facts, embedding_field, options)
-    if pa.types.is_fixed_size_list(fixed) and fixed.list_size != given:
-        raise InputError(
-            f"{facts.info.url}: {embedding_field!r} has dimension {fixed.list_size}, embedding_dim={given}"
-        )
-    return given
+    found = kind.dimension(facts, embedding_field, options)
+    if given is not None and found not in (given, None):
+        raise InputError(f"{facts.info.url}: {embedding_field!r} has dimension {found}, embedding_dim={given}")
+    return given or found
 
 
 def _common_schema(

@@ -6,13 +6,13 @@ import hashlib
 import io
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from apache_beam.utils import shared
 
 from beam_semdedup import storage
 from beam_semdedup.arrays import core_limit, cores, namespace, rounding_error, row_dot
@@ -22,7 +22,8 @@ _LOG = logging.getLogger(__name__)
 _ROUNDS = 5
 _TILE_BYTES = 32 << 20
 _EQUALLY_NEAR = 1e-12
-_LOADED = shared.Shared()
+_LOADED: dict[str, np.ndarray] = {}
+_LOADING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,14 @@ class FittedKMeans:
         Raises:
             RuntimeError: the file has other content than when the handle was made.
         """
-        return _LOADED.acquire(lambda: _Centroids(self, options), tag=self.content_hash).array
-
-
-class _Centroids:
-    """What `Shared` can hold a weak reference to."""
-
-    def __init__(self, handle: FittedKMeans, options: storage.Options) -> None:
-        data = storage.read_bytes(handle.uri, options)
-        if content_hash(data) != handle.content_hash:
-            raise RuntimeError(f"{handle.uri} was replaced during the run; run again")
-        self.array = np.load(io.BytesIO(data), allow_pickle=False)
+        with _LOADING:
+            if self.content_hash not in _LOADED:
+                data = storage.read_bytes(self.uri, options)
+                if content_hash(data) != self.content_hash:
+                    raise RuntimeError(f"{self.uri} was replaced during the run; run again")
+                _LOADED.clear()  # a process works on one model at a time
+                _LOADED[self.content_hash] = np.load(io.BytesIO(data), allow_pickle=False)
+            return _LOADED[self.content_hash]
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def fit_or_load(
         InputError: fewer rows in the sample than clusters, or initial centroids of another shape.
     """
     options = parameters.cache_options.get("storage_options", {})
-    uri = storage.join(directory, "centroids.npy")
+    uri = centroids_uri(directory)
     if not storage.exists(uri, options):
         started = time.time()
         initial = load_init(parameters, dimension) if parameters.centroids_given else None
@@ -153,6 +151,11 @@ def fit_or_load(
     else:
         data = storage.read_bytes(uri, options)
     return FittedKMeans(uri, content_hash(data))
+
+
+def centroids_uri(directory: str) -> str:
+    """Where the centroids of the assign stage in `directory` are."""
+    return storage.join(directory, "centroids.npy")
 
 
 def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
@@ -210,7 +213,6 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
     result = xp.empty(len(rows), dtype=xp.int32)
     squares = row_dot(centroids, centroids)
     half, half32 = squares / 2, (squares / 2).astype(xp.float32)
-    exact = centroids.astype(xp.float64)
     scale = float(xp.sqrt(squares.max()))
     step = max(1, min(batch, _TILE_BYTES // (4 * len(centroids))))
     for start in range(0, len(rows), step):
@@ -225,9 +227,13 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
         doubt = 2 * rounding_error(tile.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
         unclear = xp.flatnonzero(score.max(axis=1) >= best - xp.float32(doubt))
         if len(unclear):
-            precise = tile[unclear].astype(xp.float64) @ exact.T - half
+            score[unclear, at[unclear]] = best[unclear]
+            near = score[unclear] >= best[unclear, None] - xp.float32(doubt)
+            columns = xp.flatnonzero(near.any(axis=0))
+            exact = centroids[columns].astype(xp.float64)
+            precise = tile[unclear].astype(xp.float64) @ exact.T - half[columns]
             equal = _EQUALLY_NEAR * max(1.0, scale * scale)
-            at[unclear] = (precise >= precise.max(axis=1, keepdims=True) - equal).argmax(axis=1)
+            at[unclear] = columns[(precise >= precise.max(axis=1, keepdims=True) - equal).argmax(axis=1)]
         result[start : start + step] = at
     return result
 

@@ -1,17 +1,21 @@
 """What a run will do, decided before it does anything: keys, directories, units, sizes.
 
 A stage's directory is named by a key that hashes everything its result depends on. The plan of a stage is
-stored there once and read back by every later attempt, whatever its memory or number of workers.
+stored there, and from its first finished unit on read back by every later attempt, whatever its memory or number
+of workers.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import json
 import logging
-import posixpath
+import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +34,7 @@ FORMAT = 1
 _MIN_SAMPLE, _SAMPLE_PER_CLUSTER = 100_000, 256
 _ASSIGN_UNIT_BYTES, _SEGMENT_BYTES = 64 << 20, 32 << 10
 _MAX_CLUSTER_ROWS = 65_536
-_ROWS_PER_DUPLICATES_FILE = 4_000_000
+_ROWS_PER_DUPLICATES_FILE, _ID_BYTES = 4_000_000, 100
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Job:
     width: int
     sample_rows: int
     max_cluster_rows: int
+    rows_per_file: int
     kmeans_dir: str
     pairwise_dir: str
     output_key: str
@@ -62,7 +67,7 @@ class Job:
     @property
     def keys_per_file(self) -> int:
         """How many keys' duplicates go into one file."""
-        return max(1, round(_ROWS_PER_DUPLICATES_FILE * self.num_keys / self.num_rows))
+        return max(1, round(self.rows_per_file * self.num_keys / self.num_rows))
 
     @property
     def ranking(self) -> RankingStrategy:
@@ -123,66 +128,89 @@ def make_plan(parameters: Parameters) -> Plan:
     """
     p = dataclasses.replace(parameters)
     read_options = p.read_kwargs.get("storage_options", {})
-    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
-    _check_paths(p, files, read_options)
-    p.output_path = storage.absolute(p.output_path, p.write_kwargs.get("storage_options", {}))
     cache_options = p.cache_options.get("storage_options", {})
+    files = list_input(p)
+    p.output_path = storage.absolute(p.output_path, p.write_kwargs.get("storage_options", {}))
     p.cache_path = storage.absolute(p.cache_root, cache_options)
-    carried = [
-        *p.metadata_fields,
-        *(c for c in ranking_of(p).input_columns if c not in p.metadata_fields),
-    ]
+    carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
     if p.centroids_given:
         p.init = storage.absolute(p.init, kmeans.init_options(p))
         p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
 
+    @functools.cache
     def inspect() -> inputs.InputFacts:
         return inputs.inspect(
             files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim, read_options
         )
 
-    facts = None
     if p.n_clusters is None:
-        facts = inspect()
-        p.n_clusters = max(1, round(facts.num_rows**0.5))
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{facts.num_rows:,}")
+        p.n_clusters = max(1, round(inspect().num_rows ** 0.5))
+        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
     pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields])
     kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
     pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
-    if not p.reuse_cache:
-        for directory in (kmeans_dir, pairwise_dir):
-            _forget(directory, cache_options)
-
     workers = num_workers(p)
     memory = memory_per_worker(p.memory_budget, workers)
-    plan_url = storage.join(kmeans_dir, "plan.json")
-    stored = storage.read_json(plan_url, cache_options)
-    if stored is None:
-        made = _plan_kmeans(p, facts or inspect(), memory)
-        stored = json.loads(storage.create_if_absent(plan_url, json.dumps(made).encode(), cache_options))
-    _check_rows(p, stored)
-    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(stored["schema"])))
-    limit = {"max_cluster_rows": p.max_cluster_rows or _max_cluster_rows(memory, stored["dimension"])}
-    limit_url = storage.join(pairwise_dir, "plan.json")
-    limit = json.loads(storage.create_if_absent(limit_url, json.dumps(limit).encode(), cache_options))
+    with writable("cache_path", p.cache_path):
+        assign = _stage_plan(kmeans_dir, "segments", lambda: _plan_kmeans(p, inspect(), carried, memory), cache_options)
+        compare = _stage_plan(
+            pairwise_dir,
+            "",
+            lambda: {"max_cluster_rows": p.max_cluster_rows or _max_cluster_rows(memory, assign)},
+            cache_options,
+        )
+    _check_rows(p, assign)
+    if p.max_cluster_rows not in (None, compare["max_cluster_rows"]):
+        _LOG.warning(
+            "max_cluster_rows=%s is not used: units were finished with %s; reuse_cache=false plans anew",
+            p.max_cluster_rows,
+            compare["max_cluster_rows"],
+        )
     job = Job(
         parameters=p,
-        input_schema=schema,
-        dimension=stored["dimension"],
-        num_rows=stored["num_rows"],
-        width=stored["width"],
-        sample_rows=stored["sample_rows"],
-        max_cluster_rows=limit["max_cluster_rows"],
+        input_schema=pa.ipc.read_schema(pa.BufferReader(base64.b64decode(assign["schema"]))),
+        dimension=assign["dimension"],
+        num_rows=assign["num_rows"],
+        width=assign["width"],
+        sample_rows=assign["sample_rows"],
+        max_cluster_rows=compare["max_cluster_rows"],
+        rows_per_file=min(_ROWS_PER_DUPLICATES_FILE, memory // 4 // (_ID_BYTES + assign["carried_bytes"])),
         kmeans_dir=kmeans_dir,
         pairwise_dir=pairwise_dir,
         output_key=storage.fingerprint([FORMAT, pairwise_key, p.eps]),
     )
-    kmeans_manifest = read_manifest(kmeans_dir, cache_options)
-    pairwise_manifest = read_manifest(pairwise_dir, cache_options)
-    if not kmeans_manifest or (pairwise_manifest and pairwise_manifest["centroids"] != kmeans_manifest["centroids"]):
-        pairwise_manifest = None
-    return Plan(job, tuple(files), load_units(stored), kmeans_manifest, pairwise_manifest, memory, workers)
+    assigned = read_manifest(kmeans_dir, cache_options)
+    compared = read_manifest(pairwise_dir, cache_options)
+    if not assigned or (compared and compared["centroids"] != assigned["centroids"]):
+        compared = None
+    return Plan(job, tuple(files), load_units(assign), assigned, compared, memory, workers)
+
+
+def list_input(p: Parameters) -> list[storage.FileInfo]:
+    """The input files; InputError where there are none, or where results and input would mix."""
+    options = p.read_kwargs.get("storage_options", {})
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
+    _check_paths(p, files, options)
+    return files
+
+
+def forget(job: Job) -> None:
+    """Removes what the cache holds for the job's stages; the manifests first, so that they are unfinished then."""
+    for directory in (job.pairwise_dir, job.kmeans_dir):
+        storage.delete([storage.join(directory, "manifest.json")], job.cache_options)
+        storage.delete_tree(directory, job.cache_options)
+
+
+@contextmanager
+def writable(name: str, place: str) -> Iterator[None]:
+    """Turns whatever goes wrong with the first files that are written to a place into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name}={place}: cannot be written: {type(error).__name__}: {error}") from error
 
 
 def ranking_of(p: Parameters) -> RankingStrategy:
@@ -205,18 +233,42 @@ def read_manifest(directory: str, options: storage.Options) -> dict[str, Any] | 
     return storage.read_json(storage.join(directory, "manifest.json"), options)
 
 
-def _plan_kmeans(p: Parameters, facts: inputs.InputFacts, memory: int) -> dict[str, Any]:
+def _stage_plan(
+    directory: str, units: str, make: Callable[[], dict[str, Any]], options: storage.Options
+) -> dict[str, Any]:
+    """The plan that finished units of a stage were made by; a new one, which is stored, where there are none.
+
+    Args:
+        units: where in `directory` finished units lie.
+        make: makes a plan for the present parameters and memory.
+    """
+    url = storage.join(directory, "plan.json")
+    stored = storage.read_json(url, options)
+    finished = storage.names(storage.join(directory, units).rstrip("/"), options) - {"plan.json"}
+    if stored is not None and any(not name.startswith(".") for name in finished):
+        return stored
+    made = make()
+    if stored is None:
+        return json.loads(storage.create_if_absent(url, json.dumps(made).encode(), options))
+    if stored != made:
+        storage.write_json(url, made, options)
+    return made
+
+
+def _plan_kmeans(p: Parameters, facts: inputs.InputFacts, carried: list[str], memory: int) -> dict[str, Any]:
     assert p.n_clusters is not None
-    row_bytes = 4 * facts.dimension
-    width = max(1, round(p.unit_rows * p.n_clusters / facts.num_rows))
+    row_bytes, carried_bytes = 4 * facts.dimension, facts.row_bytes(carried)
+    affordable = max(1, memory // 8 // (row_bytes + carried_bytes))
+    width = max(1, round(min(p.unit_rows, affordable) * p.n_clusters / facts.num_rows))
     keys = -(-p.n_clusters // width)
-    unit_bytes = p.assign_unit_bytes or min(max(_ASSIGN_UNIT_BYTES, _SEGMENT_BYTES * keys), max(memory // 8, row_bytes))
-    units = inputs.units(facts.files, max(1, unit_bytes // row_bytes))
+    unit_rows = (p.assign_unit_bytes or max(_ASSIGN_UNIT_BYTES, _SEGMENT_BYTES * keys)) // row_bytes
+    units = inputs.units(facts.files, max(1, min(unit_rows, affordable)))
     return {
         "format": FORMAT,
         "files": [f.info.url for f in facts.files],
         "schema": base64.b64encode(facts.schema.serialize()).decode(),
         "dimension": facts.dimension,
+        "carried_bytes": carried_bytes,
         "num_rows": facts.num_rows,
         "sample_rows": _sample_rows(p, facts, memory),
         "width": width,
@@ -251,8 +303,9 @@ def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
     return min(asked, affordable)
 
 
-def _max_cluster_rows(memory: int, dimension: int) -> int:
-    return max(1024, min(_MAX_CLUSTER_ROWS, memory // (4 * 4 * dimension)))
+def _max_cluster_rows(memory: int, assign: dict[str, Any]) -> int:
+    row_bytes = 4 * assign["dimension"] + assign["carried_bytes"]
+    return max(1024, min(_MAX_CLUSTER_ROWS, memory // 4 // row_bytes))
 
 
 def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
@@ -262,14 +315,11 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
     }
     if p.max_iter:
         fit["engine"] = dataclasses.asdict(p.kmeans)
-        names = (
-            "tol",
-            "random_state",
-            "n_init",
-            "oversampling_factor",
-            "max_samples_per_batch",
-            "fit_data_fraction",
-        )
+        names = ["tol", "random_state", "fit_data_fraction"]
+        if not p.centroids_given:
+            names += ["n_init"]
+        if p.init == "k-means||":
+            names += ["oversampling_factor", "max_samples_per_batch"]
         fit.update((name, getattr(p, name)) for name in names)
     return storage.fingerprint(
         {
@@ -307,9 +357,9 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
     """No result may become input of a later run, and no input may be taken for a result and removed."""
     places = {"output_path": (p.output_path, p.write_kwargs), "cache_path": (p.cache_root, p.cache_options)}
     for name, (path, kwargs) in places.items():
-        place = storage.absolute(path, kwargs.get("storage_options", {}))
+        place = _followed(storage.absolute(path, kwargs.get("storage_options", {})))
         for given in p.input_path:
-            root = storage.absolute(given, read_options)
+            root = _followed(storage.absolute(given, read_options))
             inside = storage.is_inside(place, root)
             if any(c in given for c in "*?["):
                 pattern = re.compile(glob_translate(root))
@@ -322,17 +372,13 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
                 )
         for file in files:
             for product in PRODUCTS:
-                if storage.is_inside(file.url, storage.join(place, product)):
+                if storage.is_inside(_followed(file.url), storage.join(place, product)):
                     raise InputError(
                         f"input_path: {file.url} is a result in {name}={path}, where results are cleared; give "
                         f"another {name}"
                     )
 
 
-def _forget(directory: str, options: storage.Options) -> None:
-    """Removes a stage's files, the manifest first, so that it is unfinished from then on."""
-    storage.delete([storage.join(directory, "manifest.json")], options)
-    if storage.exists(directory, options):
-        fs, path = storage.filesystem(directory, options)
-        fs.rm(path, recursive=True)
-        fs.invalidate_cache(posixpath.dirname(path))
+def _followed(url: str) -> str:
+    """A local path after its symbolic links; any other URL as it is."""
+    return url if "://" in url else os.path.realpath(url)

@@ -1,18 +1,23 @@
 """The original dataset without its duplicates: same files, same columns, in bounded memory.
 
 Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
-list of duplicates, of which only the row groups whose range of ids meets the batch are read.
+list of duplicates: in memory where it is small, else in the row groups whose range of ids meets the batch.
+
+A unit that has written its file leaves what it found beside it, in `_removal/`, until the whole removal is done, so
+that one that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 import posixpath
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import apache_beam as beam
 import fsspec
@@ -32,6 +37,7 @@ from beam_semdedup.transforms import ReferenceCoder
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
+_FOUND = "_removal"
 _LIST_BATCH_ROWS = 65_536
 
 
@@ -68,7 +74,7 @@ class RemovalResult:
 class IdList:
     """The files with the ids to remove, in their column `id`."""
 
-    paths: tuple[str, ...]
+    files: tuple[storage.FileInfo, ...]
     id_type: pa.DataType
     num_ids: int
     options: storage.Options
@@ -77,72 +83,134 @@ class IdList:
     @classmethod
     def open(cls, paths: Sequence[str], options: storage.Options, memory: int) -> IdList:
         """Reads the footers; InputError, naming the file, where one has no usable column `id`."""
-        types, rows, size = [], 0, 0
-        for path in paths:
-            there = storage.find(path, options)
-            if not there:
-                raise InputError(f"{path}: gone, though the run's summary names it; run semdedup again")
-            facts = formats.FORMATS["parquet"].inspect(there[0], options)
-            if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
-                raise InputError(
-                    f"{path}: no column 'id' with integers, strings or binaries; is it a list of duplicates?"
-                )
-            types.append(facts.schema.field("id").type)
-            rows += facts.num_rows
-            size += facts.info.size
-        id_type = types[0] if types else pa.null()
-        return cls(tuple(paths), id_type, rows, options, in_memory=size < memory // 8)
+        facts = inputs.each(lambda path: _list_facts(path, options), paths)
+        id_type = facts[0].schema.field("id").type if facts else pa.null()
+        size = sum(f.info.size for f in facts)
+        files, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
+        return cls(files, id_type, num_ids, options, in_memory=size < memory // 8)
 
-    def find(self, ids: pa.ChunkedArray, cache: dict[tuple[str, int], pa.Table]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of n ids are in the list, (n,) bool, and the numbers of the entries that they match.
+    def reader(self) -> IdReader:
+        """The list as one worker uses it."""
+        return SortedIds(self) if self.in_memory else StreamedIds(self)
 
-        Args:
-            cache: keeps what was read, where the list is small enough; the same for every call.
-        """
+
+class IdReader(Protocol):
+    """Looks ids up in an `IdList`."""
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of n ids are in the list, (n,) bool, and the numbers of the entries that they match, ascending."""
+
+
+class SortedIds:
+    """All ids in one sorted array, which is read once and searched by bisection: a look-up builds no hash table."""
+
+    def __init__(self, ids: IdList) -> None:
+        self._ids = ids
+        self._sorted: dict[pa.DataType, tuple[pa.Array, np.ndarray]] = {}
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """See `IdReader.find`."""
         mask = np.zeros(len(ids), dtype=bool)
-        found = []
-        known = pc.min_max(ids).as_py() if len(ids) else {"min": None}
-        first = 0
-        for path in self.paths:
-            with storage.open_input(path, self.options) as source:
-                file = pq.ParquetFile(source)
-                column = file.schema_arrow.get_field_index("id")
-                for group in range(file.num_row_groups):
-                    metadata = file.metadata.row_group(group)
-                    statistics = metadata.column(column).statistics
-                    if known["min"] is not None and _may_meet(statistics, known):
-                        for offset, entries in self._entries(file, path, group, cache):
-                            wanted, listed = _one_type(ids, entries)
-                            match = pc.index_in(wanted, value_set=listed, skip_nulls=True)
-                            mask |= match.is_valid().to_numpy()
-                            matched = np.zeros(len(listed), dtype=bool)
-                            matched[match.drop_null().to_numpy()] = True
-                            # Where an entry repeats, the first one was matched and stands for all of them.
-                            same = pc.index_in(listed, value_set=listed).to_numpy()
-                            found.append(first + offset + np.flatnonzero(matched[same]))
-                    first += metadata.num_rows
-        return mask, np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+        valid = ids.is_valid().to_numpy()
+        if not self._ids.num_ids or not valid.any():
+            return mask, np.empty(0, dtype=np.int64)
+        common = _one_type(ids.type, self._ids.id_type)
+        wanted = ids.drop_null().cast(common).combine_chunks()
+        listed, numbers = self._entries(common)
+        low = _bisect(listed, wanted, pc.less)
+        there = low < len(listed)
+        there[there] = pc.equal(listed.take(low[there]), wanted.filter(pa.array(there))).to_numpy(zero_copy_only=False)
+        mask[valid] = there
+        first = np.unique(low[there])
+        counts = _bisect(listed, listed.take(first), pc.less_equal) - first
+        # The runs of equal entries, one after another.
+        found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return mask, np.sort(numbers[found])
 
-    def _entries(
-        self, file: pq.ParquetFile, path: str, group: int, cache: dict[tuple[str, int], pa.Table]
-    ) -> Iterator[tuple[int, pa.ChunkedArray]]:
-        if self.in_memory:
-            if (path, group) not in cache:
-                cache[path, group] = file.read_row_group(group, columns=["id"])
-            yield 0, cache[path, group].column("id")
+    def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+        """The entries that are not null, sorted, as `type_`, and their numbers."""
+        if type_ not in self._sorted:
+            tables = [_read_ids(file, self._ids.options).cast(type_) for file in self._ids.files]
+            entries = pa.chunked_array([c for t in tables for c in t.chunks], type_).combine_chunks()
+            order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
+            self._sorted[type_] = entries.take(order), order.to_numpy().astype(np.int64)
+        return self._sorted[type_]
+
+
+class StreamedIds:
+    """The row groups of the list, of which those are read that may hold the ids; the footers are read once."""
+
+    def __init__(self, ids: IdList) -> None:
+        self._options = ids.options
+        self._files = inputs.each(lambda file: _ListFile.open(file.url, ids.options), ids.files)
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """See `IdReader.find`."""
+        mask = np.zeros(len(ids), dtype=bool)
+        found = [np.empty(0, dtype=np.int64)]
+        known = pc.min_max(ids).as_py()
+        first = 0
+        for file in self._files:
+            for offset, entries in self._entries(file, file.meeting(known)):
+                common = _one_type(ids.type, entries.type)
+                listed = entries.cast(common)
+                match = pc.index_in(ids.cast(common), value_set=listed, skip_nulls=True)
+                mask |= match.is_valid().to_numpy()
+                matched = np.zeros(len(listed), dtype=bool)
+                matched[match.drop_null().to_numpy()] = True
+                # Where an entry repeats, the first one was matched and stands for all of them.
+                same = pc.index_in(listed, value_set=listed).to_numpy()
+                found.append(first + offset + np.flatnonzero(matched[same]))
+            first += file.footer.num_rows
+        return mask, np.unique(np.concatenate(found))
+
+    def _entries(self, file: _ListFile, groups: Sequence[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
+        """The entries of the row groups in pieces, each with the number of its first one in the file."""
+        if not groups:
             return
-        offset = 0
-        for batch in file.iter_batches(_LIST_BATCH_ROWS, row_groups=[group], columns=["id"]):
-            yield offset, pa.chunked_array([batch.column(0)])
-            offset += batch.num_rows
+        with storage.open_input(file.url, self._options) as source:
+            opened = pq.ParquetFile(source, metadata=file.footer)
+            for group in groups:
+                offset = file.starts[group]
+                for batch in opened.iter_batches(_LIST_BATCH_ROWS, row_groups=[group], columns=["id"]):
+                    yield offset, embeddings.decoded(pa.chunked_array([batch.column(0)]))
+                    offset += batch.num_rows
+
+
+@dataclass(frozen=True)
+class _ListFile:
+    """What the footer of a file with ids says: where each row group starts, and its range of ids."""
+
+    url: str
+    footer: Any
+    starts: list[int]
+    statistics: list[Any]
+
+    @classmethod
+    def open(cls, url: str, options: storage.Options) -> _ListFile:
+        with storage.open_input(url, options) as source:
+            footer = pq.ParquetFile(source).metadata
+        groups = [footer.row_group(g) for g in range(footer.num_row_groups)]
+        column = [footer.schema.column(i).path for i in range(footer.num_columns)].index("id")
+        starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
+        return cls(url, footer, starts, [group.column(column).statistics for group in groups])
+
+    def meeting(self, known: dict[str, Any]) -> list[int]:
+        """The row groups whose range of ids meets the range `known`."""
+        if known["min"] is None:
+            return []
+        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
 
 
 for _element in (RemovalUnit, RemovedUnit):
     coders.registry.register_coder(_element, ReferenceCoder)
 
 
-def remove_duplicates(p: RemovalParameters) -> RemovalResult:
+def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None) -> RemovalResult:
     """Writes the dataset at `p.input_path` without the ids listed at `p.duplicates_path`.
+
+    Args:
+        listed: the files of the list, where the caller stands behind them instead of a finished run.
 
     Raises:
         InputError: a list that no finished run stands behind, a wrong id column, an output that would mix
@@ -153,12 +221,14 @@ def remove_duplicates(p: RemovalParameters) -> RemovalResult:
     memory = memory_per_worker(p.memory_budget, workers)
     read_options = p.read_kwargs.get("storage_options", {})
     write_options = p.write_kwargs.get("storage_options", {})
-    ids = IdList.open(find_list(p), p.duplicates_options.get("storage_options", {}), memory)
+    paths = find_list(p) if listed is None else listed
+    ids = IdList.open(paths, p.duplicates_options.get("storage_options", {}), memory)
     files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
     output = storage.absolute(p.output_path, write_options)
     units = _units(p, files, output, read_options)
     _check_id_column(p, files, ids, read_options)
-    _prepare(output, units, p.clear_output, write_options)
+    key = _key(p, ids, files, units, output)
+    _prepare(output, units, key, p.clear_output, write_options)
     _LOG.info(
         "Removing %s listed ids from %s files (%s bytes)",
         f"{ids.num_ids:,}",
@@ -173,7 +243,7 @@ def remove_duplicates(p: RemovalParameters) -> RemovalResult:
         )
     ]
     with progress.shown(stages, p.verbose, seconds=0.5 if Path(output).is_absolute() else 5):
-        runners.run(lambda pipeline: pipeline | RemoveDuplicates(p, units, ids, output, memory), p)
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(p, units, ids, output, key, memory), p)
     ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
     if not ledger or not ledger["finished"]:
         raise runners.RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
@@ -228,7 +298,10 @@ def repeated_ids_message(repeated: dict[str, Any]) -> str:
 def owned_files(output: str, options: storage.Options) -> list[str]:
     """The files in `output` that an earlier removal wrote, its ledger last."""
     ledger = storage.read_json(storage.join(output, _LEDGER), options)
-    return [storage.join(output, name) for name in (*ledger["files"], _LEDGER)] if ledger else []
+    if not ledger:
+        return []
+    found = [file.url for file in storage.find(storage.join(output, _FOUND), options)]
+    return [*found, *(storage.join(output, name) for name in (*ledger["files"], _LEDGER))]
 
 
 @dataclass
@@ -239,6 +312,7 @@ class RemoveDuplicates(beam.PTransform):
     units: list[RemovalUnit]
     ids: IdList
     output: str
+    key: str
     memory: int
 
     def expand(self, root: Any) -> Any:
@@ -249,13 +323,15 @@ class RemoveDuplicates(beam.PTransform):
             | "List files" >> beam.Create(self.units)
             | "Spread files" >> beam.Reshuffle()
             | "Remove duplicates"
-            >> beam.ParDo(_Remove(self.parameters, self.ids, self.memory)).with_outputs("found", main="written")
+            >> beam.ParDo(_Remove(self.parameters, self.ids, self.output, self.key, self.memory)).with_outputs(
+                "found", main="written"
+            )
         )
         written = results.written | "Written" >> beam.Map(lambda unit: unit).with_output_types(RemovedUnit)
         found = (
             results.found
-            | "Found" >> beam.Map(lambda bits: bits).with_output_types(bytes)
-            | "Join found" >> beam.CombineGlobally(_BitwiseOr(num_bytes))
+            | "Found" >> beam.Map(lambda packed: packed).with_output_types(bytes)
+            | "Join found" >> beam.CombineGlobally(_Bits(num_bytes))
         )
         write_options = self.parameters.write_kwargs.get("storage_options", {})
         return (
@@ -266,24 +342,35 @@ class RemoveDuplicates(beam.PTransform):
 
 
 class _Remove(beam.DoFn):
-    def __init__(self, parameters: RemovalParameters, ids: IdList, memory: int) -> None:
-        self._p, self._ids, self._memory = parameters, ids, memory
+    def __init__(self, parameters: RemovalParameters, ids: IdList, output: str, key: str, memory: int) -> None:
+        self._p, self._ids, self._output, self._key, self._memory = parameters, ids, output, key, memory
 
     def setup(self) -> None:
-        self._cache: dict[tuple[str, int], pa.Table] = {}
+        self._reader = self._ids.reader()
 
     def process(self, unit: RemovalUnit) -> Iterator[Any]:
-        write = {"parquet": self._parquet, "jsonl": self._jsonl}[self._p.input_filetype]
-        bits = np.zeros(-(-self._ids.num_ids // 8) * 8, dtype=bool)
+        options = self._p.write_kwargs.get("storage_options", {})
+        name = storage.fingerprint([self._key, unit.target[len(self._output) :]])
+        done = storage.join(self._output, _FOUND, f"{name}.json")
         try:
-            with storage.whole_file(unit.target, self._p.write_kwargs.get("storage_options", {})) as scratch:
-                rows_read, rows_removed = write(unit, scratch, bits)
+            facts = storage.read_json(done, options)
+            if not facts or not storage.exists(unit.target, options):
+                facts = self._write(unit, options)
+                storage.write_json(done, facts, options)
         except Exception as error:
             raise UnitError(f"{unit.source}: {type(error).__name__}: {error}") from error
-        yield RemovedUnit(unit.target, rows_read, rows_removed)
-        yield beam.pvalue.TaggedOutput("found", np.packbits(bits).tobytes())
+        yield RemovedUnit(unit.target, facts["rows_read"], facts["rows_removed"])
+        yield beam.pvalue.TaggedOutput("found", base64.b64decode(facts["found"]))
 
-    def _parquet(self, unit: RemovalUnit, scratch: Path, bits: np.ndarray) -> tuple[int, int]:
+    def _write(self, unit: RemovalUnit, options: storage.Options) -> dict[str, Any]:
+        write = {"parquet": self._parquet, "jsonl": self._jsonl}[self._p.input_filetype]
+        found = [np.empty(0, dtype=np.int64)]
+        with storage.whole_file(unit.target, options) as scratch:
+            rows_read, rows_removed = write(unit, scratch, found)
+        packed = base64.b64encode(_packed(np.unique(np.concatenate(found)))).decode()
+        return {"rows_read": rows_read, "rows_removed": rows_removed, "found": packed}
+
+    def _parquet(self, unit: RemovalUnit, scratch: Path, found: list[np.ndarray]) -> tuple[int, int]:
         rows_read = rows_removed = 0
         with storage.open_input(unit.source, self._p.read_kwargs.get("storage_options", {})) as source:
             file = pq.ParquetFile(source)
@@ -299,14 +386,14 @@ class _Remove(beam.DoFn):
                     for batch in file.iter_batches(batch_rows, row_groups=[group]):
                         table = pa.Table.from_batches([batch])
                         ids = embeddings.decoded(table.column(self._p.id_field))
-                        duplicate, found = self._ids.find(ids, self._cache)
-                        bits[found] = True
+                        duplicate, entries = self._reader.find(ids)
+                        found.append(entries)
                         writer.write_table(table.filter(pa.array(~duplicate)).cast(schema), row_group_size=max(1, rows))
                         rows_read += table.num_rows
                         rows_removed += int(duplicate.sum())
         return rows_read, rows_removed
 
-    def _jsonl(self, unit: RemovalUnit, scratch: Path, bits: np.ndarray) -> tuple[int, int]:
+    def _jsonl(self, unit: RemovalUnit, scratch: Path, found: list[np.ndarray]) -> tuple[int, int]:
         rows_read = rows_removed = 0
         is_integer = pa.types.is_integer(self._ids.id_type)
         schema = pa.schema([(self._p.id_field, pa.int64() if is_integer else pa.string())])
@@ -320,8 +407,8 @@ class _Remove(beam.DoFn):
                 starts, ends, _ = formats.line_spans(block)
                 table, good = formats.parse_lines([block[s:e] for s, e in zip(starts, ends, strict=True)], schema)
                 duplicate = np.zeros(len(starts), dtype=bool)
-                duplicate[good], found = self._ids.find(table.column(0), self._cache)
-                bits[found] = True
+                duplicate[good], entries = self._reader.find(table.column(0))
+                found.append(entries)
                 written = 0
                 for line in np.flatnonzero(duplicate):
                     sink.write(block[written : starts[line]])
@@ -332,8 +419,8 @@ class _Remove(beam.DoFn):
         return rows_read, rows_removed
 
 
-class _BitwiseOr(beam.CombineFn):
-    """The union of bit sets of `num_bytes` bytes."""
+class _Bits(beam.CombineFn):
+    """The union of packed sets of numbers as a set of `num_bytes` * 8 bits."""
 
     def __init__(self, num_bytes: int) -> None:
         self._num_bytes = num_bytes
@@ -342,16 +429,29 @@ class _BitwiseOr(beam.CombineFn):
         return bytes(self._num_bytes)
 
     def add_input(self, accumulator: bytes, element: bytes) -> bytes:
-        return (np.frombuffer(accumulator, np.uint8) | np.frombuffer(element, np.uint8)).tobytes()
+        numbers = _unpacked(element)
+        bits = np.frombuffer(bytearray(accumulator), np.uint8)
+        np.bitwise_or.at(bits, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
+        return bits.tobytes()
 
     def merge_accumulators(self, accumulators: Any) -> bytes:
-        result = self.create_accumulator()
+        result = np.zeros(self._num_bytes, np.uint8)
         for accumulator in accumulators:
-            result = self.add_input(result, accumulator)
-        return result
+            result |= np.frombuffer(accumulator, np.uint8)
+        return result.tobytes()
 
     def extract_output(self, accumulator: bytes) -> bytes:
         return accumulator
+
+
+def _packed(numbers: np.ndarray) -> bytes:
+    """Ascending int64 numbers in few bytes."""
+    return zlib.compress(np.diff(numbers, prepend=0).astype("<i8").tobytes(), level=1)
+
+
+def _unpacked(packed: bytes) -> np.ndarray:
+    """The numbers that `_packed` was given."""
+    return np.cumsum(np.frombuffer(zlib.decompress(packed), "<i8"), dtype=np.int64)
 
 
 def _write_ledger(output: str, written: Any, found: bytes, options: storage.Options) -> None:
@@ -364,6 +464,21 @@ def _write_ledger(output: str, written: Any, found: bytes, options: storage.Opti
         "ids_removed": int(np.unpackbits(np.frombuffer(found, np.uint8)).sum()),
     }
     storage.write_json(storage.join(output, _LEDGER), ledger, options)
+    storage.delete_tree(storage.join(output, _FOUND), options)
+
+
+def _key(
+    p: RemovalParameters, ids: IdList, files: Sequence[storage.FileInfo], units: Sequence[RemovalUnit], output: str
+) -> str:
+    """What the written files depend on."""
+    facts = {
+        "list": [[f.url, f.size, f.version] for f in ids.files],
+        "input": [[f.url, f.size, f.version] for f in files],
+        "targets": [[u.source, u.target[len(output) :]] for u in units],
+        "id_field": p.id_field,
+        "input_filetype": p.input_filetype,
+    }
+    return storage.fingerprint(facts)
 
 
 def _names(units: Sequence[RemovalUnit | RemovedUnit], output: str) -> list[str]:
@@ -402,46 +517,85 @@ def _fixed_part(root: str) -> str:
 def _check_id_column(
     p: RemovalParameters, files: Sequence[storage.FileInfo], ids: IdList, options: storage.Options
 ) -> None:
-    for info in files:
-        facts = formats.FORMATS[p.input_filetype].inspect(info, options)
-        if not facts.num_rows:
-            continue
-        if p.id_field not in facts.schema.names:
-            raise InputError(f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(facts.schema.names)}")
-        type_ = facts.schema.field(p.id_field).type
+    kind = formats.FORMATS[p.input_filetype]
+
+    def wrong(info: storage.FileInfo, schema: pa.Schema) -> str:
+        if p.id_field not in schema.names:
+            return f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(schema.names)}"
+        type_ = schema.field(p.id_field).type
         differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
-        if differs or not embeddings.is_id_type(type_):
-            raise InputError(
-                f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
-            )
+        if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
+            return f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+        return ""
+
+    def check(info: storage.FileInfo) -> None:
+        # The start of a file is enough to say that it fits, but not that it does not.
+        head = kind.head(info, options)
+        if head.names and wrong(info, head) and (error := wrong(info, kind.inspect(info, options).schema)):
+            raise InputError(error)
+
+    inputs.each(check, files)
 
 
-def _prepare(output: str, units: Sequence[RemovalUnit], clear: bool, options: storage.Options) -> None:
-    """Clears what an earlier removal wrote, and states what this one will write before it writes it."""
+def _prepare(output: str, units: Sequence[RemovalUnit], key: str, clear: bool, options: storage.Options) -> None:
+    """Clears what an earlier removal wrote, and states what this one will write before it writes it.
+
+    What an unfinished removal of the same files wrote stays, for this one to go on from.
+    """
+    ledger = storage.read_json(storage.join(output, _LEDGER), options)
     owned = owned_files(output, options)
-    if clear:
-        storage.delete(owned, options)
-        owned = []
+    goes_on = bool(ledger) and not ledger["finished"] and ledger.get("key") == key
+    if goes_on:
+        _LOG.info("Going on with the removal that was not finished in %s", output)
+    else:
+        storage.delete_tree(storage.join(output, _FOUND), options)
+        if clear:
+            storage.delete(owned, options)
+            owned = []
     places = {posixpath.dirname(unit.target) for unit in units}
     present = {storage.join(place, name) for place in places for name in storage.names(place, options)}
     for unit in units:
         if unit.target in present and unit.target not in owned:
             raise InputError(f"{unit.target} exists and is not from an earlier removal; choose another output_path")
-    ledger = {"finished": False, "files": _names(units, output)}
-    storage.write_json(storage.join(output, _LEDGER), ledger, options)
+    storage.write_json(
+        storage.join(output, _LEDGER), {"finished": False, "key": key, "files": _names(units, output)}, options
+    )
 
 
-def _one_type(a: pa.ChunkedArray, b: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Two columns of ids with a type that holds the values of both."""
-    if a.type == b.type:
-        return a, b
-    if not pa.types.is_integer(a.type):
-        common = pa.large_binary()
-    elif pa.uint64() not in (a.type, b.type):
-        common = pa.int64()
-    else:
-        common = pa.decimal128(20)  # negative numbers of the one type, large ones of the other
-    return a.cast(common), b.cast(common)
+def _list_facts(path: str, options: storage.Options) -> formats.FileFacts:
+    there = storage.find(path, options)
+    if not there:
+        raise InputError(f"{path}: gone, though the run's summary names it; run semdedup again")
+    facts = formats.FORMATS["parquet"].inspect(there[0], options)
+    if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
+        raise InputError(f"{path}: no column 'id' with integers, strings or binaries; is it a list of duplicates?")
+    return facts
+
+
+def _read_ids(file: storage.FileInfo, options: storage.Options) -> pa.ChunkedArray:
+    with storage.open_input(file.url, options) as source:
+        return embeddings.decoded(pq.ParquetFile(source).read(columns=["id"]).column("id"))
+
+
+def _bisect(array: pa.Array, values: pa.Array, precedes: Callable[[pa.Array, pa.Array], pa.Array]) -> np.ndarray:
+    """For m values, (m,) int64, how many elements at the start of the sorted `array` precede each."""
+    low, high = np.zeros(len(values), dtype=np.int64), np.full(len(values), len(array))
+    while (low < high).any():
+        middle = (low + high) // 2
+        open_ = low < high
+        before = precedes(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
+        low = np.where(open_ & before, middle + 1, low)
+        high = np.where(open_ & ~before, middle, high)
+    return low
+
+
+def _one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """The type of ids that holds the values of both."""
+    if not pa.types.is_integer(a):
+        return pa.large_binary()
+    if pa.uint64() not in (a, b):
+        return pa.int64()
+    return a if a == b else pa.decimal128(20)  # negative numbers of the one type, large ones of the other
 
 
 def _may_meet(statistics: Any, known: dict[str, Any]) -> bool:

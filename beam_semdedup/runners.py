@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
+import uuid
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -49,7 +50,7 @@ def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
         parameters: its `runner` says where.
 
     Raises:
-        InputError, RunError: with the message of the unit or worker that failed.
+        InputError, RunError: with the message of the unit or worker that failed; any other error is raised as it is.
     """
     try:
         RUNNERS[parameters.runner.name](build, parameters)
@@ -58,7 +59,10 @@ def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
     except Exception as error:
         if _is_interrupt(error):
             raise KeyboardInterrupt from error
-        raise _cause(error) from error
+        known = _known_cause(error)
+        if known is None:
+            raise
+        raise known from error
 
 
 def _run_direct(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
@@ -66,18 +70,20 @@ def _run_direct(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
     assert isinstance(config, DirectConfig)
     workers = num_workers(parameters)
     options = PipelineOptions(flags=[], direct_num_workers=workers)
-    environment = _WatchedProcesses() if workers > 1 else None
+    environment = _WatchedProcesses(uuid.uuid4().bytes) if workers > 1 else None
     pipeline = beam.Pipeline(runner=FnApiRunner(default_environment=environment), options=options)
     build(pipeline)
-    _ProcessHandler.deaths.clear()
-    if workers > 1:
+    if environment:
         _expect_lost_connections()
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
-        if _ProcessHandler.deaths:
-            raise RunError(_ProcessHandler.deaths[0]) from error
+        if environment and _ProcessHandler.deaths[environment.run]:
+            raise RunError(_ProcessHandler.deaths[environment.run][0]) from error
         raise
+    finally:
+        if environment:
+            _ProcessHandler.deaths.pop(environment.run, None)
 
 
 RUNNERS: dict[str, Callable[[Callable[[beam.Pipeline], Any], Any], None]] = {"direct": _run_direct}
@@ -103,8 +109,8 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _cause(error: Exception) -> Exception:
-    """The error that a unit or a worker raised, which Beam hands on as a text with its own traceback around it."""
+def _known_cause(error: Exception) -> InputError | RunError | None:
+    """The error that a unit or a worker raised on purpose, which Beam hands on as a text with its own traceback around it."""
     text = f"{type(error).__module__}.{type(error).__name__}: {error}"
     for kind in (InputError, UnitError, RunError):
         names = f"{kind.__module__}.{kind.__name__}: "
@@ -113,26 +119,29 @@ def _cause(error: Exception) -> Exception:
             message = re.split(r"\n(?=\S*(?:During handling|The above|Traceback))", text[start + len(names) :])[0]
             message = re.sub(r" \[while running '[^']*'\]\s*$", "", message.strip())
             return InputError(message) if kind is InputError else RunError(message)
-    text = str(error)
-    return RunError(f"{type(error).__name__}: {text.strip().splitlines()[-1] if text.strip() else ''}")
+    return None
 
 
 @environments.Environment.register_urn(_PROCESS_URN, None)
 class _WatchedProcesses(environments.Environment):
-    """SDK harnesses as child processes of the driver."""
+    """SDK harnesses as child processes of the driver, which belong to one `run`."""
+
+    def __init__(self, run: bytes, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.run = run
 
     def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
-        return _PROCESS_URN, b""
+        return _PROCESS_URN, self.run
 
     @staticmethod
     def from_runner_api_parameter(
         payload: Any, capabilities: Any, artifacts: Any, resource_hints: Any, context: Any
     ) -> _WatchedProcesses:
-        return _WatchedProcesses(capabilities, artifacts, resource_hints)
+        return _WatchedProcesses(payload, capabilities, artifacts, resource_hints)
 
     @classmethod
     def from_options(cls, options: Any) -> _WatchedProcesses:
-        return cls()
+        return cls(uuid.uuid4().bytes)
 
 
 @worker_handlers.WorkerHandler.register_environment(_PROCESS_URN, None)
@@ -143,10 +152,12 @@ class _ProcessHandler(worker_handlers.GrpcWorkerHandler):
     driver ends, so that no worker writes anything after that.
     """
 
-    deaths: ClassVar[list[str]] = []
+    deaths: ClassVar[defaultdict[bytes, list[str]]] = defaultdict(list)
+    """What the workers of each run died of."""
 
-    def __init__(self, payload: Any, state: Any, provision_info: Any, grpc_server: Any) -> None:
+    def __init__(self, payload: bytes, state: Any, provision_info: Any, grpc_server: Any) -> None:
         super().__init__(state, provision_info, grpc_server)
+        self._run = payload
         self._closing = threading.Event()
         self._noticed = threading.Event()
         self._last_lines: deque[str] = deque(maxlen=5)
@@ -211,7 +222,7 @@ class _ProcessHandler(worker_handlers.GrpcWorkerHandler):
         message = (
             f"worker process {self._process.pid} {how}{why}; finished units are kept, the same command goes on{said}"
         )
-        self.deaths.append(message)
+        self.deaths[self._run].append(message)
         self._noticed.set()
         while not self._closing.wait(0.2):
             self._fail(message)

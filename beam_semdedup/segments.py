@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from beam_semdedup import storage
 
+_LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
 
 
@@ -91,14 +93,17 @@ def write(
 
 
 def read_index(path: str, options: storage.Options) -> tuple[dict[str, Any], tuple[Segment, ...]] | None:
-    """The facts and references of a finished segment file; None where there is none."""
+    """The facts and references of a finished segment file; None where there is none, or none that can be read."""
     try:
         with storage.open_input(path, options) as source:
             metadata = pa.ipc.open_file(source).metadata
+        index = json.loads(metadata[b"index"])
+        return json.loads(metadata[b"facts"]), tuple(Segment(path, *entry) for entry in index)
     except FileNotFoundError:
         return None
-    index = json.loads(metadata[b"index"])
-    return json.loads(metadata[b"facts"]), tuple(Segment(path, *entry) for entry in index)
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        _LOG.warning("%s is damaged and computed again: %s", path, error)
+        return None
 
 
 def read(segments: Sequence[Segment], schema: pa.Schema, options: storage.Options) -> list[pa.RecordBatch]:

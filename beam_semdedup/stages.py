@@ -5,7 +5,9 @@ Each function finds an earlier attempt's finished file first, and then writes no
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from beam_semdedup.ranking import hash_ids
 from beam_semdedup.segments import RankedRows, Segment
 from beam_semdedup.similarity import max_similarity
 
+_LOG = logging.getLogger(__name__)
 _FACTS = b"semdedup"
 _EXAMPLES = 5
 
@@ -198,7 +201,12 @@ def repeated_ids(paths: Sequence[str], options: storage.Options, memory: int) ->
 
     Reads the files once for each part of the hashes that fits in `memory` bytes.
     """
-    files = [pq.ParquetFile(storage.open_input(path, options)) for path in paths]
+    with contextlib.ExitStack() as opened:
+        files = [pq.ParquetFile(opened.enter_context(storage.open_input(path, options))) for path in paths]
+        return _repeated_ids_of(files, memory)
+
+
+def _repeated_ids_of(files: Sequence[pq.ParquetFile], memory: int) -> tuple[int, list[str]]:
     parts = 1 + sum(file.metadata.num_rows for file in files) * 32 // memory
     count, examples = 0, dict[str, None]()
     for part in range(parts):
@@ -222,11 +230,14 @@ def write_manifest(directory: str, manifest: dict[str, Any], options: storage.Op
 
 
 def read_facts(path: str, options: storage.Options) -> dict[str, Any] | None:
-    """What the program wrote into a parquet file's metadata about it; None where there is no file."""
+    """What the program wrote into a parquet file's metadata; None where there is no file that can be read."""
     try:
         with storage.open_input(path, options) as source:
             return json.loads(pq.read_schema(source).metadata[_FACTS])
     except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        _LOG.warning("%s is damaged and computed again: %s", path, error)
         return None
 
 

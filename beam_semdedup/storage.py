@@ -6,11 +6,14 @@ Every function takes `options`, the `storage_options` of the file system that th
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import posixpath
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +29,13 @@ from fsspec.implementations.local import LocalFileSystem
 from beam_semdedup.config import InputError
 
 Options = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 _FETCH_BYTES = 64 << 20
 _HIDDEN = (".", "_")
+_OBJECT_STORES = frozenset(
+    ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "ocilake", "tos", "hf")
+)
+_RETRY_SECONDS = (0.1, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,10 @@ def find(url: str, options: Options | None = None) -> list[FileInfo]:
     for name, info in sorted(found.items()):
         inner = name[len(path) :] if name.startswith(path) else name
         if not any(part.startswith(_HIDDEN) for part in inner.split("/")):
-            info = info if "size" in info else fs.info(name)
-            files.append(_file_info(name if local else fs.unstrip_protocol(name), info))
+            if local:
+                files.append(_local_info(name))
+            else:
+                files.append(_file_info(fs.unstrip_protocol(name), info if "size" in info else fs.info(name)))
     return files
 
 
@@ -130,10 +140,13 @@ def read_bytes(url: str, options: Options | None = None) -> bytes:
 
 
 def read_json(url: str, options: Options | None = None) -> Any:
-    """The JSON document at `url`, or None where there is no file."""
+    """The JSON document at `url`, or None where there is no file, or one that was never finished."""
     try:
         return json.loads(read_bytes(url, options))
     except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        _LOG.warning("%s is taken for unfinished: it is no JSON document (%s)", url, error)
         return None
 
 
@@ -146,12 +159,21 @@ def delete(urls: Sequence[str], options: Options | None = None) -> None:
         fs.invalidate_cache(fs._parent(path))
 
 
+def delete_tree(url: str, options: Options | None = None) -> None:
+    """Removes a directory with all that is in it; it does not matter if there is none."""
+    fs, path = filesystem(url, options)
+    fs.invalidate_cache()
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+    fs.invalidate_cache()
+
+
 @contextlib.contextmanager
 def whole_file(url: str, options: Options | None = None) -> Iterator[Path]:
     """Yields a local path to write to; it becomes `url`, whole, when the block ends without an exception.
 
-    On a local disk by a rename within the directory; on an object store (an asynchronous fsspec file system)
-    by one upload that is committed at its end; elsewhere by an upload to another name and a rename.
+    On a local disk by a rename within the directory, after the content is on the disk; on an object store by
+    one upload that is committed at its end; elsewhere by an upload to another name and a rename.
     """
     fs, path = filesystem(url, options)
     parent, name = posixpath.split(path)
@@ -160,6 +182,7 @@ def whole_file(url: str, options: Options | None = None) -> Iterator[Path]:
         scratch = _attempt(path)
         try:
             yield scratch
+            _flush(scratch)
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
@@ -167,7 +190,7 @@ def whole_file(url: str, options: Options | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="semdedup-") as directory:
         scratch = Path(directory, name)
         yield scratch
-        if isinstance(fs, AsyncFileSystem):
+        if not _OBJECT_STORES.isdisjoint(_protocols(fs)):
             fs.put_file(str(scratch), path)
         else:
             fs.makedirs(parent, exist_ok=True)
@@ -196,8 +219,9 @@ def write_json(url: str, document: Any, options: Options | None = None) -> None:
 def create_if_absent(url: str, data: bytes, options: Options | None = None) -> bytes:
     """What stands at `url` afterwards: `data`, or what an earlier or faster attempt put there.
 
-    Exclusive on a local disk (a hard link) and on stores with conditional puts (S3's If-None-Match); elsewhere
-    two attempts within the same moment may both write, and the later one is read back by both.
+    Exclusive on a local disk (a hard link) and on S3 where it knows conditional puts (If-None-Match). Elsewhere,
+    and on a disk without hard links, two attempts within the same moment may both write: one may then read back
+    its own content, and later readers that of the other.
     """
     fs, path = filesystem(url, options)
     if exists(url, options):
@@ -207,6 +231,7 @@ def create_if_absent(url: str, data: bytes, options: Options | None = None) -> b
         scratch.parent.mkdir(parents=True, exist_ok=True)
         try:
             scratch.write_bytes(data)
+            _flush(scratch)
             os.link(scratch, path)
         except FileExistsError:
             pass
@@ -215,8 +240,7 @@ def create_if_absent(url: str, data: bytes, options: Options | None = None) -> b
         finally:
             scratch.unlink(missing_ok=True)
     elif "s3" in _protocols(fs):
-        with contextlib.suppress(FileExistsError):
-            fs.pipe_file(path, data, mode="create")
+        _create_on_s3(url, data, options)
     else:
         write_bytes(url, data, options)
     return fs.cat_file(path)
@@ -280,8 +304,42 @@ def _attempt(path: str) -> Path:
     return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
 
 
+def _flush(file: Path) -> None:
+    """Brings the content to the disk: a power loss after a rename could leave an empty file otherwise."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+def _create_on_s3(url: str, data: bytes, options: Options | None) -> None:
+    """A put that an object which stands there refuses, or a plain one where the server does not know such puts."""
+    fs, path = filesystem(url, options)
+    for seconds in (*_RETRY_SECONDS, None):
+        try:
+            fs.pipe_file(path, data, mode="create")
+            return
+        except OSError as error:
+            # Not every server says in its refusal that the object exists.
+            if isinstance(error, FileExistsError) or exists(url, options):
+                return
+            if error.errno in (errno.ENOSYS, errno.EINVAL):
+                write_bytes(url, data, options)
+                return
+            if error.errno != errno.EBUSY or seconds is None:  # busy: another put to the key is under way
+                raise
+            time.sleep(seconds)
+
+
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _local_info(path: str) -> FileInfo:
+    """Of the file itself, not of a link to it, whose time says nothing about the content."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - as everywhere here, a path is a string
+    except FileNotFoundError:  # a link to nowhere, or a file that was just deleted
+        return FileInfo(path, 0, "")
+    return FileInfo(path, status.st_size, f"{status.st_mtime_ns}")
 
 
 def _file_info(url: str, info: dict[str, Any]) -> FileInfo:

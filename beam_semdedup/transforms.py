@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import coders, typehints
+from apache_beam import coders
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsSingleton, PBegin, PCollection
+from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
-from beam_semdedup import stages
+from beam_semdedup import kmeans, stages, storage
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job, Plan
@@ -91,7 +91,10 @@ class AssignCentroids(beam.PTransform):
     def expand(self, units: PCollection[InputUnit]) -> PCollection[Segment]:
         """See the class."""
         assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(self.job), AsSingleton(self.fitted))
-        _ = assigned | "Finish assignment" >> _Finish(_write_assigned, self.job, self.fitted)
+        without = assigned | "Drop references" >> beam.Map(
+            lambda unit: dataclasses.replace(unit, segments=())
+        ).with_output_types(AssignedUnit)
+        _ = without | "Finish assignment" >> _Finish(_write_assigned, self.job, self.fitted)
         return assigned | "Address segments" >> beam.FlatMap(lambda unit: unit.segments).with_output_types(Segment)
 
 
@@ -163,6 +166,9 @@ class IdentifyDuplicates(beam.PTransform):
 class SemanticDedup(beam.PTransform):
     """The whole pipeline of a plan, without the stages that the cache holds; a root transform.
 
+    It writes into the plan's cache and into `duplicates/`. Clearing an earlier run's results, the check that
+    no row was lost, and `summary.json` are the part of `SemanticDeduplicationWorkflow.run`.
+
     Returns the `DuplicatesFile`s, or the `ComparedUnit`s where `eps` is null.
     """
 
@@ -172,13 +178,16 @@ class SemanticDedup(beam.PTransform):
         """From the root of the pipeline."""
         job, plan = self.plan.job, self.plan
         if plan.pairwise:
-            finished = [_from_list(ComparedUnit, unit) for unit in plan.pairwise["units"]]
+            units = [_from_list(ComparedUnit, unit) for unit in plan.pairwise["units"]]
+            finished = [dataclasses.replace(u, path=storage.join(job.pairwise_dir, u.path), reused=True) for u in units]
             compared = root | "Find comparisons" >> beam.Create(finished)
         else:
             if plan.kmeans:
-                handle = FittedKMeans(plan.kmeans["uri"], plan.kmeans["centroids"])
+                handle = FittedKMeans(kmeans.centroids_uri(job.kmeans_dir), plan.kmeans["centroids"])
                 fitted = root | "Find centroids" >> beam.Create([handle])
-                found = root | "Find assigned rows" >> FindAssigned(job, plan.kmeans["files"])
+                found = root | "Find assigned rows" >> FindAssigned(
+                    job, [storage.join(job.kmeans_dir, "segments", name) for name in plan.kmeans["files"]]
+                )
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
                 fitted = root | "Fit" >> FitKMeans(job)
@@ -214,7 +223,7 @@ class _Compare(beam.DoFn):
 
 
 class _Finish(beam.PTransform):
-    """Writes the manifest of a stage when all of its units are there."""
+    """Writes the manifest of a stage when all of its units are there, even where there are none."""
 
     def __init__(self, write: Any, job: Job, fitted: PCollection[FittedKMeans]) -> None:
         super().__init__()
@@ -222,22 +231,19 @@ class _Finish(beam.PTransform):
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
         write, job = self._write, self._job
-        keyed = typehints.Tuple[int, units.element_type]
         return (
-            units
-            | "Key" >> beam.Map(lambda unit: (0, unit)).with_output_types(keyed)
-            | "All units" >> beam.GroupByKey()
+            units.pipeline
+            | "End" >> beam.Create([0])
             | "Write manifest"
-            >> beam.Map(lambda pair, fitted: write(job, list(pair[1]), fitted), AsSingleton(self._fitted))
+            >> beam.Map(lambda _, found, fitted: write(job, found, fitted), AsIter(units), AsSingleton(self._fitted))
         )
 
 
 def _write_assigned(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
     units = sorted(units, key=lambda u: u.path)
     manifest = {
-        "uri": fitted.uri,
         "centroids": fitted.content_hash,
-        "files": [u.path for u in units],
+        "files": [_name(u.path) for u in units],
         "num_rows": sum(u.num_rows for u in units),
         "rejected": sum(u.rejected for u in units),
         "units_done": sum(not u.reused for u in units),
@@ -250,15 +256,20 @@ def _write_compared(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMean
     units = sorted(units, key=lambda u: u.path)
     manifest = {
         "centroids": fitted.content_hash,
-        "units": [dataclasses.astuple(u) for u in units],
+        "units": [dataclasses.astuple(dataclasses.replace(u, path=_name(u.path))) for u in units],
         "num_rows": sum(u.num_rows for u in units),
-        "largest_cluster": max(u.largest_cluster for u in units),
+        "largest_cluster": max((u.largest_cluster for u in units), default=0),
         "repeated_ids": sum(u.repeated_ids for u in units),
         "examples": [example for u in units for example in u.examples][:5],
         "units_done": sum(not u.reused for u in units),
         "units_reused": sum(u.reused for u in units),
     }
     stages.write_manifest(job.pairwise_dir, manifest, job.cache_options)
+
+
+def _name(path: str) -> str:
+    """The last part of a path: a manifest names its files so, and its directory may be moved."""
+    return path.rsplit("/", 1)[-1]
 
 
 def _from_list(kind: Any, values: Any) -> Any:

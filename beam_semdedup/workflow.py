@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import logging
 import os
 import platform
@@ -106,6 +107,7 @@ class SemanticDeduplicationWorkflow:
         if runner is not None:
             p = resolve({**dataclasses.asdict(p), "runner": runner})
         if isinstance(self._init, np.ndarray):
+            plan.list_input(p)  # before anything is written, that no result and input would mix
             p = dataclasses.replace(p, init=_store_init(p, self._init))
         return plan.make_plan(p)
 
@@ -123,6 +125,10 @@ class SemanticDeduplicationWorkflow:
         if not _LOG.hasHandlers():
             progress.log_to_console(self.parameters.verbose)
         made = self.plan(runner)
+        _check_output(made)
+        if not self.parameters.reuse_cache:
+            plan.forget(made.job)
+            made = self.plan(runner)
         _report_plan(made)
         _prepare_output(made)
         with progress.shown(
@@ -159,8 +165,11 @@ def _finish(made: Plan, started: float) -> Summary:
         "examples": (compared["examples"] + examples)[:5],
     }
     analysed = time.time()
-    failure: InputError | None = None
-    removed: removal.RemovalResult | None = None
+    removed, refusal = None, None
+    if p.remove and repeated["count"] and p.repeated_ids != "allow":
+        refusal = removal.repeated_ids_message(repeated)
+    elif p.remove:
+        removed = removal.remove_duplicates(_removal_parameters(p), paths)
     summary = Summary(
         program=_PROGRAM,
         rows_read=job.num_rows,
@@ -175,14 +184,14 @@ def _finish(made: Plan, started: float) -> Summary:
         kmeans_time=0.0 if made.kmeans else round(assigned["finished"] - started, 3),
         pairwise_time=0.0 if made.pairwise else round(compared["finished"] - max(started, assigned["finished"]), 3),
         duplicates_time=round(analysed - max(started, compared["finished"]), 3),
-        removal_time=0.0,
-        total_time=0.0,
+        removal_time=removed.seconds if removed else 0.0,
+        total_time=round(time.time() - started, 3),
         stages={
             "assign": _stage_summary(assigned, made.kmeans, started, started),
             "pairwise": _stage_summary(compared, made.pairwise, started, assigned["finished"]),
         },
         repeated_ids=repeated,
-        removal=None,
+        removal=dataclasses.asdict(removed) if removed else None,
         paths=_paths(made),
         duplicates_files=files,
         versions={
@@ -191,21 +200,9 @@ def _finish(made: Plan, started: float) -> Summary:
         },
         configuration=_configuration(p),
     )
-    if p.remove:
-        storage.write_json(storage.join(p.output_path, "summary.json"), dataclasses.asdict(summary), job.write_options)
-        try:
-            removed = removal.remove_duplicates(_removal_parameters(p))
-        except InputError as error:
-            failure = error
-    summary = dataclasses.replace(
-        summary,
-        removal=dataclasses.asdict(removed) if removed else None,
-        removal_time=removed.seconds if removed else 0.0,
-        total_time=round(time.time() - started, 3),
-    )
     storage.write_json(storage.join(p.output_path, "summary.json"), dataclasses.asdict(summary), job.write_options)
-    if failure:
-        raise InputError(f"the duplicates are found and stored, but not removed: {failure}")
+    if refusal:
+        raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
     return summary
 
 
@@ -266,7 +263,7 @@ def _progress(made: Plan) -> list[progress.StageProgress]:
     result = []
     if not made.kmeans:
         if job.sample_rows:
-            uri = storage.join(job.kmeans_dir, "centroids.npy")
+            uri = kmeans.centroids_uri(job.kmeans_dir)
             fitted = progress.StageProgress("Fit centroids", None, lambda: int(storage.exists(uri, job.cache_options)))
             result.append(fitted)
         result.append(
@@ -316,7 +313,7 @@ def _paths(made: Plan) -> dict[str, str]:
         "output": p.output_path,
         "kmeans_results": made.job.kmeans_dir,
         "pairwise_results": made.job.pairwise_dir,
-        "rejected": storage.join(p.output_path, "rejected"),
+        "rejected": storage.join(p.output_path, "rejected"),  # not there where no row is rejected
     }
     if p.eps is not None:
         paths["duplicates"] = storage.join(p.output_path, "duplicates")
@@ -325,36 +322,57 @@ def _paths(made: Plan) -> dict[str, str]:
     return paths
 
 
-def _prepare_output(made: Plan) -> None:
-    """Clears an earlier run's results, or refuses to mix with them, and writes the configuration."""
+def _check_output(made: Plan) -> None:
+    """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared."""
     job, p = made.job, made.job.parameters
     output, options = p.output_path, job.write_options
-    summary_url, config_url = storage.join(output, "summary.json"), storage.join(output, _CONFIG)
-    summary = storage.read_json(summary_url, options)
-    if summary is not None and (not isinstance(summary, dict) or summary.get("program") != _PROGRAM):
-        raise InputError(f"{summary_url} is not from this program; choose another output_path")
-    parts = {
-        (inner, name): match["key"]
+    with plan.writable("output_path", output):
+        for name, is_own in (("summary.json", _is_own_summary), (_CONFIG, _is_own_configuration)):
+            url = storage.join(output, name)
+            if storage.exists(url, options) and not is_own(storage.read_bytes(url, options)):
+                raise InputError(f"{url} is not from this program; choose another output_path")
+        own_keys = (job.output_key, _rejected_key(made))
+        others = sorted(part for part, key in _parts(output, options).items() if key not in own_keys)
+    if others and not p.clear_output:
+        raise InputError(
+            f"output_path={output}: {others[0]} is from a run with other parameters or input; give another "
+            "output_path or clear_output=true"
+        )
+
+
+def _prepare_output(made: Plan) -> None:
+    """Clears an earlier run's results, its summary first, and writes the configuration."""
+    p, options = made.job.parameters, made.job.write_options
+    output = p.output_path
+    with plan.writable("output_path", output):
+        storage.delete([storage.join(output, "summary.json")], options)
+        if p.clear_output:
+            storage.delete([storage.join(output, part) for part in _parts(output, options)], options)
+            if not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
+                storage.delete(removal.owned_files(storage.join(output, "deduplicated"), options), options)
+        configuration = _CONFIG_HEAD + OmegaConf.to_yaml(_configuration(p))
+        storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)
+
+
+def _parts(output: str, options: storage.Options) -> dict[str, str]:
+    """The results of any run in `output`, with the key of the run that they are from."""
+    return {
+        f"{inner}/{name}": match["key"]
         for inner in ("duplicates", "rejected")
         for name in storage.names(storage.join(output, inner), options)
         if (match := _PART.fullmatch(name))
     }
-    if not p.clear_output:
-        for (inner, name), key in sorted(parts.items()):
-            if key not in (job.output_key, _rejected_key(made)):
-                raise InputError(
-                    f"output_path={output}: {inner}/{name} is from a run with other parameters or input; give another "
-                    "output_path or clear_output=true"
-                )
-    storage.delete([summary_url], options)
-    if p.clear_output:
-        storage.delete([storage.join(output, *part) for part in parts], options)
-        deduplicated = storage.join(output, "deduplicated")
-        storage.delete(removal.owned_files(deduplicated, options), options)
-    head = _CONFIG_HEAD.encode()
-    if storage.exists(config_url, options) and not storage.read_bytes(config_url, options).startswith(head):
-        raise InputError(f"{config_url} is not from this program; choose another output_path")
-    storage.write_bytes(config_url, head + OmegaConf.to_yaml(_configuration(p)).encode(), options)
+
+
+def _is_own_summary(content: bytes) -> bool:
+    try:
+        return json.loads(content)["program"] == _PROGRAM
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _is_own_configuration(content: bytes) -> bool:
+    return content.startswith(_CONFIG_HEAD.encode())
 
 
 def _configuration(p: Parameters) -> dict[str, Any]:

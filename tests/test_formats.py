@@ -337,9 +337,8 @@ class TestJsonl:
         assert numbers(rows) == [n for n in range(1, 7) if n != place + 1]
         assert positions(rows) == [n - 1 for n in numbers(rows)]
 
-    @pytest.mark.parametrize("value", ["1.5", "18446744073709551615", "true"])
-    def test_an_id_of_another_type_than_the_first_ones_makes_a_line_malformed(self, tmp_path, monkeypatch, value):
-        monkeypatch.setattr(formats, "_LOOK_ROWS", 3)
+    @pytest.mark.parametrize("value", ["1.5", "18446744073709551615", "true", '"x"'])
+    def test_an_id_of_another_type_than_is_asked_for_makes_a_line_malformed(self, tmp_path, value):
         found = self.written(
             tmp_path, lines_of(*map(row, range(3))) + b'{"id": %s}\n' % value.encode() + lines_of(row(9))
         )
@@ -373,6 +372,40 @@ class TestJsonl:
         found = self.written(tmp_path, b"what\n" * 40 + lines_of(row(1)))
         assert found.schema.names == ["id", "embeddings"]
         assert found.num_rows == 41
+
+    def test_the_types_are_those_of_all_blocks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 64)
+        lines = [{"id": i, "score": i, "none": None, "info": {"a": i}} for i in range(40)]
+        lines += [{"id": 40, "score": 0.5, "none": "x", "info": {"b": "y"}, "late": True}]
+        found = self.written(tmp_path, lines_of(*lines, *lines[:40]))
+        assert {f.name: f.type for f in found.schema} == {
+            "id": pa.int64(),
+            "score": pa.float64(),
+            "none": pa.string(),
+            "info": pa.struct([("a", pa.int64()), ("b", pa.string())]),
+            "late": pa.bool_(),
+        }
+        content, rows = read(found.parts, self.kind, found.schema)
+        assert content.column("score").to_pylist() == [*range(40), 0.5, *range(40)]
+        assert malformed(rows) == []
+        assert len(self.kind.head(found.info, {}).names) == 4
+
+    @pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
+    def test_the_commonest_type_is_that_of_the_most_lines_of_the_file(self, tmp_path, monkeypatch, block_bytes):
+        """Wherever they stand: two types that join are counted together."""
+        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", block_bytes)
+        lines = lines_of(*({"x": v} for v in [*["a"] * 5, *[None] * 9, *[1] * 3, *[0.5] * 3]))
+        found = self.written(tmp_path, lines)
+        assert found.schema.field("x").type == pa.float64()
+        assert malformed(read(found.parts, self.kind, found.schema)[1]) == [1, 2, 3, 4, 5]
+
+    def test_a_mixed_column_is_not_read_line_by_line(self, tmp_path, monkeypatch):
+        reads, read_json = [], formats._read_json
+        monkeypatch.setattr(formats, "_read_json", lambda lines, s: reads.append(len(lines)) or read_json(lines, s))
+        values = [1, "a", 0.5, None, [1], {"b": 1}, True]
+        found = self.written(tmp_path, lines_of(*({"id": i, "x": values[i % 7]} for i in range(700))))
+        assert {f.name: f.type for f in found.schema} == {"id": pa.int64(), "x": pa.float64()}
+        assert len(reads) < 10
 
     def test_one_malformed_line_changes_no_type(self, tmp_path):
         lines = [{"id": i, "quality": 1 if i % 3 else 0.5, "info": {"a": i} if i % 2 else {"b": "x"}} for i in range(9)]

@@ -136,6 +136,10 @@ class TestListFiles:
             listed(tree, extensions=[".csv"])
         with pytest.raises(InputError, match=r"no \.parquet or \.pq files at .*in/d\.\*; it has 1 with \.jsonl: set"):
             listed(f"{tree}/in/d.*")
+        (tree / "README").write_bytes(b"r")
+        (tree / "x.tar.gz").write_bytes(b"x")
+        with pytest.raises(InputError, match=r"it has 3 with \.tar\.gz, \.txt, no extension: set"):
+            listed(f"{tree}/[Rnx]*")
 
     def test_all_of_it_holds_on_s3(self, s3):
         for name in ("in/a.parquet", "in/b/c.parquet", "in/_x/d.parquet", "in/.e.parquet", "in2/f.parquet", "in/g.txt"):
@@ -157,7 +161,6 @@ class TestInspect:
         assert found.dimension == 16
         assert found.schema.names == ["id", "embeddings", "quality", "text"]
         assert found.schema.field("quality").type == pa.float64()
-        assert found.num_bytes == sum(Path(f).stat().st_size for f in parquet_dataset.files)
         assert [f.info.url for f in found.files] == list(parquet_dataset.files)
 
     def test_so_they_do_as_jsonl(self, jsonl_dataset):
@@ -246,18 +249,30 @@ class TestInspect:
         assert inspect(path, embedding_dim=2).dimension == 2
         assert message(path, embedding_dim=3) == f"{path}: 'embeddings' has dimension 2, embedding_dim=3"
 
-    def test_a_dimension_that_is_given_decides_where_the_rows_do_not(self, tmp_path):
-        path = write(tmp_path / "a.parquet", [1, 2, 3], [[1.0], [2.0], [1.0, 2.0]])
+    @pytest.mark.parametrize("filetype", ["parquet", "jsonl"])
+    def test_a_dimension_that_is_given_is_compared_with_the_commonest_length(self, tmp_path, filetype):
+        path, vectors = tmp_path / f"a.{filetype}", [[1.5], [2.0], [1.0, 2.0], None]
+        if filetype == "parquet":
+            write(path, range(4), vectors)
+        else:
+            write_lines(path, *({"id": i, "embeddings": v} for i, v in enumerate(vectors)))
+        assert inspect(path, filetype=filetype, embedding_dim=1).dimension == 1
+        said = message(path, filetype=filetype, embedding_dim=2)
+        assert said == f"{path}: 'embeddings' has dimension 1, embedding_dim=2"
+
+    def test_a_dimension_that_is_given_holds_for_a_file_without_vectors(self, tmp_path):
+        path = write(tmp_path / "a.parquet", [1, 2], [None, []])
         assert inspect(path, embedding_dim=2).dimension == 2
-        assert inspect(path).dimension == 1
 
     def test_no_vector_anywhere_is_an_error_that_names_a_file(self, tmp_path):
         write(tmp_path / "a.parquet", [1, 2], [None, []])
-        assert message(tmp_path) == f"'embeddings' has no vector in any of 1 files, {tmp_path}/a.parquet first"
+        assert message(tmp_path) == f"'embeddings' has no vector in any of 1 file, {tmp_path}/a.parquet first"
 
     def test_files_without_rows_need_not_fit_but_there_must_be_another(self, tmp_path):
         pq.write_table(pa.table({"other": pa.array([], pa.int64())}), tmp_path / "a.parquet")
-        assert message(tmp_path) == "input_path: 1 files without a single row"
+        assert message(tmp_path) == "input_path: 1 file without a single row"
+        pq.write_table(pa.table({"other": pa.array([], pa.int64())}), tmp_path / "c.parquet")
+        assert message(tmp_path) == "input_path: 2 files without a single row"
         write(tmp_path / "b.parquet", [1], [[1.0]])
         assert inspect(tmp_path).num_rows == 1
 
@@ -274,6 +289,13 @@ class TestInspect:
         found = inspect(tmp_path, filetype="jsonl", carried=("score",))
         assert [str(f.type) for f in found.schema] == ["string", "list<item: float>", "double"]
         assert found.dimension == 2
+
+    def test_a_carried_jsonl_column_may_change_its_type_or_begin_far_down_the_file(self, tmp_path):
+        lines = [{"id": i, "embeddings": [1.0], "score": i} for i in range(3000)]
+        lines += [{"id": 3000, "embeddings": [1.0], "score": 0.5, "late": "x"}]
+        write_lines(tmp_path / "a.jsonl", *lines)
+        found = inspect(tmp_path, filetype="jsonl", carried=("score", "late"))
+        assert [str(f.type) for f in found.schema] == ["int64", "list<item: float>", "double", "string"]
 
     def test_jsonl_ids_of_two_types_are_an_error_that_names_both_files(self, tmp_path):
         write_lines(tmp_path / "a.jsonl", {"id": 1, "embeddings": [1]})

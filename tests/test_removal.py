@@ -186,7 +186,7 @@ BYTES = [(pa.binary(), [b"\xff\x00", b"", b"b"]), (pa.large_binary(), [b"\xff\x0
 
 
 class TestIdTypes:
-    """`IdList.find`: which ids of a column are in a list, whatever the two are made of."""
+    """`IdReader.find`: which ids of a column are in a list, whatever the two are made of."""
 
     @staticmethod
     def open(tmp_path: Path, *ids: pa.Array, rows_per_group: int = 1000, memory: int = 1 << 30) -> IdList:
@@ -203,7 +203,7 @@ class TestIdTypes:
     def test_ids_of_every_type_are_found(self, tmp_path, type_, values, encoded):
         ids = pa.array([values[2], None, values[0], values[1], values[0]], type_)
         column = removal.embeddings.decoded(pa.chunked_array([ids.dictionary_encode() if encoded else ids]))
-        found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).find(column, {})
+        found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).reader().find(column)
         assert found[0].tolist() == [False, False, True, True, True]
         assert found[1].tolist() == [0, 1]
 
@@ -221,31 +221,31 @@ class TestIdTypes:
     def test_ids_are_found_in_a_list_of_another_type(self, tmp_path, one, other, values, common):
         first, second = pa.array(values[0], one), pa.array(values[1], other)
         for ids, listed in ((first, second), (second, first)):
-            mask, found = self.open(tmp_path, listed).find(pa.chunked_array([ids]), {})
+            mask, found = self.open(tmp_path, listed).reader().find(pa.chunked_array([ids]))
             meant = {c if pa.types.is_integer(one) or isinstance(c, bytes) else c.encode() for c in common}
             plain = [v.encode() if isinstance(v, str) else v for v in ids.to_pylist()]
             assert [v for v, m in zip(plain, mask, strict=True) if m] == [v for v in plain if v in meant]
             assert len(found) == len(common)
 
     def test_a_null_is_no_id_on_either_side(self, tmp_path):
-        mask, found = self.open(tmp_path, pa.array([None, 1])).find(pa.chunked_array([[None, 1, 2]]), {})
+        mask, found = self.open(tmp_path, pa.array([None, 1])).reader().find(pa.chunked_array([[None, 1, 2]]))
         assert mask.tolist() == [False, True, False]
         assert found.tolist() == [1]
 
     def test_an_entry_that_repeats_is_found_each_time(self, tmp_path):
         ids = self.open(tmp_path, pa.array([5, 5, 6, 7, 5]), pa.array([5, 8]), rows_per_group=3)
-        mask, found = ids.find(pa.chunked_array([[5], [8]]), {})
+        mask, found = ids.reader().find(pa.chunked_array([[5], [8]]))
         assert mask.tolist() == [True, True]
         assert found.tolist() == [0, 1, 4, 5, 6]
 
     def test_nothing_is_found_in_nothing(self, tmp_path):
         some, none = pa.chunked_array([[1, 2]]), pa.chunked_array([[]], pa.int64())
         for ids in (self.open(tmp_path), self.open(tmp_path, pa.array([], pa.int64()))):
-            mask, found = ids.find(some, {})
+            mask, found = ids.reader().find(some)
             assert (mask.tolist(), found.tolist()) == ([False, False], [])
-        mask, found = self.open(tmp_path, pa.array([1])).find(none, {})
+        mask, found = self.open(tmp_path, pa.array([1])).reader().find(none)
         assert (mask.tolist(), found.tolist()) == ([], [])
-        mask, _ = self.open(tmp_path, pa.array([1])).find(pa.chunked_array([pa.nulls(2, pa.int64())]), {})
+        mask, _ = self.open(tmp_path, pa.array([1])).reader().find(pa.chunked_array([pa.nulls(2, pa.int64())]))
         assert mask.tolist() == [False, False]
 
     @given(
@@ -274,32 +274,44 @@ class TestIdTypes:
             assert opened.in_memory == in_memory
             assert opened.num_ids == sum(map(len, listed))
             entries = [v for values in listed for v in sorted(values)]
-            cache: dict[Any, Any] = {}
+            reader = opened.reader()
             for batch in batches:
-                mask, found = opened.find(pa.chunked_array([ids(batch)]), cache)
+                mask, found = reader.find(pa.chunked_array([ids(batch)]))
                 assert mask.tolist() == [v is not None and v in set(entries) for v in batch]
                 assert found.tolist() == [n for n, v in enumerate(entries) if v in batch]
-            assert bool(cache) <= opened.in_memory
+
+    @pytest.mark.parametrize("memory", [0, 1 << 30])
+    def test_a_list_is_opened_once_for_all_batches(self, tmp_path, monkeypatch, memory):
+        opened = self.open(tmp_path, pa.array([1, 2, 3]), pa.array([7, 9]), memory=memory)
+        footers = []
+        parquet_file = pq.ParquetFile
+        monkeypatch.setattr(
+            pq, "ParquetFile", lambda s, metadata=None: footers.append(metadata) or parquet_file(s, metadata=metadata)
+        )
+        reader = opened.reader()
+        for value in (2, 7, 9, 20):
+            assert reader.find(pa.chunked_array([[value]]))[0].tolist() == [value != 20]
+        assert footers.count(None) == 2
 
     @pytest.mark.parametrize("type_", [pa.int64(), pa.uint64(), pa.string(), pa.binary()])
     def test_row_groups_out_of_the_range_of_ids_are_not_read(self, tmp_path, monkeypatch, type_):
         def ids(*values: int) -> pa.Array:
             return pa.array(values).cast(pa.int64() if pa.types.is_integer(type_) else pa.string()).cast(type_)
 
-        opened = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10)
-        read = []
-        entries = IdList._entries
+        reader = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10, memory=0).reader()
+        read: list[int] = []
+        entries = removal.StreamedIds._entries
         monkeypatch.setattr(
-            IdList,
+            removal.StreamedIds,
             "_entries",
-            lambda self, file, path, group, cache: read.append(group) or entries(self, file, path, group, cache),
+            lambda self, file, groups: read.extend(groups) or entries(self, file, groups),
         )
-        mask, found = opened.find(pa.chunked_array([ids(125, 131)]), {})
+        mask, found = reader.find(pa.chunked_array([ids(125, 131)]))
         assert mask.tolist() == [True, True]
         assert found.tolist() == [25, 31]
         assert read == [2, 3]
         read.clear()
-        assert opened.find(pa.chunked_array([ids(170, 999)]), {})[0].tolist() == [False, False]
+        assert reader.find(pa.chunked_array([ids(170, 999)]))[0].tolist() == [False, False]
         assert read == []
 
     def test_a_file_that_is_no_list_of_ids_is_an_error_that_names_it(self, tmp_path):
@@ -394,6 +406,91 @@ class TestWholeRuns:
         assert not json.loads((tmp_path / "out/_removal.json").read_text())["finished"]
         assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 1
         assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
+
+
+class TestResume:
+    """A removal that was killed goes on where it stopped."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> str:
+        write(tmp_path / "in/a.parquet", [1, 2, 5])
+        write(tmp_path / "in/b.parquet", [3, 4, 5])
+        return finished_run(tmp_path / "run", [1, 5], [3, 7])
+
+    @staticmethod
+    def stop(tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Ends a removal when one of its two files is written; the names of those written from now on."""
+        original, written = removal._Remove._parquet, []
+
+        def fail(self: Any, unit: Any, scratch: Path, found: Any) -> Any:
+            if written:
+                raise OSError("killed")
+            written.append(Path(unit.source).name)
+            return original(self, unit, scratch, found)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(removal._Remove, "_parquet", fail)
+            with pytest.raises(runners.RunError, match="killed"):
+                remove(tmp_path / "in", run, tmp_path / "out")
+        (first,), later = written, []
+        assert (tmp_path / "out" / first).exists()
+        monkeypatch.setattr(
+            removal._Remove,
+            "_parquet",
+            lambda self, unit, *rest: later.append(Path(unit.source).name) or original(self, unit, *rest),
+        )
+        return later
+
+    @pytest.mark.parametrize("clear", [True, False])
+    def test_written_files_are_kept_and_count(self, tmp_path, run, monkeypatch, clear):
+        later = self.stop(tmp_path, run, monkeypatch)
+        result = remove(tmp_path / "in", run, tmp_path / "out", clear_output=clear)
+        assert len(later) == 1
+        assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (6, 4, 3, 1)
+        assert (ids_in(tmp_path / "out/a.parquet"), ids_in(tmp_path / "out/b.parquet")) == ([2], [4])
+        assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
+        assert not (tmp_path / "out/_removal").exists()
+
+    def test_a_file_that_is_gone_is_written_again(self, tmp_path, run, monkeypatch):
+        later = self.stop(tmp_path, run, monkeypatch)
+        for path in (tmp_path / "out").glob("*.parquet"):
+            path.unlink()
+        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 4
+        assert sorted(later) == ["a.parquet", "b.parquet"]
+
+    @pytest.mark.parametrize("change", ["list", "input"])
+    def test_nothing_is_kept_of_a_removal_of_other_files(self, tmp_path, run, monkeypatch, change):
+        later = self.stop(tmp_path, run, monkeypatch)
+        if change == "list":
+            finished_run(tmp_path / "run", [1, 5], [4])
+        else:
+            write(tmp_path / "in/b.parquet", [3, 4, 5, 6])
+        result = remove(tmp_path / "in", run, tmp_path / "out", clear_output=False)
+        assert sorted(later) == ["a.parquet", "b.parquet"]
+        assert result.rows_read == 6 + (change == "input")
+        assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
+
+    def test_what_a_removal_left_behind_is_its_own(self, tmp_path, run, monkeypatch):
+        self.stop(tmp_path, run, monkeypatch)
+        storage.delete(removal.owned_files(str(tmp_path / "out"), {}))
+        assert files_in(tmp_path / "out") == set()
+
+
+class TestFound:
+    @given(st.lists(st.sets(st.integers(0, 99)), max_size=5))
+    def test_the_union_of_what_units_found_is_counted(self, sets):
+        packed = [removal._packed(np.array(sorted(s), dtype=np.int64)) for s in sets]
+        combine = removal._Bits(13)
+        halves = [combine.create_accumulator(), combine.create_accumulator()]
+        for number, element in enumerate(packed):
+            halves[number % 2] = combine.add_input(halves[number % 2], element)
+        bits = np.frombuffer(combine.extract_output(combine.merge_accumulators(halves)), np.uint8)
+        union = set().union(*sets)
+        assert np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() == sorted(union)
+
+    def test_a_unit_that_found_little_of_a_long_list_says_so_in_few_bytes(self):
+        assert len(removal._packed(np.array([5, 10**8]))) < 100
+        assert len(removal._packed(np.arange(10**6))) < 10**5
 
 
 COMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
@@ -510,6 +607,21 @@ class TestStructure:
                 f"{tmp_path}/in/b.parquet: the ids in 'id' are "
             )
         assert not (tmp_path / "out").exists()
+
+    def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(removal.formats, "_JSONL_PART_BYTES", 30)
+        lines = [{"id": i, "x": "y" * 20} for i in range(5)]
+        write_lines(tmp_path / "in/a.jsonl", *lines)
+        write_lines(tmp_path / "in/b.jsonl", *({"x": "y" * 20} for _ in range(3)), *lines)
+        write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
+        write_lines(tmp_path / "in/d.jsonl", {"id": None}, {"id": None})
+        whole, inspect = [], removal.formats.Jsonl.inspect
+        monkeypatch.setattr(
+            removal.formats.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
+        )
+        run = finished_run(tmp_path / "run", [1])
+        assert remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 3
+        assert [Path(url).name for url in sorted(whole)] == ["b.jsonl", "c.jsonl"]
 
     def test_no_input_is_an_error(self, tmp_path):
         assert message(tmp_path / "in", finished_run(tmp_path / "run", [1]), tmp_path / "out").startswith(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pytest
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +98,33 @@ class TestWholeFile:
         (found,) = everything(url, options).items()
         assert found[0] == "file"
         assert found[1] in contents
+
+    def test_on_a_local_disk_the_content_is_on_the_disk_before_it_has_its_name(self, tmp_path, monkeypatch):
+        flushed = []
+
+        def fsync(number: int) -> None:
+            flushed.append((os.pread(number, 100, 0), (tmp_path / "file").exists()))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        storage.write_bytes(str(tmp_path / "file"), b"content")
+        assert flushed == [(b"content", False)]
+        (tmp_path / "file").unlink()
+        storage.create_if_absent(str(tmp_path / "file"), b"first")
+        assert flushed[1:] == [(b"first", False)]
+
+    def test_an_asynchronous_file_system_that_is_no_object_store_gets_another_name_first(self, monkeypatch):
+        memory = fsspec.filesystem("memory")
+        fs = AsyncFileSystemWrapper(memory, asynchronous=False)
+        monkeypatch.setattr(storage, "filesystem", lambda url, options=None: (fs, url))
+        put = []
+        monkeypatch.setattr(
+            fs, "put_file", lambda source, target: put.append(target) or memory.put_file(source, target)
+        )
+        storage.write_bytes("/place/file", b"content")
+        assert put
+        assert put != ["/place/file"]
+        assert everything("memory://place", {}) == {"file": b"content"}
+        memory.store.clear()
 
     @pytest.mark.parametrize("method", ["put_file", "mv"])
     def test_an_upload_that_fails_leaves_what_was_there(self, monkeypatch, method):
@@ -234,6 +263,54 @@ class TestCreateIfAbsent:
             process.join()
         assert found == {storage.read_bytes(file, options)}
 
+    @staticmethod
+    def refuse(monkeypatch: pytest.MonkeyPatch, s3: Any, *codes: tuple[int, str], meanwhile: bytes = b"") -> list[str]:
+        """The next conditional puts are answered with these errors, and someone else may write meanwhile."""
+        from botocore.exceptions import ClientError
+        from s3fs.errors import translate_boto_error
+
+        fs, _ = storage.filesystem(s3.join("file"), s3.options)
+        original, answers, slept = type(fs)._call_s3, list(codes), []
+
+        async def call(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+            if method == "put_object" and "IfNoneMatch" in kwargs and answers:
+                status, code = answers.pop(0)
+                if meanwhile:
+                    s3.client().put_object(Bucket=s3.url[5:], Key="file", Body=meanwhile)
+                answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+                raise translate_boto_error(ClientError(answer, method))
+            return await original(self, method, *args, **kwargs)
+
+        monkeypatch.setattr(type(fs), "_call_s3", call)
+        monkeypatch.setattr(storage.time, "sleep", slept.append)
+        return slept
+
+    def test_a_put_at_the_same_time_as_another_is_tried_again(self, s3, monkeypatch):
+        conflict = (409, "OperationAborted")
+        slept = self.refuse(monkeypatch, s3, conflict, conflict)
+        assert storage.create_if_absent(s3.join("file"), b"data", s3.options) == b"data"
+        assert len(slept) == 2
+
+    def test_the_other_put_is_read_back(self, s3, monkeypatch):
+        for code in ((409, "OperationAborted"), (412, "PreconditionFailed"), (501, "NotImplemented")):
+            with monkeypatch.context() as patched:
+                assert self.refuse(patched, s3, code, meanwhile=b"faster") == []
+                assert storage.create_if_absent(s3.join("file"), b"slower", s3.options) == b"faster"
+            storage.delete([s3.join("file")], s3.options)
+
+    def test_a_conflict_that_does_not_end_is_an_error(self, s3, monkeypatch):
+        slept = self.refuse(monkeypatch, s3, *[(409, "OperationAborted")] * 9)
+        with pytest.raises(OSError, match="OperationAborted"):
+            storage.create_if_absent(s3.join("file"), b"data", s3.options)
+        assert slept == sorted(slept)
+        assert len(slept) == 3
+
+    @pytest.mark.parametrize("code", [(501, "NotImplemented"), (400, "InvalidArgument")])
+    def test_a_server_without_conditional_puts_gets_a_plain_one(self, s3, monkeypatch, code):
+        self.refuse(monkeypatch, s3, code)
+        assert storage.create_if_absent(s3.join("file"), b"data", s3.options) == b"data"
+        assert s3.keys() == {"file"}
+
     def test_a_disk_without_hard_links_gets_the_whole_content_too(self, tmp_path, monkeypatch):
         def no_links(*_: Any) -> None:
             raise OSError("hard links are not supported")
@@ -324,6 +401,26 @@ class TestListing:
         after = storage.find(url, options)
         assert after[0] != before[0]
         assert after[1:] == before[1:]
+
+    def test_a_link_has_the_version_of_what_it_points_to(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "target").write_bytes(b"one")
+        (tmp_path / "data/link").symlink_to(tmp_path / "target")
+        before = storage.find(str(tmp_path / "data"))
+        (tmp_path / "target").write_bytes(b"two")
+        os.utime(tmp_path / "target", ns=(0, int(before[0].version) + 1))
+        after = storage.find(str(tmp_path / "data"))
+        assert [(f.url, f.size) for f in after] == [(f"{tmp_path}/data/link", 3)]
+        assert int(after[0].version) == int(before[0].version) + 1
+        (tmp_path / "target").unlink()
+        assert [f.url for f in storage.find(str(tmp_path / "data"))] == [f"{tmp_path}/data/link"]
+
+    def test_a_directory_is_deleted_with_all_that_is_in_it(self, tree):
+        url, options = tree
+        for _ in range(2):
+            storage.delete_tree(f"{url}/in", options)
+        assert storage.names(url, options) == {"a.txt", "b.txt", ".hidden"}
+        assert not storage.exists(f"{url}/in", options)
 
     def test_deleting_what_is_gone_already_does_not_matter(self, tree):
         url, options = tree
@@ -442,6 +539,13 @@ class TestJsonAndFingerprints:
         document = {"a": [1, None, "é"], "b": {"c": 1.5}}
         storage.write_json(f"{url}/a.json", document, options)
         assert storage.read_json(f"{url}/a.json", options) == document
+
+    @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+    def test_a_document_that_was_never_finished_is_none_and_is_warned_of(self, place, caplog, content):
+        url, options = place
+        storage.write_bytes(f"{url}/a.json", content, options)
+        assert storage.read_json(f"{url}/a.json", options) is None
+        assert f"{url}/a.json is taken for unfinished" in caplog.text
 
     def test_a_fingerprint_is_the_same_on_every_machine_for_ever(self):
         assert storage.fingerprint({"b": [1, None, 0.1], "a": "é"}) == "b65919a66477efeb"

@@ -1,0 +1,162 @@
+"""What a later run takes from the cache, and what it must not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from runs import comparisons, dedup, duplicates, unit_files
+
+from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow, removal
+
+Store = Callable[[np.ndarray], str]
+
+
+def write(path: Path, vectors: np.ndarray, **columns: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ids = pa.array(range(len(vectors)))
+    pq.write_table(
+        pa.table({"id": ids, "embeddings": pa.array(vectors.tolist()), **columns}),
+        path,
+        compression="none",
+        use_dictionary=False,
+    )
+
+
+def test_a_file_that_changes_behind_a_link_is_read_again(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((60, 8))
+    write(tmp_path / "blobs" / "x", np.repeat(vectors[:30], 2, axis=0))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x.parquet").symlink_to(tmp_path / "blobs" / "x")
+    assert dedup(tmp_path / "data", tmp_path / "out", n_clusters=2, eps=0.0).num_duplicates == 30
+
+    size = (tmp_path / "blobs" / "x").stat().st_size
+    write(tmp_path / "blobs" / "x", vectors)
+    assert (tmp_path / "blobs" / "x").stat().st_size == size
+    assert dedup(tmp_path / "data", tmp_path / "out", n_clusters=2, eps=0.0).num_duplicates == 0
+
+
+def test_the_order_of_the_metadata_fields_does_not_matter_to_the_fit(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((60, 8))
+    write(tmp_path / "data" / "x.parquet", vectors, a=pa.array(range(60)), b=pa.array(range(60)))
+    dedup(tmp_path / "data", tmp_path / "out", metadata_fields=["a", "b"])
+    again = dedup(tmp_path / "data", tmp_path / "out", metadata_fields=["b", "a"])
+    assert again.stages["assign"].units_done == 0
+    assert comparisons(again).column_names[-2:] == ["b", "a"]
+
+
+def test_what_given_centroids_do_not_depend_on_is_not_in_the_key(
+    parquet_dataset: Any, given_centroids: Store, tmp_path: Path
+) -> None:
+    init = given_centroids(np.random.default_rng(0).standard_normal((5, parquet_dataset.embeddings.shape[1])))
+    dedup(parquet_dataset.path, tmp_path / "out", init=init, max_iter=2)
+    again = dedup(parquet_dataset.path, tmp_path / "out", init=init, max_iter=2, oversampling_factor=3.0, n_init=4)
+    assert again.stages["assign"].units_done == 0
+
+
+def test_a_moved_output_is_reused_where_it_is_now(parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "old"))
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    summary = dedup(parquet_dataset.path, tmp_path / "new")
+    assert {stage.units_done for stage in summary.stages.values()} == {0}
+    assert duplicates(summary) == expected
+
+
+def test_a_plan_alone_deletes_nothing(parquet_dataset: Any, tmp_path: Path) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out")
+    before = unit_files(tmp_path / "out")
+    SemanticDeduplicationWorkflow(
+        input_path=parquet_dataset.path, output_path=tmp_path / "out", n_clusters=5, eps=0.05, reuse_cache=False
+    ).plan()
+    assert unit_files(tmp_path / "out") == before
+
+
+def test_a_plan_without_finished_units_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
+    def plan(**sizes: Any) -> Any:
+        return SemanticDeduplicationWorkflow(
+            input_path=parquet_dataset.path, output_path=tmp_path / "out", n_clusters=5, eps=0.05, **sizes
+        ).plan()
+
+    assert plan(assign_unit_bytes="1GiB", max_cluster_rows=1000).job.max_cluster_rows == 1000
+    second = plan(assign_unit_bytes=1000, max_cluster_rows=10)
+    assert second.job.max_cluster_rows == 10
+    assert len(second.units) > 5
+
+
+def test_a_size_that_finished_units_do_not_have_is_not_ignored_silently(
+    parquet_dataset: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out", max_cluster_rows=50)
+    dedup(parquet_dataset.path, tmp_path / "out", max_cluster_rows=60)
+    assert "max_cluster_rows=60 is not used: units were finished with 50" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of ours"])
+def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out", unit_rows=50, assign_unit_bytes=2000))
+    for pattern in ("*_results/*/manifest.json", "kmeans_results/*/segments/*", "pairwise_results/*/*.parquet"):
+        next((tmp_path / "out").glob(pattern)).write_bytes(content)
+    assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
+
+
+def test_a_run_whose_rows_are_all_rejected_ends(given_centroids: Store, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "x.parquet", np.zeros((20, 4)))
+    init = given_centroids(np.eye(4)[:3])
+    summary = dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, init=init, max_iter=0)
+    assert (summary.rows_rejected, summary.rows_kept, summary.num_duplicates) == (20, 0, 0)
+
+
+def test_a_refused_run_writes_nothing_into_the_input(parquet_dataset: Any) -> None:
+    before = sorted(Path(parquet_dataset.path).rglob("*"))
+    with pytest.raises(InputError, match="lies inside input_path"):
+        dedup(
+            parquet_dataset.path, Path(parquet_dataset.path, "out"), init=np.eye(5, parquet_dataset.embeddings.shape[1])
+        )
+    assert sorted(Path(parquet_dataset.path).rglob("*")) == before
+
+
+def test_a_link_into_the_input_is_followed(parquet_dataset: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(parquet_dataset.path)
+    with pytest.raises(InputError, match="lies inside input_path"):
+        dedup(parquet_dataset.path, tmp_path / "link" / "out")
+
+
+def test_a_refused_run_leaves_the_results_that_are_there(parquet_dataset: Any, tmp_path: Path) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out")
+    (tmp_path / "out" / "semdedup.yaml").write_text("foreign: true\n")
+    with pytest.raises(InputError, match="is not from this program"):
+        dedup(parquet_dataset.path, tmp_path / "out")
+    assert (tmp_path / "out" / "summary.json").exists()
+    assert list((tmp_path / "out" / "duplicates").iterdir())
+
+
+@pytest.mark.parametrize("name", ["output_path", "cache_path"])
+def test_a_place_that_cannot_be_written_is_named(name: str, parquet_dataset: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"output_path": tmp_path / "out", "cache_path": tmp_path / "cache", name: tmp_path / "file"}
+    with pytest.raises(InputError, match=f"{name}=.*file: cannot be written"):
+        dedup(parquet_dataset.path, **places)
+
+
+def test_there_is_no_summary_before_the_removal_is_done(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RunError("a worker died")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(removal, "remove_duplicates", fail)
+        with pytest.raises(RunError, match="a worker died"):
+            dedup(parquet_dataset.path, tmp_path / "out", remove=True)
+    assert not (tmp_path / "out" / "summary.json").exists()
+    summary = dedup(parquet_dataset.path, tmp_path / "out", remove=True)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["removal"]["rows_removed"] == (
+        summary.num_duplicates
+    )
