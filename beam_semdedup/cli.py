@@ -88,20 +88,19 @@ def _compose_and_run(
     hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=name)(task)()
     outcomes = [json.loads(path.read_text()) for path in sorted(scratch.glob("outcome-*.json"))]
     if multirun and schema is config.Parameters:
-        _report_sweep(outcomes)
+        _report_sweep(outcomes, arguments)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 
 
 def _run_job(composed: Any) -> dict[str, Any]:
     parameters = config.resolve(_without_hydra(composed))
     progress.log_to_console(parameters.verbose)
-    home = _give_own_output(parameters)
+    _give_own_output(parameters)
     from beam_semdedup.workflow import SemanticDeduplicationWorkflow
 
     summary = SemanticDeduplicationWorkflow(**dataclasses.asdict(parameters)).run()
     _print_summary(summary)
-    options = parameters.write_kwargs.get("storage_options", {})
-    return {"home": home, "storage_options": options, "summary": dataclasses.asdict(summary)}
+    return {"summary": dataclasses.asdict(summary)}
 
 
 def _run_removal(composed: Any) -> dict[str, Any]:
@@ -154,6 +153,10 @@ def _check_overrides(schema: type, arguments: Sequence[str], multirun: bool) -> 
         try:
             parsed = OverridesParser.create().parse_override(argument)
         except HydraException as error:
+            if value.startswith(("[", "{")) and key not in _texts(schema):
+                raise InputError(
+                    f"{argument}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}"
+                ) from error
             raise InputError(
                 f"{argument}: the value has characters that need quotes. Write: {quoted} (the outer quotes are for "
                 "the shell, the inner ones for Hydra)"
@@ -163,6 +166,11 @@ def _check_overrides(schema: type, arguments: Sequence[str], multirun: bool) -> 
                 f"{argument}: several values are a sweep: add -m for one run each. A list is written {key}=[…], a "
                 f"value with a comma {quoted}"
             )
+
+
+def _texts(schema: type) -> list[str]:
+    """The parameters whose value is text, in which any character has a meaning."""
+    return [f.name for f in dataclasses.fields(schema) if str(f.type).startswith("str") or f.name == "input_path"]
 
 
 def _check_known(schema: type, argument: str) -> None:
@@ -237,7 +245,6 @@ def _swept(arguments: Sequence[str]) -> list[str]:
 
 def _shared_outputs(name: str, arguments: Sequence[str]) -> list[str]:
     """The output paths that more than one job of the sweep would write to."""
-    from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(_overrides(arguments))
@@ -247,34 +254,35 @@ def _shared_outputs(name: str, arguments: Sequence[str]) -> list[str]:
         else [o.input_line or ""]
         for o in parsed
     ]
-    seen: list[str] = []
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        for overrides in itertools.product(*choices):
-            seen.append(str(compose(name, overrides=[o for o in overrides if not o.startswith("hydra")]).output_path))
+    seen = [str(_composed(name, overrides).output_path) for overrides in itertools.product(*choices)]
     return sorted({path for path in seen if seen.count(path) > 1})
 
 
-def _give_own_output(parameters: Any) -> str | None:
-    """In a sweep: changes the job's output_path where others share it, and returns the home of the table."""
+def _composed(name: str, overrides: Sequence[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return compose(name, overrides=[o for o in overrides if not o.startswith("hydra")])
+
+
+def _give_own_output(parameters: Any) -> None:
+    """In a sweep: changes the job's output_path where others share it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return None
+        return
     shared = parameters.output_path
     if shared not in json.loads(os.environ.get(_SHARED, "[]")):
-        return parameters.cache_path
+        return
     swept = _swept(sys.argv[1:])
     own = [o for o in HydraConfig.get().overrides.task if _key(o) in swept]
     parameters.output_path = f"{shared.rstrip('/')}/{re.sub(r'[^A-Za-z0-9_.=,+-]+', '_', ','.join(own))}"
     parameters.cache_path = parameters.cache_path or shared
-    return shared
 
 
-def _report_sweep(outcomes: Sequence[dict[str, Any]]) -> None:
+def _report_sweep(outcomes: Sequence[dict[str, Any]], arguments: Sequence[str]) -> None:
     """The table over the jobs of a sweep, on standard output and as a CSV file."""
-    from beam_semdedup import storage
-
     rows = []
     for outcome in outcomes:
         row = dict(o.split("=", 1) for o in outcome["overrides"])
@@ -292,7 +300,7 @@ def _report_sweep(outcomes: Sequence[dict[str, Any]]) -> None:
                 "output_path": summary["paths"]["output"],
             }
         row["exit_code"] = outcome["exit_code"]
-        rows.append(row)
+        rows.append(config.without_secrets(row))
     columns = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     from rich.table import Table
 
@@ -303,19 +311,47 @@ def _report_sweep(outcomes: Sequence[dict[str, Any]]) -> None:
     done = [o for o in outcomes if o.get("summary")]
     if not done:
         return
-    outputs = [o["summary"]["paths"]["output"] for o in done]
-    home = next((o["home"] for o in done if o["home"]), None) or os.path.commonpath(outputs)
-    home = storage.absolute(home, done[0]["storage_options"])
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    target = storage.join(home, "sweep.csv")
-    storage.write_bytes(target, text.getvalue().encode(), done[0]["storage_options"])
-    print(f"The table is in {target}")
+    try:
+        target = _write_table(text.getvalue(), done, arguments)
+    except Exception as error:  # the runs are done, whatever the storage makes of the table
+        _say(f"Warning: the table could not be written: {type(error).__name__}: {config.without_secrets(str(error))}")
+        return
+    print(f"The table is in {config.without_secrets(target)}")
+
+
+def _write_table(text: str, done: Sequence[dict[str, Any]], arguments: Sequence[str]) -> str:
+    """Writes the table where the finished jobs of a sweep have a place in common, and returns its URL."""
+    from beam_semdedup import storage
+
+    common = [o for o in _overrides(arguments) if _key(o) not in _swept(arguments)]
+    first = config.resolve(_without_hydra(_composed("semdedup", [*common, *done[0]["overrides"]])))
+    if first.output_path in json.loads(os.environ[_SHARED]):
+        home, kwargs = first.output_path, first.write_kwargs
+    elif first.cache_path:
+        home, kwargs = first.cache_path, first.cache_options
+    else:
+        home, kwargs = _common_parent([o["summary"]["paths"]["output"] for o in done]), first.write_kwargs
+    options = kwargs.get("storage_options", {})
+    target = storage.join(storage.absolute(home, options), "sweep.csv")
+    storage.write_bytes(target, text.encode(), options)
+    return target
+
+
+def _common_parent(urls: Sequence[str]) -> str:
+    """The innermost directory that holds all absolute `urls`; the first of them where there is none."""
+    columns = zip(*(url.split("/") for url in urls), strict=False)
+    common = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, columns)]
+    root = 2 if "://" in urls[0] else 1  # components before a bucket's, a host's or a directory's name
+    return "/".join(common) if len(common) > root else urls[0]
 
 
 def _print_summary(summary: Any) -> None:
+    from beam_semdedup.workflow import counted
+
     lines = [f"Read        {summary.rows_read:>14,} rows"]
     if summary.eps is not None:
         share = summary.num_duplicates / summary.rows_read
@@ -331,25 +367,28 @@ def _print_summary(summary: Any) -> None:
     for name, seconds in (("assign", summary.kmeans_time), ("pairwise", summary.pairwise_time)):
         stage = summary.stages[name]
         label = {"assign": "KMeans and assignment", "pairwise": "Similarities"}[name]
-        lines.append(f"{label}: {seconds:.1f} s, {stage.units_done} units computed, {stage.units_reused} reused")
+        done = counted(stage.units_done, "unit")
+        lines.append(f"{label}: {seconds:.1f} s, {done} computed, {stage.units_reused:,} reused")
     lines.append(f"Total: {summary.total_time:.1f} s")
     if summary.repeated_ids["count"]:
-        examples = ", ".join(summary.repeated_ids["examples"])
-        lines.append(f"Warning: {summary.repeated_ids['count']} ids repeat, such as {examples}")
+        repeated, examples = counted(summary.repeated_ids["count"], "id"), ", ".join(summary.repeated_ids["examples"])
+        lines.append(f"Warning: {repeated} found more than once, such as {examples}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
     lines.append(f"Results: {summary.paths['output']} ({results})")
     print("\n".join(lines))
     if summary.removal:
         _print_removal(summary.removal, summary.paths["deduplicated"])
         if summary.rows_rejected:
-            print(f"The {summary.rows_rejected:,} rejected rows are still in it")
+            print(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
 def _print_removal(result: dict[str, Any], output: str) -> None:
+    from beam_semdedup.workflow import counted
+
     kept = result["rows_read"] - result["rows_removed"]
     print(
-        f"Removed {result['rows_removed']:,} rows ({result['ids_removed']:,} ids), kept {kept:,}, in {output}; "
-        f"{result['ids_not_found']:,} listed ids were not found"
+        f"Removed {counted(result['rows_removed'], 'row')} ({counted(result['ids_removed'], 'id')}), kept {kept:,}, "
+        f"in {output}; not found: {counted(result['ids_not_found'], 'listed id')}"
     )
 
 
@@ -360,11 +399,11 @@ def _print_help(schema: type) -> None:
     removal = schema is config.RemovalParameters
     console = _console()
     command = "semdedup-remove" if removal else "semdedup"
-    required = "input_path=… duplicates_path=… output_path=…" if removal else "input_path=… output_path=… eps=…"
+    required = "input_path=… duplicates_path=… output_path=…" if removal else "input_path=… output_path=… [eps=…]"
     what = (
         "Writes a dataset without its duplicates." if removal else "Finds rows of embedding files that mean the same."
     )
-    console.print(f"[bold]{command}[/] {required} [name=value …]\n\n{what}\n")
+    console.print(f"[bold]{command}[/] {escape(f'{required} [name=value …]')}\n\n{what}\n")
     fields = dataclasses.fields(schema)
     for group in dict.fromkeys(f.metadata.get("group") for f in fields):
         table = Table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
 
 
 class InputError(ValueError):
@@ -186,7 +187,10 @@ class Parameters:
         group=_SIMILARITY,
     )
     distance_metric: str = parameter(
-        "cosine", "the distance to the centroid that ranks", choices=["cosine", "l2"], group=_SIMILARITY
+        "cosine",
+        "the distance to the centroid that ranks; with vectors of length 1 both order alike",
+        choices=["cosine", "l2"],
+        group=_SIMILARITY,
     )
     ranking_strategy: Any = parameter(
         None,
@@ -309,13 +313,13 @@ def resolve(values: Any, schema: type = Parameters) -> Any:
     """Checked parameters, as an instance of `schema`.
 
     Args:
-        values: a mapping of parameter names to values.
+        values: a mapping of parameter names to values; what comes out is taken too, and comes out as it is.
         schema: `Parameters` or `RemovalParameters`.
 
     Raises:
         InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
     """
-    values = dict(values)
+    values = {name: _without_pathlike(value) for name, value in dict(values).items()}
     groups = {
         name: _group(name, values.pop(name, None), registry)
         for name, registry in GROUPS.items()
@@ -361,12 +365,14 @@ def number_of_bytes(value: int | str) -> int:
 
 
 def without_secrets(values: Any) -> Any:
-    """A copy of nested `values` in which storage credentials are replaced by `***`, for files and logs."""
+    """A copy of nested `values` for files and logs: `***` for storage_options and for user:password@ in URLs."""
     if isinstance(values, Mapping):
         return {
             k: {name: "***" for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)
             for k, v in values.items()
         }
+    if isinstance(values, str):
+        return re.sub(r"(?<=://)[^/]*@", "***@", values)
     return [without_secrets(v) for v in values] if isinstance(values, (list, tuple)) else values
 
 
@@ -401,10 +407,38 @@ def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
             raise InputError(f"{prefix}{missing[0]} is required: give {prefix}{missing[0]}=…")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
+        declared = next(str(f.type) for f in dataclasses.fields(schema) if f.name == name)
+        is_nested = declared.startswith("dict") and isinstance(value, Mapping)
+        if isinstance(error, (ValidationError, ConfigTypeError)) and not is_nested:
+            raise InputError(f"{prefix}{name}{_wrong(value, declared)}") from error
         name = error.full_key or name
         what = str(error.msg or error).splitlines()[0]
         found = f" (found {values[name]!r})" if name in values else ""
         raise InputError(f"{prefix}{name}: {what}{found}") from error
+
+
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list[str]": "a list of text",
+    "Any": "text, a number, a list or a mapping",
+}
+
+
+def _wrong(value: Any, declared: str) -> str:
+    """The end of a message about a `value` that has not the type of its parameter."""
+    if declared.startswith("dict"):
+        return f": expected a mapping, found {type(value).__name__}"  # not the value, which may hold credentials
+    return f"={value!r}: expected {_TYPES[declared.removesuffix(' | None')]}"
+
+
+def _without_pathlike(value: Any) -> Any:
+    """`value` with text in place of paths, also in a list of them."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [_without_pathlike(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _list_of_paths(value: Any) -> list[str]:
@@ -423,6 +457,8 @@ def _check_fields(instance: Any, prefix: str) -> None:
             continue
         if value == "":
             raise InputError(f"{name} is empty")
+        if isinstance(value, list) and "list[str]" in str(f.type) and not all(isinstance(item, str) for item in value):
+            raise InputError(f"{name}{_wrong(value, str(f.type))}")
         if "choices" in check and value not in check["choices"]:
             raise InputError(f"{name}={value!r} is not known; it is one of: {', '.join(check['choices'])}")
         if "keys" in check:
@@ -483,8 +519,9 @@ def _check_together(p: Parameters) -> None:
         from beam_semdedup.ranking import RankingStrategy
 
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
-        strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
-        _check_carried("ranking_strategy", strategy.input_columns, p)
+        # The id column is called `id` from the first stage on, so that another one of that name is not carried.
+        named = {*strategy.input_columns, *(name for name in strategy.metadata_cols if name == "id")}
+        _check_carried("ranking_strategy", sorted(named - {p.id_field}), p)
         p.ranking_strategy = strategy.to_value()
     if p.centroids_given and not p.init.endswith(".npy"):
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")

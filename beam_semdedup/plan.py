@@ -214,9 +214,11 @@ def writable(name: str, place: str) -> Iterator[None]:
 
 
 def ranking_of(p: Parameters) -> RankingStrategy:
-    """The order that the parameters ask for."""
+    """The order that the parameters ask for, by the columns of segments, where the id column is called `id`."""
     if p.ranking_strategy is not None:
-        return RankingStrategy.from_value(p.ranking_strategy, p.random_state)
+        strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
+        strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
+        return strategy
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
 
 

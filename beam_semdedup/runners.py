@@ -110,7 +110,10 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 
 def _known_cause(error: Exception) -> InputError | RunError | None:
-    """The error that a unit or a worker raised on purpose, which Beam hands on as a text with its own traceback around it."""
+    """The error that a unit or a worker raised for people, or None for any other kind.
+
+    Beam hands it on as a text with its own traceback around it.
+    """
     text = f"{type(error).__module__}.{type(error).__name__}: {error}"
     for kind in (InputError, UnitError, RunError):
         names = f"{kind.__module__}.{kind.__name__}: "

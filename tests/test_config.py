@@ -86,11 +86,13 @@ class TestDeclarations:
         assert {f.name for f in own} - set(shared) == {"duplicates_kwargs"}
         assert {f.name for f in own if f.name in shared and f.type != shared[f.name].type} == set()
 
-    def test_what_was_resolved_resolves_to_itself(self):
+    @pytest.mark.parametrize("id_field", ["id", "key"])
+    def test_what_was_resolved_resolves_to_itself(self, id_field):
         given_ = parameters(
             eps=0.1,
-            metadata_fields=["text", "id", "text"],
-            ranking_strategy={"metadata_cols": ["quality", "id"], "ascending": [False, True]},
+            id_field=id_field,
+            metadata_fields=["text", id_field, "text"],
+            ranking_strategy={"metadata_cols": ["quality", id_field], "ascending": [False, True]},
             memory_budget="1GiB",
             runner={"name": "direct", "num_workers": 3},
         )
@@ -135,6 +137,9 @@ class TestTypes:
             ("verbose", 3.7),
             ("metadata_fields", "text"),
             ("metadata_fields", {"a": 1}),
+            ("metadata_fields", [["text"]]),
+            ("metadata_fields", [None]),
+            ("n_init", object()),
             ("input_file_extensions", ".parquet"),
             ("output_path", ["a", "b"]),
             ("read_kwargs", 5),
@@ -156,6 +161,21 @@ class TestTypes:
     )
     def test_a_wrong_type_is_an_error_that_names_the_parameter(self, name, value):
         assert message(**{name: value}).startswith(name)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "said"),
+        [
+            ("n_clusters", "abc", "n_clusters='abc': expected an integer"),
+            ("eps", "small", "eps='small': expected a number"),
+            ("remove", "maybe", "remove='maybe': expected true or false"),
+            ("output_path", ["a"], "output_path=['a']: expected text"),
+            ("metadata_fields", "text", "metadata_fields='text': expected a list of text"),
+            ("metadata_fields", {"a": 1}, "metadata_fields={'a': 1}: expected a list of text"),
+            ("read_kwargs", 5, "read_kwargs: expected a mapping, found int"),
+        ],
+    )
+    def test_a_wrong_type_is_told_once_and_in_words(self, name, value, said):
+        assert message(**{name: value}) == said
 
     @pytest.mark.parametrize(
         "name", [f.name for f in dataclasses.fields(Parameters) if config.default(f) not in (None, config.MISSING)]
@@ -304,6 +324,15 @@ class TestPaths:
                 else parameters(input_path=given_).input_path == found
             )
 
+    def test_paths_may_be_path_objects_also_in_a_list(self):
+        paths = {"output_path": Path("o"), "cache_path": Path("c"), "init": Path("i.npy")}
+        resolved = parameters(**paths, input_path=[Path("a"), "b"])
+        assert (resolved.input_path, resolved.output_path, resolved.cache_path) == (["a", "b"], "o", "c")
+        assert resolved.init == "i.npy"
+        removal = {"input_path": Path("a"), "duplicates_path": Path("d"), "output_path": Path("o")}
+        resolved = resolve(removal, RemovalParameters)
+        assert (resolved.input_path, resolved.duplicates_path, resolved.output_path) == (["a"], "d", "o")
+
     @pytest.mark.parametrize("given_", [5, [], [""], ["a", None], [["a"]], {"a": "b"}])
     def test_anything_else_is_an_error(self, given_):
         assert message(input_path=given_).startswith("input_path must be a path or a list of paths, found ")
@@ -366,6 +395,14 @@ class TestTogether:
             "random_seed": 7,
         }
 
+    @pytest.mark.parametrize("name", ["id", "max_id", "embedding", "source_row"])
+    def test_no_ranking_column_may_have_the_name_of_another_one_of_the_segments(self, name):
+        value = {"metadata_cols": ["quality", name]}
+        assert message(id_field="key", ranking_strategy=value).startswith(
+            f"ranking_strategy: '{name}' is a column of the results"
+        )
+        assert parameters(id_field=name, ranking_strategy=value).ranking_strategy["metadata_cols"] == ["quality", name]
+
     def test_initial_centroids_are_a_method_or_an_npy(self):
         assert not parameters().centroids_given
         assert not parameters(init="random").centroids_given
@@ -402,8 +439,27 @@ class TestSecrets:
         p = parameters(read_kwargs=secret, write_kwargs=secret, cache_kwargs=secret)
         assert "SECRET" not in json.dumps(config.without_secrets(dataclasses.asdict(p)))
 
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("ftp://user:password@host/a", "ftp://***@host/a"),
+            ("ftp://user:p@ss@host:21/a@b", "ftp://***@host:21/a@b"),
+            ("zip://a.parquet::ftp://user:password@host/b.zip", "zip://a.parquet::ftp://***@host/b.zip"),
+            ("s3://bucket/a@b", "s3://bucket/a@b"),
+            ("/data/a@b", "/data/a@b"),
+        ],
+    )
+    def test_who_logs_in_is_starred_in_every_url(self, url, shown):
+        values = {"output_path": url, "input_path": [url], "runner": {"master": url}}
+        assert config.without_secrets(values) == {
+            "output_path": shown,
+            "input_path": [shown],
+            "runner": {"master": shown},
+        }
+
     def test_no_message_about_a_parameter_shows_a_credential(self):
-        for wrong in ({"storage_options": {"key": "SECRET"}, "other": 1}, {"storage_options": ["SECRET"]}):
+        nested = {"storage_options": {"key": "SECRET"}, "other": 1}
+        for wrong in (nested, {"storage_options": ["SECRET"]}, "{key: SECRET}", ["SECRET"]):
             assert "SECRET" not in message(read_kwargs=wrong)
 
 

@@ -8,17 +8,20 @@ import random
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import psutil
 import pytest
 from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files
 
-from beam_semdedup import Summary
+from beam_semdedup import Summary, cli, progress, runners
+from beam_semdedup.config import resolve
 
 # Small units, so that there are many moments between them.
 SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
@@ -125,7 +128,7 @@ def test_runs_killed_at_any_moments_end_as_an_undisturbed_one(
         workers = _workers(process) if process.poll() is None else []
         process.kill()
         process.wait()
-        _wait(lambda gone=workers: not any(worker.is_running() for worker in gone), 10)
+        _wait(lambda gone=workers: not any(worker.is_running() for worker in gone))
         after = unit_files(out)
         assert {name: after[name] for name in before} == before
         before = after
@@ -159,7 +162,7 @@ def test_workers_end_with_their_driver_and_write_nothing_more(
     assert len(workers) == 2
     process.kill()
     process.wait()
-    _wait(lambda: not any(worker.is_running() for worker in workers), 5)
+    _wait(lambda: not any(worker.is_running() for worker in workers))
     before = unit_files(out)
     time.sleep(0.5)
     assert unit_files(out) == before
@@ -191,11 +194,11 @@ def test_an_interrupted_run_says_so_and_can_be_gone_on_with(
     _wait(lambda: len(unit_files(out)) >= 3)
     workers = _workers(process)
     process.send_signal(signal.SIGINT)
-    ended = finish(process, 30)
+    ended = finish(process)
     assert ended.code == 130
     assert "Interrupted. Finished units are kept: the same command goes on from there." in ended.err
     assert "Traceback" not in ended.err
-    _wait(lambda: not any(worker.is_running() for worker in workers), 5)
+    _wait(lambda: not any(worker.is_running() for worker in workers))
     before = unit_files(out)
     _assert_resumes(dedup(DEMO, out, **_fixed(init), **SIZES), before, out, undisturbed)
 
@@ -234,3 +237,73 @@ def test_a_file_that_is_not_whole_is_not_taken_for_a_unit(parquet_dataset: Any, 
     second = dedup(parquet_dataset.path, out)
     assert second.stages["assign"].units_done == 1
     assert comparisons(second).equals(expected)
+
+
+def _parameters(num_workers: int) -> Any:
+    paths = {"input_path": "unread", "output_path": "unwritten"}
+    return resolve({**paths, "runner": {"name": "direct", "num_workers": num_workers}})
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(num_workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def divide(number: int) -> float:
+        return 1 / number
+
+    def run() -> int:
+        runners.run(lambda p: p | beam.Create([0]) | beam.Map(divide), _parameters(num_workers))
+        return 0
+
+    assert cli._guarded(run) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "in divide" in said
+    assert "ZeroDivisionError: division by zero" in said
+
+
+def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> None:
+    running, died = tmp_path / "running", tmp_path / "died"
+
+    def fail(_: int) -> None:
+        running.touch()
+        while not died.exists():
+            time.sleep(0.01)
+        raise ValueError("this run's own")
+
+    def die(_: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    failures: list[BaseException] = []
+
+    def fail_beside() -> None:
+        try:
+            runners.run(lambda p: p | beam.Create([0]) | beam.Map(fail), _parameters(2))
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fail_beside)
+    thread.start()
+    try:
+        _wait(running.exists)
+        with pytest.raises(runners.RunError, match="was killed by SIGKILL"):
+            runners.run(lambda p: p | beam.Create([0]) | beam.Map(die), _parameters(2))
+    finally:
+        died.touch()
+        thread.join(60)
+    (failure,) = failures
+    assert "this run's own" in str(failure)
+    assert "SIGKILL" not in str(failure)
+
+
+def test_a_storage_that_raises_anything_does_not_end_the_progress() -> None:
+    asked: list[int] = []
+
+    def done() -> int:
+        asked.append(1)
+        raise RuntimeError("a client library's own kind of error")
+
+    with progress.shown([progress.StageProgress("Stage", 2, done)], True, 0.01):
+        _wait(lambda: len(asked) > 1)
+
+
+def test_a_local_disk_is_looked_at_more_often_than_a_remote_store() -> None:
+    assert progress.interval("/data/out") < progress.interval("s3://bucket/out")

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pytest
 from runs import Ended, read_parquet
 
+from beam_semdedup import cli, storage
+
 Command = Callable[..., Ended]
 EPS = (0.01, 0.05, 0.1, 0.2, 0.5)
 
@@ -130,3 +132,71 @@ def test_a_sweep_leaves_nothing_in_the_working_directory(sweep: Command, tmp_pat
     assert len(list((tmp_path / "data").iterdir())) == 2
     names = {"eps=0.05", "eps=0.5", "kmeans_results", "pairwise_results", "sweep.csv"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("outputs", "parent"),
+    [
+        (["s3://b/x", "s3://b/y"], "s3://b"),
+        (["s3://b/r/eps-1", "s3://b/r/eps-2"], "s3://b/r"),
+        (["s3://b/r", "s3://b/r/inner"], "s3://b/r"),
+        (["s3://b/r-1", "s3://b/r-2"], "s3://b"),
+        (["s3://b/x", "s3://c/x"], "s3://b/x"),
+        (["s3://b/x", "gs://b/x"], "s3://b/x"),
+        (["/data/x", "s3://b/x"], "/data/x"),
+        (["/data/x", "/data/y"], "/data"),
+        (["/data/x", "/mnt/x"], "/data/x"),
+        (["ftp://u@host/x"], "ftp://u@host/x"),
+    ],
+)
+def test_the_table_goes_where_the_outputs_have_a_directory_in_common(outputs: list[str], parent: str) -> None:
+    assert cli._common_parent(outputs) == parent
+
+
+@pytest.mark.parametrize("cache", [[], ["cache_path=../cache"], ["cache_path=../cache", "cache_kwargs={}"]])
+@pytest.mark.parametrize("output_path", ["../out", "../results/eps-${eps}"])
+def test_the_table_is_written_with_the_options_of_its_place(
+    output_path: str, cache: list[str], sweep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(storage, "write_bytes", lambda url, data, options: written.append((Path(url), options)))
+    monkeypatch.setattr(cli, "_run_job", _pretend)
+    ended = sweep("eps=0.05,0.5", "write_kwargs={storage_options: {key: w}}", *cache, output_path=output_path)
+    assert ended.code == 0, ended.err
+    root = Path.cwd().parent
+    if output_path == "../out":
+        expected = root / "out", {"key": "w"}
+    elif cache:
+        expected = root / "cache", {} if "cache_kwargs={}" in cache else {"key": "w"}
+    else:
+        expected = root / "results", {"key": "w"}
+    assert written == [(expected[0] / "sweep.csv", expected[1])]
+
+
+def _pretend(composed: Any) -> dict[str, Any]:
+    """The outcome of a job that was not run."""
+    output = Path(composed["output_path"]).resolve()
+    facts = {"num_duplicates": 1, "rows_kept": 59, "rows_read": 60, "total_time": 0.1, "stages": {}}
+    return {"summary": {**facts, "paths": {"output": str(output)}}}
+
+
+def test_a_table_that_cannot_be_written_is_a_warning(sweep: Command, tmp_path: Path) -> None:
+    (tmp_path / "out" / "sweep.csv").mkdir(parents=True)
+    ended = sweep("eps=0.05,0.5")
+    assert ended.code == 0
+    assert ended.err.startswith("Warning: the table could not be written: IsADirectoryError: ")
+    assert "Traceback" not in ended.err
+    assert "Sweep" in ended.out
+
+
+def test_no_credential_of_a_sweep_is_written_or_shown(
+    sweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, write = [], Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda self, text: written.append(text) or write(self, text))
+    ended = sweep("eps=0.05,0.5", "write_kwargs.storage_options.key=SECRET")
+    assert ended.code == 0, ended.err
+    assert len(written) == 2
+    assert "SECRET" not in ended.out + "".join(written)
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"SECRET" in path.read_bytes()]
