@@ -242,7 +242,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
             lambda: len({f.url for f in storage.find(output, write_options)} & {u.target for u in units}),
         )
     ]
-    with progress.shown(stages, p.verbose, seconds=0.5 if Path(output).is_absolute() else 5):
+    with progress.shown(stages, p.verbose, progress.interval(output)):
         runners.run(lambda pipeline: pipeline | RemoveDuplicates(p, units, ids, output, key, memory), p)
     ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
     if not ledger or not ledger["finished"]:

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import logging
-import os
 import platform
 import re
 import time
@@ -92,9 +91,6 @@ class SemanticDeduplicationWorkflow:
             parameters["init"] = f"{kmeans.content_hash(_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
-        for name in ("input_path", "output_path", "cache_path"):
-            if isinstance(parameters.get(name), os.PathLike):
-                parameters[name] = os.fspath(parameters[name])
         self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
 
     def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
@@ -131,9 +127,7 @@ class SemanticDeduplicationWorkflow:
             made = self.plan(runner)
         _report_plan(made)
         _prepare_output(made)
-        with progress.shown(
-            _progress(made), made.job.parameters.verbose, 0.5 if "://" not in made.job.kmeans_dir else 5
-        ):
+        with progress.shown(_progress(made), made.job.parameters.verbose, progress.interval(made.job.kmeans_dir)):
             runners.run(lambda pipeline: pipeline | SemanticDedup(made), made.job.parameters)
         return _finish(made, started)
 
