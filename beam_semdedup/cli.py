@@ -405,7 +405,7 @@ def _print_help(schema: type) -> None:
     )
     console.print(f"[bold]{command}[/] {escape(f'{required} [name=value …]')}\n\n{what}\n")
     fields = dataclasses.fields(schema)
-    for group in dict.fromkeys(f.metadata.get("group") for f in fields):
+    for group in [heading for heading in config.HEADINGS if heading in {f.metadata["group"] for f in fields}]:
         table = Table(
             title=group, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 1)
         )

@@ -81,25 +81,44 @@ _COLUMNS = "What is in the files"
 _KMEANS = "KMeans"
 _SIMILARITY = "Similarity and duplicates"
 _EXECUTION = "Cache, memory and execution"
+_GROUPS = "Groups"
+HEADINGS = (_WHERE, _COLUMNS, _KMEANS, _SIMILARITY, _EXECUTION, _GROUPS)
+"""The parts of `--help`, in their order."""
 
 
 @dataclass
-class Parameters:
-    """Everything that a run depends on; see `semdedup --help`."""
+class InputParameters:
+    """What both commands take."""
 
     input_path: Any = parameter(
         MISSING, "file, directory (searched recursively), glob, fsspec URL, or a list of them", group=_WHERE
     )
     output_path: str = parameter(MISSING, "directory or fsspec URL for the results", group=_WHERE)
-    cache_path: str | None = parameter(
-        None, "directory or URL for what later runs reuse; null: output_path", group=_WHERE
-    )
     input_filetype: str = parameter("parquet", "", choices=["parquet", "jsonl"], group=_WHERE)
     input_file_extensions: list[str] | None = parameter(
         None, "which files of a directory are read; null: those of input_filetype", group=_WHERE
     )
     read_kwargs: dict[str, Any] = parameter(
         {}, "{storage_options: {…}} for fsspec when reading the input", keys=["storage_options"], group=_WHERE
+    )
+    id_field: str = parameter("id", "column with a unique id: integer, string or binary", group=_COLUMNS)
+    memory_budget: Any = parameter(
+        None,
+        "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
+        at_least=1,
+        bytes=True,
+        group=_EXECUTION,
+    )
+    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
+    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": _GROUPS})
+
+
+@dataclass
+class Parameters(InputParameters):
+    """Everything that a run depends on; see `semdedup --help`."""
+
+    cache_path: str | None = parameter(
+        None, "directory or URL for what later runs reuse; null: output_path", group=_WHERE
     )
     write_kwargs: dict[str, Any] = parameter(
         {},
@@ -117,7 +136,6 @@ class Parameters:
         True, "remove an earlier run's results from output_path first (never foreign files)", group=_WHERE
     )
 
-    id_field: str = parameter("id", "column with a unique id: integer, string or binary", group=_COLUMNS)
     embedding_field: str = parameter(
         "embeddings", "column with the vectors: a list of float16, float32 or float64", group=_COLUMNS
     )
@@ -209,13 +227,6 @@ class Parameters:
     )
 
     reuse_cache: bool = parameter(True, "false: compute everything again", group=_EXECUTION)
-    memory_budget: Any = parameter(
-        None,
-        "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
-        at_least=1,
-        bytes=True,
-        group=_EXECUTION,
-    )
     max_cluster_rows: int | None = parameter(
         None, "split clusters above this into blocks; null: from the memory", at_least=1, group=_EXECUTION
     )
@@ -232,10 +243,7 @@ class Parameters:
         bytes=True,
         group=_EXECUTION,
     )
-    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
-
-    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": "Groups"})
-    kmeans: KMeansConfig = field(default_factory=LocalKMeansConfig, metadata={"group": "Groups"})
+    kmeans: KMeansConfig = field(default_factory=LocalKMeansConfig, metadata={"group": _GROUPS})
 
     @property
     def centroids_given(self) -> bool:
@@ -254,23 +262,13 @@ class Parameters:
 
 
 @dataclass
-class RemovalParameters:
+class RemovalParameters(InputParameters):
     """What `semdedup-remove` depends on; see `semdedup-remove --help`."""
 
-    input_path: Any = parameter(
-        MISSING,
-        "the dataset: file, directory (searched recursively), glob, fsspec URL, or a list of them",
-        group=_WHERE,
-    )
     duplicates_path: str = parameter(
         MISSING, "the output_path of a finished run, or its duplicates directory", group=_WHERE
     )
     output_path: str = parameter(MISSING, "directory or URL for the dataset without its duplicates", group=_WHERE)
-    id_field: str = parameter("id", "the dataset's id column", group=_COLUMNS)
-    input_filetype: str = parameter("parquet", "", choices=["parquet", "jsonl"], group=_WHERE)
-    input_file_extensions: list[str] | None = parameter(
-        None, "which files of a directory are read; null: those of input_filetype", group=_WHERE
-    )
     partial: str = parameter(
         "error",
         "allow: accept a list that no finished run stands behind",
@@ -283,9 +281,6 @@ class RemovalParameters:
         choices=["error", "allow"],
         group=_SIMILARITY,
     )
-    read_kwargs: dict[str, Any] = parameter(
-        {}, "{storage_options: {…}} for the input", keys=["storage_options"], group=_WHERE
-    )
     duplicates_kwargs: dict[str, Any] | None = parameter(
         None, "the same for duplicates_path; null: read_kwargs", keys=["storage_options"], group=_WHERE
     )
@@ -293,15 +288,6 @@ class RemovalParameters:
     clear_output: bool = parameter(
         True, "remove an earlier removal's files from output_path first (never foreign files)", group=_WHERE
     )
-    memory_budget: Any = parameter(
-        None,
-        "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
-        at_least=1,
-        bytes=True,
-        group=_EXECUTION,
-    )
-    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
-    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": "Groups"})
 
     @property
     def duplicates_options(self) -> dict[str, Any]:

@@ -19,9 +19,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import removal, runners, storage
+from beam_semdedup import embeddings, formats, id_list, removal, runners, storage
 from beam_semdedup.config import InputError, RemovalParameters, resolve
-from beam_semdedup.removal import IdList, RemovalResult
+from beam_semdedup.id_list import IdList
+from beam_semdedup.removal import RemovalResult
 
 
 def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:
@@ -202,7 +203,7 @@ class TestIdTypes:
     @pytest.mark.parametrize("encoded", [False, True])
     def test_ids_of_every_type_are_found(self, tmp_path, type_, values, encoded):
         ids = pa.array([values[2], None, values[0], values[1], values[0]], type_)
-        column = removal.embeddings.decoded(pa.chunked_array([ids.dictionary_encode() if encoded else ids]))
+        column = embeddings.decoded(pa.chunked_array([ids.dictionary_encode() if encoded else ids]))
         found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).reader().find(column)
         assert found[0].tolist() == [False, False, True, True, True]
         assert found[1].tolist() == [0, 1]
@@ -269,7 +270,7 @@ class TestIdTypes:
             table = pa.table({"id": ids(sorted(values))})
             pq.write_table(table, path, row_group_size=rows_per_group, write_statistics=statistics)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(removal, "_LIST_BATCH_ROWS", 4)
+            patched.setattr(id_list, "_LIST_BATCH_ROWS", 4)
             opened = IdList.open(paths, {}, 1 << 30 if in_memory else 0)
             assert opened.in_memory == in_memory
             assert opened.num_ids == sum(map(len, listed))
@@ -300,9 +301,9 @@ class TestIdTypes:
 
         reader = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10, memory=0).reader()
         read: list[int] = []
-        entries = removal.StreamedIds._entries
+        entries = id_list.StreamedIds._entries
         monkeypatch.setattr(
-            removal.StreamedIds,
+            id_list.StreamedIds,
             "_entries",
             lambda self, file, groups: read.extend(groups) or entries(self, file, groups),
         )
@@ -347,7 +348,7 @@ class TestWholeRuns:
         opened = []
         open_list = IdList.open.__func__
         monkeypatch.setattr(IdList, "open", classmethod(lambda *a: opened.append(open_list(*a)) or opened[-1]))
-        monkeypatch.setattr(removal, "_LIST_BATCH_ROWS", 4)
+        monkeypatch.setattr(id_list, "_LIST_BATCH_ROWS", 4)
         for name, memory in (("kept", "1GiB"), ("streamed", 2000)):
             results[name] = remove(dataset.path, run, tmp_path / name, memory_budget=memory)
         assert [ids.in_memory for ids in opened] == [True, False]
@@ -535,7 +536,7 @@ class TestJsonl:
         assert (tmp_path / "out/in.jsonl").read_bytes() == b'{"id": "a"}\n'
 
     def test_lines_of_many_blocks(self, tmp_path, monkeypatch, jsonl_dataset):
-        monkeypatch.setattr(removal.formats, "_JSONL_PART_BYTES", 1000)
+        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 1000)
         run = finished_run(tmp_path / "run", sorted(jsonl_dataset.copies))
         result = remove(jsonl_dataset.path, run, tmp_path / "out", input_filetype="jsonl")
         assert (result.rows_read, result.rows_removed) == (300, 30)
@@ -609,15 +610,15 @@ class TestStructure:
         assert not (tmp_path / "out").exists()
 
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(removal.formats, "_JSONL_PART_BYTES", 30)
+        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 30)
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]
         write_lines(tmp_path / "in/a.jsonl", *lines)
         write_lines(tmp_path / "in/b.jsonl", *({"x": "y" * 20} for _ in range(3)), *lines)
         write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
         write_lines(tmp_path / "in/d.jsonl", {"id": None}, {"id": None})
-        whole, inspect = [], removal.formats.Jsonl.inspect
+        whole, inspect = [], formats.Jsonl.inspect
         monkeypatch.setattr(
-            removal.formats.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
+            formats.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
         )
         run = finished_run(tmp_path / "run", [1])
         assert remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 3
