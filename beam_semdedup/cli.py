@@ -22,6 +22,7 @@ from typing import Any
 
 from beam_semdedup import config, progress
 from beam_semdedup.config import InputError
+from beam_semdedup.progress import counted
 
 _SHARED = "SEMDEDUP_SHARED_OUTPUTS"
 _SCRATCH = "SEMDEDUP_SCRATCH"
@@ -350,8 +351,6 @@ def _common_parent(urls: Sequence[str]) -> str:
 
 
 def _print_summary(summary: Any) -> None:
-    from beam_semdedup.workflow import counted
-
     lines = [f"Read        {summary.rows_read:>14,} rows"]
     if summary.eps is not None:
         share = summary.num_duplicates / summary.rows_read
@@ -383,8 +382,6 @@ def _print_summary(summary: Any) -> None:
 
 
 def _print_removal(result: dict[str, Any], output: str) -> None:
-    from beam_semdedup.workflow import counted
-
     kept = result["rows_read"] - result["rows_removed"]
     print(
         f"Removed {counted(result['rows_removed'], 'row')} ({counted(result['ids_removed'], 'id')}), kept {kept:,}, "

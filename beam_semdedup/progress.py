@@ -122,3 +122,17 @@ def _counts(stages: Sequence[StageProgress], stop: threading.Event, seconds: flo
             yield [stage.done() for stage in stages]
         except Exception as error:  # of whatever kind the storage raises: a bar is not worth a run
             _LOG.debug("cannot look for finished units: %s", error)
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things for people."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def in_bytes(number: float) -> str:
+    """A number of bytes for people."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1024 and len(units) > 1:
+        number /= 1024
+        units.pop(0)
+    return f"{number:,.0f} B" if units[0] == "B" else f"{number:,.1f} {units[0]}"

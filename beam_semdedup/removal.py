@@ -31,7 +31,6 @@ from beam_semdedup import embeddings, formats, inputs, progress, runners, storag
 from beam_semdedup.arrays import memory_per_worker
 from beam_semdedup.config import InputError, RemovalParameters
 from beam_semdedup.id_list import IdList
-from beam_semdedup.inputs import UnitError
 from beam_semdedup.plan import num_workers
 from beam_semdedup.transforms import ReferenceCoder
 
@@ -97,10 +96,10 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     key = _key(p, ids, files, units, output)
     _prepare(output, units, key, p.clear_output, write_options)
     _LOG.info(
-        "Removing %s listed ids from %s files (%s bytes)",
-        f"{ids.num_ids:,}",
-        len(units),
-        f"{sum(f.size for f in files):,}",
+        "Removing %s from %s, %s",
+        progress.counted(ids.num_ids, "listed id"),
+        progress.counted(len(units), "file"),
+        progress.in_bytes(sum(f.size for f in files)),
     )
     stages = [
         progress.StageProgress(
@@ -219,13 +218,11 @@ class _Remove(beam.DoFn):
         options = self._p.write_kwargs.get("storage_options", {})
         name = storage.fingerprint([self._key, unit.target[len(self._output) :]])
         done = storage.join(self._output, _FOUND, f"{name}.json")
-        try:
+        with inputs.naming(unit.source):
             facts = storage.read_json(done, options)
             if not facts or not storage.exists(unit.target, options):
                 facts = self._write(unit, options)
                 storage.write_json(done, facts, options)
-        except Exception as error:
-            raise UnitError(f"{unit.source}: {type(error).__name__}: {error}") from error
         yield RemovedUnit(unit.target, facts["rows_read"], facts["rows_removed"])
         yield beam.pvalue.TaggedOutput("found", base64.b64decode(facts["found"]))
 

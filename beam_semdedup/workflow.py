@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from beam_semdedup import kmeans, plan, progress, removal, runners, stages, storage
 from beam_semdedup.config import InputError, Parameters, RemovalParameters, resolve, without_secrets
 from beam_semdedup.plan import Plan
+from beam_semdedup.progress import counted, in_bytes
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.runners import RunError
 from beam_semdedup.transforms import SemanticDedup
@@ -143,8 +144,8 @@ def _finish(made: Plan, started: float) -> Summary:
     paths = [storage.join(p.output_path, "duplicates", name) for name in files]
     facts = [stages.read_facts(path, job.write_options) or {} for path in paths]
     duplicates, kept = sum(f["duplicates"] for f in facts), sum(f["kept"] for f in facts)
-    counted = duplicates + kept if p.eps is not None else compared["num_rows"]
-    if job.num_rows != counted + assigned["rejected"]:
+    accounted = duplicates + kept if p.eps is not None else compared["num_rows"]
+    if job.num_rows != accounted + assigned["rejected"]:
         raise RunError(
             f"rows were lost: {job.num_rows:,} read, but {kept:,} kept, {duplicates:,} duplicates and "
             f"{assigned['rejected']:,} rejected (compared: {compared['num_rows']:,}); run with reuse_cache=false, and "
@@ -236,20 +237,6 @@ def _report_plan(made: Plan) -> None:
         found = len(_done(job.pairwise_dir, "", job.cache_options))
         if found:
             _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise_dir)
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things for people."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def in_bytes(number: float) -> str:
-    """A number of bytes for people."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while number >= 1024 and len(units) > 1:
-        number /= 1024
-        units.pop(0)
-    return f"{number:,.0f} B" if units[0] == "B" else f"{number:,.1f} {units[0]}"
 
 
 def _progress(made: Plan) -> list[progress.StageProgress]:
