@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from beam_semdedup.config import InputError, Parameters, RemovalParameters
+    from beam_semdedup.failures import RunError
     from beam_semdedup.kmeans import FittedKMeans
     from beam_semdedup.plan import Plan
     from beam_semdedup.ranking import RankingStrategy
     from beam_semdedup.removal import RemovalResult, remove_duplicates
-    from beam_semdedup.runners import RunError
     from beam_semdedup.transforms import (
         AssignCentroids,
         FitKMeans,
@@ -28,7 +28,7 @@ _HOMES = {
     "plan": ("Plan",),
     "ranking": ("RankingStrategy",),
     "removal": ("RemovalResult", "remove_duplicates"),
-    "runners": ("RunError",),
+    "failures": ("RunError",),
     "transforms": (
         "AssignCentroids",
         "FitKMeans",

@@ -1,4 +1,4 @@
-"""Which array library computes, and how much memory and how many cores it may use.
+"""Which array library computes, and how many cores it may use.
 
 Kernels take arrays and ask `namespace` for the library that the arrays belong to, so that the same code runs
 on NumPy and CuPy; nothing else in the project decides that.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,21 +52,6 @@ def rounding_error(dimension: int) -> float:
     (binary embeddings): with OpenBLAS at most 2.15 times the root of the dimension, found at 306 of 1 to 9000.
     """
     return float(np.finfo(np.float32).eps) * max(4.0, 2.5 * dimension**0.5)
-
-
-def memory_per_worker(budget: int | None, num_workers: int) -> int:
-    """Bytes that one worker may use: `budget`, else half of what is free divided by `num_workers`."""
-    if budget is not None:
-        return budget
-    import psutil
-
-    free = psutil.virtual_memory().available
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            free = min(free, int(Path(limit).read_text()))
-        except (OSError, ValueError):
-            continue
-    return free // 2 // num_workers
 
 
 def cores() -> int:

@@ -55,6 +55,10 @@ def _command(name: str, schema: type, job: Callable[[Any], dict[str, Any]]) -> N
         code = _guarded(lambda: _compose_and_run(name, schema, job, arguments, Path(scratch)))
     sys.stdout.flush()
     sys.stderr.flush()
+    if "ray" in sys.modules:
+        from beam_semdedup import ray_cluster
+
+        ray_cluster.disconnect()
     if code == INTERRUPTED:
         os._exit(code)  # threads of Beam may still be waiting for what does not come
     sys.exit(code)
@@ -131,7 +135,7 @@ def _guarded(action: Callable[[], int]) -> int:
         if isinstance(error, (HydraException, OmegaConfBaseException)):
             _say(f"Error: {_hydra_message(error)}")
             return BAD_INPUT
-        from beam_semdedup.runners import RunError
+        from beam_semdedup.failures import RunError
 
         if isinstance(error, RunError):
             _say(f"Failed: {error}")

@@ -23,7 +23,7 @@ import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from beam_semdedup import inputs, kmeans, storage
-from beam_semdedup.arrays import cores, memory_per_worker
+from beam_semdedup.capacity import memory_per_worker, num_workers
 from beam_semdedup.config import InputError, Parameters
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.ranking import RankingStrategy
@@ -114,12 +114,6 @@ class Plan:
     num_workers: int
 
 
-def num_workers(parameters: Any) -> int:
-    """The number of worker processes that the runner's configuration asks for."""
-    chosen = getattr(parameters.runner, "num_workers", 1)
-    return cores() if chosen == "auto" else chosen
-
-
 def make_plan(parameters: Parameters) -> Plan:
     """Finds the input, checks all that can be checked before the run, and stores the stages' plans.
 
@@ -150,8 +144,7 @@ def make_plan(parameters: Parameters) -> Plan:
     pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields])
     kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
     pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
-    workers = num_workers(p)
-    memory = memory_per_worker(p.memory_budget, workers)
+    workers, memory = num_workers(p), memory_per_worker(p)
     with writable("cache_path", p.cache_path):
         assign = _stage_plan(kmeans_dir, "segments", lambda: _plan_kmeans(p, inspect(), carried, memory), cache_options)
         compare = _stage_plan(
@@ -316,8 +309,8 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
         "max_iter": p.max_iter,
     }
     if p.max_iter:
-        fit["engine"] = dataclasses.asdict(p.kmeans)
-        names = ["tol", "random_state", "fit_data_fraction"]
+        fit["engine"] = [p.kmeans.name, getattr(p.kmeans, "num_actors", 1)]
+        names = ["tol", "min_moved", "random_state", "fit_data_fraction"]
         if not p.centroids_given:
             names += ["n_init"]
         if p.init == "k-means||":

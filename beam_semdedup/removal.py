@@ -28,10 +28,10 @@ from apache_beam import coders
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_semdedup import embeddings, formats, inputs, progress, runners, storage
-from beam_semdedup.arrays import memory_per_worker
+from beam_semdedup.capacity import memory_per_worker
 from beam_semdedup.config import InputError, RemovalParameters
+from beam_semdedup.failures import RunError
 from beam_semdedup.id_list import IdList
-from beam_semdedup.plan import num_workers
 from beam_semdedup.transforms import ReferenceCoder
 
 _LOG = logging.getLogger(__name__)
@@ -83,8 +83,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
             with the input or with files that are not from an earlier removal.
     """
     started = time.time()
-    workers = num_workers(p)
-    memory = memory_per_worker(p.memory_budget, workers)
+    memory = memory_per_worker(p)
     read_options = p.read_kwargs.get("storage_options", {})
     write_options = p.write_kwargs.get("storage_options", {})
     paths = find_list(p) if listed is None else listed
@@ -112,7 +111,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
         runners.run(lambda pipeline: pipeline | RemoveDuplicates(p, units, ids, output, key, memory), p)
     ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
     if not ledger or not ledger["finished"]:
-        raise runners.RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
+        raise RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
     return RemovalResult(
         ledger["rows_read"],
         ledger["rows_removed"],

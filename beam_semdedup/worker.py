@@ -1,4 +1,6 @@
-"""The worker process of the local runner: a Beam SDK harness that lives no longer than its driver."""
+"""The workers of the local runner and of the one on Ray: a Beam SDK harness as a process, and as an actor."""
+
+from __future__ import annotations
 
 import logging
 import os
@@ -7,20 +9,53 @@ import threading
 
 
 def main() -> None:
-    """Serves the driver that started it, until the driver ends it or is gone."""
+    """Serves the driver that started this process, until the driver ends it or is gone."""
     threading.Thread(target=_end_with_driver, name="end-with-driver", daemon=True).start()
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(levelno)s|%(message)s"))
-    ours = logging.getLogger("beam_semdedup")
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
+    ours = _show(logging.getLogger("beam_semdedup"), logging.INFO, "%(levelno)s|%(message)s")
     ours.propagate = False
-    others = logging.StreamHandler(sys.stdout)
-    others.setLevel(logging.ERROR)
-    logging.getLogger().addHandler(others)
+    _show(logging.getLogger(), logging.ERROR, "%(message)s")
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)
+
+
+class RayWorker:
+    """An actor, on the node that Ray chose."""
+
+    def node(self) -> str:
+        """The address of the node."""
+        import ray
+
+        return ray.util.get_node_ip_address()
+
+    def serve(self, environment: dict[str, str], threads: int, others: int) -> None:
+        """Serves the driver until it ends the connection. What is logged goes to standard output, and so to the driver.
+
+        Args:
+            environment: what Beam's harness else reads from its environment variables.
+            threads: that BLAS may use.
+            others: the level from which on the log of other packages than this one is shown.
+        """
+        ours = _show(logging.getLogger("beam_semdedup"), logging.INFO, "%(message)s")
+        ours.propagate = False
+        _show(logging.getLogger(), others, "%(levelname)s %(name)s: %(message)s")
+        from apache_beam.runners.worker import sdk_worker_main
+
+        from beam_semdedup.arrays import core_limit
+
+        _, harness, _ = sdk_worker_main.create_harness(environment)
+        with core_limit(threads):
+            harness.run()
+
+
+def _show(logger: logging.Logger, level: int, form: str) -> logging.Logger:
+    """Sends what is logged from `level` on to standard output, and nowhere else."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(form))
+    handler.setLevel(level)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    return logger
 
 
 def _end_with_driver() -> None:

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 
 from beam_semdedup import kmeans, plan, progress, removal, runners, stages, storage
 from beam_semdedup.config import InputError, Parameters, RemovalParameters, resolve, without_secrets
+from beam_semdedup.failures import RunError
 from beam_semdedup.plan import Plan
 from beam_semdedup.progress import counted, in_bytes
 from beam_semdedup.ranking import RankingStrategy
-from beam_semdedup.runners import RunError
 from beam_semdedup.transforms import SemanticDedup
 
 _LOG = logging.getLogger(__name__)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,17 @@ def finish(process: subprocess.Popen[str], seconds: float = 120) -> Ended:
     """Waits for a command that was started."""
     out, err = process.communicate(timeout=seconds)
     return Ended(process.returncode, out, err)
+
+
+def wait(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """What `condition` returns as soon as it is true."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.002)
+    raise AssertionError(f"not within {seconds} s")
 
 
 def comparisons(summary: Summary, options: dict[str, Any] | None = None) -> pa.Table:

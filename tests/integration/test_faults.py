@@ -18,7 +18,7 @@ import apache_beam as beam
 import numpy as np
 import psutil
 import pytest
-from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files
+from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
 from beam_semdedup import Summary, cli, progress, runners
 from beam_semdedup.config import resolve
@@ -61,17 +61,6 @@ def _fixed(init: str) -> dict[str, Any]:
     return {"n_clusters": 100, "init": init, "max_iter": 0, "eps": 0.05}
 
 
-def _wait(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """What `condition` returns as soon as it is true."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.002)
-    raise AssertionError(f"not within {seconds} s")
-
-
 def _workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     return [p for p in psutil.Process(driver.pid).children() if "beam_semdedup.worker" in p.cmdline()]
 
@@ -97,7 +86,7 @@ def test_a_killed_run_is_gone_on_with(
 ) -> None:
     out = tmp_path / "out"
     process = started()
-    _wait(lambda: len(unit_files(out)) >= 20)
+    wait(lambda: len(unit_files(out)) >= 20)
     process.kill()
     process.wait()
     before = unit_files(out)
@@ -123,12 +112,12 @@ def test_runs_killed_at_any_moments_end_as_an_undisturbed_one(
     for number, finished in enumerate(sorted(rng.sample(range(total), 2))):
         # The first attempt makes the plan, which later ones keep whatever their sizes.
         process = started(**(settings[0] if number == 0 else rng.choice(settings)))
-        _wait(lambda goal=finished, driver=process: len(unit_files(out)) >= goal or driver.poll() is not None)
+        wait(lambda goal=finished, driver=process: len(unit_files(out)) >= goal or driver.poll() is not None)
         time.sleep(rng.random() / 20)
         workers = _workers(process) if process.poll() is None else []
         process.kill()
         process.wait()
-        _wait(lambda gone=workers: not any(worker.is_running() for worker in gone))
+        wait(lambda gone=workers: not any(worker.is_running() for worker in gone))
         after = unit_files(out)
         assert {name: after[name] for name in before} == before
         before = after
@@ -143,7 +132,7 @@ def test_a_run_killed_during_the_fit_fits_again(tmp_path: Path) -> None:
     fit = {"n_clusters": 60, "eps": 0.05, "tol": 0, "n_init": 3}
     arguments = [f"{name}={value}" for name, value in fit.items()]
     process = start([f"input_path={DEMO}", f"output_path={tmp_path}/out", *arguments], tmp_path)
-    _wait(lambda: list((tmp_path / "out").glob("kmeans_results/*/plan.json")))
+    wait(lambda: list((tmp_path / "out").glob("kmeans_results/*/plan.json")))
     time.sleep(1)
     process.kill()
     process.communicate()
@@ -157,12 +146,12 @@ def test_workers_end_with_their_driver_and_write_nothing_more(
 ) -> None:
     out = tmp_path / "out"
     process = started(**{"runner.num_workers": 2})
-    _wait(lambda: len(unit_files(out)) >= 3)
+    wait(lambda: len(unit_files(out)) >= 3)
     workers = _workers(process)
     assert len(workers) == 2
     process.kill()
     process.wait()
-    _wait(lambda: not any(worker.is_running() for worker in workers))
+    wait(lambda: not any(worker.is_running() for worker in workers))
     before = unit_files(out)
     time.sleep(0.5)
     assert unit_files(out) == before
@@ -174,7 +163,7 @@ def test_a_killed_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
 ) -> None:
     out = tmp_path / "out"
     process = started(**{"runner.num_workers": 2})
-    _wait(lambda: len(unit_files(out)) >= 3)
+    wait(lambda: len(unit_files(out)) >= 3)
     worker = _workers(process)[1]
     worker.send_signal(getattr(signal, name))
     ended = finish(process, 10)
@@ -191,14 +180,14 @@ def test_an_interrupted_run_says_so_and_can_be_gone_on_with(
 ) -> None:
     out = tmp_path / "out"
     process = started(**{"runner.num_workers": num_workers})
-    _wait(lambda: len(unit_files(out)) >= 3)
+    wait(lambda: len(unit_files(out)) >= 3)
     workers = _workers(process)
     process.send_signal(signal.SIGINT)
     ended = finish(process)
     assert ended.code == 130
     assert "Interrupted. Finished units are kept: the same command goes on from there." in ended.err
     assert "Traceback" not in ended.err
-    _wait(lambda: not any(worker.is_running() for worker in workers))
+    wait(lambda: not any(worker.is_running() for worker in workers))
     before = unit_files(out)
     _assert_resumes(dedup(DEMO, out, **_fixed(init), **SIZES), before, out, undisturbed)
 
@@ -283,7 +272,7 @@ def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> No
     thread = threading.Thread(target=fail_beside)
     thread.start()
     try:
-        _wait(running.exists)
+        wait(running.exists)
         with pytest.raises(runners.RunError, match="was killed by SIGKILL"):
             runners.run(lambda p: p | beam.Create([0]) | beam.Map(die), _parameters(2))
     finally:
@@ -302,7 +291,7 @@ def test_a_storage_that_raises_anything_does_not_end_the_progress() -> None:
         raise RuntimeError("a client library's own kind of error")
 
     with progress.shown([progress.StageProgress("Stage", 2, done)], True, 0.01):
-        _wait(lambda: len(asked) > 1)
+        wait(lambda: len(asked) > 1)
 
 
 def test_a_local_disk_is_looked_at_more_often_than_a_remote_store() -> None:

@@ -1,0 +1,46 @@
+"""What a run can fail of, and how its cause is found in what a runner raises."""
+
+from __future__ import annotations
+
+import re
+
+from beam_semdedup.config import InputError
+from beam_semdedup.inputs import UnitError
+
+_AFTER = re.compile(
+    r"\n(?=\S*(?:During handling|The above|Traceback)|\s*(?:at \S+\(.*\)|\.\.\. \d+ more|Caused by: |Suppressed: ))"
+)
+"""Where what Python, and Java around it, say after the message begins."""
+
+
+class RunError(RuntimeError):
+    """A run failed; what was finished is kept, and the same command goes on from there."""
+
+
+class WorkerLost(RunError):
+    """A worker died or went away, which says nothing of the run itself: it may be tried again."""
+
+
+def known_cause(error: Exception) -> InputError | RunError | None:
+    """The error that a unit or a worker raised for people, or None for any other kind.
+
+    Beam hands it on as a text with its own traceback around it.
+    """
+    if isinstance(error, (InputError, RunError)):
+        return error
+    text = f"{type(error).__module__}.{type(error).__name__}: {error}"
+    for kind in (InputError, UnitError, RunError):
+        names = f"{kind.__module__}.{kind.__name__}: "
+        start = text.rfind(names)
+        if start >= 0:
+            message = _AFTER.split(text[start + len(names) :])[0]
+            message = re.sub(r" \[while running '[^']*'\]\s*$", "", message.strip())
+            return InputError(message) if kind is InputError else RunError(message)
+    return None
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: where it strikes inside a transform, Beam raises another in its place."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

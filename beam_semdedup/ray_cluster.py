@@ -1,0 +1,176 @@
+"""The Ray cluster that a run uses: joining it, and reserving what its actors need.
+
+Only the modules named `ray…` and `runners.ray` import Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from beam_semdedup.config import ActorConfig, InputError
+from beam_semdedup.failures import RunError
+
+_LOG = logging.getLogger(__name__)
+NAMESPACE = "semdedup"
+_CONNECT_SECONDS = 10.0
+
+
+def connect(address: str | None, verbose: bool = True) -> None:
+    """Joins the cluster at `address`, or starts one on this machine where it is null; once a process.
+
+    Args:
+        verbose: whether what actors print appears here.
+
+    Raises:
+        InputError: there is no cluster at `address`.
+    """
+    if ray.is_initialized():
+        return
+    _check_address(address)
+    try:
+        ray.init(
+            address=address or "local",
+            namespace=NAMESPACE,
+            log_to_driver=verbose,
+            logging_level=logging.ERROR,
+            include_dashboard=None if address else False,
+        )
+    except (ConnectionError, RayError, ValueError, RuntimeError) as error:
+        raise InputError(f"ray_address={address}: no Ray cluster can be joined there: {error}") from error
+    nodes = len(_alive())
+    _LOG.info("Ray: %s node%s with %s", nodes, "" if nodes == 1 else "s", _in_words(ray.cluster_resources()))
+
+
+def disconnect() -> None:
+    """Leaves the cluster, or ends the one that was started here."""
+    ray.shutdown()
+
+
+def needs(config: ActorConfig) -> dict[str, float]:
+    """The resources of one actor, as Ray names them."""
+    return {"CPU": config.num_cpus, **({"GPU": config.num_gpus} if config.num_gpus else {}), **config.resources}
+
+
+def room(config: ActorConfig) -> int:
+    """How many such actors the cluster's nodes can hold when they are idle.
+
+    Raises:
+        InputError: not a single one.
+    """
+    number = sum(_room_on(node, config) for node in _alive())
+    if not number:
+        raise InputError(
+            f"no node of the Ray cluster has {_in_words(needs(config))} for an actor; the cluster has "
+            f"{_in_words(ray.cluster_resources())}. Ask for less, or give the number of actors where nodes come later"
+        )
+    return number
+
+
+def memory(config: ActorConfig, number: int) -> int | None:
+    """Bytes that each of `number` actors has on its node: on the fullest one, of what Ray counts for actors there.
+
+    None where no node has room for one yet.
+    """
+    shares = [
+        node["Resources"].get("memory", 0) / min(number, _room_on(node, config))
+        for node in _alive()
+        if _room_on(node, config)
+    ]
+    return int(min(shares)) if shares else None
+
+
+@contextmanager
+def reserved(number: int, config: ActorConfig, seconds: float) -> Iterator[PlacementGroup]:
+    """Within it, the resources of `number` actors are reserved: a placement group with a bundle for each.
+
+    When it ends the actors in it are killed, and nothing stays claimed. Where nodes of the cluster have died, as many
+    bundles as the others have room for.
+
+    Raises:
+        RunError: the cluster does not give them within `seconds`; says what is missing.
+    """
+    group = _reserve(number, config, seconds)
+    try:
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def actor_options(config: ActorConfig, group: PlacementGroup, index: int) -> dict[str, Any]:
+    """The options of the actor in bundle `index` of a group; it is not restarted when it dies."""
+    return {
+        "num_cpus": config.num_cpus,
+        "num_gpus": config.num_gpus,
+        "resources": config.resources,
+        "max_restarts": 0,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+    }
+
+
+def cause_of(error: RayError) -> str:
+    """What Ray says of a death, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line)
+
+
+def _reserve(number: int, config: ActorConfig, seconds: float) -> PlacementGroup:
+    need = needs(config)
+    group = placement_group([need] * number, strategy="SPREAD")
+    end = time.monotonic() + seconds
+    while not group.wait(min(1.0, seconds)):
+        if len(_alive()) < len(ray.nodes()) and room(config) < number:
+            remove_placement_group(group)
+            _LOG.warning("Going on with %s instead of %s actors: nodes have died", room(config), number)
+            return _reserve(room(config), config, seconds)
+        if time.monotonic() > end:
+            remove_placement_group(group)
+            raise RunError(
+                f"Ray did not schedule {number} actor{'' if number == 1 else 's'} with {_in_words(need)} each within "
+                f"{seconds:.0f} s: free are {_in_words(ray.available_resources())} of "
+                f"{_in_words(ray.cluster_resources())}; ask for less, or add nodes"
+            )
+    return group
+
+
+def _check_address(address: str | None) -> None:
+    """That something listens there; Ray itself would try for minutes."""
+    if address in (None, "auto", "local"):
+        return
+    host, colon, port = str(address).rpartition(":")
+    if "://" in host or not colon or not port.isdigit():
+        raise InputError(
+            f"ray_address={address}: expected auto or the host:port of the cluster's head node; from a machine outside "
+            "the cluster, submit the command with `ray job submit`"
+        )
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(f"ray_address={address}: no Ray cluster can be joined there: {error}") from error
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _room_on(node: Mapping[str, Any], config: ActorConfig) -> int:
+    return int(min(node["Resources"].get(name, 0) // amount for name, amount in needs(config).items() if amount))
+
+
+def _in_words(resources: Mapping[str, float]) -> str:
+    """Resources for people, without the ones that Ray keeps for itself."""
+    shown: Sequence[str] = [
+        f"{amount:g} {name}"
+        for name, amount in sorted(resources.items())
+        if name not in ("memory", "object_store_memory") and ":" not in name and "_group_" not in name
+    ]
+    return ", ".join(shown) or "nothing"

@@ -1,0 +1,185 @@
+"""Beam SDK harnesses that are watched: a run whose worker dies fails at once, with the cause.
+
+Beam's `FnApiRunner` does not notice a dead worker and waits for ever. A `Workers` belongs to one run of a pipeline
+and brings its own kind of handler, which starts a harness, watches it, and says `lost` when it is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import apache_beam as beam
+import grpc
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.transforms import environments
+from google.protobuf import json_format, text_format
+
+from beam_semdedup.failures import WorkerLost
+
+URN = "beam_semdedup:environment:workers:v1"
+_CAUSE_SECONDS = 10.0
+_OPTIONS = {"max_cache_memory_usage_mb": 100}
+_READERS = ("beam_control_read", "read_grpc_client_inputs")
+_RUNS: dict[bytes, Workers] = {}
+
+
+class Workers:
+    """The workers of one run: `make` is called for each, as `Handler` is, and `deaths` holds what they died of."""
+
+    def __init__(self, make: Callable[..., Handler], number: int) -> None:
+        self.make, self.number = make, number
+        self.key = uuid.uuid4().bytes
+        self.deaths: list[str] = []
+        self.handlers: list[Handler] = []
+
+    def end(self, message: str) -> None:
+        """Ends the run with a message, from another thread than its own."""
+        for handler in self.handlers[:1]:
+            threading.Thread(target=handler.lost, args=(message,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def watched(make: Callable[..., Handler], number: int) -> Iterator[Workers]:
+    """The workers of a run that takes place within it.
+
+    Raises:
+        WorkerLost: instead of whatever the run raises when one of them died.
+    """
+    workers = Workers(make, number)
+    _RUNS[workers.key] = workers
+    _expect_lost_connections()
+    try:
+        yield workers
+    except Exception as error:
+        if workers.deaths:
+            raise WorkerLost(workers.deaths[0]) from error
+        raise
+    finally:
+        del _RUNS[workers.key]
+
+
+def execute(build: Callable[[beam.Pipeline], Any], workers: Workers | None) -> None:
+    """Runs the pipeline that `build` puts together on some workers, or in this process, to its end."""
+    options = PipelineOptions(flags=[], **_OPTIONS, direct_num_workers=workers.number if workers else 1)
+    environment, provided = None, None
+    if workers:
+        environment = Environment(workers.key)
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
+        provided = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
+    runner = FnApiRunner(default_environment=environment, provision_info=provided)
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    build(pipeline)
+    pipeline.run().wait_until_finish()
+
+
+@environments.Environment.register_urn(URN, None)
+class Environment(environments.Environment):
+    """Where a run's workers execute; `key` is that of its `Workers`."""
+
+    def __init__(self, key: bytes, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.key = key
+
+    def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
+        """As Beam asks for it."""
+        return URN, self.key
+
+    @staticmethod
+    def from_runner_api_parameter(
+        payload: Any, capabilities: Any, artifacts: Any, resource_hints: Any, context: Any
+    ) -> Environment:
+        """As Beam asks for it."""
+        return Environment(payload, capabilities, artifacts, resource_hints)
+
+
+@worker_handlers.WorkerHandler.register_environment(URN, None)
+def _make_handler(key: bytes, state: Any, provision_info: Any, grpc_server: Any) -> Handler:
+    workers = _RUNS[key]
+    workers.handlers.append(workers.make(workers, state, provision_info, grpc_server))
+    return workers.handlers[-1]
+
+
+class Handler(worker_handlers.GrpcWorkerHandler):
+    """Starts one worker and notices its death. What kind of worker, a subclass says."""
+
+    def __init__(self, workers: Workers, state: Any, provision_info: Any, grpc_server: Any) -> None:
+        super().__init__(state, provision_info, grpc_server)
+        self.workers = workers
+        self.closing = threading.Event()
+        self._noticed = threading.Event()
+
+    def start_worker(self) -> None:
+        """Starts the worker and its watch, without waiting for it."""
+        self.start()
+        threading.Thread(target=self.watch, name=f"watch-{self.worker_id}", daemon=True).start()
+
+    def start(self) -> None:
+        """Starts the worker."""
+        raise AssertionError("for subclasses")
+
+    def watch(self) -> None:
+        """Returns when the worker has ended or the run is closing; says `lost` if it was too early."""
+        raise AssertionError("for subclasses")
+
+    def kill(self) -> None:
+        """Ends a worker that does not answer."""
+        raise AssertionError("for subclasses")
+
+    def environment(self) -> dict[str, str]:
+        """What Beam's harness reads from its environment variables."""
+        return {
+            "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(self.control_api_service_descriptor()),
+            "PIPELINE_OPTIONS": json_format.MessageToJson(self.provision_info.provision_info.pipeline_options),
+            "WORKER_ID": self.worker_id,
+        }
+
+    def is_disconnected(self) -> bool:
+        """Whether the worker was connected and is no longer."""
+        reader = self.control_conn._read_thread
+        return reader.ident is not None and not reader.is_alive()
+
+    def lost(self, message: str) -> None:
+        """Ends the run with a message; returns when it has ended."""
+        self.workers.deaths.append(message)
+        self._noticed.set()
+        while not self.closing.wait(0.2):
+            self._fail(message)
+
+    def close(self) -> None:
+        """Ends the worker; at once where it has not answered: this or another one died, or an interrupt."""
+        if self.control_conn._futures_by_id:
+            self._noticed.wait(0.5)
+            if self.is_disconnected():
+                self._noticed.wait(_CAUSE_SECONDS)
+            self.closing.set()
+            self.kill()
+            self._fail("the run ended")
+        self.closing.set()
+        super().close()
+
+    def _fail(self, message: str) -> None:
+        """Answers what every worker of the run was asked, since Beam collects their answers in order."""
+        for connection in list(self._grpc_server.control_handler._connections_by_worker_id.values()):
+            for instruction_id, future in list(connection._futures_by_id.items()):
+                future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction_id, error=message))
+
+
+def _expect_lost_connections() -> None:
+    """No traceback from the threads of Beam that read from a worker when it is gone: its watcher says so."""
+    usual = threading.excepthook
+    if usual.__module__ == __name__:
+        return
+
+    def hook(failure: Any) -> None:
+        if not (failure.thread and failure.thread.name in _READERS and issubclass(failure.exc_type, grpc.RpcError)):
+            usual(failure)
+
+    threading.excepthook = hook
