@@ -191,7 +191,7 @@ def _check_known(schema: type, argument: str) -> None:
         if name == group and not set(value.split(",")) <= set(registry):
             raise InputError(f"{argument}: {group} is one of: {', '.join(registry)}")
     is_inside = name.partition(".")[0] in names and name.partition(".")[0] not in config.GROUPS
-    if name not in names and not is_inside and name.partition(".")[0] != "hydra":
+    if name not in names and not is_inside and not re.match(r"hydra[./]", name):
         close = difflib.get_close_matches(name, names, n=1)
         raise InputError(f"unknown parameter {name}; " + (f"did you mean {close[0]}?" if close else "see --help"))
 
@@ -367,11 +367,11 @@ def _print_summary(summary: Any) -> None:
         + (f"  (see {summary.paths['rejected']})" if summary.rows_rejected else "")
     )
     lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
-    for name, seconds in (("assign", summary.kmeans_time), ("pairwise", summary.pairwise_time)):
-        stage = summary.stages[name]
-        label = {"assign": "KMeans and assignment", "pairwise": "Similarities"}[name]
-        done = counted(stage.units_done, "unit")
-        lines.append(f"{label}: {seconds:.1f} s, {done} computed, {stage.units_reused:,} reused")
+    lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")
+    for name, stage in summary.stages.items():
+        rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
+        shown = "".join(f"{rate:>11,.0f}" if stage.units_done else f"{'':>11}" for rate in rates)
+        lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
     lines.append(f"Total: {summary.total_time:.1f} s")
     if summary.repeated_ids["count"]:
         repeated, examples = counted(summary.repeated_ids["count"], "id"), ", ".join(summary.repeated_ids["examples"])

@@ -30,7 +30,7 @@ from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import segment_schema
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 _MIN_SAMPLE, _SAMPLE_PER_CLUSTER = 100_000, 256
 _ASSIGN_UNIT_BYTES, _SEGMENT_BYTES = 64 << 20, 32 << 10
 _MAX_CLUSTER_ROWS = 65_536
@@ -160,12 +160,17 @@ def make_plan(parameters: Parameters) -> Plan:
             p.max_cluster_rows,
             compare["max_cluster_rows"],
         )
+    assigned = read_manifest(kmeans_dir, cache_options)
+    compared = read_manifest(pairwise_dir, cache_options)
+    if not assigned or (compared and compared["centroids"] != assigned["centroids"]):
+        compared = None
     job = Job(
         parameters=p,
         input_schema=pa.ipc.read_schema(pa.BufferReader(base64.b64decode(assign["schema"]))),
         dimension=assign["dimension"],
         num_rows=assign["num_rows"],
-        width=assign["width"],
+        # A run that started at the same time may have stored another plan than the one that finished the stage.
+        width=(assigned or assign)["width"],
         sample_rows=assign["sample_rows"],
         max_cluster_rows=compare["max_cluster_rows"],
         rows_per_file=min(_ROWS_PER_DUPLICATES_FILE, memory // 4 // (_ID_BYTES + assign["carried_bytes"])),
@@ -173,10 +178,6 @@ def make_plan(parameters: Parameters) -> Plan:
         pairwise_dir=pairwise_dir,
         output_key=storage.fingerprint([FORMAT, pairwise_key, p.eps]),
     )
-    assigned = read_manifest(kmeans_dir, cache_options)
-    compared = read_manifest(pairwise_dir, cache_options)
-    if not assigned or (compared and compared["centroids"] != assigned["centroids"]):
-        compared = None
     return Plan(job, tuple(files), load_units(assign), assigned, compared, memory, workers)
 
 
@@ -281,7 +282,7 @@ def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
         asked = max(1, round(p.fit_data_fraction * facts.num_rows))
     else:
         asked = min(facts.num_rows, max(_MIN_SAMPLE, _SAMPLE_PER_CLUSTER * p.n_clusters))
-    # scikit-learn holds the rows, and while it computes their variance two more arrays of their size.
+    # Beside the rows the fit holds some of them again, as candidates for initial centroids.
     affordable = memory // 4 // (4 * facts.dimension)
     if affordable < min(asked, p.n_clusters):
         raise InputError(

@@ -6,6 +6,7 @@ Each function finds an earlier attempt's finished file first, and then writes no
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import time
@@ -56,11 +57,12 @@ class PairwiseUnit:
 
 @dataclass(frozen=True)
 class ComparedUnit:
-    """A finished unit of the pairwise stage: `num_rows` rows in `path`."""
+    """A finished unit of the pairwise stage: `num_rows` rows in `path`, from that many `pairs` of rows."""
 
     path: str
     key: int
     num_rows: int
+    pairs: int
     largest_cluster: int
     repeated_ids: int
     examples: tuple[str, ...]
@@ -78,22 +80,26 @@ class DuplicatesFile:
 
 def fit(job: Job) -> FittedKMeans:
     """Fits the centroids of the run, or finds them fitted."""
-
-    def sample() -> np.ndarray:
-        stored = storage.read_json(storage.join(job.kmeans_dir, "plan.json"), job.cache_options)
-        p = job.parameters
-        return inputs.sample(
-            load_units(stored),
-            p.input_filetype,
-            job.input_schema.field(p.embedding_field),
-            job.sample_rows,
-            p.random_state,
-            job.dimension,
-            not p.assume_normalized,
-            job.read_options,
-        )
-
+    sample = functools.partial(read_sample, job)
     return kmeans.fit_or_load(job.kmeans_dir, sample, job.dimension, job.parameters)
+
+
+def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
+    """The rows to fit on, or one of several shares of them; see `inputs.sample`."""
+    stored = storage.read_json(storage.join(job.kmeans_dir, "plan.json"), job.cache_options)
+    p = job.parameters
+    return inputs.sample(
+        load_units(stored),
+        p.input_filetype,
+        job.input_schema.field(p.embedding_field),
+        job.sample_rows,
+        p.random_state,
+        job.dimension,
+        not p.assume_normalized,
+        job.read_options,
+        part,
+        parts,
+    )
 
 
 def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit:
@@ -102,7 +108,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
     if unit.row_groups:
         name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
     path = storage.join(job.kmeans_dir, "segments", name + ".arrow")
-    wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows}
+    wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows, "width": job.width}
     with naming(unit):
         finished = segments.read_index(path, job.cache_options)
         if finished and finished[0].items() >= wanted.items():
@@ -158,6 +164,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Compared
             path,
             unit.key,
             facts["num_rows"],
+            facts["pairs"],
             facts["largest_cluster"],
             facts["repeated_ids"],
             tuple(facts["examples"]),
@@ -311,9 +318,11 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     scores = np.empty(unit.high - unit.low, dtype=np.float32)
     winners = np.empty(unit.high - unit.low, dtype=np.int64)
     stops = np.append(starts[1:], len(order))
+    pairs = 0
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
         low, high = max(start, unit.low), min(stop, unit.high)
         if low < high:
+            pairs += (high - low) * (low + high - 1 - 2 * start) // 2
             cluster = rows.window(start, stop) if isinstance(rows, RankedRows) else rows[start:stop]
             score, winner = max_similarity(cluster, low - start, high - start, job.parameters.pairwise_batch_size)
             scores[low - unit.low : high - unit.low] = score
@@ -334,6 +343,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     repeated, examples = _repeated_ids(table) if unit.low == 0 else (0, [])
     facts = {
         "starts_cluster": bool(unit.low in starts),
+        "pairs": pairs,
         "largest_cluster": int((stops - starts).max()),
         "repeated_ids": repeated,
         "examples": examples,

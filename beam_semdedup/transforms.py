@@ -95,7 +95,8 @@ class AssignCentroids(beam.PTransform):
             lambda unit: dataclasses.replace(unit, segments=())
         ).with_output_types(AssignedUnit)
         _ = without | "Finish assignment" >> _Finish(_write_assigned, self.job, self.fitted)
-        return assigned | "Address segments" >> beam.FlatMap(lambda unit: unit.segments).with_output_types(Segment)
+        addressed = beam.FlatMap(lambda unit: _largest_first(unit.segments)).with_output_types(Segment)
+        return assigned | "Address segments" >> addressed
 
 
 @dataclasses.dataclass
@@ -112,7 +113,8 @@ class FindAssigned(beam.PTransform):
             root
             | "List segment files" >> beam.Create(self.files)
             | "Spread segment files" >> beam.Reshuffle()
-            | "Read references" >> beam.FlatMap(lambda path: stages.find_assigned(job, path)).with_output_types(Segment)
+            | "Read references"
+            >> beam.FlatMap(lambda path: _largest_first(stages.find_assigned(job, path))).with_output_types(Segment)
         )
 
 
@@ -239,15 +241,20 @@ class _Finish(beam.PTransform):
         )
 
 
+def _largest_first(found: Iterable[Segment]) -> list[Segment]:
+    """In the order in which a runner that deals keys out to its workers in turn gives each about the same work."""
+    return sorted(found, key=lambda segment: -segment.num_rows)
+
+
 def _write_assigned(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
     units = sorted(units, key=lambda u: u.path)
     manifest = {
         "centroids": fitted.content_hash,
+        "width": job.width,
         "files": [_name(u.path) for u in units],
         "num_rows": sum(u.num_rows for u in units),
         "rejected": sum(u.rejected for u in units),
-        "units_done": sum(not u.reused for u in units),
-        "units_reused": sum(u.reused for u in units),
+        **_done(units),
     }
     stages.write_manifest(job.kmeans_dir, manifest, job.cache_options)
 
@@ -261,10 +268,16 @@ def _write_compared(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMean
         "largest_cluster": max((u.largest_cluster for u in units), default=0),
         "repeated_ids": sum(u.repeated_ids for u in units),
         "examples": [example for u in units for example in u.examples][:5],
-        "units_done": sum(not u.reused for u in units),
-        "units_reused": sum(u.reused for u in units),
+        "pairs_done": sum(u.pairs for u in units if not u.reused),
+        **_done(units),
     }
     stages.write_manifest(job.pairwise_dir, manifest, job.cache_options)
+
+
+def _done(units: Iterable[Any]) -> dict[str, int]:
+    """How much of a stage was computed, and how much found."""
+    fresh = [u.num_rows for u in units if not u.reused]
+    return {"units_done": len(fresh), "units_reused": sum(u.reused for u in units), "rows_done": sum(fresh)}
 
 
 def _name(path: str) -> str:

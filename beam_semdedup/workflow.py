@@ -34,11 +34,18 @@ _CONFIG_HEAD = f"# The configuration of a {_PROGRAM} run; storage credentials ar
 
 @dataclass(frozen=True)
 class StageSummary:
-    """A stage of a run: units computed in it, units taken from earlier ones, and seconds."""
+    """A stage of a run: units computed in it, units taken from earlier ones, seconds, and what bounds it.
+
+    Rates are over the whole stage, start-up included: rows and megabytes (of float32 vectors) per second, and
+    10^9 floating-point operations per second that the method needs (what is computed twice counts once).
+    """
 
     units_done: int
     units_reused: int
     seconds: float
+    rows_per_second: float
+    megabytes_per_second: float
+    gflops: float
 
 
 @dataclass(frozen=True)
@@ -181,10 +188,7 @@ def _finish(made: Plan, started: float) -> Summary:
         duplicates_time=round(analysed - max(started, compared["finished"]), 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
-        stages={
-            "assign": _stage_summary(assigned, made.kmeans, started, started),
-            "pairwise": _stage_summary(compared, made.pairwise, started, assigned["finished"]),
-        },
+        stages=_stages(made, started, assigned, compared),
         repeated_ids=repeated,
         removal=dataclasses.asdict(removed) if removed else None,
         paths=_paths(made),
@@ -279,13 +283,39 @@ def _done(directory: str, inner: str, options: storage.Options) -> list[str]:
     return [name for name in names if not name.startswith(".") and name.endswith((".arrow", ".parquet"))]
 
 
+def _stages(made: Plan, started: float, assigned: dict[str, Any], compared: dict[str, Any]) -> dict[str, StageSummary]:
+    """The stages of a run in their order; the fit only where there is one."""
+    job = made.job
+    fitted = started
+    result = {}
+    model = storage.read_json(storage.join(job.kmeans_dir, "model.json"), job.cache_options)
+    if model and model["iterations"]:
+        fresh = model["finished"] > started
+        fitted = max(started, model["finished"])
+        work = 2 * model["rows"] * job.n_clusters * job.dimension * model["iterations"]
+        result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model["rows"], work, job.dimension)
+    products = 2 * job.dimension
+    for name, manifest, reused, before, operations in (
+        ("assign", assigned, made.kmeans, fitted, assigned["rows_done"] * job.n_clusters * products),
+        ("pairwise", compared, made.pairwise, max(fitted, assigned["finished"]), compared["pairs_done"] * products),
+    ):
+        done, found = manifest["units_done"], manifest["units_reused"]
+        if reused:
+            result[name] = _stage_summary(0, done + found, 0.0, 0, 0, job.dimension)
+        else:
+            seconds = manifest["finished"] - max(started, before)
+            result[name] = _stage_summary(done, found, seconds, manifest["rows_done"], operations, job.dimension)
+    return result
+
+
 def _stage_summary(
-    manifest: dict[str, Any], reused: dict[str, Any] | None, started: float, before: float
+    done: int, reused: int, seconds: float, rows: int, operations: float, dimension: int
 ) -> StageSummary:
-    done, found = manifest["units_done"], manifest["units_reused"]
-    if reused:
-        return StageSummary(0, done + found, 0.0)
-    return StageSummary(done, found, round(manifest["finished"] - max(started, before), 3))
+    if not done:
+        return StageSummary(0, reused, round(seconds, 3), 0.0, 0.0, 0.0)
+    each = 1 / max(seconds, 1e-3)
+    rates = (rows * each, 4 * dimension * rows * each / 1e6, operations * each / 1e9)
+    return StageSummary(done, reused, round(seconds, 3), *(round(rate, 4) for rate in rates))
 
 
 def _paths(made: Plan) -> dict[str, str]:

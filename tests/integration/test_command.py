@@ -213,8 +213,10 @@ def test_a_finished_run_says_what_it_found_and_where_it_is(semdedup: Command, da
         rf"Duplicates +{found['num_duplicates']}  \(",
         r"Rejected +0",
         rf"Largest of 3 clusters: {found['largest_cluster']} rows",
-        r"KMeans and assignment: [\d.]+ s, 2 units computed, 0 reused",
-        r"Similarities: [\d.]+ s, 1 unit computed, 0 reused",
+        r"Stage +seconds +computed +reused +rows/s +MB/s +GFLOP/s",
+        r"fit +[\d.]+ +1 +0( +[\d,]+){3}\n",
+        r"assign +[\d.]+ +2 +0( +[\d,]+){3}\n",
+        r"pairwise +[\d.]+ +1 +0( +[\d,]+){3}\n",
         rf"Results: {tmp_path}/out ",
     ):
         assert re.search(line, first.out), line
@@ -223,7 +225,7 @@ def test_a_finished_run_says_what_it_found_and_where_it_is(semdedup: Command, da
     assert re.search(r"Assign nearest centroid: 2 of 2 units", first.err)
     again = semdedup(*arguments)
     assert re.search(r"Reusing the assigned rows in .*/kmeans_results/", again.err)
-    assert re.search(r"Similarities: 0.0 s, 0 units computed, 1 reused", again.out)
+    assert re.search(r"fit +0.0 +0 +1\nassign +0.0 +0 +2\npairwise +0.0 +0 +1\n", again.out)
 
 
 def test_nothing_but_the_results_is_written(semdedup: Command, data: Path, tmp_path: Path) -> None:

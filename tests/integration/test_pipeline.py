@@ -103,6 +103,21 @@ def test_the_summary_says_what_was_done_and_where_it_is(demo: Summary) -> None:
     assert listed == set(stored["duplicates_files"])
 
 
+@pytest.mark.parametrize("max_cluster_rows", [None, 40])
+def test_rates_count_the_products_that_the_method_needs(
+    demo: Summary, max_cluster_rows: int | None, tmp_path: Path
+) -> None:
+    fixed = {"n_clusters": 40, "init": centroids(demo), "max_iter": 0, "max_cluster_rows": max_cluster_rows}
+    stages = dedup(DEMO, tmp_path / "out", **fixed).stages
+    sizes = np.bincount(segments(demo).column("centroid").to_numpy())
+    needed = {"assign": 2 * 384 * 40 * 5000, "pairwise": 2 * 384 * (sizes * (sizes - 1) // 2).sum()}
+    assert set(stages) == set(needed)
+    for name, stage in stages.items():
+        assert stage.gflops * stage.seconds == pytest.approx(needed[name] / 1e9, rel=0.05)
+        assert stage.rows_per_second * stage.seconds == pytest.approx(5000, rel=0.05)
+        assert stage.megabytes_per_second == pytest.approx(4 * 384 * stage.rows_per_second / 1e6, rel=0.05)
+
+
 def test_the_result_object_holds_what_the_summary_file_holds(parquet_dataset: Any, tmp_path: Path) -> None:
     import dataclasses
 

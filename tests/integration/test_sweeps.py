@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
-from runs import Ended, read_parquet
+from runs import DEMO, Ended, dedup, duplicates, finish, read_parquet, start
 
 from beam_semdedup import cli, storage
 
@@ -200,3 +202,31 @@ def test_no_credential_of_a_sweep_is_written_or_shown(
     assert "SECRET" not in ended.out + "".join(written)
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in kept if b"SECRET" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(0.7, marks=pytest.mark.slow)])
+def test_jobs_that_need_the_same_stages_at_the_same_time_all_find_what_one_alone_finds(
+    seconds: float, tmp_path: Path
+) -> None:
+    """They share a cache and differ in eps, in the sizes of their units, and in what they would plan."""
+    fixed = [f"input_path={DEMO}", "n_clusters=40", f"cache_path={tmp_path}/cache", "max_iter=5", "verbose=false"]
+    sizes = [["unit_rows=100", "assign_unit_bytes=500KB"], ["unit_rows=1000", "assign_unit_bytes=1MB"], []]
+    processes = []
+    for number, own in enumerate(sizes):
+        processes.append(start([*fixed, *own, f"output_path={tmp_path}/{number}", f"eps=0.0{number + 3}"], tmp_path))
+        time.sleep(seconds)
+    for process in processes:
+        assert finish(process).code == 0, process.args
+    init = np.load(next((tmp_path / "cache").glob("kmeans_results/*/centroids.npy")))
+    for number in range(len(sizes)):
+        alone = dedup(DEMO, tmp_path / "alone", init=init, max_iter=0, n_clusters=40, eps=0.01 * (number + 3))
+        assert read_parquet(tmp_path / str(number) / "duplicates").sort_by("id").equals(duplicates(alone))
+
+
+def test_jobs_of_a_sweep_run_beside_each_other_with_the_joblib_launcher(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "eps=0.05,0.2")
+    assert ended.code == 0, ended.err
+    found = {row["eps"]: int(row["duplicates"]) for row in _table(tmp_path / "out" / "sweep.csv")}
+    (tmp_path / "out").rename(tmp_path / "beside")
+    sweep("eps=0.05,0.2")
+    assert found == {row["eps"]: int(row["duplicates"]) for row in _table(tmp_path / "out" / "sweep.csv")}

@@ -1,0 +1,394 @@
+"""The fit: k-means|| and Lloyd's iterations over shards of the rows, wherever these are.
+
+A `Shard` holds some of the rows and does what needs them. The functions here decide what is done next, with results of
+all shards together, and reach the shards only by `Run`: in this process there is one, on Ray each is in an actor.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+from beam_semdedup.arrays import core_limit, cores, namespace, row_dot
+from beam_semdedup.config import InputError, Parameters
+
+_LOG = logging.getLogger(__name__)
+_LOG_SECONDS = 5.0
+_ROUNDS = 3
+_INIT_ROWS, _INIT_ROWS_PER_CLUSTER = 10_000, 32
+_DRAWS = 1024
+_TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow
+_SUM_ROWS = 4096
+
+Run = Callable[..., list[Any]]
+"""`run(operation, *arguments)` calls a method of every shard and returns the results in the order of the shards."""
+
+Sample = Callable[..., np.ndarray]
+"""`sample()` reads the unit rows to fit on, (m, d) float32; `sample(part, parts)` one of `parts` shares of them."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of an engine: centroids (k, d) float32, the sum of squared distances, iterations done, rows seen."""
+
+    centroids: np.ndarray
+    inertia: float
+    iterations: int
+    rows: int
+
+
+class Engine(Protocol):
+    """Fits centroids to a sample; chosen by `kmeans=` in the configuration."""
+
+    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
+        """Centroids of a sample, from `initial` (k, d) or as `parameters.init` says; see `fit_shards`."""
+
+
+class LocalEngine:
+    """One shard in this process, on all cores."""
+
+    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
+        """See `Engine.fit`."""
+        shard = Shard(sample(), cores(), parameters.max_samples_per_batch)
+        with core_limit(1):  # the shard's threads multiply one tile each
+            return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "local": LocalEngine,
+    "ray": lambda: import_module("beam_semdedup.ray_fit").RayEngine(),
+}
+
+
+def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> Fit:
+    """The best of `n_init` fits; of one where the initial centroids are given.
+
+    Args:
+        run: reaches the shards.
+        initial: (k, d) float32, or None for what `parameters.init` says.
+        parameters: with `n_clusters` set.
+
+    Raises:
+        InputError: the shards have fewer rows than `n_clusters` together.
+    """
+    p = parameters
+    assert p.n_clusters is not None
+    counts, sums, squares = zip(*run("moments"), strict=True)
+    rows, mean, square = sum(counts), sum(sums) / max(1, sum(counts)), sum(squares)
+    if rows < p.n_clusters:
+        raise InputError(f"n_clusters={p.n_clusters} is more than the {rows} usable rows that it is fitted on")
+    _LOG.info("Fitting %s centroids on %s rows of %s values", p.n_clusters, f"{rows:,}", len(mean))
+    tolerance = p.tol * max(0.0, square / rows - float(mean @ mean)) / len(mean)
+    repeats = 1 if initial is not None else p.n_init
+    if repeats == "auto":
+        repeats = 10 if p.init == "random" else 1
+    fits = []
+    for seed in np.random.SeedSequence(p.random_state).spawn(repeats):
+        rng = np.random.default_rng(seed)
+        if initial is not None:
+            start = initial
+        elif p.init == "random":
+            drawn = _shares(counts, rng.choice(rows, p.n_clusters, replace=False))
+            start = _take(run, run("start_init", drawn), np.arange(p.n_clusters))
+        else:
+            start = scalable_init(run, counts, p.n_clusters, p.oversampling_factor, rng)
+        centroids, inertia, iterations = lloyd(run, start, rows, square, tolerance, p.min_moved, p.max_iter)
+        fits.append(Fit(centroids, inertia, iterations, rows))
+    return min(fits, key=lambda fit: fit.inertia)
+
+
+def lloyd(
+    run: Run,
+    centroids: np.ndarray,
+    rows: int,
+    square: float,
+    tolerance: float,
+    min_moved: float,
+    max_iter: int,
+) -> tuple[np.ndarray, float, int]:
+    """Lloyd's iterations from given centroids.
+
+    An empty cluster is given one of the rows farthest from their centroids, as scikit-learn does.
+
+    Args:
+        centroids: (k, d) float32.
+        rows: how many all shards have.
+        square: the sum of the rows' squared norms.
+        tolerance: the squared movement of all centroids together at which to stop.
+        min_moved: the share of rows with another centroid than before at which to stop; at 0 always.
+
+    Returns:
+        centroids (k, d) float32, each the mean of the rows that were nearest to its last one; the sum of the squared
+        distances of these rows to it; the number of iterations.
+    """
+    inertia, logged = float("nan"), time.monotonic()
+    for iteration in range(1, max_iter + 1):
+        parts = run("step", centroids)
+        sums, counts, moved = (sum(part[i] for part in parts) for i in range(3))
+        reseeded = _reseed(run, centroids, sums, counts)
+        means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)
+        inertia = max(0.0, square - float((np.einsum("ij,ij->i", sums, sums) / np.maximum(counts, 1)).sum()))
+        movement = float(np.square(means - centroids, dtype=np.float64).sum())
+        centroids = means
+        if time.monotonic() - logged > _LOG_SECONDS:
+            logged = time.monotonic()
+            _LOG.info(
+                "Fit: iteration %s, inertia %s, %.1f%% of the rows moved",
+                iteration,
+                f"{inertia:,.0f}",
+                100 * moved / rows,
+            )
+        if moved == 0 or (not reseeded and (moved < min_moved * rows or movement <= tolerance)):
+            break
+    return centroids, inertia, iteration
+
+
+def scalable_init(
+    run: Run, counts: Sequence[int], n_clusters: int, oversampling_factor: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Initial centroids (k, d) float32, different rows, by k-means||.
+
+    Bahmani et al., "Scalable K-Means++", 2012: a few rounds each add about `oversampling_factor * n_clusters`
+    rows, drawn with probability proportional to their squared distance to the candidates so far; then k-means++
+    over the candidates, weighted by the rows that are nearest to each. Of many rows a random part takes part.
+
+    Args:
+        counts: the rows of each shard, at least `n_clusters` together.
+    """
+    enough = max(_INIT_ROWS, _INIT_ROWS_PER_CLUSTER * n_clusters)
+    rows, seed = sum(counts), int(rng.integers(2**63))
+    part = _shares(counts, rng.choice(rows, enough, replace=False)) if enough < rows else None
+    counts = run("start_init", part)
+    rows, firsts = sum(counts), np.cumsum([0, *counts])
+    chosen = rng.integers(rows, size=1)
+    candidates = _take(run, counts, chosen)
+    potential = sum(run("approach", candidates, _shares(counts, chosen), 0))
+    for number in range(_ROUNDS):
+        if potential <= 0:
+            break
+        drawn = run("draw", oversampling_factor * n_clusters / potential, [seed, number])
+        fresh = np.concatenate([first + positions for first, positions in zip(firsts[:-1], drawn, strict=True)])
+        if len(fresh):
+            added = _take(run, counts, fresh)
+            potential = sum(run("approach", added, drawn, len(chosen)))
+            chosen, candidates = np.concatenate([chosen, fresh]), np.concatenate([candidates, added])
+    weights: np.ndarray = np.sum(run("owned", len(chosen)), axis=0)
+    if len(chosen) < n_clusters:
+        others = rng.choice(np.setdiff1d(np.arange(rows), chosen), n_clusters - len(chosen), replace=False)
+        candidates = np.concatenate([candidates, _take(run, counts, others)])
+        weights = np.concatenate([weights, np.zeros(len(others))])
+    return plus_plus(candidates, weights, n_clusters, rng)
+
+
+def plus_plus(points: np.ndarray, weights: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """`n_clusters` different points (k, d), drawn by k-means++.
+
+    Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007. Many are drawn at once, each with
+    probability proportional to its squared distance to the points taken before, and taken with the share of it that
+    the ones taken meanwhile have left: the same distribution, by matrix products (rejection sampling, as in
+    Cohen-Addad et al., "Fast and Accurate k-means++ via Rejection Sampling", 2020).
+
+    Args:
+        points: (n, d) float32, n >= n_clusters.
+        weights: (n,) how many rows each point stands for.
+    """
+    square = row_dot(points, points)
+    free = np.ones(len(points), dtype=bool)
+    distance = np.ones(len(points))
+    chosen: list[int] = []
+    while len(chosen) < n_clusters:
+        chance = np.where(free, weights * distance, 0)
+        if not chance.any():
+            chance = free.astype(np.float64)
+        number = min(_DRAWS, max(1, len(chosen)))
+        cumulative = np.cumsum(chance)
+        picks = np.searchsorted(cumulative, rng.random(number) * cumulative[-1], side="right")
+        picks = np.minimum(picks, np.flatnonzero(chance)[-1])
+        between = np.maximum(square[picks, None] + square[picks] - 2 * (points[picks] @ points[picks].T), 0)
+        left, threshold = distance[picks], distance[picks] * rng.random(number)
+        fresh: list[int] = []
+        for pick, others, i in zip(picks.tolist(), between, range(number), strict=True):
+            if free[pick] and threshold[i] <= left[i] and len(chosen) + len(fresh) < n_clusters:
+                free[pick] = False
+                fresh.append(pick)
+                np.minimum(left, others, out=left)
+        closeness, _ = _nearest(points, points[fresh], cores(), len(points))
+        reached = np.maximum(square - 2 * closeness, 0)
+        distance = np.minimum(distance, reached) if chosen else reached
+        chosen += fresh
+    return points[chosen]
+
+
+class Shard:
+    """Some of the rows to fit on, and what is computed of each of them.
+
+    Attributes:
+        rows: (m, d) float32, NumPy or CuPy.
+        threads: on NumPy, how many tiles are multiplied at the same time; BLAS is best limited to one thread then.
+        batch: most rows of a tile.
+        number: which shard this is.
+    """
+
+    def __init__(self, rows: Any, threads: int = 1, batch: int = 1 << 15, number: int = 0) -> None:
+        self.rows, self.threads, self.batch, self.number = rows, threads, batch, number
+        self._labels: Any = None
+        self._sums: Any = None
+
+    def moments(self) -> tuple[int, np.ndarray, float]:
+        """The number of rows, their sum (d,) float64, and the sum of their squared norms."""
+        xp = namespace(self.rows)
+        everyone = xp.arange(len(self.rows))
+        total = _sums(self.rows, everyone, xp.zeros(len(self.rows), dtype=xp.int32), 1)[0]
+        return len(self.rows), _host(total), float(row_dot(self.rows, self.rows).sum())
+
+    def start_init(self, chosen: Sequence[np.ndarray] | None) -> int:
+        """Begins the choice of initial centroids among all rows, or the `chosen` ones of each shard; their number."""
+        xp = namespace(self.rows)
+        self._labels = None
+        self._init_rows = self.rows if chosen is None else self.rows[xp.asarray(chosen[self.number])]
+        self._square = row_dot(self._init_rows, self._init_rows)
+        self._distance = xp.full(len(self._init_rows), xp.inf)
+        self._owner = xp.zeros(len(self._init_rows), dtype=xp.int64)
+        return len(self._init_rows)
+
+    def take(self, positions: Sequence[np.ndarray]) -> np.ndarray:
+        """The rows at this shard's of the positions, (n, d) float32."""
+        return _host(self._init_rows[namespace(self.rows).asarray(positions[self.number])])
+
+    def approach(self, candidates: np.ndarray, positions: Sequence[np.ndarray], first: int) -> float:
+        """The sum of the squared distances to the nearest candidate, after more were added.
+
+        Args:
+            candidates: (c, d) float32, the added ones.
+            positions: which rows of each shard they are.
+            first: how many candidates there were before.
+        """
+        xp = namespace(self.rows)
+        closeness, position = _nearest(self._init_rows, xp.asarray(candidates), self.threads, self.batch)
+        distance = xp.maximum(self._square - 2 * closeness, 0)
+        self._owner = xp.where(distance < self._distance, first + position, self._owner)
+        self._distance = xp.minimum(distance, self._distance)
+        own = xp.asarray(positions[self.number])
+        self._distance[own] = 0  # exactly, so that none is drawn again
+        self._owner[own] = first + sum(map(len, positions[: self.number])) + xp.arange(len(own))
+        return float(self._distance.sum())
+
+    def draw(self, factor: float, seed: Sequence[int]) -> np.ndarray:
+        """Positions of rows drawn with a chance of `factor` times their squared distance, ascending."""
+        xp = namespace(self.rows)
+        random = xp.asarray(np.random.default_rng([*seed, self.number]).random(len(self._distance)))
+        return _host(xp.flatnonzero(random < factor * self._distance))
+
+    def owned(self, number: int) -> np.ndarray:
+        """How many rows each of the `number` candidates is nearest to, (number,)."""
+        return _host(namespace(self.rows).bincount(self._owner, minlength=number))
+
+    def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """Finds the nearest centroid (k, d) float32 of each row.
+
+        Returns:
+            The sum (k, d) float64 and the number (k,) of the rows of each centroid, and the number of rows that have
+            another one than before.
+        """
+        xp, before, k = namespace(self.rows), self._labels, len(centroids)
+        _, self._labels = _nearest(self.rows, xp.asarray(centroids), self.threads, self.batch)
+        everyone = xp.arange(len(self.rows))
+        moved = everyone if before is None else xp.flatnonzero(self._labels != before)
+        if before is None or 2 * len(moved) > len(everyone):
+            self._sums = _sums(self.rows, everyone, self._labels, k)
+        elif len(moved):  # in float64, where what stays behind of a row that went is far below float32's rounding
+            self._sums = self._sums + _sums(self.rows, moved, self._labels, k) - _sums(self.rows, moved, before, k)
+        return _host(self._sums), _host(xp.bincount(self._labels, minlength=k)), len(moved)
+
+    def farthest(self, centroids: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows that are farthest from their centroid: squared distances (n,), rows (n, d), labels (n,)."""
+        xp = namespace(self.rows)
+        means, distance = xp.asarray(centroids), xp.empty(len(self.rows))
+        for part in _slices(len(self.rows), _SUM_ROWS):
+            apart = self.rows[part] - means[self._labels[part]]
+            distance[part] = row_dot(apart, apart)
+        far = xp.argsort(-distance)[:number]
+        return _host(distance[far]), _host(self.rows[far]), _host(self._labels[far])
+
+
+def _take(run: Run, counts: Sequence[int], positions: np.ndarray) -> np.ndarray:
+    """Rows by their positions over all shards, in ascending order of these."""
+    return np.concatenate(run("take", _shares(counts, positions)))
+
+
+def _shares(counts: Sequence[int], positions: np.ndarray) -> list[np.ndarray]:
+    """Positions over all shards as positions in each, ascending."""
+    positions, bounds = np.sort(positions), np.cumsum([0, *counts])
+    cuts = np.searchsorted(positions, bounds)
+    return [positions[a:b] - first for a, b, first in zip(cuts[:-1], cuts[1:], bounds[:-1], strict=True)]
+
+
+def _reseed(run: Run, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> bool:
+    """Moves rows that are far from their centroids into empty clusters, in place; whether there was any."""
+    empty = np.flatnonzero(counts == 0)
+    if not len(empty):
+        return False
+    distances, rows, labels = map(np.concatenate, zip(*run("farthest", centroids, len(empty)), strict=True))
+    far = np.argsort(-distances, kind="stable")[: len(empty)]
+    far = far[distances[far] > 0]
+    for cluster, row, label in zip(empty, rows[far], labels[far], strict=False):
+        sums[cluster], counts[cluster] = row, 1
+        sums[label] -= row
+        counts[label] -= 1
+    return len(far) > 0
+
+
+def _nearest(rows: Any, centroids: Any, threads: int, batch: int) -> tuple[Any, Any]:
+    """The nearest of some centroids: half its square less than their product (m,) float32, and which it is (m,) int32.
+
+    The squared distance of a row x to it is x @ x - 2 * closeness.
+    """
+    xp = namespace(rows)
+    closeness = xp.empty(len(rows), dtype=xp.float32)
+    position = xp.empty(len(rows), dtype=xp.int32)
+    half = (row_dot(centroids, centroids) / 2).astype(xp.float32)
+    on_host = xp is np
+
+    def tile(part: slice) -> None:
+        score = rows[part] @ centroids.T
+        score -= half
+        position[part] = at = score.argmax(axis=1)
+        closeness[part] = score[xp.arange(len(at)), at]
+
+    step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids))) if on_host else batch
+    parts = _slices(len(rows), min(batch, step))
+    if on_host and threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(tile, parts))
+    else:
+        for part in parts:
+            tile(part)
+    return closeness, position
+
+
+def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
+    """The sums (number, d) float64 of the `chosen` rows of each label, in their order."""
+    xp = namespace(rows)
+    result = xp.zeros((number, rows.shape[1]))
+    order = chosen[xp.argsort(labels[chosen], kind="stable")]
+    ordered = _host(labels[order])
+    cuts = np.union1d(np.flatnonzero(np.diff(ordered, prepend=-1)), np.arange(0, len(ordered), _SUM_ROWS))
+    for low, high in zip(cuts.tolist(), [*cuts[1:].tolist(), len(ordered)], strict=False):
+        part = rows[order[low:high]].astype(xp.float64)
+        result[ordered[low]] += xp.ones(len(part)) @ part
+    return result
+
+
+def _slices(number: int, step: int) -> Iterator[slice]:
+    return (slice(start, start + step) for start in range(0, number, step))
+
+
+def _host(array: Any) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else array.get()
