@@ -6,7 +6,7 @@ PARALLEL := -n auto --dist loadfile
 
 extras = $(if $(strip $(EXTRAS)),[$(EXTRAS)])
 
-.PHONY: demo test test-all check install clean
+.PHONY: demo test test-all bench check install clean
 
 demo: .venv/installed ## the command on the committed embeddings
 	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 'metadata_fields=[text]'
@@ -18,6 +18,9 @@ test: .venv/installed-test ## the fast tests
 test-all: .venv/installed-test ## the slow ones too
 	$(BIN)/python -m pytest -q $(PARALLEL) -m ""
 
+bench: .venv/installed-bench ## compare with peers; BENCH="given fit" chooses
+	$(BIN)/python -m benchmarks $(BENCH)
+
 check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,6 +28,7 @@ check: .venv/installed-test
 
 install: .venv/bin/python ## for use; EXTRAS=ray,s3 adds them
 	$(BIN)/pip install -q -e ".$(extras)"
+	$(if $(findstring flink,$(EXTRAS)),$(BIN)/python -m beam_semdedup.flink_jar)
 	@touch .venv/installed
 	@echo "Installed. Try: $(BIN)/semdedup --help"
 
@@ -37,6 +41,10 @@ install: .venv/bin/python ## for use; EXTRAS=ray,s3 adds them
 
 .venv/installed-test: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e ".[test]"
+	@touch $@ .venv/installed
+
+.venv/installed-bench: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e ".[bench]"
 	@touch $@ .venv/installed
 
 clean:

@@ -41,6 +41,8 @@ class RunnerConfig:
     """Where the pipeline runs: `name` chooses the runner, the other fields belong to it."""
 
     name: str = MISSING
+    num_workers: Any = parameter(1, "worker processes", at_least=1, words=["auto"])
+    max_retries: int = parameter(0, "how often a run is started again after a worker was lost", at_least=0)
 
 
 @dataclass
@@ -54,6 +56,57 @@ class DirectConfig(RunnerConfig):
 
 
 @dataclass
+class ActorConfig:
+    """What each actor on a Ray cluster has to itself."""
+
+    num_cpus: float = parameter(1.0, "CPUs of an actor", above=0)
+    num_gpus: float = parameter(0.0, "GPUs of an actor", at_least=0)
+    resources: dict[str, Any] = parameter({}, "custom resources of an actor, such as {big_memory: 1}")
+
+
+@dataclass
+class RayConfig(ActorConfig, RunnerConfig):
+    """A Ray cluster (ray_address), or a Ray of its own on this machine: each worker is an actor."""
+
+    name: str = "ray"
+    num_workers: Any = parameter(
+        "auto", "actors; auto: as many as the cluster's CPUs and GPUs allow", at_least=1, words=["auto"]
+    )
+    max_retries: int = parameter(3, "how often a run is started again after a worker was lost", at_least=0)
+    runtime_env: dict[str, Any] = parameter({}, "Ray's runtime environment of the actors")
+
+
+@dataclass
+class FlinkConfig(RunnerConfig):
+    """A Flink cluster (flink_master), or a Flink in Beam's job server on this machine: one worker process per slot."""
+
+    name: str = "flink"
+    flink_master: str = parameter("[local]", "[local]: on this machine; or host:port of the cluster's REST API")
+    flink_version: str = parameter("1.20", "Flink's version", choices=["1.19", "1.20", "2.0", "2.1", "2.2"])
+    flink_job_server_jar: str | None = parameter(None, "path or URL of Beam's job server; null: found or fetched")
+    num_workers: Any = parameter(
+        "auto",
+        "parallelism; auto: the cores of this machine, or the free slots of the cluster",
+        at_least=1,
+        words=["auto"],
+    )
+    max_retries: int = parameter(3, "how often a run is started again after a worker was lost", at_least=0)
+    environment: str = parameter(
+        "auto",
+        "workers are started by this command (loopback), the worker_pool of each host (external), or Flink (process); "
+        "auto: loopback where Flink is on this machine, else external",
+        choices=["auto", "loopback", "external", "process"],
+    )
+    worker_pool: str = parameter("localhost:50000", "the worker pool, as a task manager reaches it")
+    options: dict[str, Any] = parameter({}, "further options of Beam, such as {job_server_jvm_properties: [-Xmx4g]}")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Flink runs inside the job server on this machine."""
+        return self.flink_master == "[local]"
+
+
+@dataclass
 class KMeansConfig:
     """Which engine fits the centroids: `name` chooses it."""
 
@@ -62,14 +115,22 @@ class KMeansConfig:
 
 @dataclass
 class LocalKMeansConfig(KMeansConfig):
-    """scikit-learn's Lloyd iterations in the process that runs the fit."""
+    """Lloyd iterations in the process that runs the fit."""
 
     name: str = "local"
 
 
+@dataclass
+class RayKMeansConfig(ActorConfig, KMeansConfig):
+    """Lloyd iterations in actors of a Ray cluster (ray_address), or of a Ray of its own on this machine."""
+
+    name: str = "ray"
+    num_actors: int = parameter(1, "actors; each holds a share of the rows to fit on", at_least=1)
+
+
 GROUPS: dict[str, dict[str, type[Any]]] = {
-    "runner": {"direct": DirectConfig},
-    "kmeans": {"local": LocalKMeansConfig},
+    "runner": {"direct": DirectConfig, "ray": RayConfig, "flink": FlinkConfig},
+    "kmeans": {"local": LocalKMeansConfig, "ray": RayKMeansConfig},
 }
 """The parameters that name a choice with settings of its own; the first is the default."""
 
@@ -84,6 +145,22 @@ _EXECUTION = "Cache, memory and execution"
 _GROUPS = "Groups"
 HEADINGS = (_WHERE, _COLUMNS, _KMEANS, _SIMILARITY, _EXECUTION, _GROUPS)
 """The parts of `--help`, in their order."""
+
+
+@dataclass
+class ClusterParameters:
+    """Where whatever runs a pipeline runs it."""
+
+    ray_address: str | None = parameter(
+        None,
+        "the Ray cluster of runner=ray and kmeans=ray: auto, or host:port; null: one on this machine",
+        group=_EXECUTION,
+    )
+    ray_timeout: float = parameter(
+        60.0, "seconds to wait until the Ray cluster has room for the actors", above=0, group=_EXECUTION
+    )
+    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
+    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": _GROUPS})
 
 
 @dataclass
@@ -109,12 +186,10 @@ class InputParameters:
         bytes=True,
         group=_EXECUTION,
     )
-    verbose: bool = parameter(True, "false: only warnings, errors and the result", group=_EXECUTION)
-    runner: RunnerConfig = field(default_factory=DirectConfig, metadata={"group": _GROUPS})
 
 
 @dataclass
-class Parameters(InputParameters):
+class Parameters(ClusterParameters, InputParameters):
     """Everything that a run depends on; see `semdedup --help`."""
 
     cache_path: str | None = parameter(
@@ -168,6 +243,13 @@ class Parameters(InputParameters):
     )
     tol: float = parameter(
         1e-4, "stop when the centroids move less (relative to the variance)", at_least=0, group=_KMEANS
+    )
+    min_moved: float = parameter(
+        0.01,
+        "stop when less than this share of the rows changed their centroid; 0: only tol and max_iter stop",
+        at_least=0,
+        at_most=1,
+        group=_KMEANS,
     )
     random_state: int = parameter(
         42,
@@ -262,7 +344,16 @@ class Parameters(InputParameters):
 
 
 @dataclass
-class RemovalParameters(InputParameters):
+class EndpointParameters(ClusterParameters):
+    """What `python -m beam_semdedup.runners.ray_endpoint` depends on."""
+
+    ray_address: str | None = parameter("auto", "the Ray cluster: auto, or host:port; local: one on this machine")
+    port: int = parameter(8099, "where Beam pipelines are submitted to; 0: any free port", at_least=0, at_most=65535)
+    runner: RunnerConfig = field(default_factory=RayConfig)
+
+
+@dataclass
+class RemovalParameters(ClusterParameters, InputParameters):
     """What `semdedup-remove` depends on; see `semdedup-remove --help`."""
 
     duplicates_path: str = parameter(
@@ -316,7 +407,8 @@ def resolve(values: Any, schema: type = Parameters) -> Any:
         setattr(parameters, name, group)
         _check_fields(group, f"{name}.")
     _check_fields(parameters, "")
-    parameters.input_path = _list_of_paths(parameters.input_path)
+    if schema is not EndpointParameters:
+        parameters.input_path = _list_of_paths(parameters.input_path)
     if schema is Parameters:
         _check_together(parameters)
     return parameters

@@ -154,11 +154,14 @@ def sample(
     dimension: int,
     normalize: bool,
     options: storage.Options,
+    part: int = 0,
+    parts: int = 1,
 ) -> np.ndarray:
     """Unit rows of a random sample without replacement, in the order of the files; (m, d) float32, m <= size.
 
     Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into
-    `pieces`. Rows that cannot be used are left out.
+    `pieces`. Rows that cannot be used are left out. Of the `parts` shares that follow each other in the input only
+    share `part` is read.
     """
     bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces])])
     total = int(bounds[-1])
@@ -166,15 +169,16 @@ def sample(
     if size < total:
         chosen = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
         chosen.sort()
-    result = np.empty((min(size, total), dimension), dtype=np.float32)
+    start, stop = total * part // parts, total * (part + 1) // parts
+    expected = stop - start if chosen is None else np.diff(np.searchsorted(chosen, [start, stop])).item()
+    result = np.empty((expected, dimension), dtype=np.float32)
     filled, schema = 0, pa.schema([column])
     for piece, first in zip(pieces, bounds[:-1], strict=True):
-        wanted = None
-        if chosen is not None:
-            low, high = np.searchsorted(chosen, [first, first + piece.num_rows])
-            if low == high:
-                continue
-            wanted = chosen[low:high] - first + piece.first_row
+        low, high = max(first, start), min(first + piece.num_rows, stop)
+        taken = np.arange(low, high) if chosen is None else chosen[slice(*np.searchsorted(chosen, [low, high]))]
+        if low >= high or not len(taken):
+            continue
+        wanted = None if len(taken) == piece.num_rows else taken - first + piece.first_row
         with naming(piece):
             for rows in FORMATS[filetype].read(piece, schema, options):
                 table = rows.table

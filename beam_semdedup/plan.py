@@ -26,6 +26,7 @@ from beam_semdedup import inputs, kmeans, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
 from beam_semdedup.config import InputError, Parameters
 from beam_semdedup.formats import InputUnit
+from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import segment_schema
 
@@ -103,7 +104,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run before it starts: the job, its input and units, and what stands in the cache already."""
+    """A run before it starts: the job, its input and units, and what stands in the cache already.
+
+    `fitted` is the model where it was fitted before the pipeline.
+    """
 
     job: Job
     files: tuple[storage.FileInfo, ...]
@@ -112,6 +116,7 @@ class Plan:
     pairwise: dict[str, Any] | None
     memory: int
     num_workers: int
+    fitted: FittedKMeans | None = None
 
 
 def make_plan(parameters: Parameters) -> Plan:

@@ -192,7 +192,7 @@ class SemanticDedup(beam.PTransform):
                 )
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
-                fitted = root | "Fit" >> FitKMeans(job)
+                fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
                 found = units | "Assign" >> AssignCentroids(job, fitted)
             compared = found | "Compare" >> PairwiseSimilarity(job, fitted)
         if job.parameters.eps is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -9,7 +10,7 @@ import logging
 import platform
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from beam_semdedup import kmeans, plan, progress, removal, runners, stages, storage
-from beam_semdedup.config import InputError, Parameters, RemovalParameters, resolve, without_secrets
+from beam_semdedup.config import InputError, Parameters, RayKMeansConfig, RemovalParameters, resolve, without_secrets
 from beam_semdedup.failures import RunError
 from beam_semdedup.plan import Plan
 from beam_semdedup.progress import counted, in_bytes
@@ -135,9 +136,26 @@ class SemanticDeduplicationWorkflow:
             made = self.plan(runner)
         _report_plan(made)
         _prepare_output(made)
-        with progress.shown(_progress(made), made.job.parameters.verbose, progress.interval(made.job.kmeans_dir)):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(made), made.job.parameters)
+        p = made.job.parameters
+        with (
+            progress.shown(_progress(made), p.verbose, progress.interval(made.job.kmeans_dir)),
+            _fitted_ahead(made) as made,
+        ):
+            runners.run(lambda pipeline: pipeline | SemanticDedup(made), p)
         return _finish(made, started)
+
+
+@contextlib.contextmanager
+def _fitted_ahead(made: Plan) -> Iterator[Plan]:
+    """The plan with a model fitted on Ray, before workers claim what the fit needs, and held in its object store."""
+    if made.kmeans or not isinstance(made.job.parameters.kmeans, RayKMeansConfig):
+        yield made
+        return
+    from beam_semdedup import ray_fit
+
+    fitted = stages.fit(made.job)
+    with ray_fit.published(fitted, made.job.cache_options) as shared:
+        yield dataclasses.replace(made, fitted=shared)
 
 
 def _finish(made: Plan, started: float) -> Summary:
@@ -195,7 +213,7 @@ def _finish(made: Plan, started: float) -> Summary:
         duplicates_files=files,
         versions={
             "python": platform.python_version(),
-            **{name: version(name) for name in (_PROGRAM, "apache-beam", "pyarrow", "numpy", "scikit-learn")},
+            **{name: version(name) for name in (_PROGRAM, "apache-beam", "pyarrow", "numpy")},
         },
         configuration=_configuration(p),
     )

@@ -1,8 +1,6 @@
 import sys
-from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import threadpoolctl
 from hypothesis import given, settings
@@ -65,26 +63,6 @@ def test_rounding_error_bounds_the_error_of_float32_products(d, kind):
 def test_the_namespace_of_a_numpy_array_is_numpy():
     assert arrays.namespace(np.empty(0)) is np
     assert "cupy" not in sys.modules
-
-
-def test_a_memory_budget_is_taken_as_it_is():
-    assert arrays.memory_per_worker(12345, 4) == 12345
-
-
-@pytest.mark.parametrize(
-    ("cgroup", "expected"),
-    [("400\n", 100), ("max\n", 250), ("9223372036854771712", 250), (None, 250)],
-    ids=["limited", "max", "unlimited in cgroup v1", "no cgroup"],
-)
-def test_without_a_budget_half_of_what_is_free_is_shared_by_the_workers(monkeypatch, cgroup, expected):
-    def read_text(path):
-        if cgroup is None:
-            raise FileNotFoundError(path)
-        return cgroup
-
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
-    monkeypatch.setattr(Path, "read_text", read_text)
-    assert arrays.memory_per_worker(None, 2) == expected
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):

@@ -20,7 +20,7 @@ from beam_semdedup.config import DirectConfig, InputError, Parameters, RemovalPa
 REQUIRED = {"input_path": "in", "output_path": "out"}
 REQUIRED_FOR_REMOVAL = {**REQUIRED, "duplicates_path": "list"}
 CHECKOUT = Path(config.__file__).resolve().parent.parent
-SETTINGS = [settings for group in config.GROUPS.values() for settings in group.values()]
+SETTINGS = {settings: group for group, choices in config.GROUPS.items() for settings in choices.values()}
 DECLARED = [
     pytest.param(schema, f, id=f"{schema.__name__}.{f.name}")
     for schema in (Parameters, RemovalParameters, *SETTINGS)
@@ -52,7 +52,8 @@ class TestDeclarations:
     def test_every_default_passes_its_own_check_and_stays_what_it_is(self, schema, f):
         value = config.default(f)
         if schema in SETTINGS:
-            resolved = resolve({**REQUIRED, "runner": {"name": schema.name, f.name: value}}).runner
+            group = SETTINGS[schema]
+            resolved = getattr(resolve({**REQUIRED, group: {"name": schema.name, f.name: value}}), group)
         elif value == config.MISSING:
             assert f.name in REQUIRED_FOR_REMOVAL
             return
@@ -67,7 +68,8 @@ class TestDeclarations:
             **dict.fromkeys(["input_path", "output_path"], config.MISSING),
             **{"n_clusters": None, "cache_path": None, "id_field": "id", "embedding_field": "embeddings"},
             **{"embedding_dim": None, "metadata_fields": [], "input_filetype": "parquet"},
-            **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "random_state": 42},
+            **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "min_moved": 0.01},
+            **{"random_state": 42, "ray_address": None, "ray_timeout": 60.0},
             **{"init": "k-means||", "n_init": 1, "oversampling_factor": 2.0, "max_samples_per_batch": 32768},
             **{"fit_data_fraction": None, "distance_metric": "cosine", "which_to_keep": "hard"},
             **{"ranking_strategy": None, "pairwise_batch_size": 1024, "eps": None, "assume_normalized": False},

@@ -370,10 +370,11 @@ def sampled(
     filetype: str = "parquet",
     normalize: bool = True,
     field: pa.Field | None = None,
+    **share: int,
 ) -> np.ndarray:
     units = inputs.units(found.files, rows_per_unit)
     column = field or pa.field("embeddings", VECTORS)
-    return inputs.sample(units, filetype, column, size, seed, found.dimension, normalize, {})
+    return inputs.sample(units, filetype, column, size, seed, found.dimension, normalize, {}, **share)
 
 
 class TestSample:
@@ -421,6 +422,17 @@ class TestSample:
         monkeypatch.setattr(formats, "_BATCH_BYTES", 100)
         monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 100)
         assert self.numbers(numbered, 30, seed=5) == reference
+
+    @pytest.mark.parametrize("size", [3, 30, 100])
+    def test_its_shares_are_its_parts_in_the_order_of_the_files(self, numbered, size):
+        for parts in (1, 2, 3, 8):
+            for rows_per_unit in (3, 33):
+                shares = [
+                    self.numbers(numbered, size, seed=5, rows_per_unit=rows_per_unit, part=part, parts=parts)
+                    for part in range(parts)
+                ]
+                assert [number for share in shares for number in share] == self.numbers(numbered, size, seed=5)
+                assert size < 100 or max(map(len, shares)) - min(map(len, shares)) <= 1
 
     def test_it_is_the_same_rows_from_parquet_and_jsonl(self, parquet_dataset, jsonl_dataset):
         parquet = sampled(inspect(parquet_dataset.path), 77)

@@ -1,18 +1,16 @@
 import io
 import json
 import threading
-import warnings
 
 import numpy as np
 import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from beam_semdedup import kmeans, storage
 from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.fitting import LocalEngine
 
 seeds = st.integers(0, 2**32)
 
@@ -145,137 +143,6 @@ def test_the_cosine_to_a_zero_centroid_is_none():
     assert cosine.tolist() == [1] * 4
 
 
-# Initial centroids
-
-
-@given(
-    seed=seeds, n=st.integers(1, 60), d=st.integers(2, 8), factor=st.sampled_from([0.1, 1.0, 2.0, 5.0]), data=st.data()
-)
-@settings(max_examples=40)
-def test_initial_centroids_are_different_rows_of_the_sample(seed, n, d, factor, data):
-    k, batch = data.draw(st.integers(1, n)), data.draw(st.sampled_from([1, 3, 7, 1024]))
-    sample = unit_rows(seed, n, d)
-    chosen = kmeans.scalable_init(sample, k, factor, np.random.default_rng(seed), batch)
-    assert (chosen.shape, chosen.dtype) == ((k, d), np.float32)
-    rows = [row.tobytes() for row in sample]
-    places = {rows.index(row.tobytes()) for row in chosen}
-    assert len(places) == k
-
-
-@pytest.mark.parametrize("k", [1, 3, 10])
-def test_identical_rows_give_as_many_initial_centroids_as_asked_for(k):
-    sample = np.repeat(unit_rows(0, 1, 6), 10, axis=0)
-    chosen = kmeans.scalable_init(sample, k, 2.0, np.random.default_rng(0), 4)
-    np.testing.assert_array_equal(chosen, sample[:k])
-
-
-def test_every_row_is_chosen_once_though_rows_repeat():
-    sample = np.repeat(unit_rows(0, 5, 6), 3, axis=0)
-    chosen = kmeans.scalable_init(sample, 15, 2.0, np.random.default_rng(0), 4)
-    assert sorted(chosen.tolist()) == sorted(sample.tolist())
-
-
-def test_initial_centroids_depend_on_the_seed_alone():
-    sample = blobs(0)
-    first, again, other = (kmeans.scalable_init(sample, 5, 2.0, np.random.default_rng(seed), 128) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_initial_centroids_find_every_well_separated_blob(seed):
-    rng = np.random.default_rng(seed)
-    sample = oracle.normalized(np.eye(12)[rng.integers(0, 12, 500)] + 0.01 * rng.normal(size=(500, 12)))
-    chosen = kmeans.scalable_init(sample, 12, 2.0, rng, 100)
-    assert set(chosen.argmax(axis=1)) == set(range(12))
-
-
-# The local engine
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", ["blobs", "no clusters"])
-def test_the_best_fit_is_as_good_as_that_of_scikit_learn(kind, seed):
-    sample = blobs(seed) if kind == "blobs" else unit_rows(seed, 600, 8)
-    fit = kmeans.LocalEngine().fit(sample.copy(), None, parameters(n_clusters=10, random_state=seed, n_init=10))
-    reference = KMeans(10, n_init=10, random_state=seed).fit(sample)
-    assert fit.inertia <= 1.01 * reference.inertia_
-    assert fit.inertia == pytest.approx(inertia(sample, fit.centroids), rel=1e-3)
-    assert (fit.centroids.shape, fit.centroids.dtype) == ((10, 8), np.float32)
-    assert 1 <= fit.iterations <= 300
-
-
-def test_the_fit_does_not_change_the_sample_beyond_rounding():
-    sample = blobs(0)
-    given = sample.copy()
-    kmeans.LocalEngine().fit(given, None, parameters(n_clusters=4))
-    np.testing.assert_allclose(given, sample, atol=1e-6)
-
-
-@pytest.mark.parametrize("init", ["random", "k-means||"])
-def test_max_iter_limits_the_iterations(init):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fit = kmeans.LocalEngine().fit(blobs(0), None, parameters(n_clusters=10, max_iter=2, init=init))
-    assert fit.iterations <= 2
-
-
-def test_given_centroids_are_where_the_iterations_start():
-    sample = blobs(0)
-    best = kmeans.LocalEngine().fit(sample.copy(), None, parameters(n_clusters=10))
-    again = kmeans.LocalEngine().fit(sample.copy(), best.centroids, parameters(n_clusters=10, n_init=5, init="x.npy"))
-    assert again.iterations <= 2
-    np.testing.assert_allclose(again.centroids, best.centroids, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("init", "n_init", "fits"), [("random", 4, 4), ("random", "auto", 10), ("k-means||", "auto", 1)]
-)
-def test_the_best_of_n_init_fits_is_kept(monkeypatch, init, n_init, fits):
-    found = []
-
-    class Recorded(KMeans):
-        def fit(self, *arguments):
-            found.append(super().fit(*arguments))
-            return found[-1]
-
-    monkeypatch.setattr("sklearn.cluster.KMeans", Recorded)
-    p = parameters(n_clusters=10, init=init, n_init=n_init, max_iter=5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fit = kmeans.LocalEngine().fit(blobs(1), None, p)
-    assert len(found) == fits
-    assert fit.inertia == min(model.inertia_ for model in found)
-    assert fits == 1 or len({model.inertia_ for model in found}) > 1
-
-
-@pytest.mark.parametrize("init", ["random", "k-means||"])
-def test_a_fit_is_repeatable_and_follows_random_state(init):
-    first, again, other = (
-        kmeans.LocalEngine().fit(blobs(0), None, parameters(n_clusters=7, random_state=s, init=init, max_iter=20))
-        for s in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(first.centroids, again.centroids)
-    assert (first.centroids != other.centroids).any()
-
-
-@pytest.mark.parametrize("init", ["random", "k-means||"])
-def test_as_many_clusters_as_rows_leave_no_distance(init):
-    sample = unit_rows(0, 12, 5)
-    fit = kmeans.LocalEngine().fit(sample.copy(), None, parameters(n_clusters=12, init=init))
-    assert fit.inertia == pytest.approx(0, abs=1e-9)
-    assert set(kmeans.assign(sample, fit.centroids, 5)) == set(range(12))
-
-
-def test_identical_rows_can_be_fitted():
-    sample = np.repeat(unit_rows(0, 1, 5), 9, axis=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fit = kmeans.LocalEngine().fit(sample.copy(), None, parameters(n_clusters=3))
-    np.testing.assert_allclose(fit.centroids, sample[:3], atol=1e-6)
-    assert set(kmeans.assign(sample, fit.centroids, 4)) == {0}
-
-
 # The fitted model in storage
 
 
@@ -380,9 +247,9 @@ def test_given_centroids_are_where_a_stored_fit_starts(tmp_path):
     initial = sample[:10]
     np.save(tmp_path / "init.npy", initial)
     p = parameters(tmp_path / "out", n_clusters=10, init=str(tmp_path / "init.npy"))
-    fitted = kmeans.fit_or_load(str(tmp_path / "m"), sample.copy, 8, p)
-    reference = KMeans(10, init=initial, n_init=1, max_iter=300, tol=1e-4).fit(sample)
-    np.testing.assert_allclose(fitted.centroids({}), reference.cluster_centers_, atol=1e-5)
+    fitted = kmeans.fit_or_load(str(tmp_path / "m"), lambda: sample, 8, p)
+    expected = LocalEngine().fit(lambda: sample, initial, p)
+    np.testing.assert_array_equal(fitted.centroids({}), expected.centroids)
 
 
 @pytest.mark.parametrize(

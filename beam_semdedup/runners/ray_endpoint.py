@@ -84,7 +84,7 @@ def _place(environment: beam_runner_api_pb2.Environment, workers: harness.Worker
 
 def main() -> None:
     """Serves until it is interrupted or terminated."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     try:
         values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(sys.argv[1:]))
         endpoint = Endpoint(

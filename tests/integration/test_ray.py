@@ -136,6 +136,7 @@ def test_a_killed_actor_ends_the_run_with_its_cause_and_it_can_be_gone_on_with(
     assert comparisons(resumed).equals(comparisons(direct))
 
 
+@pytest.mark.slow
 def test_a_run_is_tried_again_from_its_finished_units(
     local_ray: None, in_background: Any, init: str, direct: Summary, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,0 +1,179 @@
+"""Worker processes for a runner that asks for them over Beam's worker pool protocol, as Flink's task managers do.
+
+`semdedup-worker port=50000` on every host of a task manager starts a pool (`environment=external`). Started by Flink
+itself (`environment=process`), `semdedup-worker --id=… --provision_endpoint=…` is one worker.
+
+Unlike Beam's own pool, which starts a bare harness with whatever `python` is in PATH, the workers run in this
+interpreter, know the pipeline's options, send their logs to the runner, and end with the pool.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from apache_beam.portability.api import (
+    beam_fn_api_pb2,
+    beam_fn_api_pb2_grpc,
+    beam_provision_api_pb2,
+    beam_provision_api_pb2_grpc,
+)
+from google.protobuf import json_format, text_format
+
+_LOG = logging.getLogger(__name__)
+_MODULE = "beam_semdedup.runners.worker_pool"  # __name__ is __main__ in a pool of its own
+_STARTED = "started"
+_START_SECONDS = 60
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
+    """Starts and stops worker processes, and says when one has died; within it, it listens.
+
+    Args:
+        address: host and port to listen on; port 0 takes any that is free, which `port` then is.
+        threads: that BLAS may use in each worker.
+        lost: called with a message when a worker died that nobody stopped.
+    """
+
+    def __init__(self, address: str, threads: int, lost: Callable[[str], None] = _LOG.error) -> None:
+        self._threads, self._lost = threads, lost
+        self._workers: dict[str, subprocess.Popen[str]] = {}
+        self._server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
+        beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(address)
+
+    def __enter__(self) -> WorkerPool:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None)
+        for worker_id in list(self._workers):
+            self._stop(worker_id)
+
+    def StartWorker(self, request: Any, context: Any) -> Any:
+        """As Beam asks for it."""
+        identity = f"--id={request.worker_id}", f"--provision_endpoint={request.provision_endpoint.url}"
+        try:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, *identity],
+                env={**dict.fromkeys(_THREADS, str(self._threads)), **os.environ},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C is for whoever holds the pool
+            )
+        except OSError as error:
+            return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
+        self._workers[request.worker_id] = worker
+        started, last_lines = threading.Event(), deque[str](maxlen=5)
+        watch = threading.Thread(target=self._watch, args=(request.worker_id, worker, started, last_lines), daemon=True)
+        watch.start()
+        started.wait(_START_SECONDS)  # Flink would wait for ever for a worker that does not come
+        if worker.poll():
+            return beam_fn_api_pb2.StartWorkerResponse(error="; ".join(["the worker did not start", *last_lines]))
+        return beam_fn_api_pb2.StartWorkerResponse()
+
+    def StopWorker(self, request: Any, context: Any) -> Any:
+        """As Beam asks for it."""
+        self._stop(request.worker_id)
+        return beam_fn_api_pb2.StopWorkerResponse()
+
+    def _stop(self, worker_id: str) -> None:
+        worker = self._workers.pop(worker_id, None)
+        if worker is None:
+            return
+        assert worker.stdin is not None
+        worker.stdin.close()
+        try:
+            worker.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+    def _watch(
+        self, worker_id: str, worker: subprocess.Popen[str], started: threading.Event, last_lines: deque[str]
+    ) -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            level, _, message = line.rstrip().partition("|")
+            if level == _STARTED:
+                started.set()
+            elif level.isdigit():
+                _LOG.log(int(level), message)
+            else:
+                last_lines.append(line.rstrip())
+        code = worker.wait()
+        started.set()
+        if self._workers.pop(worker_id, None) is None or code == 0:
+            return
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        why = " (the system does that when memory runs out: try a smaller memory_budget)" if code == -9 else ""
+        said = "".join(f"\n  {line}" for line in last_lines if code > 0)
+        self._lost(f"worker process {worker.pid} {how}{why}; finished units are kept{said}")
+
+
+def main() -> None:
+    """A pool that listens until it is interrupted or terminated; or one worker, where Beam's `--id` is given."""
+    if any(argument.startswith("--id") for argument in sys.argv[1:]):
+        _work()
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    try:
+        given = dict(argument.split("=") for argument in sys.argv[1:])
+        port, threads = int(given.pop("port", 50000)), int(given.pop("threads", 1))
+        if given:
+            raise ValueError(f"unknown: {', '.join(given)}")
+        pool = WorkerPool(f"[::]:{port}", threads)
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"Error: {error}; what can be given is port=50000 threads=1")
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    with pool:
+        _LOG.info("Worker pool listening on port %s, with %s", pool.port, sys.executable)
+        ended.wait()
+
+
+def _work() -> None:
+    from apache_beam.runners.worker import sdk_worker_main  # noqa: F401  (what is missing is missed here)
+
+    from beam_semdedup import worker
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--id", required=True)
+    parser.add_argument("--provision_endpoint", required=True)
+    given, _ = parser.parse_known_args()
+    with grpc.insecure_channel(given.provision_endpoint) as channel:
+        answer = beam_provision_api_pb2_grpc.ProvisionServiceStub(channel).GetProvisionInfo(
+            beam_provision_api_pb2.GetProvisionInfoRequest(),
+            metadata=[("worker_id", given.id)],
+            wait_for_ready=True,
+            timeout=60,
+        )
+    os.environ |= {
+        "WORKER_ID": given.id,
+        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(answer.info.control_endpoint),
+        "LOGGING_API_SERVICE_DESCRIPTOR": text_format.MessageToString(answer.info.logging_endpoint),
+        "PIPELINE_OPTIONS": json_format.MessageToJson(answer.info.pipeline_options),
+    }
+    sys.argv[1:] = []
+    print(f"{_STARTED}|", flush=True)
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Results in a JSON file, and the Markdown and the plot made from it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.bench import Result
+
+_LIBRARIES = ("beam-semdedup", "apache-beam", "numpy", "pyarrow", "scikit-learn", "faiss-cpu", "semhash")
+
+
+def update(path: Path, scenario: str, result: Result, seconds: float) -> None:
+    """Puts the result of one scenario into the JSON file, beside those of the others."""
+    stored = json.loads(path.read_text()) if path.exists() else {"scenarios": {}}
+    stored["machine"] = machine()
+    goals = [{**asdict(goal), "met": goal.met, "verdict": goal.verdict} for goal in result.goals]
+    stored["scenarios"][scenario] = {
+        "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+        "seconds": round(seconds, 1),
+        "load": round(os.getloadavg()[2], 2),
+        **asdict(result),
+        "goals": goals,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
+
+
+def write(path: Path) -> str:
+    """Writes the Markdown and the plot beside the JSON file, and returns the Markdown."""
+    stored = json.loads(path.read_text())
+    plot = path.with_suffix(".svg")
+    text = markdown(stored, plot.name)
+    path.with_suffix(".md").write_text(text)
+    draw(stored, plot)
+    return text
+
+
+def markdown(stored: dict[str, Any], plot: str) -> str:
+    """The goals, then each scenario's table and remarks."""
+    goals = [
+        {
+            "goal": goal["what"],
+            "asked": f"at {'most' if goal['at_most'] else 'least'} {number(goal['limit'])} {goal['unit']}",
+            "measured": f"{number(goal['measured'])} {goal['unit']}",
+            "": goal["verdict"],
+        }
+        for scenario in stored["scenarios"].values()
+        for goal in scenario["goals"]
+    ]
+    parts = ["# Results", ", ".join(f"{k} {v}" for k, v in stored["machine"].items()), f"![]({plot})"]
+    parts += ["## Goals", table(goals)]
+    for name, scenario in stored["scenarios"].items():
+        title = importlib.import_module(f"benchmarks.scenarios.{name}").__doc__ or ""
+        parts += [f"## {name}", title.strip(), table(scenario["table"]), *scenario["notes"]]
+        parts.append(
+            f"Finished {scenario['finished']} UTC after {scenario['seconds']:,.0f} s; 15-minute load "
+            f"{scenario['load']:.1f}."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table; the columns are those of all rows in the order in which they appear."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns), *([number(row.get(name)) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def number(value: Any) -> str:
+    """As a person would write it."""
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def machine() -> dict[str, str]:
+    """The machine and the versions of what ran, without any name that says whose machine it is."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            versions[library] = "not installed"
+    cores = f"{len(os.sched_getaffinity(0))} ({platform.machine()})"
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
+    threads = os.environ.get("OPENBLAS_NUM_THREADS", "all")
+    return {
+        "cores:": cores,
+        "memory:": memory,
+        "BLAS threads:": threads,
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def draw(stored: dict[str, Any], path: Path) -> None:
+    """The plot: the jobs next to their peers, both growth curves, and each goal as a share of its limit."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "beam-semdedup"
+    from matplotlib import pyplot
+
+    scenarios = stored["scenarios"]
+    figure, ((jobs, goals), (rows, clusters)) = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
+    _draw_jobs(jobs, scenarios.get("given", {}).get("table", []))
+    _draw_goals(goals, [goal for scenario in scenarios.values() for goal in scenario["goals"]])
+    growth = scenarios.get("growth", {}).get("table", [])
+    _draw_growth(rows, [r for r in growth if r["series"] == "rows"], "rows", "rows (1,000 per cluster)")
+    _draw_growth(clusters, [r for r in growth if r["series"] == "clusters"], "clusters", "clusters (250,000 rows)")
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _draw_jobs(axes: Any, table: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(row["who"] for row in table))
+    sizes = list(dict.fromkeys(row["rows"] for row in table))
+    width = 0.8 / max(1, len(names))
+    for i, name in enumerate(names):
+        found = [row for row in table if row["who"] == name]
+        bars = axes.bar(
+            [sizes.index(row["rows"]) + i * width for row in found],
+            [row["seconds"] for row in found],
+            width,
+            label=name,
+        )
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.set_xticks([n + width * (len(names) - 1) / 2 for n in range(len(sizes))], [f"{s:,} rows" for s in sizes])
+    axes.set(title="Whole job, given centroids", ylabel="seconds")
+    if names:
+        axes.legend()
+
+
+def _draw_goals(axes: Any, goals: list[dict[str, Any]]) -> None:
+    shown = [goal for goal in goals if goal["limit"]][::-1]
+    shares = [goal["measured"] / goal["limit"] for goal in shown]
+    shares = [share if goal["at_most"] else 1 / share for share, goal in zip(shares, shown, strict=True)]
+    bars = axes.barh(
+        [goal["what"] for goal in shown], shares, color=["tab:green" if goal["met"] else "tab:red" for goal in shown]
+    )
+    axes.bar_label(bars, fmt="%.2f", fontsize=8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set(title="Goals: 1 is the limit, less is better")
+
+
+def _draw_growth(axes: Any, table: list[dict[str, Any]], column: str, label: str) -> None:
+    axes.loglog([row[column] for row in table], [row["seconds"] for row in table], "o-")
+    axes.set(title=f"Time against {column}, given centroids", xlabel=label, ylabel="seconds")
+    axes.margins(y=0.15)
+    for row in table:
+        place = (row[column], row["seconds"])
+        axes.annotate(number(row["seconds"]), place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
+    if table:
+        axes.set_xticks([row[column] for row in table], [f"{row[column]:,}" for row in table], minor=False)
+        axes.minorticks_off()
+    axes.grid(True, alpha=0.3)

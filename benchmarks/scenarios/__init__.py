@@ -1,0 +1,1 @@
+"""What is compared; each module has a `run` that takes the `Bench` and returns a `Result`."""

