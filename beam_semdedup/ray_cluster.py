@@ -32,7 +32,8 @@ def connect(address: str | None, verbose: bool = True) -> None:
         verbose: whether what actors print appears here.
 
     Raises:
-        InputError: there is no cluster at `address`.
+        InputError: no cluster at `address`, or one that refuses.
+        RunError: Ray does not start on this machine.
     """
     if ray.is_initialized():
         return
@@ -45,8 +46,11 @@ def connect(address: str | None, verbose: bool = True) -> None:
             logging_level=logging.ERROR,
             include_dashboard=None if address else False,
         )
-    except (ConnectionError, RayError, ValueError, RuntimeError) as error:
-        raise InputError(f"ray_address={address}: no Ray cluster can be joined there: {error}") from error
+    except Exception as error:  # of whatever kind: Ray raises bare ones too
+        said = " ".join(str(error).split())
+        if address in (None, "local"):
+            raise RunError(f"Ray could not be started on this machine: {said}") from error
+        raise InputError(f"ray_address={address}: the Ray cluster there cannot be joined: {said}") from error
     nodes = len(_alive())
     _LOG.info("Ray: %s node%s with %s", nodes, "" if nodes == 1 else "s", _in_words(ray.cluster_resources()))
 
@@ -155,7 +159,7 @@ def _check_address(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
     except OSError as error:
-        raise InputError(f"ray_address={address}: no Ray cluster can be joined there: {error}") from error
+        raise InputError(f"ray_address={address}: there is no Ray cluster: {error}") from error
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -65,7 +65,9 @@ def write(
     order = np.argsort(keys, kind="stable")
     present, starts = np.unique(keys[order], return_index=True)
     bounds = np.append(starts, len(keys))
-    # `take` would overflow the 32-bit offsets of a long string column if it ran over chunks joined first.
+    # `take` is much faster on one chunk; a long string column would overflow its 32-bit offsets there.
+    place = table.schema.get_field_index("embedding")
+    table = table.set_column(place, table.schema.field(place), table.column(place).combine_chunks())
     batches = [
         table.take(pa.array(order[low:high])).combine_chunks().to_batches()[0]
         for low, high in zip(bounds[:-1], bounds[1:], strict=True)

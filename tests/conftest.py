@@ -1,7 +1,8 @@
 """Fixtures that the unit tests and `tests/integration/` share: small embedding datasets and an S3 server.
 
 `make_dataset` writes a dataset anywhere (a local directory or any fsspec URL); `parquet_dataset` and
-`jsonl_dataset` are ready ones; `s3` is a fresh bucket on a moto server that runs for the session.
+`jsonl_dataset` are ready ones; `s3` is a fresh bucket on a moto server that runs for the session; `local_ray` is a Ray
+of two CPUs that runs for a module.
 """
 
 from __future__ import annotations
@@ -197,3 +198,19 @@ def write_dataset(
         written.append(target)
     planted = {keys[t]: keys[s] for t, s in zip(targets, sources, strict=True)}
     return Dataset(root, tuple(written), keys, vectors, planted, options or {})
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[Any]:
+    """The module `ray`, with a cluster of this machine alone."""
+    ray = pytest.importorskip("ray")
+    for attempt in range(3):  # where the machine is busy, Ray's own time-outs end its start now and then
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
+            break
+        except Exception:
+            ray.shutdown()
+            if attempt == 2:
+                raise
+    yield ray
+    ray.shutdown()

@@ -26,13 +26,6 @@ from beam_semdedup import ray_cluster, ray_fit  # noqa: E402
 DEMO = str(Path(__file__).resolve().parent.parent / "examples" / "data")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, namespace=ray_cluster.NAMESPACE, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(local_ray: None) -> Iterator[None]:
     yield

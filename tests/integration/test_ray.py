@@ -38,13 +38,6 @@ def direct(init: str, tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return dedup(DEMO, tmp_path_factory.mktemp("direct"), **FIXED, **SIZES, init=init)
 
 
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def in_background() -> Iterator[Callable[[Callable[[], Any]], Callable[[], Any]]]:
     """Starts a function in a thread, and returns what waits for its result or raises its error."""

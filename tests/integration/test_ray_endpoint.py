@@ -27,17 +27,15 @@ ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
-def options() -> Iterator[PipelineOptions]:
+def options(local_ray: Any) -> Iterator[PipelineOptions]:
     from beam_semdedup.runners.ray_endpoint import Endpoint
 
-    ray.init(num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # the pipelines refer to this module
     values = {"port": 0, "runner": {"name": "ray", "num_workers": 2, "runtime_env": here}}
     endpoint = Endpoint(resolve(values, EndpointParameters))
     port = endpoint.start()
     yield PipelineOptions(["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"])
     endpoint.stop()
-    ray.shutdown()
 
 
 class _Count(beam.DoFn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ def in_process(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return summary
 
 
-@pytest.fixture
-def ray() -> Iterator[Any]:
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
-    yield ray
-    ray.shutdown()
-
-
 def _assert_same(runner: dict[str, Any], in_process: Summary, tmp_path: Path) -> None:
     found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), **FIXED)
     assert found.runner == runner["name"]
@@ -43,7 +34,7 @@ def test_worker_processes(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "direct", "num_workers": 2}, in_process, tmp_path)
 
 
-def test_ray(ray: Any, in_process: Summary, tmp_path: Path) -> None:
+def test_ray(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:
     _assert_same(ON_RAY, in_process, tmp_path)
 
 
@@ -55,11 +46,11 @@ def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
 
 
-def test_a_fit_and_workers_that_each_take_all_cpus(ray: Any, in_process: Summary, tmp_path: Path) -> None:
+def test_a_fit_and_workers_that_each_take_all_cpus(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:
     fit = {**FIXED, "init": centroids(in_process), "max_iter": 5, "min_moved": 0}
     kmeans = {"name": "ray", "num_actors": 2}
     found = dedup(DEMO, tmp_path / "ray", ON_RAY, kmeans=kmeans, ray_timeout=20, **fit)
     expected = dedup(DEMO, tmp_path / "local", **fit)
     np.testing.assert_allclose(centroids(found), centroids(expected), atol=1e-5)
     assert duplicates(found).column("id").equals(duplicates(expected).column("id"))
-    assert ray.util.list_named_actors(all_namespaces=True) == []
+    assert local_ray.util.list_named_actors(all_namespaces=True) == []
