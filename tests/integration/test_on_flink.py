@@ -155,6 +155,7 @@ def test_what_a_unit_says_comes_back_and_is_not_tried_again(kind: type[Exception
     assert len(flink_stand_in.seen(stand_in[1])) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_said_and_the_run_can_be_gone_on_with(
     started: Callable[..., subprocess.Popen[str]], expected: Summary, fixed: dict[str, Any], tmp_path: Path
 ) -> None:

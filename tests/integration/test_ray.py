@@ -97,6 +97,7 @@ def test_an_address_without_a_cluster_is_an_error(address: str, init: str, tmp_p
         dedup(DEMO, tmp_path / "out", TWO, init=init, ray_address=address, **FIXED)
 
 
+@pytest.mark.slow
 def test_two_jobs_in_a_row_find_the_same_and_leave_nothing_claimed(
     local_ray: None, init: str, direct: Summary, tmp_path: Path
 ) -> None:

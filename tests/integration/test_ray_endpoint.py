@@ -126,6 +126,7 @@ def test_what_a_runner_must_do(options: PipelineOptions) -> None:
             _ = p | build.__name__ >> _Part(build)
 
 
+@pytest.mark.slow
 def test_metrics_come_back(options: PipelineOptions) -> None:
     p = beam.Pipeline(options=options)
 
@@ -185,6 +186,7 @@ def test_pipelines_submitted_together_take_turns(options: PipelineOptions) -> No
     assert failures == []
 
 
+@pytest.mark.slow
 def test_the_transforms_in_a_submitted_pipeline(options: PipelineOptions, tmp_path: Path) -> None:
     fixed = {"input_path": DEMO, "n_clusters": 20, "eps": 0.05}
     workflow = SemanticDeduplicationWorkflow(**fixed, output_path=tmp_path / "submitted")
