@@ -25,7 +25,7 @@ _ROUNDS = 3
 _INIT_ROWS, _INIT_ROWS_PER_CLUSTER = 10_000, 32
 _DRAWS = 1024
 _TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow
-_SUM_ROWS = 4096
+_SUM_ROWS = 1024
 
 Run = Callable[..., list[Any]]
 """`run(operation, *arguments)` calls a method of every shard and returns the results in the order of the shards."""
@@ -80,12 +80,12 @@ def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> 
     """
     p = parameters
     assert p.n_clusters is not None
-    counts, sums, squares = zip(*run("moments"), strict=True)
-    rows, mean, square = sum(counts), sum(sums) / max(1, sum(counts)), sum(squares)
+    shapes, squares = zip(*run("size"), strict=True)
+    counts = [shape[0] for shape in shapes]
+    rows, square = sum(counts), sum(squares)
     if rows < p.n_clusters:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {rows} usable rows that it is fitted on")
-    _LOG.info("Fitting %s centroids on %s rows of %s values", p.n_clusters, f"{rows:,}", len(mean))
-    tolerance = p.tol * max(0.0, square / rows - float(mean @ mean)) / len(mean)
+    _LOG.info("Fitting %s centroids on %s rows of %s values", p.n_clusters, f"{rows:,}", shapes[0][1])
     repeats = 1 if initial is not None else p.n_init
     if repeats == "auto":
         repeats = 10 if p.init == "random" else 1
@@ -99,7 +99,7 @@ def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> 
             start = _take(run, run("start_init", drawn), np.arange(p.n_clusters))
         else:
             start = scalable_init(run, counts, p.n_clusters, p.oversampling_factor, rng)
-        centroids, inertia, iterations = lloyd(run, start, rows, square, tolerance, p.min_moved, p.max_iter)
+        centroids, inertia, iterations = lloyd(run, start, rows, square, p.tol, p.min_moved, p.max_iter)
         fits.append(Fit(centroids, inertia, iterations, rows))
     return min(fits, key=lambda fit: fit.inertia)
 
@@ -109,7 +109,7 @@ def lloyd(
     centroids: np.ndarray,
     rows: int,
     square: float,
-    tolerance: float,
+    tol: float,
     min_moved: float,
     max_iter: int,
 ) -> tuple[np.ndarray, float, int]:
@@ -121,17 +121,20 @@ def lloyd(
         centroids: (k, d) float32.
         rows: how many all shards have.
         square: the sum of the rows' squared norms.
-        tolerance: the squared movement of all centroids together at which to stop.
+        tol: the squared movement of all centroids together at which to stop, relative to the rows' variance.
         min_moved: the share of rows with another centroid than before at which to stop; at 0 always.
 
     Returns:
         centroids (k, d) float32, each the mean of the rows that were nearest to its last one; the sum of the squared
         distances of these rows to it; the number of iterations.
     """
-    inertia, logged = float("nan"), time.monotonic()
+    inertia, tolerance, logged = float("nan"), 0.0, time.monotonic()
     for iteration in range(1, max_iter + 1):
         parts = run("step", centroids)
         sums, counts, moved = (sum(part[i] for part in parts) for i in range(3))
+        if iteration == 1:
+            mean = sums.sum(axis=0) / rows
+            tolerance = tol * max(0.0, square / rows - float(mean @ mean)) / len(mean)
         reseeded = _reseed(run, centroids, sums, counts)
         means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centroids).astype(np.float32)
         inertia = max(0.0, square - float((np.einsum("ij,ij->i", sums, sums) / np.maximum(counts, 1)).sum()))
@@ -241,12 +244,9 @@ class Shard:
         self._labels: Any = None
         self._sums: Any = None
 
-    def moments(self) -> tuple[int, np.ndarray, float]:
-        """The number of rows, their sum (d,) float64, and the sum of their squared norms."""
-        xp = namespace(self.rows)
-        everyone = xp.arange(len(self.rows))
-        total = _sums(self.rows, everyone, xp.zeros(len(self.rows), dtype=xp.int32), 1)[0]
-        return len(self.rows), _host(total), float(row_dot(self.rows, self.rows).sum())
+    def size(self) -> tuple[tuple[int, int], float]:
+        """The shape (m, d) of the rows, and the sum of their squared norms."""
+        return self.rows.shape, float(row_dot(self.rows, self.rows).sum())
 
     def start_init(self, chosen: Sequence[np.ndarray] | None) -> int:
         """Begins the choice of initial centroids among all rows, or the `chosen` ones of each shard; their number."""
@@ -379,10 +379,11 @@ def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
     result = xp.zeros((number, rows.shape[1]))
     order = chosen[xp.argsort(labels[chosen], kind="stable")]
     ordered = _host(labels[order])
-    cuts = np.union1d(np.flatnonzero(np.diff(ordered, prepend=-1)), np.arange(0, len(ordered), _SUM_ROWS))
-    for low, high in zip(cuts.tolist(), [*cuts[1:].tolist(), len(ordered)], strict=False):
-        part = rows[order[low:high]].astype(xp.float64)
-        result[ordered[low]] += xp.ones(len(part)) @ part
+    for part in _slices(len(ordered), _SUM_ROWS):
+        own, values = ordered[part], rows[order[part]].astype(xp.float64)
+        cuts = np.flatnonzero(np.diff(own, prepend=-1)).tolist()
+        for low, high in zip(cuts, [*cuts[1:], len(own)], strict=True):
+            result[own[low]] += xp.ones(high - low) @ values[low:high]
     return result
 
 

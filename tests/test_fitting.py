@@ -165,9 +165,9 @@ def test_shards_are_reached_by_their_operations_only():
     calls = []
     p = parameters(n_clusters=10, n_init=2)
     fitting.fit_shards(reached(sharded(blobs(0), [200, 350]), calls), None, p)
-    assert calls[0] == "moments"
+    assert calls[0] == "size"
     assert calls.count("start_init") == calls.count("owned") == 2
-    assert set(calls) <= {"moments", "start_init", "take", "approach", "draw", "owned", "step", "farthest"}
+    assert set(calls) <= {"size", "start_init", "take", "approach", "draw", "owned", "step", "farthest"}
 
 
 @given(seed=seeds, n=st.integers(1, 80), d=st.integers(1, 6), k=st.integers(1, 9))

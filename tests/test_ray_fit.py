@@ -109,7 +109,7 @@ def test_actors_read_their_shares_and_fit_as_well_as_this_process(tmp_path):
 
 @pytest.mark.parametrize(
     "operation",
-    ["approach", "third step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("moments", "draw", "step"))],
+    ["approach", "third step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("size", "draw", "step"))],
 )
 def test_the_share_of_a_killed_actor_is_given_to_another(monkeypatch, operation):
     rows, run, steps = blobs(2), ray_fit._Actors.run, []
