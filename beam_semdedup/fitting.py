@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
-from beam_semdedup.arrays import core_limit, cores, namespace, row_dot
+from beam_semdedup.arrays import in_threads, namespace, row_dot
 from beam_semdedup.config import InputError, Parameters
 
 _LOG = logging.getLogger(__name__)
@@ -52,13 +51,12 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """One shard in this process, on all cores."""
+    """One shard in this process."""
 
     def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
         """See `Engine.fit`."""
-        shard = Shard(sample(), cores(), parameters.max_samples_per_batch)
-        with core_limit(1):  # the shard's threads multiply one tile each
-            return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
+        shard = Shard(sample(), parameters.max_samples_per_batch)
+        return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -222,7 +220,7 @@ def plus_plus(points: np.ndarray, weights: np.ndarray, n_clusters: int, rng: np.
                 free[pick] = False
                 fresh.append(pick)
                 np.minimum(left, others, out=left)
-        closeness, _ = _nearest(points, points[fresh], cores(), len(points))
+        closeness, _ = _nearest(points, points[fresh], len(points))
         reached = np.maximum(square - 2 * closeness, 0)
         distance = np.minimum(distance, reached) if chosen else reached
         chosen += fresh
@@ -234,13 +232,12 @@ class Shard:
 
     Attributes:
         rows: (m, d) float32, NumPy or CuPy.
-        threads: on NumPy, how many tiles are multiplied at the same time; BLAS is best limited to one thread then.
         batch: most rows of a tile.
         number: which shard this is.
     """
 
-    def __init__(self, rows: Any, threads: int = 1, batch: int = 1 << 15, number: int = 0) -> None:
-        self.rows, self.threads, self.batch, self.number = rows, threads, batch, number
+    def __init__(self, rows: Any, batch: int = 1 << 15, number: int = 0) -> None:
+        self.rows, self.batch, self.number = rows, batch, number
         self._labels: Any = None
         self._sums: Any = None
 
@@ -271,7 +268,7 @@ class Shard:
             first: how many candidates there were before.
         """
         xp = namespace(self.rows)
-        closeness, position = _nearest(self._init_rows, xp.asarray(candidates), self.threads, self.batch)
+        closeness, position = _nearest(self._init_rows, xp.asarray(candidates), self.batch)
         distance = xp.maximum(self._square - 2 * closeness, 0)
         self._owner = xp.where(distance < self._distance, first + position, self._owner)
         self._distance = xp.minimum(distance, self._distance)
@@ -298,7 +295,7 @@ class Shard:
             another one than before.
         """
         xp, before, k = namespace(self.rows), self._labels, len(centroids)
-        _, self._labels = _nearest(self.rows, xp.asarray(centroids), self.threads, self.batch)
+        _, self._labels = _nearest(self.rows, xp.asarray(centroids), self.batch)
         everyone = xp.arange(len(self.rows))
         moved = everyone if before is None else xp.flatnonzero(self._labels != before)
         if before is None or 2 * len(moved) > len(everyone):
@@ -345,7 +342,7 @@ def _reseed(run: Run, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarra
     return len(far) > 0
 
 
-def _nearest(rows: Any, centroids: Any, threads: int, batch: int) -> tuple[Any, Any]:
+def _nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
     """The nearest of some centroids: half its square less than their product (m,) float32, and which it is (m,) int32.
 
     The squared distance of a row x to it is x @ x - 2 * closeness.
@@ -354,7 +351,6 @@ def _nearest(rows: Any, centroids: Any, threads: int, batch: int) -> tuple[Any, 
     closeness = xp.empty(len(rows), dtype=xp.float32)
     position = xp.empty(len(rows), dtype=xp.int32)
     half = (row_dot(centroids, centroids) / 2).astype(xp.float32)
-    on_host = xp is np
 
     def tile(part: slice) -> None:
         score = rows[part] @ centroids.T
@@ -362,13 +358,11 @@ def _nearest(rows: Any, centroids: Any, threads: int, batch: int) -> tuple[Any, 
         position[part] = at = score.argmax(axis=1)
         closeness[part] = score[xp.arange(len(at)), at]
 
-    step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids))) if on_host else batch
-    parts = _slices(len(rows), min(batch, step))
-    if on_host and threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(tile, parts))
+    if xp is np:
+        step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids)))
+        in_threads(tile, _slices(len(rows), min(batch, step)))
     else:
-        for part in parts:
+        for part in _slices(len(rows), batch):
             tile(part)
     return closeness, position
 

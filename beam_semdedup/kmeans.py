@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup import storage
-from beam_semdedup.arrays import namespace, rounding_error, row_dot
+from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot
 from beam_semdedup.config import InputError, Parameters
 from beam_semdedup.fitting import ENGINES, Fit, Sample
 
 _LOG = logging.getLogger(__name__)
-_TILE_BYTES = 32 << 20
+_TILE_BYTES = 4 << 20
 _EQUALLY_NEAR = 1e-12
 LOADED_FROM: Counter[str] = Counter()
 """How often this process loaded centroids from the "object store" and from "storage"."""
@@ -171,27 +171,30 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
     squares = row_dot(centroids, centroids)
     half, half32 = squares / 2, (squares / 2).astype(xp.float32)
     scale = float(xp.sqrt(squares.max()))
-    step = max(1, min(batch, _TILE_BYTES // (4 * len(centroids))))
-    for start in range(0, len(rows), step):
-        tile = rows[start : start + step]
-        score = tile @ centroids.T
+
+    def tile(part: slice) -> None:
+        own = rows[part]
+        score = own @ centroids.T
         score -= half32
         at = score.argmax(axis=1)
         each = xp.arange(len(at))
         best = score[each, at]
         score[each, at] = -xp.inf
-        longest = float(xp.sqrt(xp.einsum("ij,ij->i", tile, tile).max()))
-        doubt = 2 * rounding_error(tile.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
+        longest = float(xp.sqrt(xp.einsum("ij,ij->i", own, own).max()))
+        doubt = 2 * rounding_error(own.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
         unclear = xp.flatnonzero(score.max(axis=1) >= best - xp.float32(doubt))
         if len(unclear):
             score[unclear, at[unclear]] = best[unclear]
             near = score[unclear] >= best[unclear, None] - xp.float32(doubt)
             columns = xp.flatnonzero(near.any(axis=0))
             exact = centroids[columns].astype(xp.float64)
-            precise = tile[unclear].astype(xp.float64) @ exact.T - half[columns]
+            precise = own[unclear].astype(xp.float64) @ exact.T - half[columns]
             equal = _EQUALLY_NEAR * max(1.0, scale * scale)
             at[unclear] = columns[(precise >= precise.max(axis=1, keepdims=True) - equal).argmax(axis=1)]
-        result[start : start + step] = at
+        result[part] = at
+
+    step = max(1, min(batch, _TILE_BYTES // (4 * len(centroids))))
+    in_threads(tile, (slice(start, start + step) for start in range(0, len(rows), step)))
     return result
 
 

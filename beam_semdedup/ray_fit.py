@@ -15,7 +15,6 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from beam_semdedup import ray_cluster, storage
-from beam_semdedup.arrays import core_limit
 from beam_semdedup.config import Parameters, RayKMeansConfig
 from beam_semdedup.failures import RunError
 from beam_semdedup.fitting import Fit, Sample, Shard, fit_shards
@@ -65,15 +64,14 @@ class _ShardActor:
         return ray.util.get_node_ip_address()
 
     def call(self, operation: str, *arguments: Any) -> Any:
-        with core_limit(1):  # the shard's threads multiply one tile each
-            if self._shard is None:
-                rows: Any = self._sample(self._number, self._parts)
-                if self._config.num_gpus:
-                    import cupy
+        if self._shard is None:
+            rows: Any = self._sample(self._number, self._parts)
+            if self._config.num_gpus:
+                import cupy
 
-                    rows = cupy.asarray(rows)
-                self._shard = Shard(rows, max(1, int(self._config.num_cpus)), self._batch, self._number)
-            return getattr(self._shard, operation)(*arguments)
+                rows = cupy.asarray(rows)
+            self._shard = Shard(rows, self._batch, self._number)
+        return getattr(self._shard, operation)(*arguments)
 
 
 class _Actors:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import storage
+from beam_semdedup.arrays import in_threads
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
@@ -65,13 +66,18 @@ def write(
     order = np.argsort(keys, kind="stable")
     present, starts = np.unique(keys[order], return_index=True)
     bounds = np.append(starts, len(keys))
-    # `take` is much faster on one chunk; a long string column would overflow its 32-bit offsets there.
     place = table.schema.get_field_index("embedding")
-    table = table.set_column(place, table.schema.field(place), table.column(place).combine_chunks())
-    batches = [
-        table.take(pa.array(order[low:high])).combine_chunks().to_batches()[0]
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
+    vectors = RankedRows(chunks, order)[:]
+    others = table.remove_column(place)
+
+    def take(bound: tuple[int, int]) -> pa.RecordBatch:
+        # A long string column would overflow its 32-bit offsets if all rows were taken at once.
+        rows = others.take(pa.array(order[slice(*bound)]))
+        rows = rows.add_column(place, table.field(place), _column(vectors[slice(*bound)]))
+        return rows.combine_chunks().to_batches()[0]
+
+    batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
     offset = _MAGIC_BYTES + table.schema.serialize().size
     index = []
     for key, batch in zip(present.tolist(), batches, strict=True):
@@ -150,11 +156,19 @@ class RankedRows:
         result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
         by_place = np.argsort(wanted)
         cuts = np.searchsorted(wanted[by_place], self._starts)
-        for vectors, start, low, high in zip(self._vectors, self._starts, cuts[:-1], cuts[1:], strict=False):
-            if low < high:
-                places = by_place[low:high]
-                result[places] = vectors[wanted[places] - start]
+
+        def gather(part: tuple[np.ndarray, int, int, int]) -> None:
+            vectors, start, low, high = part
+            places = by_place[low:high]
+            result[places] = vectors[wanted[places] - start]
+
+        parts = zip(self._vectors, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
+        in_threads(gather, [part for part in parts if part[2] < part[3]])
         return result
+
+
+def _column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
 def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup import embeddings, inputs, kmeans, segments, storage
-from beam_semdedup.formats import FORMATS, InputUnit
+from beam_semdedup.arrays import in_threads
+from beam_semdedup.formats import FORMATS, InputUnit, Rows
 from beam_semdedup.inputs import UnitError, naming
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job, load_units
@@ -31,6 +32,7 @@ from beam_semdedup.similarity import max_similarity
 _LOG = logging.getLogger(__name__)
 _FACTS = b"semdedup"
 _EXAMPLES = 5
+_LARGE_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -251,9 +253,8 @@ def read_facts(path: str, options: storage.Options) -> dict[str, Any] | None:
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """The usable rows with their centroids and distances, and the rejected rows."""
     p = job.parameters
-    kind = FORMATS[p.input_filetype]
-    usable, rejected = [job.segment_schema.empty_table()], [_rejected_schema(job).empty_table()]
-    for rows in kind.read(unit, job.input_schema, job.read_options):
+
+    def assign(rows: Rows) -> tuple[pa.Table, pa.Table]:
         ids = rows.table.column(p.id_field)
         reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
         named = ids.is_valid().to_numpy()
@@ -275,13 +276,17 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
             pa.array(rows.positions[reasons == 0]),
             *(rows.table.column(f.name).filter(good) for f in job.carried),
         ]
-        usable.append(pa.table(columns, schema=job.segment_schema))
         bad = reasons != 0
-        rejected.append(_rejected(job, unit, rows.numbers[bad], ids.filter(pa.array(bad)), reasons[bad]))
+        rejected = [_rejected(job, unit, rows.numbers[bad], ids.filter(pa.array(bad)), reasons[bad])]
         if len(rows.malformed):
             malformed = np.full(len(rows.malformed), embeddings.MALFORMED, dtype=np.uint8)
             rejected.append(_rejected(job, unit, rows.malformed, pa.nulls(len(malformed), ids.type), malformed))
-    return pa.concat_tables(usable), pa.concat_tables(rejected)
+        return pa.table(columns, schema=job.segment_schema), pa.concat_tables(rejected)
+
+    parts = in_threads(assign, FORMATS[p.input_filetype].read(unit, job.input_schema, job.read_options))
+    empty = job.segment_schema.empty_table(), _rejected_schema(job).empty_table()
+    usable, rejected = (pa.concat_tables(tables) for tables in zip(empty, *parts, strict=True))
+    return usable, rejected
 
 
 def _rejected_schema(job: Job) -> pa.Schema:
@@ -318,15 +323,20 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     scores = np.empty(unit.high - unit.low, dtype=np.float32)
     winners = np.empty(unit.high - unit.low, dtype=np.int64)
     stops = np.append(starts[1:], len(order))
-    pairs = 0
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+
+    def compare(cluster: tuple[int, int]) -> int:
+        start, stop = cluster
         low, high = max(start, unit.low), min(stop, unit.high)
-        if low < high:
-            pairs += (high - low) * (low + high - 1 - 2 * start) // 2
-            cluster = rows.window(start, stop) if isinstance(rows, RankedRows) else rows[start:stop]
-            score, winner = max_similarity(cluster, low - start, high - start, job.parameters.pairwise_batch_size)
-            scores[low - unit.low : high - unit.low] = score
-            winners[low - unit.low : high - unit.low] = winner + start
+        ranked = rows.window(start, stop) if isinstance(rows, RankedRows) else rows[start:stop]
+        score, winner = max_similarity(ranked, low - start, high - start, job.parameters.pairwise_batch_size)
+        scores[low - unit.low : high - unit.low] = score
+        winners[low - unit.low : high - unit.low] = winner + start
+        return (high - low) * (low + high - 1 - 2 * start) // 2
+
+    clusters = [c for c in zip(starts.tolist(), stops.tolist(), strict=True) if c[0] < unit.high and c[1] > unit.low]
+    # A large cluster is computed in all threads, small ones are each computed in one.
+    large = [c for c in clusters if c[1] - c[0] >= _LARGE_BATCHES * job.parameters.pairwise_batch_size]
+    pairs = sum(map(compare, large)) + sum(in_threads(compare, (c for c in clusters if c not in set(large))))
     own, best = order[unit.low : unit.high], pa.array(order[winners])
     ids = table.column("id")
     metadata = job.parameters.metadata_fields

@@ -28,12 +28,11 @@ class RayWorker:
 
         return ray.util.get_node_ip_address()
 
-    def serve(self, environment: dict[str, str], threads: int, others: int) -> None:
+    def serve(self, environment: dict[str, str], others: int) -> None:
         """Serves the driver until it ends the connection. What is logged goes to standard output, and so to the driver.
 
         Args:
             environment: what Beam's harness else reads from its environment variables.
-            threads: that BLAS may use.
             others: the level from which on the log of other packages than this one is shown.
         """
         ours = _show(logging.getLogger("beam_semdedup"), logging.INFO, "%(message)s")
@@ -41,11 +40,8 @@ class RayWorker:
         _show(logging.getLogger(), others, "%(levelname)s %(name)s: %(message)s")
         from apache_beam.runners.worker import sdk_worker_main
 
-        from beam_semdedup.arrays import core_limit
-
         _, harness, _ = sdk_worker_main.create_harness(environment)
-        with core_limit(threads):
-            harness.run()
+        harness.run()
 
 
 def _show(logger: logging.Logger, level: int, form: str) -> logging.Logger:

@@ -155,7 +155,7 @@ def test_shards_find_what_one_finds(seed, k, cuts, batch):
     sample = blobs(seed, n=300)
     p = parameters(n_clusters=k, tol=0, min_moved=0, max_iter=15)
     one = fitting.fit_shards(reached([Shard(sample)]), sample[:k], p)
-    several = fitting.fit_shards(reached(sharded(sample, cuts, threads=2, batch=batch)), sample[:k], p)
+    several = fitting.fit_shards(reached(sharded(sample, cuts, batch=batch)), sample[:k], p)
     np.testing.assert_allclose(several.centroids, one.centroids, atol=1e-6)
     assert (several.iterations, several.rows) == (one.iterations, 300)
     assert several.inertia == pytest.approx(one.inertia, rel=1e-6, abs=1e-9)

@@ -68,8 +68,7 @@ class _Actor(harness.Handler):
         worker: Any = ray.remote(RayWorker)
         self._actor = worker.options(**self._options).remote()
         self._where = self._actor.node.remote()
-        threads = max(1, int(self._options["num_cpus"]))
-        self._served = self._actor.serve.remote(self.environment(), threads, self._others)
+        self._served = self._actor.serve.remote(self.environment(), self._others)
 
     def watch(self) -> None:
         try:

@@ -25,6 +25,7 @@ def semdedup(
 
     def call(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["semdedup", *map(str, arguments)])
+        monkeypatch.setattr(cli, "_end", sys.exit)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return Ended(ended.value.code, *capsys.readouterr())
