@@ -260,6 +260,7 @@ def _swept(arguments: Sequence[str]) -> list[str]:
 def _shared_outputs(name: str, arguments: Sequence[str]) -> list[str]:
     """The output paths that more than one job of the sweep would write to."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
 
     parsed = OverridesParser.create().parse_overrides(_overrides(arguments))
     choices = [
@@ -268,7 +269,12 @@ def _shared_outputs(name: str, arguments: Sequence[str]) -> list[str]:
         else [o.input_line or ""]
         for o in parsed
     ]
-    seen = [str(_composed(name, overrides).output_path) for overrides in itertools.product(*choices)]
+    jobs = list(itertools.product(*choices))
+    first = _composed(name, jobs[0])
+    plain = {f.name for f in dataclasses.fields(config.Parameters)} - {"output_path", *config.GROUPS}
+    if set(_swept(arguments)) <= plain and not OmegaConf.is_interpolation(first, "output_path"):
+        return [str(first.output_path)] if len(jobs) > 1 else []  # composing takes longer than a job with another eps
+    seen = [str(first.output_path), *(str(_composed(name, overrides).output_path) for overrides in jobs[1:])]
     return sorted({path for path in seen if seen.count(path) > 1})
 
 

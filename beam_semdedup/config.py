@@ -245,7 +245,7 @@ class Parameters(ClusterParameters, InputParameters):
         1e-4, "stop when the centroids move less (relative to the variance)", at_least=0, group=_KMEANS
     )
     min_moved: float = parameter(
-        0.01,
+        0.02,
         "stop when less than this share of the rows changed their centroid; 0: only tol and max_iter stop",
         at_least=0,
         at_most=1,

@@ -68,7 +68,7 @@ class TestDeclarations:
             **dict.fromkeys(["input_path", "output_path"], config.MISSING),
             **{"n_clusters": None, "cache_path": None, "id_field": "id", "embedding_field": "embeddings"},
             **{"embedding_dim": None, "metadata_fields": [], "input_filetype": "parquet"},
-            **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "min_moved": 0.01},
+            **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "min_moved": 0.02},
             **{"random_state": 42, "ray_address": None, "ray_timeout": 60.0},
             **{"init": "k-means||", "n_init": 1, "oversampling_factor": 2.0, "max_samples_per_batch": 32768},
             **{"fit_data_fraction": None, "distance_metric": "cosine", "which_to_keep": "hard"},
