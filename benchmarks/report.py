@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np  # noqa: F401 - so that its BLAS is there to be named
 import psutil
+from threadpoolctl import threadpool_info
 
 from benchmarks.bench import Result
 
@@ -97,11 +99,11 @@ def machine() -> dict[str, str]:
             versions[library] = "not installed"
     cores = f"{len(os.sched_getaffinity(0))} ({platform.machine()})"
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
-    threads = os.environ.get("OPENBLAS_NUM_THREADS", "all")
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     return {
         "cores:": cores,
         "memory:": memory,
-        "BLAS threads:": threads,
+        "BLAS:": ", ".join(f"{pool['internal_api']} for {pool.get('architecture', '?')}" for pool in pools),
         "python": platform.python_version(),
         **versions,
     }

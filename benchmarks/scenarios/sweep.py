@@ -1,4 +1,4 @@
-"""Ten values of eps in one sweep, and a finished run started again."""
+"""Ten values of eps in one sweep, and a finished run started again; fit included."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _VALUES = (0.001, 0.003, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1)
 def run(bench: Bench) -> Result:
     """One run, the same again, the sweep; in turns."""
     dataset = bench.generated(*bench.sizes([SIZE]) or [min(bench.rows)])
-    one = bench.ours("one run", dataset, f"init={bench.centroids(dataset)}", "max_iter=0")
-    sweep = bench.ours("ten values", dataset, f"init={bench.centroids(dataset)}", "max_iter=0", eps=None)
+    one = bench.ours("one run", dataset)
+    sweep = bench.ours("ten values", dataset, eps=None)
     places = f"hydra.sweep.dir={sweep.output}/hydra"
     sweep = replace(sweep, command=[*sweep.command, "-m", f"eps={','.join(map(str, _VALUES))}", places])
     runs: dict[str, list[Run]] = {"one run": [], "again": [], "ten values": []}
