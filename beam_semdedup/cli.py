@@ -1,4 +1,4 @@
-"""The commands `semdedup` and `semdedup-remove`: Hydra composes, the workflow works, exit codes say how it went.
+"""The commands: Hydra composes, the workflow, removal or planning works, exit codes say how it went.
 
 0: done. 1: a run failed. 2: bad input or parameters. 130: interrupted.
 """
@@ -23,11 +23,43 @@ from typing import Any
 
 from beam_semdedup import config, progress
 from beam_semdedup.config import InputError
-from beam_semdedup.progress import counted
+from beam_semdedup.progress import counted, in_bytes, in_time
 
 _SHARED = "SEMDEDUP_SHARED_OUTPUTS"
 _SCRATCH = "SEMDEDUP_SCRATCH"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclasses.dataclass(frozen=True)
+class _Command:
+    """What `--help` says of a command, and the node of Hydra's configuration that holds its parameters."""
+
+    name: str
+    usage: str
+    what: str
+    node: str
+
+
+_COMMANDS: dict[type, _Command] = {
+    config.Parameters: _Command(
+        "semdedup",
+        "input_path=… output_path=… [eps=…]",
+        "Finds rows of embedding files that mean the same.",
+        "parameters",
+    ),
+    config.RemovalParameters: _Command(
+        "semdedup-remove",
+        "input_path=… duplicates_path=… output_path=…",
+        "Writes a dataset without its duplicates.",
+        "removal_parameters",
+    ),
+    config.PlanParameters: _Command(
+        "semdedup-plan",
+        "input_path=… | rows=… dimension=… [workers=…]",
+        "Says what a run of semdedup will take, before it runs.",
+        "plan_parameters",
+    ),
+}
 
 
 def main() -> None:
@@ -38,6 +70,11 @@ def main() -> None:
 def remove_main() -> None:
     """The command `semdedup-remove`."""
     _command("removal", config.RemovalParameters, _run_removal)
+
+
+def plan_main() -> None:
+    """The command `semdedup-plan`."""
+    _command("plan", config.PlanParameters, _run_plan)
 
 
 def _command(name: str, schema: type, job: Callable[[Any], dict[str, Any]]) -> None:
@@ -82,7 +119,7 @@ def _compose_and_run(
     multirun = bool({"-m", "--multirun"} & set(arguments))
     _check_overrides(schema, arguments, multirun)
     _register(schema)
-    if multirun:
+    if multirun and schema is not config.PlanParameters:  # which writes nothing
         os.environ[_SHARED] = json.dumps(_shared_outputs(name, arguments))
 
     def task(composed: Any) -> None:
@@ -124,6 +161,15 @@ def _run_removal(composed: Any) -> dict[str, Any]:
 
     result = remove_duplicates(parameters)
     _print_removal(dataclasses.asdict(result), parameters.output_path)
+    return {}
+
+
+def _run_plan(composed: Any) -> dict[str, Any]:
+    parameters = config.resolve(_without_hydra(composed), config.PlanParameters)
+    progress.log_to_console(parameters.verbose)
+    from beam_semdedup.planning import plan_run
+
+    _print_plan(plan_run(parameters))
     return {}
 
 
@@ -217,7 +263,7 @@ def _register(schema: type) -> None:
     # The types are checked by `config.resolve`, whose messages name the parameter; here all are free.
     values = {f.name: config.default(f) for f in dataclasses.fields(schema) if f.name not in config.GROUPS}
     values = {name: _open(value) if isinstance(value, dict) else value for name, value in values.items()}
-    store.store(name="parameters" if schema is config.Parameters else "removal_parameters", node=values)
+    store.store(name=_COMMANDS[schema].node, node=values)
     for group, registry in config.GROUPS.items():
         for name, settings in registry.items():
             store.store(group=group, name=f"{name}_settings", node=dataclasses.asdict(settings()))
@@ -408,18 +454,66 @@ def _print_removal(result: dict[str, Any], output: str) -> None:
     )
 
 
+def _print_plan(planned: Any) -> None:
+    from rich.table import Table
+
+    asked, best, machines, rates = planned.asked, planned.recommended, planned.machines, planned.rates
+    data, console = asked.data, _console()
+    store = f", {in_bytes(machines.storage_bandwidth)}/s of storage each" if machines.storage_bandwidth else ""
+    print(
+        f"{data.rows:,} rows of {data.dimension} values, on {counted(machines.workers, 'worker')} with "
+        f"{counted(machines.cores, 'core')} and {in_bytes(machines.memory)} of memory budget each, "
+        f"{counted(machines.gpus, 'GPU')}{store}\n"
+        f"Rates: {planned.source}; assign {rates.assign_flops / 1e9:,.0f}, compare {rates.compare_flops / 1e9:,.0f} "
+        f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
+    )
+    lines = [
+        ("n_clusters", f"{asked.n_clusters:,}; recommended: {best.n_clusters:,} ({in_time(best.seconds)})"),
+        ("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"),
+        ("Fit", f"on {counted(asked.sample_rows, 'row')}" if asked.sample_rows else "none: centroids are given"),
+        ("Assign", f"{counted(asked.units, 'unit')} of {asked.unit_rows:,} rows"),
+        (
+            "Shuffle",
+            f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
+        ),
+        ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),
+        ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
+    ]
+    print("\n".join(f"{name:<12}{text}" for name, text in lines) + "\n")
+    table = Table("Stage", box=None, padding=(0, 2, 0, 0))
+    for column in ("TFLOP", "read", "written", "predicted"):
+        table.add_column(column, justify="right")
+    table.add_column("bottleneck")
+    for stage in asked.stages:
+        amounts = [f"{stage.flops / 1e12:,.2f}" if stage.flops else ""]
+        amounts += [in_bytes(amount) if amount else "" for amount in (stage.bytes_read, stage.bytes_written)]
+        table.add_row(stage.name, *amounts, in_time(stage.seconds), stage.bottleneck)
+    table.add_row("total", "", "", "", in_time(asked.seconds), asked.bottleneck)
+    console.print(table)
+    for limit in asked.limits:
+        print(f"Breaks: {limit.what}; {limit.advice}")
+    print("\nOther sizes on the same machines, with the recommended n_clusters:")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    columns = ("rows", "n_clusters", "segments", "rows each", "worker", "driver", "predicted")
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("bottleneck")
+    table.add_column("breaks")
+    for f in planned.table:
+        numbers = [f"{f.data.rows:,}", f"{f.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
+        amounts = [in_bytes(f.worker_memory), in_bytes(f.driver_memory), in_time(f.seconds)]
+        table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
+    console.print(table)
+    for what, advice in {limit.what: limit.advice for f in planned.table for limit in f.limits}.items():
+        print(f"{what}: {advice}")
+
+
 def _print_help(schema: type) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    removal = schema is config.RemovalParameters
-    console = _console()
-    command = "semdedup-remove" if removal else "semdedup"
-    required = "input_path=… duplicates_path=… output_path=…" if removal else "input_path=… output_path=… [eps=…]"
-    what = (
-        "Writes a dataset without its duplicates." if removal else "Finds rows of embedding files that mean the same."
-    )
-    console.print(f"[bold]{command}[/] {escape(f'{required} [name=value …]')}\n\n{what}\n")
+    console, command = _console(), _COMMANDS[schema]
+    console.print(f"[bold]{command.name}[/] {escape(f'{command.usage} [name=value …]')}\n\n{command.what}\n")
     fields = dataclasses.fields(schema)
     for group in [heading for heading in config.HEADINGS if heading in {f.metadata["group"] for f in fields}]:
         table = Table(

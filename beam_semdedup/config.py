@@ -36,6 +36,11 @@ def parameter(default: Any, help: str, **check: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def default(f: dataclasses.Field) -> Any:
+    """The default of a parameter."""
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
 @dataclass
 class RunnerConfig:
     """Where the pipeline runs: `name` chooses the runner, the other fields belong to it."""
@@ -143,7 +148,8 @@ _KMEANS = "KMeans"
 _SIMILARITY = "Similarity and duplicates"
 _EXECUTION = "Cache, memory and execution"
 _GROUPS = "Groups"
-HEADINGS = (_WHERE, _COLUMNS, _KMEANS, _SIMILARITY, _EXECUTION, _GROUPS)
+_SIZE, _MACHINES = "What to plan for", "The machines"
+HEADINGS = (_SIZE, _WHERE, _COLUMNS, _KMEANS, _SIMILARITY, _MACHINES, _EXECUTION, _GROUPS)
 """The parts of `--help`, in their order."""
 
 
@@ -312,9 +318,9 @@ class Parameters(ClusterParameters, InputParameters):
     max_cluster_rows: int | None = parameter(
         None, "split clusters above this into blocks; null: from the memory", at_least=1, group=_EXECUTION
     )
-    unit_rows: int = parameter(
-        16384,
-        "rows of neighbouring clusters that are compared as one unit of work",
+    unit_rows: int | None = parameter(
+        None,
+        "rows of neighbouring clusters that are compared as one unit of work; null: 16384, more for very many rows",
         at_least=1,
         group=_EXECUTION,
     )
@@ -386,12 +392,82 @@ class RemovalParameters(ClusterParameters, InputParameters):
         return self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs
 
 
+def _of_a_run(name: str, **changes: Any) -> Any:
+    """The field of that name of `Parameters`, with another `default` or other metadata where given."""
+    f = next(f for f in dataclasses.fields(Parameters) if f.name == name)
+    return parameter(**{"default": default(f), **f.metadata, **changes})
+
+
+@dataclass
+class PlanParameters:
+    """What `semdedup-plan` depends on; see `semdedup-plan --help`."""
+
+    input_path: Any = _of_a_run("input_path", default=None)
+    rows: int | None = parameter(None, "rows of embeddings, in place of input_path", at_least=1, group=_SIZE)
+    dimension: int | None = parameter(None, "values of each, in place of input_path", at_least=1, group=_SIZE)
+    carried_bytes: int = parameter(
+        0, "bytes of a row in the metadata_fields, in place of input_path", at_least=0, group=_SIZE
+    )
+    skew: float = parameter(
+        1.4,
+        "pairs to compare as a multiple of what clusters of one size have; 1.1 to 1.4 where the centroids were fitted",
+        at_least=1,
+        group=_SIZE,
+    )
+    input_filetype: str = _of_a_run("input_filetype")
+    input_file_extensions: list[str] | None = _of_a_run("input_file_extensions")
+    read_kwargs: dict[str, Any] = _of_a_run("read_kwargs")
+    id_field: str = _of_a_run("id_field")
+    embedding_field: str = _of_a_run("embedding_field")
+    metadata_fields: list[str] = _of_a_run("metadata_fields")
+
+    n_clusters: int | None = _of_a_run("n_clusters", help="number of centroids; null: what is recommended")
+    fit_data_fraction: float | None = _of_a_run("fit_data_fraction")
+    fit_iterations: int = parameter(
+        12, "Lloyd iterations to expect; 0: centroids are given, no fit", at_least=0, group=_KMEANS
+    )
+    pairwise_batch_size: int = _of_a_run("pairwise_batch_size")
+
+    workers: int = parameter(1, "worker processes", at_least=1, group=_MACHINES)
+    cores: int | None = parameter(
+        None, "cores of each; null: those of this machine, shared by the workers", at_least=1, group=_MACHINES
+    )
+    gpus: int = parameter(0, "GPUs of all workers together; they compute the products", at_least=0, group=_MACHINES)
+    fit_workers: int = parameter(
+        1, "1: the fit is in one process (kmeans=local); n: actors of kmeans=ray", at_least=1, group=_MACHINES
+    )
+    storage_bandwidth: Any = parameter(
+        None,
+        "bytes per second between each worker and an object store, such as 1GB; null: a disk as calibrated",
+        at_least=1,
+        bytes=True,
+        group=_MACHINES,
+    )
+    memory_budget: Any = _of_a_run("memory_budget", group=_MACHINES)
+    calibrate: bool = parameter(False, "true: measure how fast this machine is, in about 20 s", group=_MACHINES)
+    calibration: str | None = parameter(
+        None, "file that calibrate=true writes, and that is read without; null: rates of 2 cores", group=_MACHINES
+    )
+
+    max_cluster_rows: int | None = _of_a_run("max_cluster_rows")
+    unit_rows: int | None = _of_a_run("unit_rows")
+    assign_unit_bytes: Any = _of_a_run("assign_unit_bytes")
+    verbose: bool = _of_a_run("verbose")
+
+    def run(self, n_clusters: int | None) -> Parameters:
+        """The parameters of the run that is planned, as far as its sizes depend on them."""
+        shared = {f.name for f in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(Parameters)}
+        values = {name: getattr(self, name) for name in shared}
+        runner = DirectConfig(num_workers=self.workers)
+        return Parameters(**{**values, "output_path": "", "n_clusters": n_clusters, "runner": runner})
+
+
 def resolve(values: Any, schema: type = Parameters) -> Any:
     """Checked parameters, as an instance of `schema`.
 
     Args:
         values: a mapping of parameter names to values; what comes out is taken too, and comes out as it is.
-        schema: `Parameters` or `RemovalParameters`.
+        schema: `Parameters`, or another of the dataclasses above.
 
     Raises:
         InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
@@ -407,10 +483,12 @@ def resolve(values: Any, schema: type = Parameters) -> Any:
         setattr(parameters, name, group)
         _check_fields(group, f"{name}.")
     _check_fields(parameters, "")
-    if schema is not EndpointParameters:
+    if getattr(parameters, "input_path", None) is not None:
         parameters.input_path = _list_of_paths(parameters.input_path)
     if schema is Parameters:
         _check_together(parameters)
+    if schema is PlanParameters:
+        _check_size(parameters)
     return parameters
 
 
@@ -423,11 +501,6 @@ def conf_dir() -> Path:
     raise FileNotFoundError(
         f"no conf/semdedup.yaml in {package} or {package.parent}: the installation of beam-semdedup is incomplete"
     )
-
-
-def default(f: dataclasses.Field) -> Any:
-    """The default of a parameter."""
-    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
 
 
 def number_of_bytes(value: int | str) -> int:
@@ -607,6 +680,17 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
     if p.remove and p.eps is None:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
+
+
+def _check_size(p: PlanParameters) -> None:
+    """That there is one thing to plan for."""
+    given = [f"{name}={getattr(p, name)}" for name in ("rows", "dimension", "carried_bytes") if getattr(p, name)]
+    if p.input_path is not None and given:
+        raise InputError(f"input_path says what {given[0]} would: give either")
+    if p.input_path is None and (p.rows is None or p.dimension is None):
+        raise InputError("nothing to plan for: give input_path=…, or rows=… and dimension=…")
+    if p.n_clusters and p.rows and p.n_clusters > p.rows:
+        raise InputError(f"n_clusters={p.n_clusters} is more than rows={p.rows}")
 
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -31,9 +32,11 @@ from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import segment_schema
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
+SEGMENT_BYTES = 256 << 10
+"""What the vectors of a segment should have at least: each is a ranged read, and a reference in the driver."""
 _MIN_SAMPLE, _SAMPLE_PER_CLUSTER = 100_000, 256
-_ASSIGN_UNIT_BYTES, _SEGMENT_BYTES = 64 << 20, 32 << 10
+_UNIT_ROWS, _ASSIGN_UNIT_BYTES = 16_384, 64 << 20
 _MAX_CLUSTER_ROWS = 65_536
 _ROWS_PER_DUPLICATES_FILE, _ID_BYTES = 4_000_000, 100
 
@@ -49,6 +52,7 @@ class Job:
     width: int
     sample_rows: int
     max_cluster_rows: int
+    max_key_rows: int
     rows_per_file: int
     kmeans_dir: str
     pairwise_dir: str
@@ -143,7 +147,7 @@ def make_plan(parameters: Parameters) -> Plan:
         )
 
     if p.n_clusters is None:
-        p.n_clusters = max(1, round(inspect().num_rows ** 0.5))
+        p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
     pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields])
@@ -155,7 +159,7 @@ def make_plan(parameters: Parameters) -> Plan:
         compare = _stage_plan(
             pairwise_dir,
             "",
-            lambda: {"max_cluster_rows": p.max_cluster_rows or _max_cluster_rows(memory, assign)},
+            lambda: _plan_pairwise(p, assign, memory),
             cache_options,
         )
     _check_rows(p, assign)
@@ -178,7 +182,8 @@ def make_plan(parameters: Parameters) -> Plan:
         width=(assigned or assign)["width"],
         sample_rows=assign["sample_rows"],
         max_cluster_rows=compare["max_cluster_rows"],
-        rows_per_file=min(_ROWS_PER_DUPLICATES_FILE, memory // 4 // (_ID_BYTES + assign["carried_bytes"])),
+        max_key_rows=compare["max_key_rows"],
+        rows_per_file=rows_per_file(assign["carried_bytes"], memory),
         kmeans_dir=kmeans_dir,
         pairwise_dir=pairwise_dir,
         output_key=storage.fingerprint([FORMAT, pairwise_key, p.eps]),
@@ -221,6 +226,72 @@ def ranking_of(p: Parameters) -> RankingStrategy:
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
 
 
+def default_clusters(num_rows: int) -> int:
+    """`n_clusters` where it is null."""
+    return max(1, round(num_rows**0.5))
+
+
+def unit_sizes(p: Parameters, num_rows: int, dimension: int, carried_bytes: int, memory: int) -> tuple[int, int]:
+    """Centroids per key and rows per assign unit.
+
+    Args:
+        p: with `n_clusters` set.
+        carried_bytes: of a row in the columns besides id and embedding.
+        memory: bytes per worker.
+    """
+    assert p.n_clusters is not None
+    row_bytes = 4 * dimension
+    affordable = max(1, memory // 8 // (row_bytes + carried_bytes))
+    # There is a segment for each key in each unit: they are largest where a key has as many rows as a unit.
+    balanced = math.isqrt(num_rows * SEGMENT_BYTES // row_bytes)
+    key_rows = min(p.unit_rows or max(_UNIT_ROWS, balanced), affordable)
+    width = max(1, round(key_rows * p.n_clusters / num_rows))
+    keys = -(-p.n_clusters // width)
+    unit_rows = (p.assign_unit_bytes or max(_ASSIGN_UNIT_BYTES, SEGMENT_BYTES * keys)) // row_bytes
+    return width, max(1, min(unit_rows, affordable))
+
+
+def sample_sizes(p: Parameters, num_rows: int, dimension: int, memory: int) -> tuple[int, int]:
+    """How many rows the parameters ask to fit on, and how many a worker's `memory` (bytes) can hold."""
+    assert p.n_clusters is not None
+    if p.fit_data_fraction is not None:
+        asked = max(1, round(p.fit_data_fraction * num_rows))
+    else:
+        asked = min(num_rows, max(_MIN_SAMPLE, _SAMPLE_PER_CLUSTER * p.n_clusters))
+    # Beside the rows the fit holds some of them again, as candidates for initial centroids.
+    return asked, memory // 4 // (4 * dimension)
+
+
+def max_cluster_rows(p: Parameters, dimension: int, carried_bytes: int, memory: int) -> int:
+    """The ranked rows that are compared as one unit where a key is split."""
+    return p.max_cluster_rows or max(1024, min(_MAX_CLUSTER_ROWS, _held_rows(dimension, carried_bytes, memory)))
+
+
+def max_key_rows(p: Parameters, num_rows: int, dimension: int, carried_bytes: int, memory: int, width: int) -> int:
+    """The rows of a key above which it is split: twice the usual number, as then it has a large cluster.
+
+    Args:
+        p: with `n_clusters` set.
+        memory: bytes per worker.
+        width: centroids per key; the rows of a key of many are each compared with few of the others.
+    """
+    assert p.n_clusters is not None
+    block = max_cluster_rows(p, dimension, carried_bytes, memory)
+    if p.max_cluster_rows or width == 1:
+        return block
+    return max(block, min(2 * width * num_rows // p.n_clusters, _held_rows(dimension, carried_bytes, memory)))
+
+
+def _held_rows(dimension: int, carried_bytes: int, memory: int) -> int:
+    """The rows to compare that a worker's `memory` (bytes) allows."""
+    return memory // 4 // (4 * dimension + carried_bytes)
+
+
+def rows_per_file(carried_bytes: int, memory: int) -> int:
+    """The compared rows whose duplicates go into one file."""
+    return min(_ROWS_PER_DUPLICATES_FILE, memory // 4 // (_ID_BYTES + carried_bytes))
+
+
 def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
     """The assign units of a stored plan."""
     return tuple(
@@ -257,13 +328,9 @@ def _stage_plan(
 
 
 def _plan_kmeans(p: Parameters, facts: inputs.InputFacts, carried: list[str], memory: int) -> dict[str, Any]:
-    assert p.n_clusters is not None
-    row_bytes, carried_bytes = 4 * facts.dimension, facts.row_bytes(carried)
-    affordable = max(1, memory // 8 // (row_bytes + carried_bytes))
-    width = max(1, round(min(p.unit_rows, affordable) * p.n_clusters / facts.num_rows))
-    keys = -(-p.n_clusters // width)
-    unit_rows = (p.assign_unit_bytes or max(_ASSIGN_UNIT_BYTES, _SEGMENT_BYTES * keys)) // row_bytes
-    units = inputs.units(facts.files, max(1, min(unit_rows, affordable)))
+    carried_bytes = facts.row_bytes(carried)
+    width, unit_rows = unit_sizes(p, facts.num_rows, facts.dimension, carried_bytes, memory)
+    units = inputs.units(facts.files, unit_rows)
     return {
         "format": FORMAT,
         "files": [f.info.url for f in facts.files],
@@ -279,16 +346,19 @@ def _plan_kmeans(p: Parameters, facts: inputs.InputFacts, carried: list[str], me
     }
 
 
+def _plan_pairwise(p: Parameters, assign: dict[str, Any], memory: int) -> dict[str, Any]:
+    dimension, carried = assign["dimension"], assign["carried_bytes"]
+    return {
+        "max_cluster_rows": max_cluster_rows(p, dimension, carried, memory),
+        "max_key_rows": max_key_rows(p, assign["num_rows"], dimension, carried, memory, assign["width"]),
+    }
+
+
 def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
     assert p.n_clusters is not None
     if p.max_iter == 0:
         return 0
-    if p.fit_data_fraction is not None:
-        asked = max(1, round(p.fit_data_fraction * facts.num_rows))
-    else:
-        asked = min(facts.num_rows, max(_MIN_SAMPLE, _SAMPLE_PER_CLUSTER * p.n_clusters))
-    # Beside the rows the fit holds some of them again, as candidates for initial centroids.
-    affordable = memory // 4 // (4 * facts.dimension)
+    asked, affordable = sample_sizes(p, facts.num_rows, facts.dimension, memory)
     if affordable < min(asked, p.n_clusters):
         raise InputError(
             f"memory_budget: {memory:,} bytes hold {affordable:,} rows of {facts.dimension} values to fit on, fewer "
@@ -302,11 +372,6 @@ def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
             f"{memory:,}",
         )
     return min(asked, affordable)
-
-
-def _max_cluster_rows(memory: int, assign: dict[str, Any]) -> int:
-    row_bytes = 4 * assign["dimension"] + assign["carried_bytes"]
-    return max(1024, min(_MAX_CLUSTER_ROWS, memory // 4 // row_bytes))
 
 
 def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:

@@ -129,6 +129,14 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def in_time(seconds: float) -> str:
+    """A duration for people."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def in_bytes(number: float) -> str:
     """A number of bytes for people."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]

@@ -8,6 +8,7 @@ centroids, the file is; a file that carries them under its final name is finishe
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -50,6 +51,20 @@ def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Fi
             *carried,
         ]
     )
+
+
+@functools.cache
+def num_bytes(dimension: int) -> tuple[int, int]:
+    """The bytes of a segment of its own, and of each row in it: with integer ids, and without carried columns."""
+    schema = segment_schema(pa.int64(), dimension, [])
+    zeros = [
+        pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(dimension, np.float32)), type=type_)
+        if pa.types.is_fixed_size_list(type_)
+        else pa.array([0], type_)
+        for type_ in schema.types
+    ]
+    row = sum(column.nbytes for column in zeros)
+    return pa.ipc.get_record_batch_size(pa.record_batch(zeros, schema=schema)) - row, row
 
 
 def write(

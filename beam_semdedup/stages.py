@@ -138,10 +138,11 @@ def find_assigned(job: Job, path: str) -> tuple[Segment, ...]:
 
 
 def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[PairwiseUnit]:
-    """The units that compare the rows of a key: one, or blocks of `max_cluster_rows` ranked rows."""
+    """The units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
     ordered = tuple(sorted(parts, key=lambda s: (s.path, s.offset)))
     num_rows = sum(s.num_rows for s in ordered)
-    bounds = [*range(0, num_rows, job.max_cluster_rows), num_rows]
+    block = num_rows if num_rows <= job.max_key_rows else job.max_cluster_rows
+    bounds = [*range(0, num_rows, block), num_rows]
     return [PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
@@ -316,7 +317,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
     rows: Any = RankedRows(batches, order)
-    if unit.num_rows <= job.max_cluster_rows:
+    if unit.num_rows <= job.max_key_rows:
         rows = rows[:]
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))

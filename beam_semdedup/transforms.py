@@ -5,6 +5,7 @@ coder registered here.
 """
 
 import dataclasses
+import functools
 import json
 import typing
 from collections.abc import Iterable, Iterator
@@ -36,7 +37,7 @@ class ReferenceCoder(coders.Coder):
 
     def encode(self, value: Any) -> bytes:
         """The element as bytes; equal elements have equal bytes."""
-        return json.dumps(dataclasses.astuple(value), separators=(",", ":")).encode()
+        return json.dumps(_to_list(value), separators=(",", ":")).encode()
 
     def decode(self, encoded: bytes) -> Any:
         """The element that `encode` was given."""
@@ -285,12 +286,26 @@ def _name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    """The names and types of a dataclass's fields; empty for any other type. There are millions of references."""
+    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+
+
+def _to_list(value: Any) -> Any:
+    """A dataclass as a list of its values, with lists in place of the dataclasses and tuples within."""
+    if isinstance(value, tuple):
+        return [_to_list(item) for item in value]
+    kind: Any = type(value)
+    names = _fields(kind)
+    return [_to_list(getattr(value, name)) for name in names] if names else value
+
+
 def _from_list(kind: Any, values: Any) -> Any:
     """`values`, as JSON gives it back, as an instance of a dataclass, a tuple of them, or itself."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        fields = [f.name for f in dataclasses.fields(kind)]
-        return kind(*(_from_list(hints[name], v) for name, v in zip(fields, values, strict=True)))  # type: ignore[operator]
+    fields = _fields(kind)
+    if fields:
+        return kind(*(_from_list(hint, value) for hint, value in zip(fields.values(), values, strict=True)))
     if typing.get_origin(kind) is tuple:
         return tuple(_from_list(typing.get_args(kind)[0], value) for value in values)
     return values

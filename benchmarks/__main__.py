@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bench import Bench
 
-SCENARIOS = ("start", "kernel", "given", "fit", "workers", "sweep", "memory", "growth", "semhash")
+SCENARIOS = ("start", "kernel", "given", "fit", "workers", "sweep", "memory", "growth", "plan", "semhash")
 
 
 def main() -> None:
@@ -36,15 +36,16 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    bench = Bench(work, options.descriptions.resolve(), options.rounds, options.rows, options.peers)
+    results = options.results / f"{options.name}.json"
+    bench = Bench(work, options.descriptions.resolve(), options.rounds, options.rows, options.peers, results)
     for name in options.scenarios or SCENARIOS:
         print(name, flush=True)
         started = time.time()
         result = importlib.import_module(f"benchmarks.scenarios.{name}").run(bench)
-        report.update(options.results / f"{options.name}.json", name, result, time.time() - started)
+        report.update(results, name, result, time.time() - started)
         for goal in result.goals:
             print(f"  {goal.what}: {report.number(goal.measured)} {goal.unit}, {goal.verdict}", flush=True)
-    print(report.write(options.results / f"{options.name}.json"))
+    print(report.write(results))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where the sets and results lie, and how much is measured.
+    """Where the sets lie, how much is measured, and in which `report` the results will be.
 
     `rows` and `peers`, where given, limit the scenarios to sets of these sizes and to these contenders.
     """
@@ -69,6 +69,13 @@ class Bench:
     rounds: int = 3
     rows: Sequence[int] = ()
     peers: Sequence[str] = ()
+    report: Path | None = None
+
+    def stored(self, scenario: str) -> list[dict[str, Any]]:
+        """The table of a scenario that is in the report already; empty where it is not."""
+        if self.report is None or not self.report.exists():
+            return []
+        return json.loads(self.report.read_text())["scenarios"].get(scenario, {}).get("table", [])
 
     def generated(self, rows: int, clusters: int | None = None) -> Dataset:
         """A generated set; by default of as many clusters as our default, the square root of the rows."""

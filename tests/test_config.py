@@ -15,15 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup import config
-from beam_semdedup.config import DirectConfig, InputError, Parameters, RemovalParameters, resolve
+from beam_semdedup.config import DirectConfig, InputError, Parameters, PlanParameters, RemovalParameters, resolve
 
 REQUIRED = {"input_path": "in", "output_path": "out"}
-REQUIRED_FOR_REMOVAL = {**REQUIRED, "duplicates_path": "list"}
+REQUIRED_BY = {
+    Parameters: REQUIRED,
+    RemovalParameters: {**REQUIRED, "duplicates_path": "list"},
+    PlanParameters: {"input_path": "in"},
+}
+REQUIRED_FOR_REMOVAL = REQUIRED_BY[RemovalParameters]
 CHECKOUT = Path(config.__file__).resolve().parent.parent
 SETTINGS = {settings: group for group, choices in config.GROUPS.items() for settings in choices.values()}
 DECLARED = [
     pytest.param(schema, f, id=f"{schema.__name__}.{f.name}")
-    for schema in (Parameters, RemovalParameters, *SETTINGS)
+    for schema in (Parameters, RemovalParameters, PlanParameters, *SETTINGS)
     for f in dataclasses.fields(schema)
     if f.name not in (*config.GROUPS, "name")
 ]
@@ -55,11 +60,12 @@ class TestDeclarations:
             group = SETTINGS[schema]
             resolved = getattr(resolve({**REQUIRED, group: {"name": schema.name, f.name: value}}), group)
         elif value == config.MISSING:
-            assert f.name in REQUIRED_FOR_REMOVAL
+            assert f.name in REQUIRED_BY[schema]
+            return
+        elif schema is PlanParameters and f.name == "input_path":
             return
         else:
-            required = REQUIRED if schema is Parameters else REQUIRED_FOR_REMOVAL
-            resolved = resolve({**required, f.name: value}, schema)
+            resolved = resolve({**REQUIRED_BY[schema], f.name: value}, schema)
         assert getattr(resolved, f.name) == value
 
     def test_names_and_defaults_are_the_agreed_ones(self):
@@ -75,7 +81,7 @@ class TestDeclarations:
             **{"ranking_strategy": None, "pairwise_batch_size": 1024, "eps": None, "assume_normalized": False},
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
-            **{"memory_budget": None, "max_cluster_rows": None, "unit_rows": 16384, "assign_unit_bytes": None},
+            **{"memory_budget": None, "max_cluster_rows": None, "unit_rows": None, "assign_unit_bytes": None},
         }
 
     def test_two_instances_share_no_default(self):
@@ -87,6 +93,12 @@ class TestDeclarations:
         own = [f for f in dataclasses.fields(RemovalParameters) if f.name not in ("duplicates_path", "partial")]
         assert {f.name for f in own} - set(shared) == {"duplicates_kwargs"}
         assert {f.name for f in own if f.name in shared and f.type != shared[f.name].type} == set()
+
+    def test_a_plan_is_of_the_run_with_the_same_parameters(self):
+        values = {"n_clusters": 7, "unit_rows": 5, "memory_budget": 10**9, "metadata_fields": ["a"]}
+        p = resolve({"input_path": "in", "workers": 3, **values}, PlanParameters)
+        expected = parameters(**values, runner={"name": "direct", "num_workers": 3})
+        assert p.run(7) == dataclasses.replace(expected, output_path="")
 
     @pytest.mark.parametrize("id_field", ["id", "key"])
     def test_what_was_resolved_resolves_to_itself(self, id_field):

@@ -1,0 +1,84 @@
+"""The job of `semdedup-plan`: parameters in, forecasts out; nothing is run, but rates are measured where asked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from beam_semdedup import calibration, inputs
+from beam_semdedup.arrays import cores
+from beam_semdedup.calibration import Rates
+from beam_semdedup.capacity import memory_per_worker
+from beam_semdedup.config import InputError, PlanParameters
+from beam_semdedup.forecast import Data, Forecast, Machines, forecast, recommend
+
+_LOG = logging.getLogger(__name__)
+SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
+"""The numbers of rows in the table."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines."""
+
+    machines: Machines
+    rates: Rates
+    source: str
+    asked: Forecast
+    recommended: Forecast
+    table: tuple[Forecast, ...]
+
+
+def plan_run(p: PlanParameters) -> Planned:
+    """The forecasts that the parameters ask for.
+
+    Raises:
+        InputError: the input cannot be read, a column is missing, more clusters than rows; see `config.resolve` too.
+    """
+    data = _data(p)
+    if p.n_clusters and p.n_clusters > data.rows:
+        raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows of the input")
+    machines = Machines(
+        workers=p.workers,
+        cores=p.cores or max(1, cores() // p.workers),
+        memory=memory_per_worker(p.run(None)),
+        gpus=p.gpus,
+        fit_workers=p.fit_workers,
+        storage_bandwidth=p.storage_bandwidth,
+    )
+    rates, source = _rates(p, data.dimension, machines.cores)
+    recommended = recommend(p, data, machines, rates)
+    return Planned(
+        machines,
+        rates,
+        source,
+        forecast(p, data, p.n_clusters, machines, rates) if p.n_clusters else recommended,
+        recommended,
+        tuple(recommend(p, data.of_size(rows), machines, rates) for rows in SIZES),
+    )
+
+
+def _data(p: PlanParameters) -> Data:
+    if p.input_path is None:
+        assert p.rows is not None
+        assert p.dimension is not None
+        return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
+    options = p.read_kwargs.get("storage_options", {})
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
+    carried = [name for name in p.metadata_fields if name != p.id_field]
+    facts = inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, None, options)
+    stored = sum(f.size for f in files) // facts.num_rows
+    return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts.files)
+
+
+def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
+    """The rates, and where they are from."""
+    if p.calibrate:
+        _LOG.info("Measuring how fast this machine is, in about 20 s")
+        measured = calibration.calibrate(dimension, number_of_cores)
+        if p.calibration is not None:
+            calibration.save(measured, p.calibration)
+        return measured, "measured on this machine now"
+    if p.calibration is not None:
+        return calibration.load(p.calibration), f"from {p.calibration}"
+    return calibration.REFERENCE, "of two cores of a cloud machine (calibrate=true measures this one)"

@@ -1,0 +1,122 @@
+"""`semdedup-plan` as a user types it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import Ended
+
+from beam_semdedup import calibration, cli
+from beam_semdedup.config import PlanParameters
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
+    """Calls the command with these arguments, in an empty working directory, and returns how it ended."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+
+    def call(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["semdedup-plan", *map(str, arguments)])
+        monkeypatch.setattr(cli, "_end", sys.exit)
+        with pytest.raises(SystemExit) as ended:
+            cli.plan_main()
+        assert list(cwd.iterdir()) == []
+        return Ended(ended.value.code, *capsys.readouterr())
+
+    return call
+
+
+def test_rows_and_dimension_are_enough(plan: Callable[..., Ended]) -> None:
+    ended = plan("rows=1000000", "dimension=384", "n_clusters=1000", "workers=4", "cores=2", "memory_budget=8GiB")
+    assert (ended.code, ended.err) == (0, "")
+    for line in (
+        r"1,000,000 rows of 384 values, on 4 workers with 2 cores and 8.0 GiB of memory budget each, 0 GPUs",
+        r"n_clusters +1,000; recommended: [\d,]+ \([\d.]+ \w+\)",
+        r"Fit +on 256,000 rows",
+        r"Assign +23 units of 43,690 rows",
+        r"Shuffle +[\d,]+ segments of [\d,]+ rows, 1.\d MiB",
+        r"Stage +TFLOP +read +written +predicted +bottleneck",
+        r"assign +0.77 +1.4 GiB +1.5 GiB +[\d.]+ \w+ +\w+",
+        r"total +[\d.]+ \w+ +\w+",
+        r"rows +n_clusters +segments +rows each +worker +driver +predicted +bottleneck +breaks",
+        r"10,000,000,000 +[\d,]+ +[\d,]+ +",
+    ):
+        assert re.search(line, ended.out), line
+
+
+def test_the_input_says_how_much_there_is(
+    plan: Callable[..., Ended], make_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = make_dataset(rows=60)
+    ended = plan(f"input_path={data.path}", "metadata_fields=[text]", "storage_bandwidth=1GB", "gpus=1")
+    assert ended.code == 0, ended.err
+    assert re.search(r"60 rows of 16 values, on 1 worker .* 1 GPU, 953.7 MiB/s of storage each", ended.out)
+    assert re.search(r"Assign +3 units of", ended.out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to plan for: give input_path=…, or rows=… and dimension=…"),
+        (["rows=10"], "nothing to plan for"),
+        (["rows=10", "dimension=3", "input_path=in"], "input_path says what rows=10 would: give either"),
+        (["rows=10", "dimension=3", "n_clusters=11"], "n_clusters=11 is more than rows=10"),
+        (["rows=0", "dimension=3"], "rows=0 is out of range: it must be at least 1"),
+        (["rows=10", "dimension=3", "worker=2"], "unknown parameter worker; did you mean workers?"),
+        (["rows=10", "dimension=3", "eps=0.1"], "unknown parameter eps"),
+        (["rows=10", "dimension=3", "storage_bandwidth=fast"], "storage_bandwidth: 'fast' is not a size"),
+        (["rows=10", "dimension=3", "calibration=none.json"], "calibration=none.json: no such file"),
+        (["input_path=nowhere"], "input_path: no files at nowhere"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments: list[str], message: str, plan: Callable[..., Ended]) -> None:
+    ended = plan(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Error: ")
+    assert message in ended.err
+
+
+def test_more_clusters_than_the_input_has_rows(plan: Callable[..., Ended], make_dataset: Callable[..., Any]) -> None:
+    ended = plan(f"input_path={make_dataset(rows=60).path}", "n_clusters=61")
+    assert (ended.code, ended.err) == (2, "Error: n_clusters=61 is more than the 60 rows of the input\n")
+
+
+def test_a_calibration_is_measured_once_and_used_again(
+    plan: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes = {"_ROWS": 512, "_FEW": 2, "_SOME": 8, "_MANY": 64, "_REPEATS": 1, "_DISK_BYTES": 1 << 20}
+    for name, value in sizes.items():
+        monkeypatch.setattr(calibration, name, value)
+    path = tmp_path / "rates.json"
+    asked = ("rows=100000", "dimension=8", "cores=1", "memory_budget=1GiB", f"calibration={path}")
+    measured = plan(*asked, "calibrate=true")
+    assert measured.code == 0, measured.err
+    assert "measured on this machine now" in measured.out
+    stored = json.loads(path.read_text())
+    assert stored["cores"] == 1
+    assert stored["start"] > 0.5
+    again = plan(*asked)
+    assert again.out.replace(f"from {path}", "measured on this machine now") == measured.out
+
+
+def test_several_sizes_are_a_sweep(plan: Callable[..., Ended]) -> None:
+    ended = plan("-m", "rows=1000,2000", "dimension=8", "verbose=false")
+    assert ended.code == 0, ended.err
+    assert re.search(r"rows=1000\n1,000 rows of 8 values[\s\S]*rows=2000\n2,000 rows of 8 values", ended.out)
+
+
+def test_help_names_every_parameter(plan: Callable[..., Ended]) -> None:
+    ended = plan("--help")
+    assert ended.out.startswith("semdedup-plan input_path=… | rows=… dimension=… [workers=…] [name=value …]\n")
+    for field in dataclasses.fields(PlanParameters):
+        assert re.search(rf"^ *{field.name}\b", ended.out, re.MULTILINE), field.name
+    assert "eps" not in ended.out
