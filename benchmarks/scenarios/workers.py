@@ -5,7 +5,7 @@ from __future__ import annotations
 from benchmarks.bench import ONE_THREAD, Bench, Goal, Result
 from benchmarks.measure import interleaved, medians, ratio, raw
 
-SIZE = 250_000
+SIZE = 1_000_000
 
 
 def run(bench: Bench) -> Result:
