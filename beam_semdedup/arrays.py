@@ -1,14 +1,15 @@
-"""Which array library computes, and on how many cores.
+"""Which array library computes, on which device, and on how much of it.
 
 Kernels take arrays and ask `namespace` for the library that the arrays belong to, so that the same code runs
-on NumPy and CuPy; nothing else in the project decides that. On NumPy they compute their tiles `in_threads`, each with
-one BLAS thread: what follows a product then runs on all cores too, and threads of BLAS never wait for each other, which
-on a busy machine costs more than the product.
+on NumPy and CuPy; who makes the arrays asks `library`. Nothing else in the project decides that. On NumPy they compute
+their tiles `in_threads`, each with one BLAS thread: what follows a product then runs on all cores too, and threads of
+BLAS never wait for each other, which on a busy machine costs more than the product.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
 from collections import deque
@@ -19,6 +20,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from beam_semdedup import cuda
+
+_LOG = logging.getLogger(__name__)
+_GPU = threading.Lock()
+_TILE_BYTES, _TILE_MULTIPLE = 4 << 20, 256
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _ROW_DOT_BYTES = 256 << 10  # the float64 copies stay in the cache: more than twice as fast as with 8 MiB
@@ -33,6 +39,108 @@ def namespace(array: Any) -> Any:
     return cupy.get_array_module(array)
 
 
+@functools.cache
+def library(device: str) -> Any:
+    """The module that computes on a device: `cupy` on the first GPU that this process sees, else `numpy`.
+
+    Args:
+        device: cpu, gpu, or auto for a GPU where there is one.
+
+    Raises:
+        InputError: gpu, where CuPy or a GPU is missing.
+    """
+    if device == "cpu":
+        return np
+    os.environ["CUPY_TF32"] = "0"  # float32 products are meant to be such
+    try:
+        import cupy
+
+        missing = "" if cupy.cuda.runtime.getDeviceCount() else "this process sees none"
+    except ImportError as error:
+        missing = f"CuPy cannot be imported ({error}); install cupy-cuda12x or cupy-cuda13x"
+    except RuntimeError as error:  # CuPy's, where there is no driver
+        missing = str(error)
+    if not missing:
+        _LOG.info("Computing on a GPU: %s", cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+        return cupy
+    if device == "gpu":
+        from beam_semdedup.config import InputError
+
+        raise InputError(f"device=gpu, but there is no GPU to be used: {missing}; device=auto goes on without one")
+    return np
+
+
+def to_host(array: Any) -> np.ndarray:
+    """The array in this machine's memory; itself, if it is there."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+@contextmanager
+def exclusive(xp: Any) -> Iterator[None]:
+    """Within it this thread alone computes on the GPU, also in what it calls `in_threads`; on NumPy it does nothing."""
+    if xp is np:
+        yield
+        return
+    with _GPU:
+        before, _HERE.computes = getattr(_HERE, "computes", False), True
+        try:
+            yield
+        finally:
+            _HERE.computes = before
+
+
+def has_room(xp: Any, size: int) -> bool:
+    """Whether the GPU has room for `size` bytes and as much again for what is computed of them; NumPy always."""
+    return xp is np or 2 * size <= _free(xp)
+
+
+def moved(array: np.ndarray, xp: Any) -> Any:
+    """The array where `xp` computes; copied while other threads compute there."""
+    if xp is np:
+        return array
+    return next(cuda.uploaded([array]))
+
+
+def tile_rows(xp: Any, asked: int) -> int:
+    """Rows and columns of a tile of products: what is asked on NumPy; on a GPU what its L2 cache and memory hold."""
+    if xp is np:
+        return asked
+    numbers = min(xp.cuda.Device().attributes["L2CacheSize"], _free(xp) // 8) // 4
+    return max(_TILE_MULTIPLE, int(numbers**0.5) // _TILE_MULTIPLE * _TILE_MULTIPLE)
+
+
+def tile_bytes(xp: Any) -> int:
+    """Bytes of one step's arrays: what a cache holds on NumPy, an eighth of the free memory on a GPU."""
+    return _TILE_BYTES if xp is np else max(_TILE_BYTES, _free(xp) // 8)
+
+
+def _free(xp: Any) -> int:
+    """Bytes of GPU memory that are free, or held by CuPy for what comes next."""
+    return xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
+
+
+def within_memory(size: int, attempt: Callable[[int], _T]) -> _T:
+    """What `attempt(size)` returns, after halving the size as often as the memory does not suffice for it.
+
+    Raises:
+        MemoryError: nor for a size of 1.
+    """
+    while True:
+        try:
+            return attempt(size)
+        except MemoryError:  # CuPy's is one
+            if size <= 1:
+                raise
+        # Not in the handler: until it is left, the traceback holds the arrays.
+        size //= 2
+        _say_once("Out of memory: going on with smaller tiles")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _LOG.warning(message)
+
+
 def row_dot(a: Any, b: Any) -> Any:
     """Dot products of corresponding rows, (n,) float64.
 
@@ -42,14 +150,15 @@ def row_dot(a: Any, b: Any) -> Any:
     Args:
         a, b: (n, d) float32.
     """
-    xp = namespace(a)
-    result = xp.empty(len(a), dtype=xp.float64)
+    if namespace(a) is not np:
+        return cuda.row_dot(a, b)
+    result = np.empty(len(a))
     step = max(1, _ROW_DOT_BYTES // (8 * max(1, a.shape[1])))
     for start in range(0, len(a), step):
         rows = slice(start, start + step)
         # In one memory order, since the order of the additions follows it.
-        left, right = (m[rows].astype(xp.float64, order="C") for m in (a, b))
-        xp.einsum("ij,ij->i", left, right, out=result[rows])
+        left, right = (m[rows].astype(np.float64, order="C") for m in (a, b))
+        np.einsum("ij,ij->i", left, right, out=result[rows])
     return result
 
 

@@ -234,8 +234,6 @@ def _texts(schema: type) -> list[str]:
 
 
 def _check_known(schema: type, argument: str) -> None:
-    import difflib
-
     name, _, value = argument.lstrip("+~").partition("=")
     names = [f.name for f in dataclasses.fields(schema)]
     for group, registry in config.GROUPS.items():
@@ -247,8 +245,8 @@ def _check_known(schema: type, argument: str) -> None:
             raise InputError(f"{argument}: {group} is one of: {', '.join(registry)}")
     is_inside = name.partition(".")[0] in names and name.partition(".")[0] not in config.GROUPS
     if name not in names and not is_inside and not re.match(r"hydra[./]", name):
-        close = difflib.get_close_matches(name, names, n=1)
-        raise InputError(f"unknown parameter {name}; " + (f"did you mean {close[0]}?" if close else "see --help"))
+        close = config.closest(name, names)
+        raise InputError(f"unknown parameter {name}; " + (f"did you mean {close}?" if close else "see --help"))
 
 
 def _hydra_message(error: Exception) -> str:

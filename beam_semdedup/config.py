@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,19 @@ class RayKMeansConfig(ActorConfig, KMeansConfig):
     num_actors: int = parameter(1, "actors; each holds a share of the rows to fit on", at_least=1)
 
 
+@dataclass
+class CumlKMeansConfig(KMeansConfig):
+    """cuml.cluster.KMeans on the GPU of the process that runs the fit; parameters of the same names go to it."""
+
+    name: str = "cuml"
+    device_buffer_samples: int | None = parameter(
+        None, "rows that are on the GPU at a time; 0: all; null: all where they fit, else what fits", at_least=0
+    )
+
+
 GROUPS: dict[str, dict[str, type[Any]]] = {
     "runner": {"direct": DirectConfig, "ray": RayConfig, "flink": FlinkConfig},
-    "kmeans": {"local": LocalKMeansConfig, "ray": RayKMeansConfig},
+    "kmeans": {"local": LocalKMeansConfig, "ray": RayKMeansConfig, "cuml": CumlKMeansConfig},
 }
 """The parameters that name a choice with settings of its own; the first is the default."""
 
@@ -303,7 +313,16 @@ class Parameters(ClusterParameters, InputParameters):
         "{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides which_to_keep",
         group=_SIMILARITY,
     )
-    pairwise_batch_size: int = parameter(1024, "rows per tile of similarities", at_least=1, group=_SIMILARITY)
+    pairwise_batch_size: int = parameter(
+        1024, "rows per tile of similarities; on a GPU its cache and memory decide", at_least=1, group=_SIMILARITY
+    )
+    precision: str = parameter(
+        "exact",
+        "exact: float32 products; screened: float16 ones, and float64 where these do not settle which rows are "
+        "duplicates at eps (the same ones; other rows' max_id may be another row about as similar)",
+        choices=["exact", "screened"],
+        group=_SIMILARITY,
+    )
     remove: bool = parameter(
         False, "also write the input without its duplicates to output_path/deduplicated", group=_SIMILARITY
     )
@@ -331,7 +350,18 @@ class Parameters(ClusterParameters, InputParameters):
         bytes=True,
         group=_EXECUTION,
     )
+    device: str = parameter(
+        "auto",
+        "what computes: cpu, gpu (NVIDIA, with CuPy), or auto: a GPU where a worker sees one",
+        choices=["auto", "cpu", "gpu"],
+        group=_EXECUTION,
+    )
     kmeans: KMeansConfig = field(default_factory=LocalKMeansConfig, metadata={"group": _GROUPS})
+
+    @property
+    def threshold(self) -> float | None:
+        """The score of a duplicate, where only the side on which a score is of it must be exact."""
+        return None if self.precision == "exact" or self.eps is None else 1 - self.eps
 
     @property
     def centroids_given(self) -> bool:
@@ -503,6 +533,13 @@ def conf_dir() -> Path:
     )
 
 
+def closest(wrong: str, names: Sequence[str]) -> str | None:
+    """Which of some names was meant: one spelled much like it, else one that it begins with (`epsilon`: eps)."""
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.75)
+    begun = [name for name in names if wrong.startswith(name)]
+    return next(iter(near or begun or difflib.get_close_matches(wrong, names, n=1)), None)
+
+
 def number_of_bytes(value: int | str) -> int:
     """The number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
@@ -546,8 +583,8 @@ def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
     known = [f.name for f in dataclasses.fields(schema)]
     for name in values:
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+            close = closest(str(name), known)
+            hint = f"did you mean {prefix}{close}?" if close else f"known: {', '.join(known)}"
             raise InputError(f"unknown parameter {prefix}{name}; {hint}")
     merged, name = OmegaConf.structured(schema), "?"
     try:
@@ -678,6 +715,12 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
     if p.max_iter == 0 and not p.centroids_given:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
+    if p.precision == "screened" and p.eps is None:
+        raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
+    if p.device == "gpu" and isinstance(p.runner, RayConfig) and not p.runner.num_gpus:
+        raise InputError("device=gpu with runner=ray needs runner.num_gpus, the share of a GPU that a worker has")
+    if p.device == "cpu" and isinstance(p.kmeans, CumlKMeansConfig):
+        raise InputError("kmeans=cuml needs a GPU, found device=cpu")
     if p.remove and p.eps is None:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
 

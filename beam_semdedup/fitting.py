@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from beam_semdedup.arrays import in_threads, namespace, row_dot
+from beam_semdedup import cuda
+from beam_semdedup.arrays import exclusive, has_room, in_threads, library, moved, namespace, row_dot, within_memory
 from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.tiles import fold, multiply
 
 _LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 5.0
@@ -51,16 +53,20 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """One shard in this process."""
+    """One shard in this process, on a GPU where there is one with room for it."""
 
     def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
         """See `Engine.fit`."""
-        shard = Shard(sample(), parameters.max_samples_per_batch)
-        return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
+        rows, xp = sample(), library(parameters.device)
+        rows = moved(rows, xp) if has_room(xp, rows.nbytes) else rows
+        shard = Shard(rows, parameters.max_samples_per_batch)
+        with exclusive(namespace(rows)):
+            return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     "local": LocalEngine,
+    "cuml": lambda: import_module("beam_semdedup.cuml_fit").CumlEngine(),
     "ray": lambda: import_module("beam_semdedup.ray_fit").RayEngine(),
 }
 
@@ -343,35 +349,46 @@ def _reseed(run: Run, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarra
 
 
 def _nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
-    """The nearest of some centroids: half its square less than their product (m,) float32, and which it is (m,) int32.
+    """The nearest of some centroids: half its square less than their product (m,) float32, and which it is (m,).
 
     The squared distance of a row x to it is x @ x - 2 * closeness.
     """
-    xp = namespace(rows)
-    closeness = xp.empty(len(rows), dtype=xp.float32)
-    position = xp.empty(len(rows), dtype=xp.int32)
-    half = (row_dot(centroids, centroids) / 2).astype(xp.float32)
+    half = (row_dot(centroids, centroids) / 2).astype(np.float32)
+    if namespace(rows) is not np:
+        return within_memory(batch, lambda step: _nearest_on_device(rows, centroids, half, step))
+    closeness = np.empty(len(rows), dtype=np.float32)
+    position = np.empty(len(rows), dtype=np.int32)
 
     def tile(part: slice) -> None:
         score = rows[part] @ centroids.T
         score -= half
         position[part] = at = score.argmax(axis=1)
-        closeness[part] = score[xp.arange(len(at)), at]
+        closeness[part] = score[np.arange(len(at)), at]
 
-    if xp is np:
-        step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids)))
-        in_threads(tile, _slices(len(rows), min(batch, step)))
-    else:
-        for part in _slices(len(rows), batch):
-            tile(part)
+    step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids)))
+    in_threads(tile, _slices(len(rows), min(batch, step)))
     return closeness, position
+
+
+def _nearest_on_device(rows: Any, centroids: Any, half: Any, step: int) -> tuple[Any, Any]:
+    """See `_nearest`: tiles of `step` rows one after the other, each of them read once after its product."""
+    xp = namespace(rows)
+    best = xp.full(len(rows), -xp.inf, dtype=xp.float32)
+    second, position = best.copy(), xp.full(len(rows), -1)
+    for part in _slices(len(rows), step):
+        score = multiply(rows[part], centroids)
+        score -= half
+        fold(score, len(centroids), 0, best[part], second[part], position[part])
+    return best, position
 
 
 def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
     """The sums (number, d) float64 of the `chosen` rows of each label, in their order."""
     xp = namespace(rows)
-    result = xp.zeros((number, rows.shape[1]))
     order = chosen[xp.argsort(labels[chosen], kind="stable")]
+    if xp is not np:
+        return cuda.add_up(rows, order, xp.searchsorted(labels[order], xp.arange(number + 1)))
+    result = np.zeros((number, rows.shape[1]))
     ordered = _host(labels[order])
     for part in _slices(len(ordered), _SUM_ROWS):
         own, values = ordered[part], rows[order[part]].astype(xp.float64)

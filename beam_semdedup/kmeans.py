@@ -16,13 +16,22 @@ from typing import Any
 
 import numpy as np
 
-from beam_semdedup import storage
-from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot
+from beam_semdedup import cuda, storage
+from beam_semdedup.arrays import (
+    exclusive,
+    in_threads,
+    namespace,
+    rounding_error,
+    row_dot,
+    tile_bytes,
+    to_host,
+    within_memory,
+)
 from beam_semdedup.config import InputError, Parameters
 from beam_semdedup.fitting import ENGINES, Fit, Sample
+from beam_semdedup.tiles import fold, multiply
 
 _LOG = logging.getLogger(__name__)
-_TILE_BYTES = 4 << 20
 _EQUALLY_NEAR = 1e-12
 LOADED_FROM: Counter[str] = Counter()
 """How often this process loaded centroids from the "object store" and from "storage"."""
@@ -154,6 +163,35 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+def place(rows: np.ndarray, centroids: np.ndarray, batch: int, xp: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nearest centroid of each row and the distances to it, as `assign` and `distances` find them, by `xp`.
+
+    On a GPU the rows are copied there part by part, each while the one before it is computed with.
+
+    Args:
+        rows: (n, d) float32 unit rows.
+        centroids: (k, d) float32.
+        batch: rows per tile.
+        xp: the module that computes.
+    """
+    if xp is np or not len(rows):
+        labels = assign(rows, centroids, batch)
+        return labels, *distances(rows, centroids, labels)
+
+    def attempt(step: int) -> list[tuple[np.ndarray, ...]]:
+        there = xp.asarray(centroids)
+        found = []
+        for part in cuda.uploaded(rows[start : start + step] for start in range(0, len(rows), step)):
+            labels = assign(part, there, step)
+            found.append(tuple(map(to_host, (labels, *distances(part, there, labels)))))
+        return found
+
+    with exclusive(xp):
+        parts = within_memory(batch, attempt)
+    labels, l2, cosine = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return labels, l2, cosine
+
+
 def assign(rows: Any, centroids: Any, batch: int) -> Any:
     """The nearest centroid of each row, the first of equally near ones; (n,) int32.
 
@@ -174,15 +212,14 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
 
     def tile(part: slice) -> None:
         own = rows[part]
-        score = own @ centroids.T
+        score = multiply(own, centroids)
         score -= half32
-        at = score.argmax(axis=1)
-        each = xp.arange(len(at))
-        best = score[each, at]
-        score[each, at] = -xp.inf
+        best = xp.full(len(own), -xp.inf, dtype=xp.float32)
+        second, at = best.copy(), xp.full(len(own), -1)
+        fold(score, len(centroids), 0, best, second, at)
         longest = float(xp.sqrt(xp.einsum("ij,ij->i", own, own).max()))
         doubt = 2 * rounding_error(own.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
-        unclear = xp.flatnonzero(score.max(axis=1) >= best - xp.float32(doubt))
+        unclear = xp.flatnonzero(second >= best - xp.float32(doubt))
         if len(unclear):
             score[unclear, at[unclear]] = best[unclear]
             near = score[unclear] >= best[unclear, None] - xp.float32(doubt)
@@ -193,7 +230,7 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
             at[unclear] = columns[(precise >= precise.max(axis=1, keepdims=True) - equal).argmax(axis=1)]
         result[part] = at
 
-    step = max(1, min(batch, _TILE_BYTES // (4 * len(centroids))))
+    step = max(1, min(batch, tile_bytes(xp) // (4 * len(centroids))))
     in_threads(tile, (slice(start, start + step) for start in range(0, len(rows), step)))
     return result
 

@@ -23,9 +23,9 @@ from typing import Any
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from beam_semdedup import inputs, kmeans, storage
+from beam_semdedup import arrays, inputs, kmeans, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
-from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.config import CumlKMeansConfig, DirectConfig, InputError, Parameters
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.ranking import RankingStrategy
@@ -130,6 +130,8 @@ def make_plan(parameters: Parameters) -> Plan:
         InputError: see the command's documentation; nothing is computed then.
     """
     p = dataclasses.replace(parameters)
+    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
+        _check_device(p)
     read_options = p.read_kwargs.get("storage_options", {})
     cache_options = p.cache_options.get("storage_options", {})
     files = list_input(p)
@@ -150,7 +152,7 @@ def make_plan(parameters: Parameters) -> Plan:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
-    pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields])
+    pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.threshold])
     kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
     pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
     workers, memory = num_workers(p), memory_per_worker(p)
@@ -189,6 +191,16 @@ def make_plan(parameters: Parameters) -> Plan:
         output_key=storage.fingerprint([FORMAT, pairwise_key, p.eps]),
     )
     return Plan(job, tuple(files), load_units(assign), assigned, compared, memory, workers)
+
+
+def _check_device(p: Parameters) -> None:
+    """That this machine has what the parameters ask for; `auto` asks for nothing."""
+    if p.device == "gpu":
+        arrays.library(p.device)
+    if isinstance(p.kmeans, CumlKMeansConfig):
+        from beam_semdedup import cuml_fit
+
+        cuml_fit.check()
 
 
 def list_input(p: Parameters) -> list[storage.FileInfo]:
@@ -380,7 +392,8 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
         "max_iter": p.max_iter,
     }
     if p.max_iter:
-        fit["engine"] = [p.kmeans.name, getattr(p.kmeans, "num_actors", 1)]
+        settings = [getattr(p.kmeans, "num_actors", 1), getattr(p.kmeans, "device_buffer_samples", None)]
+        fit["engine"] = [p.kmeans.name, *settings]
         names = ["tol", "min_moved", "random_state", "fit_data_fraction"]
         if not p.centroids_given:
             names += ["n_init"]

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import storage
-from beam_semdedup.arrays import in_threads
+from beam_semdedup.arrays import in_threads, moved
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
@@ -150,9 +150,11 @@ class RankedRows:
     Args:
         batches: with an `embedding` column each.
         order: (n,) position of each ranked row in the batches laid end to end.
+        xp: the module of the arrays that indexing gives; with CuPy they are copied to the GPU.
     """
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], order: np.ndarray) -> None:
+    def __init__(self, batches: Sequence[pa.RecordBatch], order: np.ndarray, xp: Any = np) -> None:
+        self._xp = xp
         self._vectors = [_matrix(batch.column("embedding")) for batch in batches]
         self._starts = np.concatenate([[0], np.cumsum([len(v) for v in self._vectors])])
         self._order = order
@@ -166,7 +168,7 @@ class RankedRows:
         result._order = self._order[start:stop]
         return result
 
-    def __getitem__(self, ranks: slice | np.ndarray) -> np.ndarray:
+    def __getitem__(self, ranks: slice | np.ndarray) -> Any:
         wanted = self._order[ranks]
         result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
         by_place = np.argsort(wanted)
@@ -179,7 +181,7 @@ class RankedRows:
 
         parts = zip(self._vectors, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
         in_threads(gather, [part for part in parts if part[2] < part[3]])
-        return result
+        return moved(result, self._xp)
 
 
 def _column(matrix: np.ndarray) -> pa.FixedSizeListArray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
-from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot
+from beam_semdedup import cuda
+from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot, to_host
+from beam_semdedup.tiles import LONGEST, fold, multiply, rounded, screening_error
 
 TIE = 1e-6
 """Similarities closer than this are ties, which the earliest-ranked row wins."""
@@ -23,7 +25,9 @@ class Rows(Protocol):
     def __getitem__(self, ranks: slice | np.ndarray, /) -> Any: ...
 
 
-def max_similarity(rows: Rows, low: int, high: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def max_similarity(
+    rows: Rows, low: int, high: int, batch: int, threshold: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """For the rows ranked `[low, high)` of one cluster, the similarity to and rank of the best earlier row.
 
     The winner is the earliest-ranked row within `TIE` of the maximum over all earlier rows; a bit-identical
@@ -33,10 +37,17 @@ def max_similarity(rows: Rows, low: int, high: int, batch: int) -> tuple[np.ndar
     float64. Work is done for the tiles on and below the diagonal alone. Rows that are gathered when they are
     indexed are never held beyond a few tiles a thread; of an array with identical rows the others are copied.
 
+    With a `threshold` the products are of rows rounded to float16, several times as fast on tensor cores, and the rows
+    settled in float64 are those whose best product is within `screening_reach` of it. The maximum of any other row is
+    on the side of the threshold on which its best product is, and so is the score of the row that had it: the rows
+    that score at least `threshold` are the same as without. The winner may be another row than without, less similar by
+    twice the `screening_error` at most; its score is the exact one of that row.
+
     Args:
         rows: n unit rows of one cluster in rank order.
         low, high: 0 <= low < high <= n.
         batch: columns of a tile.
+        threshold: the score of a duplicate.
 
     Returns:
         scores (high - low,) float32 in [-1, 1]; winners (high - low,) int64 ranks. The first-ranked row has
@@ -50,78 +61,92 @@ def max_similarity(rows: Rows, low: int, high: int, batch: int) -> tuple[np.ndar
     asking = slice(int(np.searchsorted(ranks, low)), len(ranks))
     if asking.start < asking.stop:
         own = ranks[asking] - low
-        scores[own], best = _best_earlier(_chosen(rows, ranks), asking, batch)
+        scores[own], best = _best_earlier(_chosen(rows, ranks), asking, batch, threshold)
         winners[own] = ranks[best]
     return scores, winners
 
 
 def first_identical(rows: Rows, high: int, batch: int) -> np.ndarray:
     """For the rows ranked before `high`, the rank of the first bit-identical one; (high,) int64."""
-    hashes = np.concatenate(in_threads(lambda part: _hash_rows(rows[part]), _slices(0, high, batch)))
-    _, firsts, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    hashes = in_threads(lambda part: hash_rows(rows[part]), _slices(0, high, batch))
+    return to_host(first_of_hash(rows, namespace(hashes[0]).concatenate(hashes), batch))
+
+
+def first_of_hash(rows: Rows, hashes: Any, batch: int) -> Any:
+    """For each row the position of the first bit-identical one of those with the same hash; (n,) int64."""
+    xp = namespace(hashes)
+    _, firsts, inverse = xp.unique(hashes, return_index=True, return_inverse=True)
     result = firsts[inverse]
-    repeated = np.flatnonzero(result != np.arange(high))
+    repeated = to_host(xp.flatnonzero(result != xp.arange(len(result))))
     for part in _slices(0, len(repeated), batch):
         own = repeated[part]
-        equal = (rows[own] == rows[result[own]]).all(axis=1)
-        unequal = own[~_to_host(equal)]
-        result[unequal] = unequal  # two rows with one hash
+        equal = (rows[own] == rows[to_host(result[own])]).all(axis=1)
+        unequal = own[~to_host(equal)]
+        result[unequal] = xp.asarray(unequal)  # two rows with one hash
     return result
 
 
-def _best_earlier(rows: Rows, asking: slice, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def unclear(best: Any, second: Any, dimension: int, threshold: float | None, longest: float) -> Any:
+    """Which rows the float32 or rounded products of unit or `longest` rows leave open; (n,) bool.
+
+    Args:
+        best, second: (n,) float32, each row's largest products.
+        dimension, longest: of the rows.
+        threshold: None where the products are of float32: then it matters whether the second may be as good.
+    """
+    xp = namespace(best)
+    if threshold is None:
+        return (second >= best - xp.float32(TIE + 2 * rounding_error(dimension))) & (second > -xp.inf)
+    return abs(best - xp.float32(threshold)) <= screening_reach(dimension, longest)
+
+
+def screening_reach(dimension: int, longest: float) -> float:
+    """How near to a threshold the best product of `rounded` rows leaves open on which side the exact score is.
+
+    That score is at most `TIE` below the row's maximum; it, the threshold and their difference are rounded to float32.
+    """
+    return screening_error(dimension, longest) + TIE + 2.0**-22
+
+
+def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Scores and positions of the winners for the rows at `asking`, among rows of which no two are identical."""
-    height = batch * (1 if isinstance(rows, np.ndarray) else _GATHERED_BATCHES)
+    longest = 1.0
+    if threshold is not None:
+        longest = longest_row(rows, batch)
+        threshold = threshold if longest < LONGEST else None
+    height = batch * (1 if _is_array(rows) else _GATHERED_BATCHES)
     parts = list(_slices(asking.start, asking.stop, height))[::-1]  # those with the most to do first
-    nominated = in_threads(lambda part: _nominate(rows, part, batch), parts)[::-1]
-    winner, unclear = (np.concatenate(column) for column in zip(*nominated, strict=True))
+    nominated = in_threads(lambda part: _nominate(rows, part, batch, threshold, longest), parts)[::-1]
+    winner, open_ones = (np.concatenate(column) for column in zip(*nominated, strict=True))
     score = np.zeros(len(winner), dtype=np.float32)
 
     def settle(part: slice) -> None:
-        winner[unclear[part] - asking.start] = _settle(rows, unclear[part], batch)
+        winner[open_ones[part] - asking.start] = _settle(rows, open_ones[part], batch)
 
     def compute(part: slice) -> None:
         own, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
-        score[part] = _to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
+        score[part] = to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
 
-    in_threads(settle, _slices(0, len(unclear), batch))
+    in_threads(settle, _slices(0, len(open_ones), batch))
     has_earlier = 1 if asking.start == 0 else 0
     in_threads(compute, _slices(has_earlier, len(winner), batch))
     return score, winner
 
 
-def _nominate(rows: Rows, part: slice, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """The most similar earlier rows of the rows in `part`, and the positions of those that float32 cannot tell."""
-    queries = rows[part]
+def _nominate(
+    rows: Rows, part: slice, batch: int, threshold: float | None, longest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most similar earlier rows of the rows in `part`, and the positions of those that are `unclear`."""
+    prepare = (lambda strip: strip) if threshold is None else rounded
+    queries = prepare(rows[part])
     xp = namespace(queries)
     best = xp.full(len(queries), -xp.inf, dtype=xp.float32)
     second = xp.full(len(queries), -xp.inf, dtype=xp.float32)
     winner = xp.arange(part.start, part.stop)
-    for own, products, column in _tiles(rows, queries, part.start, batch):
-        _fold(products, part.start + own.start - column, column, best[own], second[own], winner[own])
-    doubt = TIE + 2 * rounding_error(queries.shape[1])
-    unclear = xp.flatnonzero((second >= best - xp.float32(doubt)) & (second > -xp.inf))
-    return _to_host(winner), part.start + _to_host(unclear)
-
-
-def _fold(products: Any, diagonal: int, column: int, best: Any, second: Any, winner: Any) -> None:
-    """Takes the products of some rows with some earlier ones into their best and second best so far, in place.
-
-    Args:
-        products: (m, c) float32, overwritten; row i counts up to its column i + `diagonal`, exclusive.
-        column: the position of the first column.
-        best, second: (m,) float32.
-        winner: (m,) int64, the position of the best.
-    """
-    xp = namespace(products)
-    _mask_later(products, diagonal)
-    at = products.argmax(axis=1)
-    each = xp.arange(len(at))
-    top = products[each, at]
-    products[each, at] = -xp.inf
-    xp.maximum(second, xp.maximum(products.max(axis=1), xp.minimum(top, best)), out=second)
-    xp.copyto(winner, at + column, where=top > best)
-    xp.maximum(best, top, out=best)
+    for own, products, column in _tiles(rows, queries, part.start, batch, prepare):
+        fold(products, part.start + own.start - column, column, best[own], second[own], winner[own])
+    found = xp.flatnonzero(unclear(best, second, queries.shape[1], threshold, longest))
+    return to_host(winner), part.start + to_host(found)
 
 
 def _settle(rows: Rows, asking: np.ndarray, batch: int) -> np.ndarray:
@@ -139,7 +164,7 @@ def _settle(rows: Rows, asking: np.ndarray, batch: int) -> np.ndarray:
     for column, products in _exact_strips(rows, queries, positions, batch):
         near = products >= (best - TIE)[:, None]
         xp.copyto(winner, near.argmax(axis=1) + column, where=near.any(axis=1) & (winner < 0))
-    return _to_host(winner)
+    return to_host(winner)
 
 
 def _exact_strips(rows: Rows, queries: Any, positions: Any, batch: int) -> Iterator[tuple[int, Any]]:
@@ -151,7 +176,9 @@ def _exact_strips(rows: Rows, queries: Any, positions: Any, batch: int) -> Itera
         yield part.start, products
 
 
-def _tiles(rows: Rows, queries: Any, start: int, batch: int) -> Iterator[tuple[slice, Any, int]]:
+def _tiles(
+    rows: Rows, queries: Any, start: int, batch: int, prepare: Callable[[Any], Any]
+) -> Iterator[tuple[slice, Any, int]]:
     """Which of the queries, at positions from `start` on, their products with a strip of rows, and its first column.
 
     Tiles end where the last of their queries stands. Those that the diagonal cuts are low, so that little beyond it is
@@ -160,29 +187,30 @@ def _tiles(rows: Rows, queries: Any, start: int, batch: int) -> Iterator[tuple[s
     xp, stop = namespace(queries), start + len(queries)
     space = xp.empty(batch * batch, dtype=xp.float32)
     for strip in _slices(0, stop - 1, batch):
-        candidates = rows[strip]
+        candidates = prepare(rows[strip])
         for own in _slices(max(0, strip.start + 1 - start), len(queries), batch):
             cut = start + own.start < strip.stop
             for low in _slices(own.start, own.stop, max(1, batch // 4)) if cut else [own]:
                 shape = low.stop - low.start, min(strip.stop, start + low.stop - 1) - strip.start
                 out = space[: shape[0] * shape[1]].reshape(shape)
-                yield low, xp.matmul(queries[low], candidates[: shape[1]].T, out=out), strip.start
-
-
-def _mask_later(products: Any, diagonal: int) -> None:
-    """Sets the products with rows that do not rank earlier to minus infinity."""
-    if diagonal < products.shape[1]:
-        xp = namespace(products)
-        cut = products[:, max(0, diagonal) :]
-        later = xp.arange(max(0, diagonal), products.shape[1]) >= xp.arange(diagonal, diagonal + len(cut))[:, None]
-        xp.copyto(cut, -xp.inf, where=later)
+                yield low, multiply(queries[low], candidates[: shape[1]], out), strip.start
 
 
 def _chosen(rows: Rows, ranks: np.ndarray) -> Rows:
     """The rows at some ranks, ascending."""
     if len(ranks) == ranks[-1] + 1:
         return rows
-    return rows[ranks] if isinstance(rows, np.ndarray) else _Chosen(rows, ranks)
+    return rows[ranks] if _is_array(rows) else _Chosen(rows, ranks)
+
+
+def _is_array(rows: Rows) -> bool:
+    return hasattr(rows, "dtype")
+
+
+def longest_row(rows: Rows, batch: int) -> float:
+    """The largest norm of a row."""
+    squares = in_threads(lambda part: float(row_dot(rows[part], rows[part]).max()), _slices(0, len(rows), batch))
+    return max(squares) ** 0.5
 
 
 class _Chosen:
@@ -198,18 +226,16 @@ class _Chosen:
         return self._rows[self._ranks[positions]]
 
 
-def _hash_rows(matrix: Any) -> np.ndarray:
+def hash_rows(matrix: Any) -> Any:
     """A 64-bit hash of the bits of each row; (n,) uint64."""
-    xp = namespace(matrix)
-    words = xp.ascontiguousarray(matrix).view(xp.uint32).astype(xp.uint64)
-    weights = np.random.default_rng(0).integers(0, 2**63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    words *= xp.asarray(weights)
-    return _to_host(words.sum(axis=1, dtype=xp.uint64))
+    rng = np.random.default_rng(0)
+    weights = rng.integers(0, 2**63, matrix.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    if namespace(matrix) is not np:
+        return cuda.hash_rows(matrix, weights)
+    words = np.ascontiguousarray(matrix).view(np.uint32).astype(np.uint64)
+    words *= weights
+    return words.sum(axis=1, dtype=np.uint64)
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
     return (slice(low, min(low + step, stop)) for low in range(start, stop, step))
-
-
-def _to_host(array: Any) -> np.ndarray:
-    return array if isinstance(array, np.ndarray) else array.get()

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, inputs, kmeans, segments, storage
+from beam_semdedup import arrays, embeddings, inputs, kmeans, segments, small_clusters, storage
 from beam_semdedup.arrays import in_threads
 from beam_semdedup.formats import FORMATS, InputUnit, Rows
 from beam_semdedup.inputs import UnitError, naming
@@ -265,8 +265,7 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
             not p.assume_normalized,
         )
         good = pa.array(reasons == 0)
-        labels = kmeans.assign(matrix, centroids, p.max_samples_per_batch)
-        l2, cosine = kmeans.distances(matrix, centroids, labels)
+        labels, l2, cosine = kmeans.place(matrix, centroids, p.max_samples_per_batch, arrays.library(p.device))
         columns = [
             ids.filter(good),
             pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), job.dimension),
@@ -316,8 +315,9 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     names = [name for name in job.segment_schema.names if name != "embedding"]
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
-    rows: Any = RankedRows(batches, order)
-    if unit.num_rows <= job.max_key_rows:
+    p, xp = job.parameters, arrays.library(job.parameters.device)
+    rows: Any = RankedRows(batches, order, xp)
+    if unit.num_rows <= job.max_key_rows and arrays.has_room(xp, 4 * job.dimension * unit.num_rows):
         rows = rows[:]
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
@@ -325,19 +325,40 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     winners = np.empty(unit.high - unit.low, dtype=np.int64)
     stops = np.append(starts[1:], len(order))
 
-    def compare(cluster: tuple[int, int]) -> int:
-        start, stop = cluster
-        low, high = max(start, unit.low), min(stop, unit.high)
-        ranked = rows.window(start, stop) if isinstance(rows, RankedRows) else rows[start:stop]
-        score, winner = max_similarity(ranked, low - start, high - start, job.parameters.pairwise_batch_size)
+    lows, highs = np.maximum(starts, unit.low), np.minimum(stops, unit.high)
+    pairs = int(((highs - lows) * (lows + highs - 1 - 2 * starts) // 2)[lows < highs].sum())
+    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
+
+    def compare(cluster: int) -> None:
+        start, low, high = starts[cluster], lows[cluster], highs[cluster]
+        ranked = rows.window(start, stops[cluster]) if isinstance(rows, RankedRows) else rows[start : stops[cluster]]
+        score, winner = arrays.within_memory(
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
+        )
         scores[low - unit.low : high - unit.low] = score
         winners[low - unit.low : high - unit.low] = winner + start
-        return (high - low) * (low + high - 1 - 2 * start) // 2
 
-    clusters = [c for c in zip(starts.tolist(), stops.tolist(), strict=True) if c[0] < unit.high and c[1] > unit.low]
-    # A large cluster is computed in all threads, small ones are each computed in one.
-    large = [c for c in clusters if c[1] - c[0] >= _LARGE_BATCHES * job.parameters.pairwise_batch_size]
-    pairs = sum(map(compare, large)) + sum(in_threads(compare, (c for c in clusters if c not in set(large))))
+    def compare_together(which: np.ndarray) -> None:
+        inside = np.repeat(which, stops - starts)[unit.low : unit.high]
+        scores[inside], winners[inside] = arrays.within_memory(
+            arrays.tile_bytes(xp),
+            lambda memory: small_clusters.max_similarity_of_each(
+                rows, starts[which], stops[which], memory, p.threshold
+            ),
+        )
+
+    sizes = stops - starts
+    wanted = lows < highs
+    # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
+    together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
+    together &= xp is not np and not isinstance(rows, RankedRows)
+    large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
+    with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
+        if together.any():
+            compare_together(together)
+        for cluster in np.flatnonzero(large).tolist():
+            compare(cluster)
+        in_threads(compare, np.flatnonzero(wanted & ~together & ~large).tolist())
     own, best = order[unit.low : unit.high], pa.array(order[winners])
     ids = table.column("id")
     metadata = job.parameters.metadata_fields

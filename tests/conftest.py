@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -214,3 +215,36 @@ def local_ray() -> Iterator[Any]:
                 raise
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither CuPy nor a GPU."""
+    from beam_semdedup import arrays
+
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    arrays.library.cache_clear()
+    yield
+    arrays.library.cache_clear()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module `cupy` that stands in for CuPy and a GPU."""
+    import cuda_on_cpu
+    import cupy_stand_in
+
+    from beam_semdedup import arrays, cuda
+
+    if cuda_on_cpu.COMPILER is None:
+        pytest.skip("no g++ to compile the CUDA source for a CPU with")
+    cupy = cupy_stand_in.cupy
+    caches = (arrays.library, arrays._say_once, cuda._kernel, cuda._copy_stream)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        for cache in caches:
+            cache.cache_clear()
+        yield cupy
+    cupy.limit, cupy.devices = 1 << 40, 1
+    for cache in caches:
+        cache.cache_clear()

@@ -1,5 +1,6 @@
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup import arrays
+from beam_semdedup.config import InputError
 
 
 def random_rows(seed, n, d):
@@ -134,3 +136,73 @@ def test_blas_has_one_thread_within_and_afterwards_what_it_had(monkeypatch):
     with threadpoolctl.threadpool_limits(2):
         assert arrays.in_threads(lambda i: arrays.in_threads(threads, [i])[0], range(4)) == [{1}] * 4
         assert threads(0) == {2}
+
+
+# Devices
+
+
+def test_without_a_gpu_numpy_computes_and_gpu_is_an_error_that_says_what_is_missing(no_gpu):
+    assert arrays.library("cpu") is arrays.library("auto") is np
+    with pytest.raises(InputError, match=r"device=gpu, but .* CuPy cannot be imported .*; install cupy-cuda12x or"):
+        arrays.library("gpu")
+
+
+def test_a_gpu_computes_where_it_is_seen(device, caplog):
+    with caplog.at_level("INFO", "beam_semdedup"):
+        assert arrays.library("auto") is arrays.library("gpu") is device
+    assert "Computing on a GPU: a stand-in" in caplog.text
+    assert arrays.library("cpu") is np
+
+
+def test_cupy_without_a_gpu_is_no_gpu(device, monkeypatch):
+    device.devices = 0
+    assert arrays.library("auto") is np
+    with pytest.raises(InputError, match="this process sees none"):
+        arrays.library("gpu")
+
+    def no_driver():
+        raise RuntimeError("cudaErrorInsufficientDriver")
+
+    arrays.library.cache_clear()
+    monkeypatch.setattr(device.cuda.runtime, "getDeviceCount", no_driver)
+    assert arrays.library("auto") is np
+    with pytest.raises(InputError, match="cudaErrorInsufficientDriver; device=auto goes on without one"):
+        arrays.library("gpu")
+
+
+def test_one_thread_at_a_time_computes_on_a_gpu_and_all_on_numpy(device):
+    inside, most = [], {}
+
+    def work(xp, name, number):
+        barrier.wait()
+        with arrays.exclusive(xp):
+            inside.append(number)
+            time.sleep(0.01)
+            most[name] = max(most.get(name, 0), len(inside))
+            inside.remove(number)
+
+    for xp, name in ((device, "gpu"), (np, "cpu")):
+        barrier = threading.Barrier(4)
+        threads = [threading.Thread(target=work, args=(xp, name, i)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert most["gpu"] == 1
+    assert most["cpu"] > 1
+
+
+def test_tiles_follow_the_cache_and_the_memory_of_a_gpu(device):
+    assert arrays.tile_rows(np, 77) == 77
+    assert arrays.tile_rows(device, 77) == 512  # whose products are the 1 MiB of its cache
+    device.limit = 1 << 20
+    assert arrays.tile_rows(device, 77) == 256
+    assert arrays.tile_bytes(np) == arrays.tile_bytes(device) == 4 << 20
+    assert (arrays.has_room(np, 1 << 50), arrays.has_room(device, 1 << 19), arrays.has_room(device, 1 << 20)) == (
+        True,
+        True,
+        False,
+    )
+    rows = random_rows(0, 3, 4)
+    assert arrays.moved(rows, np) is rows
+    np.testing.assert_array_equal(arrays.to_host(arrays.moved(rows, device)), rows)

@@ -82,6 +82,7 @@ class TestDeclarations:
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "unit_rows": None, "assign_unit_bytes": None},
+            **{"device": "auto", "precision": "exact"},
         }
 
     def test_two_instances_share_no_default(self):
@@ -425,6 +426,17 @@ class TestTogether:
 
     def test_no_iterations_need_given_centroids(self):
         assert message(max_iter=0).startswith("max_iter=0 fits nothing: it needs init=")
+
+    def test_screened_products_need_eps(self):
+        assert message(precision="screened").startswith("precision=screened needs eps")
+        assert parameters(precision="screened", eps=0.25).threshold == 0.75
+        assert parameters(eps=0.25).threshold is None
+
+    def test_what_is_to_use_a_gpu_must_have_one(self):
+        said = message(device="gpu", runner="ray")
+        assert said == "device=gpu with runner=ray needs runner.num_gpus, the share of a GPU that a worker has"
+        assert parameters(device="gpu", runner={"name": "ray", "num_gpus": 0.5}).device == "gpu"
+        assert message(device="cpu", kmeans="cuml") == "kmeans=cuml needs a GPU, found device=cpu"
 
     def test_a_removal_needs_eps(self):
         assert message(remove=True).startswith("remove=true needs eps")

@@ -148,9 +148,9 @@ def test_no_more_is_gathered_than_a_tile_and_the_rows_asked_for(rows, batch):
 @given(rows=clusters() | grids(), batch=st.sampled_from(BATCHES), buckets=st.sampled_from([1, 2, 5]))
 @settings(max_examples=40)
 def test_rows_whose_hashes_collide_are_not_taken_for_identical(rows, batch, buckets):
-    original = similarity._hash_rows
+    original = similarity.hash_rows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(similarity, "_hash_rows", lambda matrix: original(matrix) % np.uint64(buckets))
+        patch.setattr(similarity, "hash_rows", lambda matrix: original(matrix) % np.uint64(buckets))
         first = similarity.first_identical(rows, len(rows), batch)
     exact = [int((rows == row).all(axis=1).argmax()) for row in rows]
     for rank in range(len(rows)):

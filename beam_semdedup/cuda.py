@@ -1,0 +1,209 @@
+"""What runs on a GPU only: the CUDA kernels, tensor-core products and copies that overlap with computing.
+
+`tiles` has the same on NumPy, and everything here takes and returns CuPy arrays of the current device. The source is
+compiled by whichever NVRTC the installed CuPy brings. It was compiled, and its logic run on a CPU, in the tests; it has
+not yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+WARP, WARPS = 32, 8
+SOURCE = r"""
+#define NOTHING __int_as_float(0xff800000)  // minus infinity
+
+struct Top { float best, second; long long at; };
+
+__device__ Top joined(Top a, Top b)
+{
+    // Of equals the first, in whichever order lanes and tiles are joined.
+    bool other = b.best > a.best || (b.best == a.best && b.at < a.at);
+    Top result = other ? b : a;
+    result.second = fmaxf(fmaxf(a.second, b.second), fminf(a.best, b.best));
+    return result;
+}
+
+template <class T> __device__ T sum_of_warp(T value)
+{
+    for (int step = 16; step; step /= 2)
+        value += __shfl_xor_sync(0xffffffff, value, step);
+    return value;
+}
+
+extern "C" __global__ void row_dot(const float* a, const float* b, int rows, int dimension, double* dots)
+{
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    double dot = 0;
+    for (long long i = threadIdx.x; i < dimension; i += 32)
+        dot += (double)a[row * (long long)dimension + i] * b[row * (long long)dimension + i];
+    dot = sum_of_warp(dot);
+    if (threadIdx.x == 0) dots[row] = dot;
+}
+
+extern "C" __global__ void hash_rows(const unsigned* words, const unsigned long long* weights, int rows, int dimension,
+                                     unsigned long long* hashes)
+{
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    unsigned long long hash = 0;
+    for (long long i = threadIdx.x; i < dimension; i += 32)
+        hash += words[row * (long long)dimension + i] * weights[i];
+    hash = sum_of_warp(hash);
+    if (threadIdx.x == 0) hashes[row] = hash;
+}
+
+extern "C" __global__ void fold(const float* products, int rows, int height, int columns, long long diagonal,
+                                long long first, float* best, float* second, long long* winner)
+{
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const float* product = products + (long long)row * columns;
+    long long limit = row % height + diagonal;
+    Top top = {NOTHING, NOTHING, 0x7fffffffffffffffLL};
+    for (int column = threadIdx.x; column < columns && column < limit; column += 32)
+        top = joined(top, Top{product[column], NOTHING, first + column});
+    for (int step = 16; step; step /= 2)
+        top = joined(top, Top{__shfl_xor_sync(0xffffffff, top.best, step),
+                              __shfl_xor_sync(0xffffffff, top.second, step),
+                              __shfl_xor_sync(0xffffffff, top.at, step)});
+    if (threadIdx.x == 0 && limit > 0) {
+        Top before = {best[row], second[row], winner[row]};
+        top = joined(before, top);
+        best[row] = top.best;
+        second[row] = top.second;
+        winner[row] = top.at;
+    }
+}
+
+extern "C" __global__ void add_up(const float* rows, const long long* order, const long long* bounds, int dimension,
+                                  double* sums)
+{
+    int column = blockIdx.y * blockDim.x + threadIdx.x;
+    if (column >= dimension) return;
+    double sum = 0;
+    for (long long i = bounds[blockIdx.x]; i < bounds[blockIdx.x + 1]; i++)
+        sum += rows[order[i] * dimension + column];
+    sums[(long long)blockIdx.x * dimension + column] = sum;
+}
+"""
+_GEMM_DEFAULT, _COMPUTE_32F = -1, 68
+_COLUMNS = 128
+
+
+def fold(products: Any, diagonal: int, column: int, best: Any, second: Any, winner: Any) -> None:
+    """See `tiles.fold`: one warp for each row, one pass over the products."""
+    rows, sizes = len(best), (len(best), *products.shape[-2:])
+    _launch_by_row(
+        "fold", rows, (products, *map(np.int32, sizes), np.int64(diagonal), np.int64(column), best, second, winner)
+    )
+
+
+def row_dot(a: Any, b: Any) -> Any:
+    """See `arrays.row_dot`: the order in which a row is added depends on its length alone."""
+    import cupy
+
+    a, b = cupy.ascontiguousarray(a), cupy.ascontiguousarray(b)
+    dots = cupy.empty(len(a))
+    _launch_by_row("row_dot", len(a), (a, b, *map(np.int32, a.shape), dots))
+    return dots
+
+
+def hash_rows(matrix: Any, weights: np.ndarray) -> Any:
+    """The sums (n,) uint64 of the bits of each row's d float32 numbers, each times its weight (d,) uint64."""
+    import cupy
+
+    words = cupy.ascontiguousarray(matrix)
+    hashes = cupy.empty(len(words), dtype=np.uint64)
+    _launch_by_row("hash_rows", len(words), (words, cupy.asarray(weights), *map(np.int32, words.shape), hashes))
+    return hashes
+
+
+def add_up(rows: Any, order: Any, bounds: Any) -> Any:
+    """The sums (k, d) float64 of runs of rows, each added in its order, so that they can be repeated.
+
+    Args:
+        rows: (n, d) float32.
+        order: int64 positions of the rows, one run after another.
+        bounds: (k + 1,) int64, where in `order` each run starts, and the last one ends.
+    """
+    import cupy
+
+    runs, dimension = len(bounds) - 1, rows.shape[1]
+    sums = cupy.empty((runs, dimension))
+    grid = (runs, -(-dimension // _COLUMNS))
+    _kernel("add_up")(grid, (_COLUMNS,), (rows, order, bounds, np.int32(dimension), sums))
+    return sums
+
+
+def multiply(a: Any, b: Any, out: Any = None) -> Any:
+    """See `tiles.multiply`. Float32 is multiplied as such (no TF32), float16 by tensor cores.
+
+    cuBLAS is called directly since CuPy's `matmul` of float16 rounds the result to float16, and its product of batches
+    copies a transposed operand.
+    """
+    import cupy
+
+    runtime, cublas = cupy.cuda.runtime, cupy.cuda.cublas
+    kind = runtime.CUDA_R_16F if a.dtype == np.float16 else runtime.CUDA_R_32F
+    (n, d), m, batches = a.shape[-2:], b.shape[-2], int(np.prod(a.shape[:-2]))
+    result = cupy.empty((*a.shape[:-1], m), dtype=np.float32) if out is None else out
+    if result.size:
+        one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+        cublas.gemmStridedBatchedEx(  # in column order, where a matrix is its transpose: b's of a's
+            cupy.cuda.device.get_cublas_handle(),
+            *(cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, m, n, d, one.ctypes.data),
+            *(b.data.ptr, kind, d, m * d),
+            *(a.data.ptr, kind, d, n * d, zero.ctypes.data),
+            *(result.data.ptr, runtime.CUDA_R_32F, m, n * m),
+            *(batches, _COMPUTE_32F, _GEMM_DEFAULT),
+        )
+    return result
+
+
+def uploaded(parts: Iterable[np.ndarray]) -> Iterator[Any]:
+    """The parts on the GPU, one after another; the next is copied while the caller computes with one."""
+    import cupy
+
+    copies, computing = _copy_stream(), cupy.cuda.get_current_stream()
+    ready: list[tuple[Any, Any]] = []
+    for part in parts:
+        # It may be copied to where an earlier part was, which what was started before may still read.
+        copies.wait_event(computing.record())
+        with copies:
+            ready.append((cupy.asarray(part), copies.record()))
+        if len(ready) > 1:
+            yield _arrived(ready, computing)
+    while ready:
+        yield _arrived(ready, computing)
+
+
+def _arrived(ready: list[tuple[Any, Any]], computing: Any) -> Any:
+    array, copied = ready.pop(0)
+    computing.wait_event(copied)
+    return array
+
+
+@functools.cache
+def _copy_stream() -> Any:
+    import cupy
+
+    return cupy.cuda.Stream(non_blocking=True)
+
+
+def _launch_by_row(name: str, rows: int, arguments: tuple[Any, ...]) -> None:
+    """Launches a kernel that has a warp for each row."""
+    if rows:
+        _kernel(name)((-(-rows // WARPS),), (WARP, WARPS), arguments)
+
+
+@functools.cache
+def _kernel(name: str) -> Any:
+    import cupy
+
+    return cupy.RawKernel(SOURCE, name)

@@ -1,0 +1,79 @@
+"""Whole runs with a GPU (a stand-in for one), without one, and with screened products."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import comparisons, dedup, duplicates
+
+from beam_semdedup import InputError, cuml_fit, stages
+
+GIVEN = {"max_iter": 0, "n_clusters": None}
+
+
+@pytest.mark.parametrize("split", [None, 20])
+@pytest.mark.parametrize("largest", [1024, 40])
+def test_a_gpu_finds_what_numpy_finds(
+    split: int | None,
+    largest: int,
+    device: Any,
+    parquet_dataset: Any,
+    given_centroids: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stages.small_clusters, "LARGEST", largest)
+    init = given_centroids(parquet_dataset.embeddings[:5].astype(np.float32))
+    common = {**GIVEN, "init": init, "max_cluster_rows": split}
+    here = dedup(parquet_dataset.path, tmp_path / "cpu", device="cpu", **common)
+    there = dedup(parquet_dataset.path, tmp_path / "gpu", device="gpu", **common)
+    assert comparisons(there).drop_columns("cosine_sim_score") == comparisons(here).drop_columns("cosine_sim_score")
+    scores = (comparisons(summary).column("cosine_sim_score").to_numpy() for summary in (there, here))
+    np.testing.assert_allclose(*scores, rtol=0, atol=6e-8)
+    assert here.num_duplicates == there.num_duplicates >= 30
+
+
+def test_a_fit_on_a_gpu_ends_in_the_same_clusters(device: Any, parquet_dataset: Any, tmp_path: Path) -> None:
+    here = dedup(parquet_dataset.path, tmp_path / "cpu", device="cpu")
+    there = dedup(parquet_dataset.path, tmp_path / "gpu", device="gpu")
+    assert duplicates(there).column("id") == duplicates(here).column("id")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_screened_products_find_the_same_duplicates(
+    kind: str, device: Any, parquet_dataset: Any, tmp_path: Path
+) -> None:
+    exact = dedup(parquet_dataset.path, tmp_path / "out", device=kind)
+    screened = dedup(parquet_dataset.path, tmp_path / "out", device=kind, precision="screened")
+    assert duplicates(screened).column("id") == duplicates(exact).column("id")
+    assert (screened.stages["assign"].units_done, exact.num_duplicates) == (0, screened.num_duplicates)
+    assert screened.paths["pairwise_results"] != exact.paths["pairwise_results"]
+
+
+def test_screened_similarities_belong_to_their_eps(parquet_dataset: Any, tmp_path: Path) -> None:
+    first, other = (dedup(parquet_dataset.path, tmp_path / "out", precision="screened", eps=e) for e in (0.05, 0.1))
+    assert other.stages["pairwise"].units_done > 0
+    assert first.paths["pairwise_results"] != other.paths["pairwise_results"]
+    again = dedup(parquet_dataset.path, tmp_path / "out", precision="screened", eps=0.05)
+    assert again.stages["pairwise"].units_done == 0
+    exact, sweep = (dedup(parquet_dataset.path, tmp_path / "out", eps=e) for e in (0.05, 0.1))
+    assert sweep.paths["pairwise_results"] == exact.paths["pairwise_results"]
+
+
+def test_the_device_is_in_no_key(device: Any, parquet_dataset: Any, tmp_path: Path) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out", device="cpu")
+    again = dedup(parquet_dataset.path, tmp_path / "out", device="gpu")
+    assert (again.stages["assign"].units_done, again.stages["pairwise"].units_done) == (0, 0)
+
+
+def test_a_missing_gpu_or_cuml_is_an_error_before_anything_is_done(
+    no_gpu: None, parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuml_fit, "find_spec", lambda name: None)
+    for asked, said in (({"device": "gpu"}, "device=gpu, but there is no GPU"), ({"kmeans": "cuml"}, "kmeans=cuml: ")):
+        with pytest.raises(InputError, match=said):
+            dedup(parquet_dataset.path, tmp_path / "out", **asked)
+    assert not (tmp_path / "out").exists()
