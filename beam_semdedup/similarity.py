@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -127,7 +128,8 @@ def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None
         own, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
         score[part] = to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
 
-    in_threads(settle, _slices(0, len(open_ones), batch))
+    for chunk in _slices(0, len(open_ones), batch):
+        settle(chunk)
     has_earlier = 1 if asking.start == 0 else 0
     in_threads(compute, _slices(has_earlier, len(winner), batch))
     return score, winner
@@ -157,23 +159,19 @@ def _settle(rows: Rows, asking: np.ndarray, batch: int) -> np.ndarray:
     queries = rows[asking]
     xp = namespace(queries)
     queries, positions = queries.astype(xp.float64), xp.asarray(asking)
-    best = xp.full(len(asking), -xp.inf, dtype=xp.float64)
-    for _, products in _exact_strips(rows, queries, positions, batch):
-        xp.maximum(best, products.max(axis=1), out=best)
-    winner = xp.full(len(asking), -1, dtype=xp.int64)
-    for column, products in _exact_strips(rows, queries, positions, batch):
-        near = products >= (best - TIE)[:, None]
-        xp.copyto(winner, near.argmax(axis=1) + column, where=near.any(axis=1) & (winner < 0))
-    return to_host(winner)
+    strips = list(_slices(0, int(asking[-1]), batch))
 
+    def products(strip: slice) -> Any:
+        result = queries @ rows[strip].astype(xp.float64).T
+        result[xp.arange(strip.start, strip.stop) >= positions[:, None]] = -xp.inf
+        return result
 
-def _exact_strips(rows: Rows, queries: Any, positions: Any, batch: int) -> Iterator[tuple[int, Any]]:
-    """First column and float64 products of strips of rows before the last of the `positions`; later ones are -inf."""
-    xp = namespace(queries)
-    for part in _slices(0, int(positions[-1]), batch):
-        products = queries @ rows[part].astype(xp.float64).T
-        products[xp.arange(part.start, part.stop) >= positions[:, None]] = -xp.inf
-        yield part.start, products
+    def first_near(strip: slice) -> Any:
+        near = products(strip) >= (best - TIE)[:, None]
+        return xp.where(near.any(axis=1), near.argmax(axis=1) + strip.start, positions)
+
+    best = functools.reduce(xp.maximum, in_threads(lambda strip: products(strip).max(axis=1), strips))
+    return to_host(functools.reduce(xp.minimum, in_threads(first_near, strips)))
 
 
 def _tiles(
@@ -232,9 +230,7 @@ def hash_rows(matrix: Any) -> Any:
     weights = rng.integers(0, 2**63, matrix.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     if namespace(matrix) is not np:
         return cuda.hash_rows(matrix, weights)
-    words = np.ascontiguousarray(matrix).view(np.uint32).astype(np.uint64)
-    words *= weights
-    return words.sum(axis=1, dtype=np.uint64)
+    return np.einsum("ij,j->i", np.ascontiguousarray(matrix).view(np.uint32), weights)
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:

@@ -331,7 +331,12 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
 
     def compare(cluster: int) -> None:
         start, low, high = starts[cluster], lows[cluster], highs[cluster]
-        ranked = rows.window(start, stops[cluster]) if isinstance(rows, RankedRows) else rows[start : stops[cluster]]
+        if isinstance(rows, RankedRows):
+            ranked = rows.window(start, stops[cluster])
+            if len(ranked) <= job.max_cluster_rows and arrays.has_room(xp, 4 * job.dimension * len(ranked)):
+                ranked = ranked[:]
+        else:
+            ranked = rows[start : stops[cluster]]
         score, winner = arrays.within_memory(
             tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
         )
@@ -358,7 +363,8 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
             compare_together(together)
         for cluster in np.flatnonzero(large).tolist():
             compare(cluster)
-        in_threads(compare, np.flatnonzero(wanted & ~together & ~large).tolist())
+        small = np.flatnonzero(wanted & ~together & ~large)
+        in_threads(compare, small[np.argsort(-sizes[small])].tolist())  # the largest first, so that none is waited for
     own, best = order[unit.low : unit.high], pa.array(order[winners])
     ids = table.column("id")
     metadata = job.parameters.metadata_fields

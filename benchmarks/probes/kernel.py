@@ -14,6 +14,7 @@ import numpy as np
 _SHAPES = ((1024, 1024), (2048, 2048), (4096, 4096), (1024, 4096), (4096, 1024))
 _ROUNDS = 5
 _SMALL_ROWS = 1024
+_SETTLE_SECONDS = 0.3
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -66,6 +67,7 @@ def kernel(rows: int, dimension: int, copies: float) -> float:
     batch = Parameters().pairwise_batch_size
     compare = functools.partial(max_similarity, cluster, 0, rows, batch)
     repeats = _SMALL_ROWS // rows * 8
+    time.sleep(_SETTLE_SECONDS)  # after a product threads of BLAS keep a core busy for a while
     # Small clusters are computed beside each other, as in a run.
     taken = seconds(lambda: in_threads(lambda _: compare(), range(repeats)) if repeats else compare())
     repeats = max(1, repeats)
