@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from beam_semdedup import embeddings, storage
 from beam_semdedup.config import InputError
 
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 4 << 20
 _JSONL_PART_BYTES = 1 << 20
 _LOOK_ROWS = 1024
 _SPACE = ord(" ")

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup import embeddings, storage
+from beam_semdedup.arrays import in_threads
 from beam_semdedup.config import InputError
 from beam_semdedup.formats import FORMATS, FileFacts, Format, InputUnit
 
@@ -170,23 +171,35 @@ def sample(
         chosen = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
         chosen.sort()
     start, stop = total * part // parts, total * (part + 1) // parts
-    expected = stop - start if chosen is None else np.diff(np.searchsorted(chosen, [start, stop])).item()
-    result = np.empty((expected, dimension), dtype=np.float32)
-    filled, schema = 0, pa.schema([column])
+    schema = pa.schema([column])
+    wanted: list[tuple[InputUnit, np.ndarray | None, int]] = []  # a piece, its chosen rows or all, where they go
+    expected = 0
     for piece, first in zip(pieces, bounds[:-1], strict=True):
         low, high = max(first, start), min(first + piece.num_rows, stop)
         taken = np.arange(low, high) if chosen is None else chosen[slice(*np.searchsorted(chosen, [low, high]))]
-        if low >= high or not len(taken):
-            continue
-        wanted = None if len(taken) == piece.num_rows else taken - first + piece.first_row
+        if low < high and len(taken):
+            wanted.append((piece, None if len(taken) == piece.num_rows else taken - first + piece.first_row, expected))
+            expected += len(taken)
+    result = np.empty((expected, dimension), dtype=np.float32)
+
+    def read(want: tuple[InputUnit, np.ndarray | None, int]) -> tuple[int, int]:
+        piece, numbers, place = want
+        filled = place
         with naming(piece):
             for rows in FORMATS[filetype].read(piece, schema, options):
                 table = rows.table
-                if wanted is not None:
-                    table = table.filter(pa.array(np.isin(rows.positions, wanted, assume_unique=True)))
+                if numbers is not None:
+                    table = table.filter(pa.array(np.isin(rows.positions, numbers, assume_unique=True)))
                 matrix, _ = embeddings.to_matrix(table.column(0), dimension, normalize)
                 result[filled : filled + len(matrix)] = matrix
                 filled += len(matrix)
+        return place, filled
+
+    filled = 0
+    for low, high in in_threads(read, wanted):
+        if low > filled:  # rows before them could not be used
+            result[filled : filled + high - low] = result[low:high]
+        filled += high - low
     pa.default_memory_pool().release_unused()
     return result[:filled]
 
