@@ -15,6 +15,7 @@ import pytest
 from runs import DEMO, Ended, dedup, duplicates, finish, read_parquet, start
 
 from beam_semdedup import cli, storage
+from beam_semdedup.sweep import _common_parent
 
 Command = Callable[..., Ended]
 EPS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -152,7 +153,7 @@ def test_a_sweep_leaves_nothing_in_the_working_directory(sweep: Command, tmp_pat
     ],
 )
 def test_the_table_goes_where_the_outputs_have_a_directory_in_common(outputs: list[str], parent: str) -> None:
-    assert cli._common_parent(outputs) == parent
+    assert _common_parent(outputs) == parent
 
 
 @pytest.mark.parametrize("cache", [[], ["cache_path=../cache"], ["cache_path=../cache", "cache_kwargs={}"]])
