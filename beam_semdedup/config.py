@@ -55,8 +55,8 @@ class DirectConfig(RunnerConfig):
     """This machine, through Beam's local runner."""
 
     name: str = "direct"
-    # On two cores one process with two threads takes 0.8 times as long as two processes up to 250,000 rows, and 1.1 times
-    # as long at 1,000,000, with half their memory (benchmarks/results/cpu.md: given, workers).
+    # On two cores one process with two threads is faster than two processes up to 250,000 rows, and takes 1.1 times as
+    # long at 1,000,000, with half their memory (benchmarks/results/cpu.md: given, workers).
     num_workers: Any = parameter(
         1,
         "1: in this process, on all cores; n: n worker processes that share them; auto: one per core",
