@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -15,25 +16,31 @@ from beam_semdedup import cli
 
 
 @pytest.fixture
-def semdedup(
+def called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable[..., Ended]]:
-    """Calls the command with these arguments, in an empty working directory, and returns how it ended."""
+    """Calls a command's function with these arguments, in an empty working directory, and returns how it ended."""
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     monkeypatch.chdir(cwd)
 
-    def call(*arguments: object) -> Ended:
+    def call(main: Callable[[], None], *arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["semdedup", *map(str, arguments)])
         monkeypatch.setattr(cli, "_end", sys.exit)
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         return Ended(ended.value.code, *capsys.readouterr())
 
     yield call
     logger = logging.getLogger("beam_semdedup")
     logger.handlers.clear()
     logger.propagate = True
+
+
+@pytest.fixture
+def semdedup(called: Callable[..., Ended]) -> Callable[..., Ended]:
+    """The command `semdedup`; see `called`."""
+    return functools.partial(called, cli.main)
 
 
 @pytest.fixture

@@ -356,7 +356,7 @@ def test_help_names_every_parameter_and_its_default(semdedup: Command) -> None:
         assert re.search(rf"^ *{field.name}\b", ended.out, re.MULTILINE), field.name
     assert ended.out.startswith("semdedup input_path=… output_path=… [eps=…] [name=value …]\n")
     assert re.search(r"distance_metric +cosine \| l2; .*\(\"cosine\"\)", ended.out)
-    assert re.search(r"runner.num_workers +1: in this process; .*\(1\)", ended.out)
+    assert re.search(r"runner.num_workers +1: in this process, on all cores; .*\(1\)", ended.out)
 
 
 def test_the_version_is_that_of_the_installed_package(semdedup: Command) -> None:

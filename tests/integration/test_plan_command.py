@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,13 @@ from beam_semdedup.config import PlanParameters
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Ended]:
-    """Calls the command with these arguments, in an empty working directory, and returns how it ended."""
-    cwd = tmp_path / "cwd"
-    cwd.mkdir()
-    monkeypatch.chdir(cwd)
+def plan(called: Callable[..., Ended]) -> Callable[..., Ended]:
+    """The command `semdedup-plan`, which writes nothing into the working directory; see `called`."""
 
     def call(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["semdedup-plan", *map(str, arguments)])
-        monkeypatch.setattr(cli, "_end", sys.exit)
-        with pytest.raises(SystemExit) as ended:
-            cli.plan_main()
-        assert list(cwd.iterdir()) == []
-        return Ended(ended.value.code, *capsys.readouterr())
+        ended = called(cli.plan_main, *arguments)
+        assert list(Path.cwd().iterdir()) == []
+        return ended
 
     return call
 
