@@ -47,7 +47,7 @@ def max_similarity(
     Args:
         rows: n unit rows of one cluster in rank order.
         low, high: 0 <= low < high <= n.
-        batch: columns of a tile.
+        batch: rows and columns of a tile.
         threshold: the score of a duplicate.
 
     Returns:
@@ -121,15 +121,12 @@ def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None
     winner, open_ones = (np.concatenate(column) for column in zip(*nominated, strict=True))
     score = np.zeros(len(winner), dtype=np.float32)
 
-    def settle(part: slice) -> None:
-        winner[open_ones[part] - asking.start] = _settle(rows, open_ones[part], batch)
-
     def compute(part: slice) -> None:
         own, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
         score[part] = to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
 
-    for chunk in _slices(0, len(open_ones), batch):
-        settle(chunk)
+    for part in _slices(0, len(open_ones), batch):
+        winner[open_ones[part] - asking.start] = _settle(rows, open_ones[part], batch)
     has_earlier = 1 if asking.start == 0 else 0
     in_threads(compute, _slices(has_earlier, len(winner), batch))
     return score, winner
@@ -183,7 +180,7 @@ def _tiles(
     computed.
     """
     xp, stop = namespace(queries), start + len(queries)
-    space = xp.empty(batch * batch, dtype=xp.float32)
+    space = xp.empty(min(batch, len(queries)) * min(batch, stop), dtype=xp.float32)
     for strip in _slices(0, stop - 1, batch):
         candidates = prepare(rows[strip])
         for own in _slices(max(0, strip.start + 1 - start), len(queries), batch):

@@ -163,7 +163,9 @@ def _draw_goals(axes: Any, goals: list[dict[str, Any]]) -> None:
 def _draw_growth(axes: Any, table: list[dict[str, Any]], column: str, label: str) -> None:
     axes.loglog([row[column] for row in table], [row["seconds"] for row in table], "o-")
     axes.set(title=f"Time against {column}, given centroids", xlabel=label, ylabel="seconds")
-    axes.margins(y=0.15)
+    if table:
+        seconds = [row["seconds"] for row in table]
+        axes.set_ylim(min(seconds) / 2, max(seconds) * 2)
     for row in table:
         place = (row[column], row["seconds"])
         axes.annotate(number(row["seconds"]), place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
