@@ -129,7 +129,7 @@ def test_runs_killed_at_any_moments_end_as_an_undisturbed_one(
 
 @pytest.mark.slow
 def test_a_run_killed_during_the_fit_fits_again(tmp_path: Path) -> None:
-    fit = {"n_clusters": 60, "eps": 0.05, "tol": 0, "n_init": 3}
+    fit = {"n_clusters": 60, "eps": 0.05, "tol": 0, "min_moved": 0, "n_init": 40}
     arguments = [f"{name}={value}" for name, value in fit.items()]
     process = start([f"input_path={DEMO}", f"output_path={tmp_path}/out", *arguments], tmp_path)
     wait(lambda: list((tmp_path / "out").glob("kmeans_results/*/plan.json")))
