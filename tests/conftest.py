@@ -207,7 +207,7 @@ def local_ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     for attempt in range(3):  # where the machine is busy, Ray's own time-outs end its start now and then
         try:
-            ray.init(num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
+            ray.init("local", num_cpus=2, include_dashboard=False, namespace="semdedup", log_to_driver=False)
             break
         except Exception:
             ray.shutdown()
