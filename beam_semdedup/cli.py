@@ -95,7 +95,7 @@ def _compose_and_run(
         number = HydraConfig.get().job.num if multirun else 0
         (scratch / f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if code == INTERRUPTED:
-            raise KeyboardInterrupt
+            raise _Told
 
     # Overrides last: Hydra's parser of the command line takes them in one run only.
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument in sweep.overrides_of(arguments))
@@ -136,10 +136,16 @@ def _run_plan(composed: Any) -> dict[str, Any]:
     return {}
 
 
+class _Told(KeyboardInterrupt):
+    """An interrupt of a job, on its way out, that a person was told of."""
+
+
 def _guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`, after saying on standard error what went wrong."""
     try:
         return action()
+    except _Told:
+        return INTERRUPTED
     except KeyboardInterrupt:
         console.say("Interrupted. Finished units are kept: the same command goes on from there.")
         return INTERRUPTED

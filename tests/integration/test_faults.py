@@ -185,7 +185,7 @@ def test_an_interrupted_run_says_so_and_can_be_gone_on_with(
     process.send_signal(signal.SIGINT)
     ended = finish(process)
     assert ended.code == 130
-    assert "Interrupted. Finished units are kept: the same command goes on from there." in ended.err
+    assert ended.err.count("Interrupted. Finished units are kept: the same command goes on from there.") == 1
     assert "Traceback" not in ended.err
     wait(lambda: not any(worker.is_running() for worker in workers))
     before = unit_files(out)
