@@ -154,8 +154,7 @@ def row_dot(a: Any, b: Any) -> Any:
         return cuda.row_dot(a, b)
     result = np.empty(len(a))
     step = max(1, _ROW_DOT_BYTES // (8 * max(1, a.shape[1])))
-    for start in range(0, len(a), step):
-        rows = slice(start, start + step)
+    for rows in slices(0, len(a), step):
         # In one memory order, since the order of the additions follows it.
         left = a[rows].astype(np.float64, order="C")
         right = left if b is a else b[rows].astype(np.float64, order="C")
@@ -184,6 +183,11 @@ def threads() -> int:
     """
     said = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(said)) if said.isdigit() else cores()
+
+
+def slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    """`[start, stop)` in consecutive slices of at most `step`."""
+    return (slice(low, min(low + step, stop)) for low in range(start, stop, step))
 
 
 def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

@@ -133,7 +133,10 @@ def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
 
 
 def computed_scores(pairs: float, rows: float, batch: int) -> float:
-    """The scores that are computed for the `pairs` that `rows` rows need: tiles on the diagonal are whole."""
+    """The scores that are computed for the `pairs` that `rows` rows need: as if tiles on the diagonal were whole.
+
+    They are cut into lower ones, which multiply slower, so that small clusters take about as long.
+    """
     return pairs + min(pairs + rows, rows * (batch + 1) / 2)
 
 

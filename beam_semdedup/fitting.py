@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -16,7 +16,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from beam_semdedup import cuda
-from beam_semdedup.arrays import exclusive, has_room, in_threads, library, moved, namespace, row_dot, within_memory
+from beam_semdedup.arrays import (
+    exclusive,
+    has_room,
+    in_threads,
+    library,
+    moved,
+    namespace,
+    row_dot,
+    slices,
+    to_host,
+    within_memory,
+)
 from beam_semdedup.config import InputError, Parameters
 from beam_semdedup.tiles import fold, multiply
 
@@ -263,7 +274,7 @@ class Shard:
 
     def take(self, positions: Sequence[np.ndarray]) -> np.ndarray:
         """The rows at this shard's of the positions, (n, d) float32."""
-        return _host(self._init_rows[namespace(self.rows).asarray(positions[self.number])])
+        return to_host(self._init_rows[namespace(self.rows).asarray(positions[self.number])])
 
     def approach(self, candidates: np.ndarray, positions: Sequence[np.ndarray], first: int) -> float:
         """The sum of the squared distances to the nearest candidate, after more were added.
@@ -287,11 +298,11 @@ class Shard:
         """Positions of rows drawn with a chance of `factor` times their squared distance, ascending."""
         xp = namespace(self.rows)
         random = xp.asarray(np.random.default_rng([*seed, self.number]).random(len(self._distance)))
-        return _host(xp.flatnonzero(random < factor * self._distance))
+        return to_host(xp.flatnonzero(random < factor * self._distance))
 
     def owned(self, number: int) -> np.ndarray:
         """How many rows each of the `number` candidates is nearest to, (number,)."""
-        return _host(namespace(self.rows).bincount(self._owner, minlength=number))
+        return to_host(namespace(self.rows).bincount(self._owner, minlength=number))
 
     def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Finds the nearest centroid (k, d) float32 of each row.
@@ -308,17 +319,17 @@ class Shard:
             self._sums = _sums(self.rows, everyone, self._labels, k)
         elif len(moved):  # in float64, where what stays behind of a row that went is far below float32's rounding
             self._sums = self._sums + _sums(self.rows, moved, self._labels, k) - _sums(self.rows, moved, before, k)
-        return _host(self._sums), _host(xp.bincount(self._labels, minlength=k)), len(moved)
+        return to_host(self._sums), to_host(xp.bincount(self._labels, minlength=k)), len(moved)
 
     def farthest(self, centroids: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The rows that are farthest from their centroid: squared distances (n,), rows (n, d), labels (n,)."""
         xp = namespace(self.rows)
         means, distance = xp.asarray(centroids), xp.empty(len(self.rows))
-        for part in _slices(len(self.rows), _SUM_ROWS):
+        for part in slices(0, len(self.rows), _SUM_ROWS):
             apart = self.rows[part] - means[self._labels[part]]
             distance[part] = row_dot(apart, apart)
         far = xp.argsort(-distance)[:number]
-        return _host(distance[far]), _host(self.rows[far]), _host(self._labels[far])
+        return to_host(distance[far]), to_host(self.rows[far]), to_host(self._labels[far])
 
 
 def _take(run: Run, counts: Sequence[int], positions: np.ndarray) -> np.ndarray:
@@ -366,7 +377,7 @@ def _nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
         closeness[part] = score[np.arange(len(at)), at]
 
     step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids)))
-    in_threads(tile, _slices(len(rows), min(batch, step)))
+    in_threads(tile, slices(0, len(rows), min(batch, step)))
     return closeness, position
 
 
@@ -375,7 +386,7 @@ def _nearest_on_device(rows: Any, centroids: Any, half: Any, step: int) -> tuple
     xp = namespace(rows)
     best = xp.full(len(rows), -xp.inf, dtype=xp.float32)
     second, position = best.copy(), xp.full(len(rows), -1)
-    for part in _slices(len(rows), step):
+    for part in slices(0, len(rows), step):
         score = multiply(rows[part], centroids)
         score -= half
         fold(score, len(centroids), 0, best[part], second[part], position[part])
@@ -389,18 +400,10 @@ def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
     if xp is not np:
         return cuda.add_up(rows, order, xp.searchsorted(labels[order], xp.arange(number + 1)))
     result = np.zeros((number, rows.shape[1]))
-    ordered = _host(labels[order])
-    for part in _slices(len(ordered), _SUM_ROWS):
+    ordered = to_host(labels[order])
+    for part in slices(0, len(ordered), _SUM_ROWS):
         own, values = ordered[part], rows[order[part]].astype(xp.float64)
         cuts = np.flatnonzero(np.diff(own, prepend=-1)).tolist()
         for low, high in zip(cuts, [*cuts[1:], len(own)], strict=True):
             result[own[low]] += xp.ones(high - low) @ values[low:high]
     return result
-
-
-def _slices(number: int, step: int) -> Iterator[slice]:
-    return (slice(start, start + step) for start in range(0, number, step))
-
-
-def _host(array: Any) -> np.ndarray:
-    return array if isinstance(array, np.ndarray) else array.get()

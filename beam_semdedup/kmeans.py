@@ -23,6 +23,7 @@ from beam_semdedup.arrays import (
     namespace,
     rounding_error,
     row_dot,
+    slices,
     tile_bytes,
     to_host,
     within_memory,
@@ -181,9 +182,9 @@ def place(rows: np.ndarray, centroids: np.ndarray, batch: int, xp: Any) -> tuple
     def attempt(step: int) -> list[tuple[np.ndarray, ...]]:
         there = xp.asarray(centroids)
         found = []
-        for part in cuda.uploaded(rows[start : start + step] for start in range(0, len(rows), step)):
-            labels = assign(part, there, step)
-            found.append(tuple(map(to_host, (labels, *distances(part, there, labels)))))
+        for uploaded in cuda.uploaded(rows[part] for part in slices(0, len(rows), step)):
+            labels = assign(uploaded, there, step)
+            found.append(tuple(map(to_host, (labels, *distances(uploaded, there, labels)))))
         return found
 
     with exclusive(xp):
@@ -231,7 +232,7 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
         result[part] = at
 
     step = max(1, min(batch, tile_bytes(xp) // (4 * len(centroids))))
-    in_threads(tile, (slice(start, start + step) for start in range(0, len(rows), step)))
+    in_threads(tile, slices(0, len(rows), step))
     return result
 
 
@@ -250,8 +251,7 @@ def distances(rows: Any, centroids: Any, labels: Any) -> tuple[Any, Any]:
     l2 = xp.empty(len(rows), dtype=xp.float32)
     cosine = xp.empty(len(rows), dtype=xp.float32)
     norms = row_dot(centroids, centroids)
-    for start in range(0, len(rows), 8192):
-        part = slice(start, start + 8192)
+    for part in slices(0, len(rows), 8192):
         own = centroids[labels[part]]
         dot, square, norm = row_dot(rows[part], own), row_dot(rows[part], rows[part]), norms[labels[part]]
         l2[part] = xp.sqrt(xp.maximum(square - 2 * dot + norm, 0))

@@ -89,7 +89,7 @@ def write(
     def take(bound: tuple[int, int]) -> pa.RecordBatch:
         # A long string column would overflow its 32-bit offsets if all rows were taken at once.
         rows = others.take(pa.array(order[slice(*bound)]))
-        rows = rows.add_column(place, table.field(place), _column(vectors[slice(*bound)]))
+        rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
         return rows.combine_chunks().to_batches()[0]
 
     batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
@@ -184,7 +184,8 @@ class RankedRows:
         return moved(result, self._xp)
 
 
-def _column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    """The rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from beam_semdedup import cuda
-from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot, to_host
+from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot, slices, to_host
 from beam_semdedup.tiles import LONGEST, fold, multiply, rounded, screening_error
 
 TIE = 1e-6
@@ -69,7 +69,7 @@ def max_similarity(
 
 def first_identical(rows: Rows, high: int, batch: int) -> np.ndarray:
     """For the rows ranked before `high`, the rank of the first bit-identical one; (high,) int64."""
-    hashes = in_threads(lambda part: hash_rows(rows[part]), _slices(0, high, batch))
+    hashes = in_threads(lambda part: hash_rows(rows[part]), slices(0, high, batch))
     return to_host(first_of_hash(rows, namespace(hashes[0]).concatenate(hashes), batch))
 
 
@@ -79,7 +79,7 @@ def first_of_hash(rows: Rows, hashes: Any, batch: int) -> Any:
     _, firsts, inverse = xp.unique(hashes, return_index=True, return_inverse=True)
     result = firsts[inverse]
     repeated = to_host(xp.flatnonzero(result != xp.arange(len(result))))
-    for part in _slices(0, len(repeated), batch):
+    for part in slices(0, len(repeated), batch):
         own = repeated[part]
         equal = (rows[own] == rows[to_host(result[own])]).all(axis=1)
         unequal = own[~to_host(equal)]
@@ -116,7 +116,7 @@ def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None
         longest = longest_row(rows, batch)
         threshold = threshold if longest < LONGEST else None
     height = batch * (1 if _is_array(rows) else _GATHERED_BATCHES)
-    parts = list(_slices(asking.start, asking.stop, height))[::-1]  # those with the most to do first
+    parts = list(slices(asking.start, asking.stop, height))[::-1]  # those with the most to do first
     nominated = in_threads(lambda part: _nominate(rows, part, batch, threshold, longest), parts)[::-1]
     winner, open_ones = (np.concatenate(column) for column in zip(*nominated, strict=True))
     score = np.zeros(len(winner), dtype=np.float32)
@@ -125,10 +125,10 @@ def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None
         own, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
         score[part] = to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
 
-    for part in _slices(0, len(open_ones), batch):
+    for part in slices(0, len(open_ones), batch):
         winner[open_ones[part] - asking.start] = _settle(rows, open_ones[part], batch)
     has_earlier = 1 if asking.start == 0 else 0
-    in_threads(compute, _slices(has_earlier, len(winner), batch))
+    in_threads(compute, slices(has_earlier, len(winner), batch))
     return score, winner
 
 
@@ -156,7 +156,7 @@ def _settle(rows: Rows, asking: np.ndarray, batch: int) -> np.ndarray:
     queries = rows[asking]
     xp = namespace(queries)
     queries, positions = queries.astype(xp.float64), xp.asarray(asking)
-    strips = list(_slices(0, int(asking[-1]), batch))
+    strips = list(slices(0, int(asking[-1]), batch))
 
     def products(strip: slice) -> Any:
         result = queries @ rows[strip].astype(xp.float64).T
@@ -181,11 +181,11 @@ def _tiles(
     """
     xp, stop = namespace(queries), start + len(queries)
     space = xp.empty(min(batch, len(queries)) * min(batch, stop), dtype=xp.float32)
-    for strip in _slices(0, stop - 1, batch):
+    for strip in slices(0, stop - 1, batch):
         candidates = prepare(rows[strip])
-        for own in _slices(max(0, strip.start + 1 - start), len(queries), batch):
+        for own in slices(max(0, strip.start + 1 - start), len(queries), batch):
             cut = start + own.start < strip.stop
-            for low in _slices(own.start, own.stop, max(1, batch // 4)) if cut else [own]:
+            for low in slices(own.start, own.stop, max(1, batch // 4)) if cut else [own]:
                 shape = low.stop - low.start, min(strip.stop, start + low.stop - 1) - strip.start
                 out = space[: shape[0] * shape[1]].reshape(shape)
                 yield low, multiply(queries[low], candidates[: shape[1]], out), strip.start
@@ -204,7 +204,7 @@ def _is_array(rows: Rows) -> bool:
 
 def longest_row(rows: Rows, batch: int) -> float:
     """The largest norm of a row."""
-    squares = in_threads(lambda part: float(row_dot(rows[part], rows[part]).max()), _slices(0, len(rows), batch))
+    squares = in_threads(lambda part: float(row_dot(rows[part], rows[part]).max()), slices(0, len(rows), batch))
     return max(squares) ** 0.5
 
 
@@ -228,7 +228,3 @@ def hash_rows(matrix: Any) -> Any:
     if namespace(matrix) is not np:
         return cuda.hash_rows(matrix, weights)
     return np.einsum("ij,j->i", np.ascontiguousarray(matrix).view(np.uint32), weights)
-
-
-def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
-    return (slice(low, min(low + step, stop)) for low in range(start, stop, step))

@@ -268,7 +268,7 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
         labels, l2, cosine = kmeans.place(matrix, centroids, p.max_samples_per_batch, arrays.library(p.device))
         columns = [
             ids.filter(good),
-            pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), job.dimension),
+            segments.to_column(matrix),
             pa.array(labels),
             pa.array(l2),
             pa.array(cosine),
@@ -315,56 +315,14 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     names = [name for name in job.segment_schema.names if name != "embedding"]
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
-    p, xp = job.parameters, arrays.library(job.parameters.device)
+    xp = arrays.library(job.parameters.device)
     rows: Any = RankedRows(batches, order, xp)
     if unit.num_rows <= job.max_key_rows and arrays.has_room(xp, 4 * job.dimension * unit.num_rows):
         rows = rows[:]
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
-    scores = np.empty(unit.high - unit.low, dtype=np.float32)
-    winners = np.empty(unit.high - unit.low, dtype=np.int64)
     stops = np.append(starts[1:], len(order))
-
-    lows, highs = np.maximum(starts, unit.low), np.minimum(stops, unit.high)
-    pairs = int(((highs - lows) * (lows + highs - 1 - 2 * starts) // 2)[lows < highs].sum())
-    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
-
-    def compare(cluster: int) -> None:
-        start, low, high = starts[cluster], lows[cluster], highs[cluster]
-        if isinstance(rows, RankedRows):
-            ranked = rows.window(start, stops[cluster])
-            if len(ranked) <= job.max_cluster_rows and arrays.has_room(xp, 4 * job.dimension * len(ranked)):
-                ranked = ranked[:]
-        else:
-            ranked = rows[start : stops[cluster]]
-        score, winner = arrays.within_memory(
-            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
-        )
-        scores[low - unit.low : high - unit.low] = score
-        winners[low - unit.low : high - unit.low] = winner + start
-
-    def compare_together(which: np.ndarray) -> None:
-        inside = np.repeat(which, stops - starts)[unit.low : unit.high]
-        scores[inside], winners[inside] = arrays.within_memory(
-            arrays.tile_bytes(xp),
-            lambda memory: small_clusters.max_similarity_of_each(
-                rows, starts[which], stops[which], memory, p.threshold
-            ),
-        )
-
-    sizes = stops - starts
-    wanted = lows < highs
-    # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
-    together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
-    together &= xp is not np and not isinstance(rows, RankedRows)
-    large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
-    with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
-        if together.any():
-            compare_together(together)
-        for cluster in np.flatnonzero(large).tolist():
-            compare(cluster)
-        small = np.flatnonzero(wanted & ~together & ~large)
-        in_threads(compare, small[np.argsort(-sizes[small])].tolist())  # the largest first, so that none is waited for
+    scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
     own, best = order[unit.low : unit.high], pa.array(order[winners])
     ids = table.column("id")
     metadata = job.parameters.metadata_fields
@@ -387,6 +345,60 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
         "examples": examples,
     }
     return result, facts
+
+
+def _compare_clusters(
+    job: Job, rows: Any, starts: np.ndarray, stops: np.ndarray, unit: PairwiseUnit, xp: Any
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
+
+    Args:
+        rows: all of the key, cluster after cluster: an array of `xp`, or what gathers them when it is indexed.
+        starts, stops: where each cluster begins and ends.
+    """
+    p, sizes = job.parameters, stops - starts
+    scores = np.empty(unit.high - unit.low, dtype=np.float32)
+    winners = np.empty(unit.high - unit.low, dtype=np.int64)
+    lows, highs = np.maximum(starts, unit.low), np.minimum(stops, unit.high)
+    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
+
+    def compare(cluster: int) -> None:
+        start, low, high = starts[cluster], lows[cluster], highs[cluster]
+        if isinstance(rows, RankedRows):
+            ranked = rows.window(start, stops[cluster])
+            if len(ranked) <= job.max_cluster_rows and arrays.has_room(xp, 4 * job.dimension * len(ranked)):
+                ranked = ranked[:]
+        else:
+            ranked = rows[start : stops[cluster]]
+        score, winner = arrays.within_memory(
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
+        )
+        scores[low - unit.low : high - unit.low] = score
+        winners[low - unit.low : high - unit.low] = winner + start
+
+    def compare_together(which: np.ndarray) -> None:
+        inside = np.repeat(which, sizes)[unit.low : unit.high]
+        scores[inside], winners[inside] = arrays.within_memory(
+            arrays.tile_bytes(xp),
+            lambda memory: small_clusters.max_similarity_of_each(
+                rows, starts[which], stops[which], memory, p.threshold
+            ),
+        )
+
+    wanted = lows < highs
+    # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
+    together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
+    together &= xp is not np and not isinstance(rows, RankedRows)
+    large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
+    with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
+        if together.any():
+            compare_together(together)
+        for cluster in np.flatnonzero(large).tolist():
+            compare(cluster)
+        small = np.flatnonzero(wanted & ~together & ~large)
+        in_threads(compare, small[np.argsort(-sizes[small])].tolist())  # the largest first, so that none is waited for
+    pairs = ((highs - lows) * (lows + highs - 1 - 2 * starts) // 2)[wanted].sum()
+    return scores, winners, int(pairs)
 
 
 def _repeated_ids(table: pa.Table) -> tuple[int, list[str]]:
