@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from beam_semdedup.config import InputError, Parameters, RemovalParameters
-    from beam_semdedup.failures import RunError
+    from beam_semdedup.config import Parameters, RemovalParameters
+    from beam_semdedup.failures import InputError, RunError
     from beam_semdedup.kmeans import FittedKMeans
     from beam_semdedup.plan import Plan
     from beam_semdedup.ranking import RankingStrategy

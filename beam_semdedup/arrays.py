@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from beam_semdedup import cuda
+from beam_semdedup.failures import InputError
 
 _LOG = logging.getLogger(__name__)
 _GPU = threading.Lock()
@@ -64,8 +65,6 @@ def library(device: str) -> Any:
         _LOG.info("Computing on a GPU: %s", cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
         return cupy
     if device == "gpu":
-        from beam_semdedup.config import InputError
-
         raise InputError(f"device=gpu, but there is no GPU to be used: {missing}; device=auto goes on without one")
     return np
 

@@ -19,12 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, plan, segments, stages, storage
+from beam_semdedup import embeddings, segments, stages, storage
 from beam_semdedup.arrays import cores
-from beam_semdedup.config import InputError, Parameters, resolve
+from beam_semdedup.config import Parameters, resolve
+from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import Shard, lloyd
 from beam_semdedup.formats import FORMATS
-from beam_semdedup.plan import Plan
+from beam_semdedup.plan import Plan, make_plan
 from beam_semdedup.stages import AssignedUnit, ComparedUnit
 
 _ROWS, _TINY_ROWS = 32_768, 64
@@ -205,7 +206,7 @@ class _Calibration:
 
     def _plan(self, name: str, number: int, unit_rows: int = _ROWS) -> Plan:
         """Of a run with `number` given centroids, in one assign unit."""
-        return plan.make_plan(
+        return make_plan(
             resolve(
                 {
                     "input_path": str(self._directory / f"{name}.parquet"),
@@ -223,14 +224,14 @@ class _Calibration:
         )
 
     def _assign(self, name: str, number: int, unit_rows: int = _ROWS) -> _Assigned:
-        made = self._plan(name, number, unit_rows)
-        fitted = stages.fit(made.job)
+        plan = self._plan(name, number, unit_rows)
+        fitted = stages.fit(plan.job)
 
         def assign() -> AssignedUnit:
-            storage.delete_tree(storage.join(made.job.kmeans_dir, "segments"), {})
-            return stages.assign_unit(made.job, made.units[0], fitted)
+            storage.delete_tree(storage.join(plan.job.kmeans_dir, "segments"), {})
+            return stages.assign_unit(plan.job, plan.units[0], fitted)
 
-        return _Assigned(made, *_least(assign))
+        return _Assigned(plan, *_least(assign))
 
     def _compare(self, assigned: _Assigned) -> tuple[float, ComparedUnit]:
         """The seconds of the one comparison unit of a plan, and its result."""
@@ -245,11 +246,11 @@ class _Calibration:
         return _least(compare)
 
     def _read(self) -> float:
-        made = self._plan("rows", _SOME)
-        schema = pa.schema([made.job.input_schema.field("embeddings")])
+        plan = self._plan("rows", _SOME)
+        schema = pa.schema([plan.job.input_schema.field("embeddings")])
 
         def read() -> None:
-            for rows in FORMATS["parquet"].read(made.units[0], schema, {}):
+            for rows in FORMATS["parquet"].read(plan.units[0], schema, {}):
                 embeddings.to_matrix(rows.table.column(0), self._dimension, True)
 
         return _least(read)[0]
@@ -272,8 +273,8 @@ class _Calibration:
         number = len(found)
         return _positive(read(number) - read(1)) / (number - 1)
 
-    def _select(self, made: Plan, compared: ComparedUnit) -> float:
-        return _least(lambda: stages.select_duplicates(made.job, 0, [compared]))[0]
+    def _select(self, plan: Plan, compared: ComparedUnit) -> float:
+        return _least(lambda: stages.select_duplicates(plan.job, 0, [compared]))[0]
 
     def _disk(self) -> float:
         """Once only, and much: what was just freed is written to much faster than what a run finds."""

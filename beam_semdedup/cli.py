@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_semdedup import config, console, progress, sweep
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 _SCRATCH = "SEMDEDUP_SCRATCH"
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130

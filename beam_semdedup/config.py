@@ -18,9 +18,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
 
-
-class InputError(ValueError):
-    """The parameters or the input are wrong; the message names what, and nothing was done yet."""
+from beam_semdedup.failures import InputError
 
 
 def parameter(default: Any, help: str, **check: Any) -> Any:
@@ -168,6 +166,14 @@ HEADINGS = (_SIZE, _WHERE, _COLUMNS, _KMEANS, _SIMILARITY, _MACHINES, _EXECUTION
 """The parts of `--help`, in their order."""
 
 
+def _storage_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return kwargs.get("storage_options", {})
+
+
+def _compression(kwargs: dict[str, Any]) -> str:
+    return kwargs.get("compression", "zstd")
+
+
 @dataclass
 class ClusterParameters:
     """Where whatever runs a pipeline runs it."""
@@ -207,6 +213,11 @@ class InputParameters:
         bytes=True,
         group=_EXECUTION,
     )
+
+    @property
+    def read_options(self) -> dict[str, Any]:
+        """Storage options of `input_path`."""
+        return _storage_options(self.read_kwargs)
 
 
 @dataclass
@@ -374,8 +385,27 @@ class Parameters(ClusterParameters, InputParameters):
         return self.init not in ("k-means||", "random")
 
     @property
+    def write_options(self) -> dict[str, Any]:
+        """Storage options of `output_path`."""
+        return _storage_options(self.write_kwargs)
+
+    @property
+    def write_compression(self) -> str:
+        """What files in `output_path` are compressed with."""
+        return _compression(self.write_kwargs)
+
+    @property
     def cache_options(self) -> dict[str, Any]:
-        """`cache_kwargs`, or what stands in for it."""
+        """Storage options of the cache."""
+        return _storage_options(self._cache_kwargs)
+
+    @property
+    def cache_compression(self) -> str:
+        """What parquet files in the cache are compressed with."""
+        return _compression(self._cache_kwargs)
+
+    @property
+    def _cache_kwargs(self) -> dict[str, Any]:
         return self.write_kwargs if self.cache_kwargs is None else self.cache_kwargs
 
     @property
@@ -422,9 +452,14 @@ class RemovalParameters(ClusterParameters, InputParameters):
     )
 
     @property
+    def write_options(self) -> dict[str, Any]:
+        """Storage options of `output_path`."""
+        return _storage_options(self.write_kwargs)
+
+    @property
     def duplicates_options(self) -> dict[str, Any]:
-        """`duplicates_kwargs`, or what stands in for it."""
-        return self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs
+        """Storage options of `duplicates_path`."""
+        return _storage_options(self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs)
 
 
 def _of_a_run(name: str, **changes: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup.arrays import exclusive, has_room, library
-from beam_semdedup.config import CumlKMeansConfig, InputError, Parameters
+from beam_semdedup.config import CumlKMeansConfig, Parameters
+from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import Fit, Sample
 
 _LOG = logging.getLogger(__name__)

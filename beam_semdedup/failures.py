@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-
-from beam_semdedup.config import InputError
-from beam_semdedup.inputs import UnitError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 _AFTER = re.compile(
     r"\n(?=\S*(?:During handling|The above|Traceback)|\s*(?:at \S+\(.*\)|\.\.\. \d+ more|Caused by: |Suppressed: ))"
 )
 """Where what Python, and Java around it, say after the message begins."""
+
+
+class InputError(ValueError):
+    """The parameters or the input are wrong; the message names which, and what to do."""
+
+
+class UnitError(RuntimeError):
+    """A unit of work failed; the message says which one and why."""
 
 
 class RunError(RuntimeError):
@@ -19,6 +27,29 @@ class RunError(RuntimeError):
 
 class WorkerLost(RunError):
     """A worker died or went away, which says nothing of the run itself: it may be tried again."""
+
+
+@contextmanager
+def naming_unit(unit: Any) -> Iterator[None]:
+    """Puts the unit's name before whatever goes wrong in it."""
+    try:
+        yield
+    except (UnitError, InputError):
+        raise
+    except Exception as error:
+        raise UnitError(f"{unit}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def as_input_error(what: str) -> Iterator[None]:
+    """Turns whatever goes wrong into an InputError that begins with `what`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        said = str(error).splitlines()
+        raise InputError(f"{what}: {type(error).__name__}{': ' + said[0] if said else ''}") from error
 
 
 def known_cause(error: Exception) -> InputError | RunError | None:

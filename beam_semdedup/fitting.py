@@ -28,7 +28,8 @@ from beam_semdedup.arrays import (
     to_host,
     within_memory,
 )
-from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.config import Parameters
+from beam_semdedup.failures import InputError
 from beam_semdedup.tiles import fold, multiply
 
 _LOG = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from pathlib import Path
 from apache_beam.utils.subprocess_server import JavaHelper, JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from beam_semdedup.config import FlinkConfig, InputError
+from beam_semdedup.config import FlinkConfig
+from beam_semdedup.failures import InputError
 
 _LOG = logging.getLogger(__name__)
 _GROUP = "org.apache.beam"

@@ -17,13 +17,12 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from beam_semdedup import embeddings, storage
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import as_input_error
 
 _BATCH_BYTES = 4 << 20
 _JSONL_PART_BYTES = 1 << 20
 _LOOK_ROWS = 1024
 _SPACE = ord(" ")
-_NO_LINES = "not readable as text lines"
 _AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 
 
@@ -114,7 +113,7 @@ class Parquet:
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with (
-            _naming(info.url, "not a readable parquet file"),
+            as_input_error(f"{info.url}: not a readable parquet file"),
             storage.open_input(info.url, options) as source,
         ):
             file = pq.ParquetFile(source)
@@ -192,7 +191,7 @@ class Jsonl:
         parts: list[InputUnit] = []
         first_row, first_line, offset = 0, 1, 0
         types = _Types()
-        with _naming(info.url, _NO_LINES), open_stream(info.url, options) as stream:
+        with as_input_error(f"{info.url}: not readable as text lines"), open_stream(info.url, options) as stream:
             for block in blocks(stream):
                 num_rows = types.add(block)
                 parts.append(
@@ -218,7 +217,7 @@ class Jsonl:
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
         """See `Format.head`; from the first block with a well-formed line."""
         types = _Types()
-        with _naming(info.url, _NO_LINES), open_stream(info.url, options) as stream:
+        with as_input_error(f"{info.url}: not readable as text lines"), open_stream(info.url, options) as stream:
             for block in blocks(stream):
                 types.add(block)
                 if types.schema():
@@ -485,18 +484,3 @@ def _rows_per_batch(groups: Sequence[Any], columns: Sequence[str]) -> int:
 
 def _commonest(counts: Counter[int]) -> int:
     return min(counts, key=lambda length: (-counts[length], length))
-
-
-class _naming:
-    """Turns whatever reading raises into an InputError that names the file."""
-
-    def __init__(self, url: str, what: str) -> None:
-        self._url, self._what = url, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, InputError):
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{self._url}: {self._what}: {reason}") from error

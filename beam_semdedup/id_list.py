@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup import embeddings, formats, inputs, storage
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 _LIST_BATCH_ROWS = 65_536
 

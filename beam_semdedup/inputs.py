@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from beam_semdedup import embeddings, storage
 from beam_semdedup.arrays import in_threads
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError, naming_unit
 from beam_semdedup.formats import FORMATS, FileFacts, Format, InputUnit
 
 _THREADS = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-class UnitError(RuntimeError):
-    """A unit failed; the message says which one and why."""
-
-
-@contextmanager
-def naming(unit: Any) -> Iterator[None]:
-    """Puts the unit's name before whatever goes wrong in it."""
-    try:
-        yield
-    except (UnitError, InputError):
-        raise
-    except Exception as error:
-        raise UnitError(f"{unit}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -185,7 +169,7 @@ def sample(
     def read(want: tuple[InputUnit, np.ndarray | None, int]) -> tuple[int, int]:
         piece, numbers, place = want
         filled = place
-        with naming(piece):
+        with naming_unit(piece):
             for rows in FORMATS[filetype].read(piece, schema, options):
                 table = rows.table
                 if numbers is not None:

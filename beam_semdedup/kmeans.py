@@ -28,7 +28,8 @@ from beam_semdedup.arrays import (
     to_host,
     within_memory,
 )
-from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.config import Parameters
+from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import ENGINES, Fit, Sample
 from beam_semdedup.tiles import fold, multiply
 
@@ -92,7 +93,7 @@ def fit_or_load(directory: str, sample: Sample, dimension: int, parameters: Para
     Raises:
         InputError: fewer rows in the sample than clusters, or initial centroids of another shape.
     """
-    options = parameters.cache_options.get("storage_options", {})
+    options = parameters.cache_options
     uri = centroids_uri(directory)
     if not storage.exists(uri, options):
         started = time.time()
@@ -156,7 +157,7 @@ def init_bytes(parameters: Parameters) -> bytes:
 def init_options(parameters: Parameters) -> storage.Options:
     """Storage options of `parameters.init`: the cache's for centroids that were stored there, else the input's."""
     in_cache = storage.is_inside(parameters.init, parameters.cache_root)
-    return (parameters.cache_options if in_cache else parameters.read_kwargs).get("storage_options", {})
+    return parameters.cache_options if in_cache else parameters.read_options
 
 
 def content_hash(data: bytes) -> str:

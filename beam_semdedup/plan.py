@@ -15,8 +15,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,8 @@ from fsspec.utils import glob_translate
 
 from beam_semdedup import arrays, inputs, kmeans, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
-from beam_semdedup.config import CumlKMeansConfig, DirectConfig, InputError, Parameters
+from beam_semdedup.config import CumlKMeansConfig, DirectConfig, Parameters
+from beam_semdedup.failures import InputError, as_input_error
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.ranking import RankingStrategy
@@ -82,17 +82,17 @@ class Job:
     @property
     def read_options(self) -> storage.Options:
         """Storage options of the input."""
-        return self.parameters.read_kwargs.get("storage_options", {})
+        return self.parameters.read_options
 
     @property
     def cache_options(self) -> storage.Options:
         """Storage options of the cache."""
-        return self.parameters.cache_options.get("storage_options", {})
+        return self.parameters.cache_options
 
     @property
     def write_options(self) -> storage.Options:
         """Storage options of the output."""
-        return self.parameters.write_kwargs.get("storage_options", {})
+        return self.parameters.write_options
 
     @property
     def carried(self) -> list[pa.Field]:
@@ -110,14 +110,15 @@ class Job:
 class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
-    `fitted` is the model where it was fitted before the pipeline.
+    `assigned` and `compared` are the manifests of the stages that are finished; `fitted` is the model where it was
+    fitted before the pipeline.
     """
 
     job: Job
     files: tuple[storage.FileInfo, ...]
     units: tuple[InputUnit, ...]
-    kmeans: dict[str, Any] | None
-    pairwise: dict[str, Any] | None
+    assigned: dict[str, Any] | None
+    compared: dict[str, Any] | None
     memory: int
     num_workers: int
     fitted: FittedKMeans | None = None
@@ -132,10 +133,10 @@ def make_plan(parameters: Parameters) -> Plan:
     p = dataclasses.replace(parameters)
     if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
         _check_device(p)
-    read_options = p.read_kwargs.get("storage_options", {})
-    cache_options = p.cache_options.get("storage_options", {})
+    read_options = p.read_options
+    cache_options = p.cache_options
     files = list_input(p)
-    p.output_path = storage.absolute(p.output_path, p.write_kwargs.get("storage_options", {}))
+    p.output_path = storage.absolute(p.output_path, p.write_options)
     p.cache_path = storage.absolute(p.cache_root, cache_options)
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
     if p.centroids_given:
@@ -156,7 +157,7 @@ def make_plan(parameters: Parameters) -> Plan:
     kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
     pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
     workers, memory = num_workers(p), memory_per_worker(p)
-    with writable("cache_path", p.cache_path):
+    with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
         assign = _stage_plan(kmeans_dir, "segments", lambda: _plan_kmeans(p, inspect(), carried, memory), cache_options)
         compare = _stage_plan(
             pairwise_dir,
@@ -205,7 +206,7 @@ def _check_device(p: Parameters) -> None:
 
 def list_input(p: Parameters) -> list[storage.FileInfo]:
     """The input files; InputError where there are none, or where results and input would mix."""
-    options = p.read_kwargs.get("storage_options", {})
+    options = p.read_options
     files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
     _check_paths(p, files, options)
     return files
@@ -216,17 +217,6 @@ def forget(job: Job) -> None:
     for directory in (job.pairwise_dir, job.kmeans_dir):
         storage.delete([storage.join(directory, "manifest.json")], job.cache_options)
         storage.delete_tree(directory, job.cache_options)
-
-
-@contextmanager
-def writable(name: str, place: str) -> Iterator[None]:
-    """Turns whatever goes wrong with the first files that are written to a place into an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{name}={place}: cannot be written: {type(error).__name__}: {error}") from error
 
 
 def ranking_of(p: Parameters) -> RankingStrategy:
@@ -434,9 +424,9 @@ PRODUCTS = ("duplicates", "rejected", "deduplicated", "kmeans_results", "pairwis
 
 def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:
     """No result may become input of a later run, and no input may be taken for a result and removed."""
-    places = {"output_path": (p.output_path, p.write_kwargs), "cache_path": (p.cache_root, p.cache_options)}
-    for name, (path, kwargs) in places.items():
-        place = _followed(storage.absolute(path, kwargs.get("storage_options", {})))
+    places = {"output_path": (p.output_path, p.write_options), "cache_path": (p.cache_root, p.cache_options)}
+    for name, (path, options) in places.items():
+        place = _followed(storage.absolute(path, options))
         for given in p.input_path:
             root = _followed(storage.absolute(given, read_options))
             inside = storage.is_inside(place, root)

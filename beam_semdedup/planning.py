@@ -9,7 +9,8 @@ from beam_semdedup import calibration, inputs
 from beam_semdedup.arrays import cores
 from beam_semdedup.calibration import Rates
 from beam_semdedup.capacity import memory_per_worker
-from beam_semdedup.config import InputError, PlanParameters
+from beam_semdedup.config import PlanParameters
+from beam_semdedup.failures import InputError
 from beam_semdedup.forecast import Data, Forecast, Machines, forecast, recommend
 
 _LOG = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _data(p: PlanParameters) -> Data:
         assert p.rows is not None
         assert p.dimension is not None
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    options = p.read_kwargs.get("storage_options", {})
+    options = p.run(None).read_options
     files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
     carried = [name for name in p.metadata_fields if name != p.id_field]
     facts = inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, None, options)

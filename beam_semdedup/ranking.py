@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 DISTANCES = {"cosine": "cosine_dist_to_cent", "l2": "l2_dist_to_cent"}
 _HASH = "__random"

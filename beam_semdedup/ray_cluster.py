@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from beam_semdedup.config import ActorConfig, InputError
-from beam_semdedup.failures import RunError
+from beam_semdedup.config import ActorConfig
+from beam_semdedup.failures import InputError, RunError
 
 _LOG = logging.getLogger(__name__)
 NAMESPACE = "semdedup"

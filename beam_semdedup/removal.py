@@ -29,8 +29,8 @@ from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_semdedup import embeddings, formats, inputs, progress, runners, storage
 from beam_semdedup.capacity import memory_per_worker
-from beam_semdedup.config import InputError, RemovalParameters
-from beam_semdedup.failures import RunError
+from beam_semdedup.config import RemovalParameters
+from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList
 from beam_semdedup.transforms import ReferenceCoder
 
@@ -84,10 +84,10 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     """
     started = time.time()
     memory = memory_per_worker(p)
-    read_options = p.read_kwargs.get("storage_options", {})
-    write_options = p.write_kwargs.get("storage_options", {})
+    read_options = p.read_options
+    write_options = p.write_options
     paths = find_list(p) if listed is None else listed
-    ids = IdList.open(paths, p.duplicates_options.get("storage_options", {}), memory)
+    ids = IdList.open(paths, p.duplicates_options, memory)
     files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
     output = storage.absolute(p.output_path, write_options)
     units = _units(p, files, output, read_options)
@@ -128,7 +128,7 @@ def find_list(p: RemovalParameters) -> list[str]:
     Raises:
         InputError: there is no finished run, it had no eps, or it found repeated ids; unless allowed.
     """
-    options = p.duplicates_options.get("storage_options", {})
+    options = p.duplicates_options
     url = storage.absolute(p.duplicates_path, options)
     for place in (url, url.rsplit("/", 1)[0]):
         summary = storage.read_json(storage.join(place, "summary.json"), options)
@@ -198,7 +198,7 @@ class RemoveDuplicates(beam.PTransform):
             | "Found" >> beam.Map(lambda packed: packed).with_output_types(bytes)
             | "Join found" >> beam.CombineGlobally(_Bits(num_bytes))
         )
-        write_options = self.parameters.write_kwargs.get("storage_options", {})
+        write_options = self.parameters.write_options
         return (
             root
             | "End" >> beam.Create([self.output])
@@ -214,10 +214,10 @@ class _Remove(beam.DoFn):
         self._reader = self._ids.reader()
 
     def process(self, unit: RemovalUnit) -> Iterator[Any]:
-        options = self._p.write_kwargs.get("storage_options", {})
+        options = self._p.write_options
         name = storage.fingerprint([self._key, unit.target[len(self._output) :]])
         done = storage.join(self._output, _FOUND, f"{name}.json")
-        with inputs.naming(unit.source):
+        with naming_unit(unit.source):
             facts = storage.read_json(done, options)
             if not facts or not storage.exists(unit.target, options):
                 facts = self._write(unit, options)
@@ -235,7 +235,7 @@ class _Remove(beam.DoFn):
 
     def _parquet(self, unit: RemovalUnit, scratch: Path, found: list[np.ndarray]) -> tuple[int, int]:
         rows_read = rows_removed = 0
-        with storage.open_input(unit.source, self._p.read_kwargs.get("storage_options", {})) as source:
+        with storage.open_input(unit.source, self._p.read_options) as source:
             file = pq.ParquetFile(source)
             schema = file.schema_arrow
             metadata = file.metadata
@@ -260,7 +260,7 @@ class _Remove(beam.DoFn):
         rows_read = rows_removed = 0
         is_integer = pa.types.is_integer(self._ids.id_type)
         schema = pa.schema([(self._p.id_field, pa.int64() if is_integer else pa.string())])
-        options = self._p.read_kwargs.get("storage_options", {})
+        options = self._p.read_options
         kind = formats.compression(unit.source)
         with (
             formats.open_stream(unit.source, options) as stream,

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from beam_semdedup import arrays, embeddings, inputs, kmeans, segments, small_clusters, storage
 from beam_semdedup.arrays import in_threads
+from beam_semdedup.failures import UnitError, naming_unit
 from beam_semdedup.formats import FORMATS, InputUnit, Rows
-from beam_semdedup.inputs import UnitError, naming
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job, load_units
 from beam_semdedup.ranking import hash_ids
@@ -109,9 +109,9 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
     name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}"
     if unit.row_groups:
         name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
-    path = storage.join(job.kmeans_dir, "segments", name + ".arrow")
+    p, path = job.parameters, storage.join(job.kmeans_dir, "segments", name + ".arrow")
     wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows, "width": job.width}
-    with naming(unit):
+    with naming_unit(unit):
         finished = segments.read_index(path, job.cache_options)
         if finished and finished[0].items() >= wanted.items():
             return AssignedUnit(path, unit.num_rows, finished[0]["rejected"], True, finished[1])
@@ -123,7 +123,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
             )
         rejected_path = storage.join(job.kmeans_dir, "rejected", name + ".parquet")
         if rejected.num_rows:
-            _write_parquet(rejected_path, rejected, {}, job.parameters.cache_options)
+            _write_parquet(rejected_path, rejected, {}, p.cache_options, p.cache_compression)
         facts = {**wanted, "rejected": rejected.num_rows}
         index = segments.write(path, table, job.width, facts, job.cache_options)
         return AssignedUnit(path, unit.num_rows, rejected.num_rows, False, index)
@@ -153,15 +153,15 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Compared
     name = f"{first:08d}-{last:08d}"
     if unit.high - unit.low < unit.num_rows:
         name += f"-rows{unit.low:010d}-{unit.high:010d}"
-    path = storage.join(job.pairwise_dir, name + ".parquet")
+    p, path = job.parameters, storage.join(job.pairwise_dir, name + ".parquet")
     wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.high - unit.low}
-    with naming(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
+    with naming_unit(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
         facts = read_facts(path, job.cache_options)
         reused = facts is not None and facts.items() >= wanted.items()
         if not reused:
             table, facts = _compare_rows(job, unit)
             facts.update(wanted)
-            _write_parquet(path, table, facts, job.parameters.cache_options)
+            _write_parquet(path, table, facts, p.cache_options, p.cache_compression)
         assert facts is not None
         return ComparedUnit(
             path,
@@ -182,7 +182,7 @@ def select_duplicates(job: Job, number: int, parts: Sequence[ComparedUnit]) -> D
     threshold = 1 - p.eps
     path = storage.join(p.output_path, "duplicates", f"part-{job.output_key}-{number:05d}.parquet")
     kept, found = 0, []
-    with naming(f"duplicates file {number}"):
+    with naming_unit(f"duplicates file {number}"):
         for part in sorted(parts, key=lambda u: u.path):
             with storage.open_input(part.path, job.cache_options) as source:
                 file = pq.ParquetFile(source)
@@ -202,7 +202,7 @@ def select_duplicates(job: Job, number: int, parts: Sequence[ComparedUnit]) -> D
         groups = p.duplicates_num_row_groups_hint
         size = max(1, -(-table.num_rows // groups)) if groups else 65_536
         facts = {"duplicates": table.num_rows, "kept": kept}
-        _write_parquet(path, table.replace_schema_metadata(None), facts, p.write_kwargs, size)
+        _write_parquet(path, table, facts, p.write_options, p.write_compression, size)
     return DuplicatesFile(path, table.num_rows, kept)
 
 
@@ -415,9 +415,14 @@ def _ids(files: Sequence[pq.ParquetFile]) -> Iterator[pa.ChunkedArray]:
 
 
 def _write_parquet(
-    path: str, table: pa.Table, facts: dict[str, Any], kwargs: dict[str, Any], row_group_size: int = 65_536
+    path: str,
+    table: pa.Table,
+    facts: dict[str, Any],
+    options: storage.Options,
+    compression: str,
+    row_group_size: int = 65_536,
 ) -> None:
-    """Writes a table, whole, with `facts` in its metadata; `kwargs` as `write_kwargs` or `cache_kwargs`."""
+    """Writes a table, whole, with `facts` in place of its schema's metadata."""
     table = table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
-    with storage.whole_file(path, kwargs.get("storage_options", {})) as scratch:
-        pq.write_table(table, scratch, compression=kwargs.get("compression", "zstd"), row_group_size=row_group_size)
+    with storage.whole_file(path, options) as scratch:
+        pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size)

@@ -26,7 +26,7 @@ import pyarrow.fs as pafs
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 Options = dict[str, Any]
 _LOG = logging.getLogger(__name__)

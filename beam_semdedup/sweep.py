@@ -143,12 +143,11 @@ def _write_table(text: str, done: Sequence[dict[str, Any]], arguments: Sequence[
     common = [o for o in overrides_of(arguments) if key_of(o) not in swept(arguments)]
     first = config.resolve(plain(_composed("semdedup", [*common, *done[0]["overrides"]])))
     if first.output_path in json.loads(os.environ[SHARED]):
-        home, kwargs = first.output_path, first.write_kwargs
+        home, options = first.output_path, first.write_options
     elif first.cache_path:
-        home, kwargs = first.cache_path, first.cache_options
+        home, options = first.cache_path, first.cache_options
     else:
-        home, kwargs = _common_parent([o["summary"]["paths"]["output"] for o in done]), first.write_kwargs
-    options = kwargs.get("storage_options", {})
+        home, options = _common_parent([o["summary"]["paths"]["output"] for o in done]), first.write_options
     target = storage.join(storage.absolute(home, options), "sweep.csv")
     storage.write_bytes(target, text.encode(), options)
     return target

@@ -180,16 +180,16 @@ class SemanticDedup(beam.PTransform):
     def expand(self, root: PBegin) -> PCollection[Any]:
         """From the root of the pipeline."""
         job, plan = self.plan.job, self.plan
-        if plan.pairwise:
-            units = [_from_list(ComparedUnit, unit) for unit in plan.pairwise["units"]]
+        if plan.compared:
+            units = [_from_list(ComparedUnit, unit) for unit in plan.compared["units"]]
             finished = [dataclasses.replace(u, path=storage.join(job.pairwise_dir, u.path), reused=True) for u in units]
             compared = root | "Find comparisons" >> beam.Create(finished)
         else:
-            if plan.kmeans:
-                handle = FittedKMeans(kmeans.centroids_uri(job.kmeans_dir), plan.kmeans["centroids"])
+            if plan.assigned:
+                handle = FittedKMeans(kmeans.centroids_uri(job.kmeans_dir), plan.assigned["centroids"])
                 fitted = root | "Find centroids" >> beam.Create([handle])
                 found = root | "Find assigned rows" >> FindAssigned(
-                    job, [storage.join(job.kmeans_dir, "segments", name) for name in plan.kmeans["files"]]
+                    job, [storage.join(job.kmeans_dir, "segments", name) for name in plan.assigned["files"]]
                 )
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from beam_semdedup import kmeans, plan, progress, removal, runners, stages, storage
-from beam_semdedup.config import InputError, Parameters, RayKMeansConfig, RemovalParameters, resolve, without_secrets
-from beam_semdedup.failures import RunError
-from beam_semdedup.plan import Plan
+from beam_semdedup import kmeans, progress, removal, runners, stages, storage
+from beam_semdedup.config import Parameters, RayKMeansConfig, RemovalParameters, resolve, without_secrets
+from beam_semdedup.failures import InputError, RunError, as_input_error
+from beam_semdedup.plan import Plan, forget, list_input, make_plan, read_manifest
 from beam_semdedup.progress import counted, in_bytes
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.transforms import SemanticDedup
@@ -112,9 +112,9 @@ class SemanticDeduplicationWorkflow:
         if runner is not None:
             p = resolve({**dataclasses.asdict(p), "runner": runner})
         if isinstance(self._init, np.ndarray):
-            plan.list_input(p)  # before anything is written, that no result and input would mix
+            list_input(p)  # before anything is written, that no result and input would mix
             p = dataclasses.replace(p, init=_store_init(p, self._init))
-        return plan.make_plan(p)
+        return make_plan(p)
 
     def run(self, runner: str | Mapping[str, Any] | None = None) -> Summary:
         """Runs the job and returns its summary.
@@ -129,40 +129,40 @@ class SemanticDeduplicationWorkflow:
         started = time.time()
         if not _LOG.hasHandlers():
             progress.log_to_console(self.parameters.verbose)
-        made = self.plan(runner)
-        _check_output(made)
+        plan = self.plan(runner)
+        _check_output(plan)
         if not self.parameters.reuse_cache:
-            plan.forget(made.job)
-            made = self.plan(runner)
-        _report_plan(made)
-        _prepare_output(made)
-        p = made.job.parameters
+            forget(plan.job)
+            plan = self.plan(runner)
+        _report_plan(plan)
+        _prepare_output(plan)
+        p = plan.job.parameters
         with (
-            progress.shown(_progress(made), p.verbose, progress.interval(made.job.kmeans_dir)),
-            _fitted_ahead(made) as made,
+            progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans_dir)),
+            _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(made), p)
-        return _finish(made, started)
+            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
+        return _finish(plan, started)
 
 
 @contextlib.contextmanager
-def _fitted_ahead(made: Plan) -> Iterator[Plan]:
+def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     """The plan with a model fitted on Ray, before workers claim what the fit needs, and held in its object store."""
-    if made.kmeans or not isinstance(made.job.parameters.kmeans, RayKMeansConfig):
-        yield made
+    if plan.assigned or not isinstance(plan.job.parameters.kmeans, RayKMeansConfig):
+        yield plan
         return
     from beam_semdedup import ray_fit
 
-    fitted = stages.fit(made.job)
-    with ray_fit.published(fitted, made.job.cache_options) as shared:
-        yield dataclasses.replace(made, fitted=shared)
+    fitted = stages.fit(plan.job)
+    with ray_fit.published(fitted, plan.job.cache_options) as shared:
+        yield dataclasses.replace(plan, fitted=shared)
 
 
-def _finish(made: Plan, started: float) -> Summary:
+def _finish(plan: Plan, started: float) -> Summary:
     """Checks that no row was lost, removes where asked, and writes the summary."""
-    job, p = made.job, made.job.parameters
-    assigned = plan.read_manifest(job.kmeans_dir, job.cache_options)
-    compared = plan.read_manifest(job.pairwise_dir, job.cache_options)
+    job, p = plan.job, plan.job.parameters
+    assigned = read_manifest(job.kmeans_dir, job.cache_options)
+    compared = read_manifest(job.pairwise_dir, job.cache_options)
     if assigned is None or compared is None:
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
     files = _own_parts(job.output_key, p.output_path, "duplicates", job.write_options) if p.eps is not None else []
@@ -176,8 +176,8 @@ def _finish(made: Plan, started: float) -> Summary:
             f"{assigned['rejected']:,} rejected (compared: {compared['num_rows']:,}); run with reuse_cache=false, and "
             "please report it"
         )
-    _copy_rejected(made)
-    in_files, examples = stages.repeated_ids(paths, job.write_options, made.memory)
+    _copy_rejected(plan)
+    in_files, examples = stages.repeated_ids(paths, job.write_options, plan.memory)
     repeated = {
         "count": max(compared["repeated_ids"], in_files),
         "in_clusters": compared["repeated_ids"],
@@ -201,15 +201,15 @@ def _finish(made: Plan, started: float) -> Summary:
         eps=p.eps,
         dimension=job.dimension,
         runner=p.runner.name,
-        kmeans_time=0.0 if made.kmeans else round(assigned["finished"] - started, 3),
-        pairwise_time=0.0 if made.pairwise else round(compared["finished"] - max(started, assigned["finished"]), 3),
+        kmeans_time=0.0 if plan.assigned else round(assigned["finished"] - started, 3),
+        pairwise_time=0.0 if plan.compared else round(compared["finished"] - max(started, assigned["finished"]), 3),
         duplicates_time=round(analysed - max(started, compared["finished"]), 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
-        stages=_stages(made, started, assigned, compared),
+        stages=_stages(plan, started, assigned, compared),
         repeated_ids=repeated,
         removal=dataclasses.asdict(removed) if removed else None,
-        paths=_paths(made),
+        paths=_paths(plan),
         duplicates_files=files,
         versions={
             "python": platform.python_version(),
@@ -223,48 +223,48 @@ def _finish(made: Plan, started: float) -> Summary:
     return summary
 
 
-def _report_plan(made: Plan) -> None:
+def _report_plan(plan: Plan) -> None:
     """Says what was found, what was chosen and what is reused."""
-    job, p = made.job, made.job.parameters
+    job, p = plan.job, plan.job.parameters
     fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {job.sample_rows:,} rows"
     _LOG.info(
         "Found %s of dimension %s in %s, %s",
         counted(job.num_rows, "row"),
         job.dimension,
-        counted(len(made.files), "file"),
-        in_bytes(sum(f.size for f in made.files)),
+        counted(len(plan.files), "file"),
+        in_bytes(sum(f.size for f in plan.files)),
     )
     _LOG.info(
         "Chosen: %s (%s), %s, %s; runner %s with %s, %s of memory%s",
         counted(job.n_clusters, "cluster"),
         fit,
-        counted(len(made.units), "assign unit"),
+        counted(len(plan.units), "assign unit"),
         counted(job.num_keys, "comparison unit"),
         p.runner.name,
-        counted(made.num_workers, "worker"),
-        in_bytes(made.memory),
-        "" if made.num_workers == 1 else " each",
+        counted(plan.num_workers, "worker"),
+        in_bytes(plan.memory),
+        "" if plan.num_workers == 1 else " each",
     )
     for name, manifest, directory in (
-        ("assigned rows", made.kmeans, job.kmeans_dir),
-        ("similarities", made.pairwise, job.pairwise_dir),
+        ("assigned rows", plan.assigned, job.kmeans_dir),
+        ("similarities", plan.compared, job.pairwise_dir),
     ):
         if manifest:
             _LOG.info("Reusing the %s in %s", name, directory)
-    if not made.kmeans:
+    if not plan.assigned:
         found = len(_done(job.kmeans_dir, "segments", job.cache_options))
         if found:
-            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(made.units), job.kmeans_dir)
-    elif not made.pairwise:
+            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans_dir)
+    elif not plan.compared:
         found = len(_done(job.pairwise_dir, "", job.cache_options))
         if found:
             _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise_dir)
 
 
-def _progress(made: Plan) -> list[progress.StageProgress]:
-    job = made.job
+def _progress(plan: Plan) -> list[progress.StageProgress]:
+    job = plan.job
     result = []
-    if not made.kmeans:
+    if not plan.assigned:
         if job.sample_rows:
             uri = kmeans.centroids_uri(job.kmeans_dir)
             fitted = progress.StageProgress("Fit centroids", None, lambda: int(storage.exists(uri, job.cache_options)))
@@ -272,12 +272,12 @@ def _progress(made: Plan) -> list[progress.StageProgress]:
         result.append(
             progress.StageProgress(
                 "Assign nearest centroid",
-                len(made.units),
+                len(plan.units),
                 lambda: len(_done(job.kmeans_dir, "segments", job.cache_options)),
             )
         )
-    if not made.pairwise:
-        result.append(progress.StageProgress("Compare within clusters", job.num_keys, lambda: _keys_done(made)))
+    if not plan.compared:
+        result.append(progress.StageProgress("Compare within clusters", job.num_keys, lambda: _keys_done(plan)))
     if job.parameters.eps is not None:
         result.append(
             progress.StageProgress(
@@ -289,11 +289,11 @@ def _progress(made: Plan) -> list[progress.StageProgress]:
     return result
 
 
-def _keys_done(made: Plan) -> int:
+def _keys_done(plan: Plan) -> int:
     """How many keys have a result; all of them when the stage is finished, since a key may have no rows."""
-    if plan.read_manifest(made.job.pairwise_dir, made.job.cache_options):
-        return made.job.num_keys
-    return len({name[:17] for name in _done(made.job.pairwise_dir, "", made.job.cache_options)})
+    if read_manifest(plan.job.pairwise_dir, plan.job.cache_options):
+        return plan.job.num_keys
+    return len({name[:17] for name in _done(plan.job.pairwise_dir, "", plan.job.cache_options)})
 
 
 def _done(directory: str, inner: str, options: storage.Options) -> list[str]:
@@ -301,9 +301,9 @@ def _done(directory: str, inner: str, options: storage.Options) -> list[str]:
     return [name for name in names if not name.startswith(".") and name.endswith((".arrow", ".parquet"))]
 
 
-def _stages(made: Plan, started: float, assigned: dict[str, Any], compared: dict[str, Any]) -> dict[str, StageSummary]:
+def _stages(plan: Plan, started: float, assigned: dict[str, Any], compared: dict[str, Any]) -> dict[str, StageSummary]:
     """The stages of a run in their order; the fit only where there is one."""
-    job = made.job
+    job = plan.job
     fitted = started
     result = {}
     model = storage.read_json(storage.join(job.kmeans_dir, "model.json"), job.cache_options)
@@ -314,8 +314,8 @@ def _stages(made: Plan, started: float, assigned: dict[str, Any], compared: dict
         result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model["rows"], work, job.dimension)
     products = 2 * job.dimension
     for name, manifest, reused, before, operations in (
-        ("assign", assigned, made.kmeans, fitted, assigned["rows_done"] * job.n_clusters * products),
-        ("pairwise", compared, made.pairwise, max(fitted, assigned["finished"]), compared["pairs_done"] * products),
+        ("assign", assigned, plan.assigned, fitted, assigned["rows_done"] * job.n_clusters * products),
+        ("pairwise", compared, plan.compared, max(fitted, assigned["finished"]), compared["pairs_done"] * products),
     ):
         done, found = manifest["units_done"], manifest["units_reused"]
         if reused:
@@ -336,12 +336,12 @@ def _stage_summary(
     return StageSummary(done, reused, round(seconds, 3), *(round(rate, 4) for rate in rates))
 
 
-def _paths(made: Plan) -> dict[str, str]:
-    p = made.job.parameters
+def _paths(plan: Plan) -> dict[str, str]:
+    p = plan.job.parameters
     paths = {
         "output": p.output_path,
-        "kmeans_results": made.job.kmeans_dir,
-        "pairwise_results": made.job.pairwise_dir,
+        "kmeans_results": plan.job.kmeans_dir,
+        "pairwise_results": plan.job.pairwise_dir,
         "rejected": storage.join(p.output_path, "rejected"),  # not there where no row is rejected
     }
     if p.eps is not None:
@@ -351,16 +351,16 @@ def _paths(made: Plan) -> dict[str, str]:
     return paths
 
 
-def _check_output(made: Plan) -> None:
+def _check_output(plan: Plan) -> None:
     """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared."""
-    job, p = made.job, made.job.parameters
+    job, p = plan.job, plan.job.parameters
     output, options = p.output_path, job.write_options
-    with plan.writable("output_path", output):
+    with as_input_error(f"output_path={output}: cannot be written"):
         for name, is_own in (("summary.json", _is_own_summary), (_CONFIG, _is_own_configuration)):
             url = storage.join(output, name)
             if storage.exists(url, options) and not is_own(storage.read_bytes(url, options)):
                 raise InputError(f"{url} is not from this program; choose another output_path")
-        own_keys = (job.output_key, _rejected_key(made))
+        own_keys = (job.output_key, _rejected_key(plan))
         others = sorted(part for part, key in _parts(output, options).items() if key not in own_keys)
     if others and not p.clear_output:
         raise InputError(
@@ -369,11 +369,11 @@ def _check_output(made: Plan) -> None:
         )
 
 
-def _prepare_output(made: Plan) -> None:
+def _prepare_output(plan: Plan) -> None:
     """Clears an earlier run's results, its summary first, and writes the configuration."""
-    p, options = made.job.parameters, made.job.write_options
+    p, options = plan.job.parameters, plan.job.write_options
     output = p.output_path
-    with plan.writable("output_path", output):
+    with as_input_error(f"output_path={output}: cannot be written"):
         storage.delete([storage.join(output, "summary.json")], options)
         if p.clear_output:
             storage.delete([storage.join(output, part) for part in _parts(output, options)], options)
@@ -413,15 +413,15 @@ def _own_parts(key: str, output: str, inner: str, options: storage.Options) -> l
     return sorted(n for n in names if (match := _PART.fullmatch(n)) and match["key"] == key)
 
 
-def _rejected_key(made: Plan) -> str:
-    return made.job.kmeans_dir.rsplit("/", 1)[-1]
+def _rejected_key(plan: Plan) -> str:
+    return plan.job.kmeans_dir.rsplit("/", 1)[-1]
 
 
-def _copy_rejected(made: Plan) -> None:
-    job = made.job
+def _copy_rejected(plan: Plan) -> None:
+    job = plan.job
     source = storage.join(job.kmeans_dir, "rejected")
     for name in sorted(n for n in storage.names(source, job.cache_options) if not n.startswith(".")):
-        target = storage.join(job.parameters.output_path, "rejected", f"part-{_rejected_key(made)}-{name}")
+        target = storage.join(job.parameters.output_path, "rejected", f"part-{_rejected_key(plan)}-{name}")
         data = storage.read_bytes(storage.join(source, name), job.cache_options)
         storage.write_bytes(target, data, job.write_options)
 
@@ -437,8 +437,8 @@ def _removal_parameters(p: Parameters) -> RemovalParameters:
             "input_file_extensions": p.input_file_extensions,
             "repeated_ids": p.repeated_ids,
             "read_kwargs": p.read_kwargs,
-            "duplicates_kwargs": {"storage_options": p.write_kwargs.get("storage_options", {})},
-            "write_kwargs": {"storage_options": p.write_kwargs.get("storage_options", {})},
+            "duplicates_kwargs": {"storage_options": p.write_options},
+            "write_kwargs": {"storage_options": p.write_options},
             "clear_output": p.clear_output,
             "memory_budget": p.memory_budget,
             "verbose": p.verbose,
@@ -457,6 +457,6 @@ def _npy(array: np.ndarray) -> bytes:
 def _store_init(p: Parameters, array: np.ndarray) -> str:
     """Where the given centroids lie from now on, by their content, so that workers can read them."""
     data = _npy(array)
-    url = storage.join(storage.absolute(p.cache_root, p.cache_options.get("storage_options", {})), "init", p.init)
-    storage.create_if_absent(url, data, p.cache_options.get("storage_options", {}))
+    url = storage.join(storage.absolute(p.cache_root, p.cache_options), "init", p.init)
+    storage.create_if_absent(url, data, p.cache_options)
     return url

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup import arrays
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 
 def random_rows(seed, n, d):

@@ -6,7 +6,7 @@ import pytest
 
 from beam_semdedup import arrays, calibration
 from beam_semdedup.calibration import REFERENCE, Rates
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 
 @pytest.fixture

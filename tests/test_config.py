@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup import config
-from beam_semdedup.config import DirectConfig, InputError, Parameters, PlanParameters, RemovalParameters, resolve
+from beam_semdedup.config import DirectConfig, Parameters, PlanParameters, RemovalParameters, resolve
+from beam_semdedup.failures import InputError
 
 REQUIRED = {"input_path": "in", "output_path": "out"}
 REQUIRED_BY = {
@@ -355,13 +356,16 @@ class TestPaths:
     def test_the_cache_is_the_output_unless_it_has_its_own_place(self):
         assert parameters().cache_root == "out"
         assert parameters(cache_path="elsewhere").cache_root == "elsewhere"
-        own = {"storage_options": {"key": "k"}}
-        assert parameters(write_kwargs=own).cache_options == own
-        assert parameters(write_kwargs=own, cache_kwargs={}).cache_options == {}
+        own = {"storage_options": {"key": "k"}, "compression": "lz4"}
+        p, other = parameters(write_kwargs=own), parameters(write_kwargs=own, cache_kwargs={})
+        assert (p.cache_options, p.cache_compression) == ({"key": "k"}, "lz4")
+        assert (other.cache_options, other.cache_compression) == ({}, "zstd")
 
     def test_the_list_is_read_as_the_dataset_is_unless_it_has_its_own_options(self):
         own = {"storage_options": {"key": "k"}}
-        assert resolve({**REQUIRED_FOR_REMOVAL, "read_kwargs": own}, RemovalParameters).duplicates_options == own
+        assert resolve({**REQUIRED_FOR_REMOVAL, "read_kwargs": own}, RemovalParameters).duplicates_options == {
+            "key": "k"
+        }
         values = {**REQUIRED_FOR_REMOVAL, "read_kwargs": own, "duplicates_kwargs": {}}
         assert resolve(values, RemovalParameters).duplicates_options == {}
 

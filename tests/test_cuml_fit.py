@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from beam_semdedup import cuml_fit
-from beam_semdedup.config import InputError, Parameters, resolve
+from beam_semdedup.config import Parameters, resolve
+from beam_semdedup.failures import InputError
 
 
 class KMeans:

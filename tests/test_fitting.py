@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup import fitting, kmeans
-from beam_semdedup.config import InputError, Parameters
+from beam_semdedup.config import Parameters
+from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import LocalEngine, Shard
 
 seeds = st.integers(0, 2**32)

@@ -31,8 +31,8 @@ from apache_beam.utils.subprocess_server import JavaJarServer
 from flink_stand_in import rest_api
 
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow, capacity, flink_cluster, flink_jar
-from beam_semdedup.config import FlinkConfig, InputError, resolve
-from beam_semdedup.failures import RunError, WorkerLost, known_cause
+from beam_semdedup.config import FlinkConfig, resolve
+from beam_semdedup.failures import InputError, RunError, WorkerLost, known_cause
 from beam_semdedup.runners import flink
 from beam_semdedup.runners.worker_pool import WorkerPool
 
@@ -257,13 +257,13 @@ def test_no_source_of_the_pipeline_is_read_in_one_subtask(make_dataset: Callable
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (f"{TRACEBACK}beam_semdedup.inputs.UnitError: bad row [while running 'Assign']\n{JAVA}", RunError("bad row")),
-        (f"java.lang.E: {TRACEBACK}beam_semdedup.config.InputError: no file{JAVA}", InputError("no file")),
+        (f"{TRACEBACK}beam_semdedup.failures.UnitError: bad row [while running 'Assign']\n{JAVA}", RunError("bad row")),
+        (f"java.lang.E: {TRACEBACK}beam_semdedup.failures.InputError: no file{JAVA}", InputError("no file")),
         (
-            f"{TRACEBACK}beam_semdedup.inputs.UnitError: two\nlines at once (a b){JAVA}",
+            f"{TRACEBACK}beam_semdedup.failures.UnitError: two\nlines at once (a b){JAVA}",
             RunError("two\nlines at once (a b)"),
         ),
-        (f"{TRACEBACK}beam_semdedup.inputs.UnitError: at once{JAVA}", RunError("at once")),
+        (f"{TRACEBACK}beam_semdedup.failures.UnitError: at once{JAVA}", RunError("at once")),
     ],
 )
 def test_the_cause_is_found_in_a_stack_trace_of_java(text: str, expected: Exception) -> None:
@@ -282,7 +282,7 @@ def test_the_cause_is_found_in_a_stack_trace_of_java(text: str, expected: Except
         ),
         (f"{TRACEBACK}grpc._channel._MultiThreadedRendezvous: unavailable\n", WorkerLost, "the job on Flink ended as"),
         (f"{TRACEBACK}TypeError: not a number{JAVA}", flink.JobFailed, TRACEBACK),
-        (f"{TRACEBACK}beam_semdedup.config.InputError: no file{JAVA}", InputError, "no file"),
+        (f"{TRACEBACK}beam_semdedup.failures.InputError: no file{JAVA}", InputError, "no file"),
     ],
 )
 def test_a_failure_is_one_of_the_run_or_a_loss(text: str, kind: type, message: str) -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup import formats, inputs, storage
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 from beam_semdedup.formats import FileFacts, InputUnit, Jsonl, Parquet, Rows
 
 VECTORS = pa.list_(pa.float32())

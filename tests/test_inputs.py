@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup import formats, inputs, storage
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError, UnitError
 from beam_semdedup.formats import FileFacts, InputUnit
 from beam_semdedup.inputs import InputFacts
 
@@ -479,5 +479,5 @@ class TestSample:
         path = write(tmp_path / "a.parquet", range(50), [[1.0]] * 50)
         found = inspect(path)
         path.write_bytes(b"gone")
-        with pytest.raises(inputs.UnitError, match=rf"{path} \(row group 0, rows 0 to 49\): "):
+        with pytest.raises(UnitError, match=rf"{path} \(row group 0, rows 0 to 49\): "):
             sampled(found, 10)

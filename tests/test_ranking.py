@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 from beam_semdedup.ranking import RankingStrategy, hash_ids
 
 NAN, INF = float("nan"), float("inf")

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from beam_semdedup import Parameters, fitting, kmeans, stages
-from beam_semdedup.config import InputError, RayKMeansConfig, resolve
-from beam_semdedup.failures import RunError
+from beam_semdedup.config import RayKMeansConfig, resolve
+from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.plan import make_plan
 
 ray = pytest.importorskip("ray")

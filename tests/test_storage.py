@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup import storage
-from beam_semdedup.config import InputError
+from beam_semdedup.failures import InputError
 
 
 @pytest.fixture(params=["local", "memory", "s3"])

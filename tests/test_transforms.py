@@ -151,13 +151,13 @@ PLAIN = (coders.VarIntCoder, coders.BytesCoder, coders.StrUtf8Coder)
 
 
 def test_a_run_in_which_no_element_can_be_pickled_finishes(plans):
-    assert [(bool(made.kmeans), bool(made.pairwise)) for made in plans.values()] == [
+    assert [(bool(made.assigned), bool(made.compared)) for made in plans.values()] == [
         (False, False),
         (True, False),
         (True, True),
     ]
-    assert plans["similarities"].kmeans["num_rows"] == plans["similarities"].pairwise["num_rows"] == 60
-    assert plans["similarities"].pairwise["units_done"] > plans["similarities"].job.num_keys > 1
+    assert plans["similarities"].assigned["num_rows"] == plans["similarities"].compared["num_rows"] == 60
+    assert plans["similarities"].compared["units_done"] > plans["similarities"].job.num_keys > 1
 
 
 @pytest.mark.parametrize("cached", EDGES)

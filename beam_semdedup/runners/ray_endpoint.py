@@ -23,7 +23,8 @@ from apache_beam.transforms.environments import DockerEnvironment
 from omegaconf import OmegaConf
 
 from beam_semdedup import ray_cluster
-from beam_semdedup.config import EndpointParameters, InputError, resolve
+from beam_semdedup.config import EndpointParameters, resolve
+from beam_semdedup.failures import InputError
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.ray import actors
 
