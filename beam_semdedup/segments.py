@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from beam_semdedup import storage
 from beam_semdedup.arrays import in_threads, moved
+from beam_semdedup.config import SEGMENT_COLUMNS
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
@@ -39,18 +40,9 @@ class Segment:
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
     """The columns of a segment file; `source_file` and `source_row` end every order."""
-    return pa.schema(
-        [
-            ("id", id_type),
-            ("embedding", pa.list_(pa.float32(), dimension)),
-            ("centroid", pa.int32()),
-            ("l2_dist_to_cent", pa.float32()),
-            ("cosine_dist_to_cent", pa.float32()),
-            ("source_file", pa.int32()),
-            ("source_row", pa.int64()),
-            *carried,
-        ]
-    )
+    vector, distance = pa.list_(pa.float32(), dimension), pa.float32()
+    types = (id_type, vector, pa.int32(), distance, distance, pa.int32(), pa.int64())
+    return pa.schema([*zip(SEGMENT_COLUMNS, types, strict=True), *carried])
 
 
 @functools.cache

@@ -15,10 +15,11 @@ import oracle
 import psutil
 import pytest
 
-from beam_semdedup import Parameters, fitting, kmeans, stages
+from beam_semdedup import Parameters, fitting, kmeans
 from beam_semdedup.config import RayKMeansConfig, resolve
 from beam_semdedup.failures import InputError, RunError
-from beam_semdedup.plan import make_plan
+from beam_semdedup.plan import Job, locate, make_plan
+from beam_semdedup.stages.fit import fit_centroids, read_sample
 
 ray = pytest.importorskip("ray")
 from beam_semdedup import ray_cluster, ray_fit  # noqa: E402
@@ -68,9 +69,9 @@ def shares(rows: np.ndarray) -> Callable[..., np.ndarray]:
     return lambda part=0, parts=1: np.array_split(rows, parts)[part]
 
 
-def fit_job(out: Path, **values: Any) -> tuple[stages.Job, kmeans.FittedKMeans, dict[str, Any]]:
-    job = make_plan(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values})).job
-    fitted = stages.fit(job)
+def fit_job(out: Path, **values: Any) -> tuple[Job, kmeans.FittedKMeans, dict[str, Any]]:
+    job = make_plan(locate(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values}))).job
+    fitted = fit_centroids(job)
     return job, fitted, json.loads((Path(job.kmeans_dir) / "model.json").read_text())
 
 
@@ -96,9 +97,9 @@ def test_several_actors_find_what_one_finds_from_the_same_start():
 
 def test_actors_read_their_shares_and_fit_as_well_as_this_process(tmp_path):
     job, local, model = fit_job(tmp_path / "local")
-    whole = stages.read_sample(job)
+    whole = read_sample(job)
     for parts in (1, 2, 3, 7):
-        read = [stages.read_sample(job, part, parts) for part in range(parts)]
+        read = [read_sample(job, part, parts) for part in range(parts)]
         np.testing.assert_array_equal(np.concatenate(read), whole)
         assert max(map(len, read)) - min(map(len, read)) <= 1
     _, remote, other = fit_job(tmp_path / "ray", kmeans={"name": "ray", "num_actors": 2})

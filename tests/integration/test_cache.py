@@ -78,6 +78,12 @@ def test_a_plan_alone_deletes_nothing(parquet_dataset: Any, tmp_path: Path) -> N
     assert unit_files(tmp_path / "out") == before
 
 
+def test_a_refused_run_leaves_nothing(parquet_dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is more than the"):
+        dedup(parquet_dataset.path, tmp_path / "out", n_clusters=10**6)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_without_finished_units_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
     def plan(**sizes: Any) -> Any:
         return SemanticDeduplicationWorkflow(
