@@ -18,15 +18,15 @@ import numpy as np
 from beam_semdedup import cuda
 from beam_semdedup.arrays import (
     exclusive,
+    halving_on_memory_error,
     has_room,
     in_threads,
     library,
-    moved,
     namespace,
     row_dot,
     slices,
+    to_device,
     to_host,
-    within_memory,
 )
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
@@ -70,7 +70,7 @@ class LocalEngine:
     def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
         """See `Engine.fit`."""
         rows, xp = sample(), library(parameters.device)
-        rows = moved(rows, xp) if has_room(xp, rows.nbytes) else rows
+        rows = to_device(rows, xp) if has_room(xp, rows.nbytes) else rows
         shard = Shard(rows, parameters.max_samples_per_batch)
         with exclusive(namespace(rows)):
             return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
@@ -367,7 +367,7 @@ def _nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
     """
     half = (row_dot(centroids, centroids) / 2).astype(np.float32)
     if namespace(rows) is not np:
-        return within_memory(batch, lambda step: _nearest_on_device(rows, centroids, half, step))
+        return halving_on_memory_error(batch, lambda step: _nearest_on_device(rows, centroids, half, step))
     closeness = np.empty(len(rows), dtype=np.float32)
     position = np.empty(len(rows), dtype=np.int32)
 
@@ -399,7 +399,7 @@ def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
     xp = namespace(rows)
     order = chosen[xp.argsort(labels[chosen], kind="stable")]
     if xp is not np:
-        return cuda.add_up(rows, order, xp.searchsorted(labels[order], xp.arange(number + 1)))
+        return cuda.sums_of_runs(rows, order, xp.searchsorted(labels[order], xp.arange(number + 1)))
     result = np.zeros((number, rows.shape[1]))
     ordered = to_host(labels[order])
     for part in slices(0, len(ordered), _SUM_ROWS):

@@ -19,6 +19,7 @@ import numpy as np
 from beam_semdedup import cuda, storage
 from beam_semdedup.arrays import (
     exclusive,
+    halving_on_memory_error,
     in_threads,
     namespace,
     rounding_error,
@@ -26,7 +27,6 @@ from beam_semdedup.arrays import (
     slices,
     tile_bytes,
     to_host,
-    within_memory,
 )
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
@@ -189,7 +189,7 @@ def place(rows: np.ndarray, centroids: np.ndarray, batch: int, xp: Any) -> tuple
         return found
 
     with exclusive(xp):
-        parts = within_memory(batch, attempt)
+        parts = halving_on_memory_error(batch, attempt)
     labels, l2, cosine = (np.concatenate(column) for column in zip(*parts, strict=True))
     return labels, l2, cosine
 

@@ -76,7 +76,7 @@ def test_the_source_compiles_for_gpus(architecture):
     compiler.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     compiler.nvrtcGetPTX(program, ptx)
-    for name in (b"fold", b"add_up", b"row_dot", b"hash_rows"):
+    for name in (b"fold", b"sums_of_runs", b"row_dot", b"hash_rows"):
         assert b".entry " + name in ptx.value
 
 
@@ -171,7 +171,7 @@ def test_memory_that_does_not_suffice_for_a_tile_halves_it(device, caplog):
     with pytest.raises(MemoryError):
         max_similarity(there, 0, 400, 400)
     for _ in range(2):
-        found = arrays.within_memory(400, lambda batch: max_similarity(there, 0, 400, batch))
+        found = arrays.halving_on_memory_error(400, lambda batch: max_similarity(there, 0, 400, batch))
         for a, b in zip(found, max_similarity(rows, 0, 400, 64), strict=True):
             np.testing.assert_array_equal(a, b)
     labels = kmeans.place(rows, rows[:50], 400, device)[0]
@@ -184,7 +184,7 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        arrays.within_memory(5, attempt)
+        arrays.halving_on_memory_error(5, attempt)
 
 
 def test_nothing_is_imported_that_a_machine_for_kernels_lacks():

@@ -181,7 +181,7 @@ def test_memory_that_does_not_suffice_halves_the_tile(cupy, texts):
             tried.append(batch)
             return max_similarity(there, 0, len(texts), batch)
 
-        found = arrays.within_memory(1 << 14, attempt)
+        found = arrays.halving_on_memory_error(1 << 14, attempt)
     finally:
         pool.set_limit(size=0)
     assert len(tried) > 1
@@ -193,7 +193,7 @@ def test_threads_that_take_turns_find_what_one_finds(cupy, texts):
     found = {}
 
     def work(number):
-        rows = arrays.moved(texts, cupy)
+        rows = arrays.to_device(texts, cupy)
         with arrays.exclusive(cupy):
             found[number] = max_similarity(rows, 0, len(texts), 1024)
 
