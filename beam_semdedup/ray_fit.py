@@ -18,8 +18,9 @@ from beam_semdedup import ray_cluster, storage
 from beam_semdedup.arrays import library, to_device
 from beam_semdedup.config import Parameters, RayKMeansConfig
 from beam_semdedup.failures import RunError
-from beam_semdedup.fitting import Fit, Sample, Shard, fit_shards
+from beam_semdedup.fitting import Fit, Sample, fit_shards
 from beam_semdedup.kmeans import FittedKMeans
+from beam_semdedup.shard import Shard
 
 _LOG = logging.getLogger(__name__)
 _MOST_LOST = 3

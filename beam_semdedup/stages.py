@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from beam_semdedup import arrays, embeddings, inputs, kmeans, segments, small_clusters, storage
 from beam_semdedup.arrays import in_threads
+from beam_semdedup.assignment import assign_with_distances
 from beam_semdedup.failures import UnitError, naming_unit
 from beam_semdedup.formats import FORMATS, InputUnit, Rows
 from beam_semdedup.kmeans import FittedKMeans
@@ -265,7 +266,8 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
             not p.assume_normalized,
         )
         good = pa.array(reasons == 0)
-        labels, l2, cosine = kmeans.place(matrix, centroids, p.max_samples_per_batch, arrays.library(p.device))
+        xp = arrays.library(p.device)
+        labels, l2, cosine = assign_with_distances(matrix, centroids, p.max_samples_per_batch, xp)
         columns = [
             ids.filter(good),
             segments.to_column(matrix),

@@ -19,7 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from beam_semdedup import arrays, fitting, kmeans, tiles
+from beam_semdedup import arrays, fitting, tiles
+from beam_semdedup.assignment import assign, assign_with_distances
+from beam_semdedup.config import Parameters
+from beam_semdedup.shard import Shard
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.small_clusters import LARGEST, max_similarity_of_each
 from benchmarks.bench import Goal, Result
@@ -150,11 +153,11 @@ def _rates(bench: Bench) -> dict[str, float]:
 def _loop(bench: Bench, rows: Any, bounds: list[tuple[int, int]], dtype: str) -> Callable[[], Any]:
     """What NeMo Curator's `pairwise_cosine_similarity_batched` computes, for each cluster."""
     torch = bench.torch
-    there = torch.from_dlpack(rows).to(getattr(torch, dtype))
+    tensor = torch.from_dlpack(rows).to(getattr(torch, dtype))
 
     def compare() -> None:
         for start, stop in bounds:
-            cluster = there[start:stop]
+            cluster = tensor[start:stop]
             for first in range(0, stop - start, _LOOP_ROWS):
                 products = cluster @ cluster[first : first + _LOOP_ROWS].T
                 torch.triu(products, diagonal=1 - first).max(dim=0)
@@ -233,20 +236,20 @@ def _assign(bench: Bench, rates: dict[str, float]) -> None:
     part = bench.xp.asarray(rows[:batch])
     for k in bench.sizes.clusters:
         centroids = rows[:: max(1, len(rows) // k)][:k]
-        there, case = bench.xp.asarray(centroids), f"assign {len(rows):,} to {k:,}"
-        seconds = bench.seconds(lambda c=centroids: kmeans.place(rows, c, batch, bench.xp))
+        on_device, case = bench.xp.asarray(centroids), f"assign {len(rows):,} to {k:,}"
+        seconds = bench.seconds(lambda c=centroids: assign_with_distances(rows, c, batch, bench.xp))
         bench.add(case, "from the host, with distances", seconds, float(len(rows)) * k, len(rows), rates["float32"])
         with arrays.exclusive(bench.xp):
-            seconds = bench.seconds(lambda c=there: kmeans.assign(part, c, batch))
+            seconds = bench.seconds(lambda c=on_device: assign(part, c, batch))
         bench.add(case, f"{len(part):,} rows on the device", seconds, float(len(part)) * k, len(part), rates["float32"])
 
 
 def _fit(bench: Bench) -> None:
     rows, k = bench.unit_rows(bench.sizes.fitted), bench.sizes.clusters[0]
-    p = fitting.Parameters(input_path=["-"], output_path="-", n_clusters=min(k, len(rows)))
-    shard = fitting.Shard(rows, batch=p.max_samples_per_batch)
+    p = Parameters(input_path=["-"], output_path="-", n_clusters=min(k, len(rows)))
+    run = fitting.in_this_process(Shard(rows, batch=p.max_samples_per_batch))
     started = time.perf_counter()
-    fit = fitting.fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], None, p)
+    fit = fitting.fit_shards(run, None, p)
     seconds = time.perf_counter() - started
     pairs = float(len(rows)) * k * fit.iterations
     bench.add(f"fit {len(rows):,}, k={k:,}, {fit.iterations} iterations", "local", seconds, pairs, len(rows))

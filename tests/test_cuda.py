@@ -19,8 +19,10 @@ from test_similarity import BATCHES, clusters, grids
 from test_small_clusters import units
 from test_tiles import EPS, folded, folds, plainly_folded
 
-from beam_semdedup import arrays, cuda, fitting, kmeans, similarity, tiles
+from beam_semdedup import arrays, assignment, cuda, fitting, similarity, tiles
+from beam_semdedup.config import Parameters
 from beam_semdedup.segments import RankedRows
+from beam_semdedup.shard import Shard
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.small_clusters import max_similarity_of_each
 
@@ -137,17 +139,20 @@ def test_ranked_rows_are_copied_to_the_device_when_indexed(device):
 def test_rows_are_placed_on_a_device_as_on_numpy(device, batch):
     rows = blobs(0)
     centroids = np.concatenate([rows[:20], rows[:3]])
-    found, wanted = kmeans.place(rows, centroids, batch, device), kmeans.place(rows, centroids, batch, np)
+    found, wanted = (
+        assignment.assign_with_distances(rows, centroids, batch, device),
+        assignment.assign_with_distances(rows, centroids, batch, np),
+    )
     for a, b in zip(found, wanted, strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, atol=1e-6)
     np.testing.assert_array_equal(found[0], wanted[0])
-    assert [len(x) for x in kmeans.place(rows[:0], centroids, batch, device)] == [0, 0, 0]
+    assert [len(x) for x in assignment.assign_with_distances(rows[:0], centroids, batch, device)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("init", ["k-means||", "random"])
 def test_a_fit_on_a_device_is_that_of_numpy(device, init):
-    p = fitting.Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, init=init, device="gpu")
+    p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, init=init, device="gpu")
     found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
     p.device = "cpu"
     wanted = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
@@ -158,9 +163,8 @@ def test_a_fit_on_a_device_is_that_of_numpy(device, init):
 def test_an_empty_cluster_is_given_a_row_on_a_device(device):
     sample = device.asarray(np.array([[1, 0], [0.99, 0.01], [0.9, 0.1], [0, 1]], dtype=np.float32))
     start = np.array([[1, 0], [-5, -5], [-6, -6]], dtype=np.float32)
-    shard = fitting.Shard(sample)
-    p = fitting.Parameters(input_path=["/"], output_path="/", n_clusters=3, max_iter=1, min_moved=0)
-    found = fitting.fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], start, p)
+    p = Parameters(input_path=["/"], output_path="/", n_clusters=3, max_iter=1, min_moved=0)
+    found = fitting.fit_shards(fitting.in_this_process(Shard(sample)), start, p)
     np.testing.assert_allclose(found.centroids, [[0.995, 0.005], [0, 1], [0.9, 0.1]], atol=1e-6)
 
 
@@ -174,8 +178,8 @@ def test_memory_that_does_not_suffice_for_a_tile_halves_it(device, caplog):
         found = arrays.halving_on_memory_error(400, lambda batch: max_similarity(there, 0, 400, batch))
         for a, b in zip(found, max_similarity(rows, 0, 400, 64), strict=True):
             np.testing.assert_array_equal(a, b)
-    labels = kmeans.place(rows, rows[:50], 400, device)[0]
-    np.testing.assert_array_equal(labels, kmeans.assign(rows, rows[:50], 400))
+    labels = assignment.assign_with_distances(rows, rows[:50], 400, device)[0]
+    np.testing.assert_array_equal(labels, assignment.assign(rows, rows[:50], 400))
     assert [record.getMessage() for record in caplog.records] == ["Out of memory: going on with smaller tiles"]
 
 
@@ -195,7 +199,7 @@ def test_nothing_is_imported_that_a_machine_for_kernels_lacks():
 import sys
 for name in {missing!r}:
     sys.modules[name] = None
-from beam_semdedup import arrays, cuda, fitting, kmeans, segments, similarity, small_clusters, tiles
+from beam_semdedup import arrays, assignment, cuda, fitting, kmeans, segments, shard, similarity, small_clusters, tiles
 import benchmarks.gpu
 """
     root = Path(__file__).parents[1]

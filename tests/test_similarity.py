@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from beam_semdedup import kmeans, similarity
+from beam_semdedup import assignment, similarity
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import RankedRows
 from beam_semdedup.similarity import max_similarity
@@ -180,7 +180,7 @@ def test_binary_embeddings_whose_products_round_most_are_compared_exactly(d, bat
 
 def dedup(rows, ids, labels, centroids, strategy, batch=1024, block=10**9, positions=None, id_type=None):
     """The (id, max_id, score) of every row by centroid and rank: what the pairwise stage writes."""
-    l2, cosine = kmeans.distances(rows, centroids, labels)
+    l2, cosine = assignment.distances(rows, centroids, labels)
     table = pa.table(
         {
             "id": pa.array(ids, id_type),
@@ -242,7 +242,7 @@ def test_the_result_is_that_of_the_oracle_and_independent_of_order_tiles_and_blo
     rng = np.random.default_rng(seed)
     n = len(rows)
     centroids = rows[rng.integers(0, n, 3)]
-    labels = kmeans.assign(rows, centroids, 1024)
+    labels = assignment.assign(rows, centroids, 1024)
     ids = {
         "unique": rng.permutation(n).tolist(),
         "repeated": rng.integers(0, 3, n).tolist(),
@@ -254,14 +254,14 @@ def test_the_result_is_that_of_the_oracle_and_independent_of_order_tiles_and_blo
     found = dedup(rows, ids, labels, centroids, strategy, id_type=id_type)
 
     if keep != "random":
-        _, cosine = kmeans.distances(rows, centroids, labels)
+        _, cosine = assignment.distances(rows, centroids, labels)
         keys = [(cosine.tolist(), keep == "easy"), (ids, keep == "easy"), (list(range(n)), True)]
         compared = oracle.compare(rows, labels, ids, oracle.rank_order(labels.tolist(), keys))
         assert found == list(zip(compared.ids, compared.max_ids, compared.scores, strict=True))
 
     shuffle = rng.permutation(n)
     other_ids = [ids[i] for i in shuffle]
-    other_labels = kmeans.assign(rows[shuffle], centroids, batch)
+    other_labels = assignment.assign(rows[shuffle], centroids, batch)
     other = dedup(rows[shuffle], other_ids, other_labels, centroids, strategy, batch, block, shuffle, id_type)
     assert other == found
 
