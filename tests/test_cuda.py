@@ -12,14 +12,12 @@ import numpy as np
 import oracle
 import pyarrow as pa
 import pytest
+from device_checks import assert_rows_are_assigned_as_on_numpy, assert_rows_are_multiplied_and_hashed_as_on_numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_fitting import blobs
-from test_similarity import BATCHES, clusters, grids
-from test_small_clusters import units
-from test_tiles import EPS, folded, folds, plainly_folded
+from strategies import BATCHES, EPS, blobs, clusters, folded, folds, grids, plainly_folded, units
 
-from beam_semdedup import arrays, assignment, cuda, fitting, similarity, tiles
+from beam_semdedup import arrays, assignment, cuda, fitting, tiles
 from beam_semdedup.config import Parameters
 from beam_semdedup.segments import RankedRows
 from beam_semdedup.shard import Shard
@@ -32,12 +30,7 @@ with_device = settings(max_examples=40, suppress_health_check=[HealthCheck.funct
 
 @pytest.mark.parametrize("d", [1, 31, 32, 33, 384])
 def test_rows_are_multiplied_and_hashed_on_a_device_as_on_numpy(device, d):
-    a, b = (np.random.default_rng(seed).normal(size=(20, d)).astype(np.float32) for seed in (0, 1))
-    there = device.asarray(a), device.asarray(b)
-    found = arrays.row_dot(*there).get()
-    np.testing.assert_allclose(found, arrays.row_dot(a, b), rtol=0, atol=1e-13 * d)
-    np.testing.assert_array_equal(arrays.row_dot(there[0][3:9], there[1][3:9]).get(), found[3:9])
-    np.testing.assert_array_equal(similarity.hash_rows(there[0]).get(), similarity.hash_rows(a))
+    assert_rows_are_multiplied_and_hashed_as_on_numpy(device, 20, d)
 
 
 @needs_compiler
@@ -136,18 +129,11 @@ def test_ranked_rows_are_copied_to_the_device_when_indexed(device):
 
 
 @pytest.mark.parametrize("batch", [5, 97, 1000])
-def test_rows_are_placed_on_a_device_as_on_numpy(device, batch):
+def test_rows_are_assigned_on_a_device_as_on_numpy(device, batch):
     rows = blobs(0)
     centroids = np.concatenate([rows[:20], rows[:3]])
-    found, wanted = (
-        assignment.assign_with_distances(rows, centroids, batch, device),
-        assignment.assign_with_distances(rows, centroids, batch, np),
-    )
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    np.testing.assert_array_equal(found[0], wanted[0])
-    assert [len(x) for x in assignment.assign_with_distances(rows[:0], centroids, batch, device)] == [0, 0, 0]
+    assert_rows_are_assigned_as_on_numpy(device, rows, centroids, batch)
+    assert_rows_are_assigned_as_on_numpy(device, rows[:0], centroids, batch)
 
 
 @pytest.mark.parametrize("init", ["k-means||", "random"])

@@ -4,33 +4,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from strategies import BATCHES, clusters, grids
 
 from beam_semdedup import assignment, similarity
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import RankedRows
 from beam_semdedup.similarity import max_similarity
-
-BATCHES = [1, 3, 7, 1024]
-
-
-@st.composite
-def clusters(draw, max_size=30):
-    """Unit rows of one cluster in rank order, with identical rows, ties and rows 1e-8 to 1e-6 apart in cosine."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    n, d = draw(st.integers(1, max_size)), draw(st.sampled_from([1, 2, 3, 8, 33]))
-    base = rng.normal(size=(draw(st.integers(1, n)), d))
-    rows = base[rng.integers(0, len(base), n)]
-    scales = draw(st.lists(st.sampled_from([0, 1e-4, 3e-4, 1e-3]), min_size=1, max_size=4))
-    return oracle.normalized(rows + rng.normal(size=(n, d)) * rng.choice(scales, size=(n, 1)))
-
-
-@st.composite
-def grids(draw):
-    """Unit rows with few different values, so that many similarities are exactly equal."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    rows = rng.integers(-1, 2, size=(draw(st.integers(1, 30)), draw(st.integers(1, 5))))
-    rows[:, 0] += 2 * (rows == 0).all(axis=1)
-    return oracle.normalized(rows)
 
 
 def assert_same(found, expected):

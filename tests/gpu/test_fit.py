@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from device_checks import assert_rows_are_assigned_as_on_numpy
 
 from beam_semdedup import assignment, fitting
 from beam_semdedup.config import Parameters
@@ -10,16 +11,9 @@ from beam_semdedup.shard import Shard
 
 @pytest.mark.parametrize("k", [7, 300])
 @pytest.mark.parametrize("batch", [333, 100_000])
-def test_rows_are_placed_as_on_numpy(cupy, texts, k, batch):
+def test_rows_are_assigned_as_on_numpy(cupy, texts, k, batch):
     centroids = np.concatenate([texts[:k], texts[:3]])
-    found, wanted = (
-        assignment.assign_with_distances(texts, centroids, batch, cupy),
-        assignment.assign_with_distances(texts, centroids, batch, np),
-    )
-    np.testing.assert_array_equal(found[0], wanted[0])
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_rows_are_assigned_as_on_numpy(cupy, texts, centroids, batch)
 
 
 def test_a_step_sums_and_counts_as_on_numpy(cupy, texts):
