@@ -9,7 +9,6 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -21,8 +20,6 @@ from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import ENGINES, Fit, Sample
 
 _LOG = logging.getLogger(__name__)
-LOADED_FROM: Counter[str] = Counter()
-"""How often this process loaded centroids from the "object store" and from "storage"."""
 _LOADED: dict[str, np.ndarray] = {}
 _LOADING = threading.Lock()
 
@@ -46,7 +43,6 @@ class FittedKMeans:
         with _LOADING:
             if self.content_hash not in _LOADED:
                 centroids = self._shared()
-                LOADED_FROM["storage" if centroids is None else "object store"] += 1
                 if centroids is None:
                     centroids = self._stored(options)
                 _LOADED.clear()  # a process works on one model at a time
