@@ -61,9 +61,9 @@ def max_similarity(
     ranks = np.flatnonzero(first == np.arange(high))
     asking = slice(int(np.searchsorted(ranks, low)), len(ranks))
     if asking.start < asking.stop:
-        own = ranks[asking] - low
-        scores[own], best = _best_earlier(_chosen(rows, ranks), asking, batch, threshold)
-        winners[own] = ranks[best]
+        asked = ranks[asking] - low
+        scores[asked], best = _best_earlier(_chosen(rows, ranks), asking, batch, threshold)
+        winners[asked] = ranks[best]
     return scores, winners
 
 
@@ -80,9 +80,9 @@ def first_of_hash(rows: RankedVectors, hashes: Any, batch: int) -> Any:
     result = firsts[inverse]
     repeated = to_host(xp.flatnonzero(result != xp.arange(len(result))))
     for part in slices(0, len(repeated), batch):
-        own = repeated[part]
-        equal = (rows[own] == rows[to_host(result[own])]).all(axis=1)
-        unequal = own[~to_host(equal)]
+        later = repeated[part]
+        equal = (rows[later] == rows[to_host(result[later])]).all(axis=1)
+        unequal = later[~to_host(equal)]
         result[unequal] = xp.asarray(unequal)  # two rows with one hash
     return result
 
@@ -124,8 +124,8 @@ def _best_earlier(
     score = np.zeros(len(winner), dtype=np.float32)
 
     def compute(part: slice) -> None:
-        own, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
-        score[part] = to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
+        queries, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
+        score[part] = to_host(row_dot(queries, best).astype(np.float32).clip(-1, 1))
 
     for part in slices(0, len(open_ones), batch):
         winner[open_ones[part] - asking.start] = _settle(rows, open_ones[part], batch)
@@ -144,8 +144,8 @@ def _nominate(
     best = xp.full(len(queries), -xp.inf, dtype=xp.float32)
     second = xp.full(len(queries), -xp.inf, dtype=xp.float32)
     winner = xp.arange(part.start, part.stop)
-    for own, products, column in _tiles(rows, queries, part.start, batch, prepare):
-        fold(products, part.start + own.start - column, column, best[own], second[own], winner[own])
+    for which, products, column in _tiles(rows, queries, part.start, batch, prepare):
+        fold(products, part.start + which.start - column, column, best[which], second[which], winner[which])
     found = xp.flatnonzero(unclear(best, second, queries.shape[1], threshold, longest))
     return to_host(winner), part.start + to_host(found)
 
@@ -185,9 +185,9 @@ def _tiles(
     space = xp.empty(min(batch, len(queries)) * min(batch, stop), dtype=xp.float32)
     for strip in slices(0, stop - 1, batch):
         candidates = prepare(rows[strip])
-        for own in slices(max(0, strip.start + 1 - start), len(queries), batch):
-            cut = start + own.start < strip.stop
-            for low in slices(own.start, own.stop, max(1, batch // 4)) if cut else [own]:
+        for which in slices(max(0, strip.start + 1 - start), len(queries), batch):
+            cut = start + which.start < strip.stop
+            for low in slices(which.start, which.stop, max(1, batch // 4)) if cut else [which]:
                 shape = low.stop - low.start, min(strip.stop, start + low.stop - 1) - strip.start
                 out = space[: shape[0] * shape[1]].reshape(shape)
                 yield low, multiply(queries[low], candidates[: shape[1]], out), strip.start

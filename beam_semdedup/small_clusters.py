@@ -35,14 +35,14 @@ def max_similarity_of_each(
     xp = namespace(rows)
     everyone = xp.arange(len(rows))
     cluster = xp.searchsorted(xp.asarray(starts), everyone, side="right") - 1
-    own = xp.flatnonzero((cluster >= 0) & (everyone < xp.asarray(stops)[cluster]))
-    cluster, members = cluster[own], rows[own] if len(own) < len(rows) else rows
+    positions = xp.flatnonzero((cluster >= 0) & (everyone < xp.asarray(stops)[cluster]))
+    cluster, members = cluster[positions], rows[positions] if len(positions) < len(rows) else rows
     hashes = hash_rows(members) + cluster.astype(xp.uint64) * _ODD
-    first = own[first_of_hash(members, hashes, len(own))]
-    scores, winners = xp.ones(len(own), dtype=xp.float32), first.copy()
+    first = positions[first_of_hash(members, hashes, len(positions))]
+    scores, winners = xp.ones(len(positions), dtype=xp.float32), first.copy()
     # Only the first of several identical rows takes part in the products: it would win against the others.
-    asking = xp.flatnonzero(first == own)
-    scores[asking], winners[asking] = _best_earlier(rows, own[asking], cluster[asking], memory, threshold)
+    asking = xp.flatnonzero(first == positions)
+    scores[asking], winners[asking] = _best_earlier(rows, positions[asking], cluster[asking], memory, threshold)
     return to_host(scores), to_host(winners)
 
 
@@ -68,9 +68,9 @@ def _best_earlier(rows: Any, asking: Any, cluster: Any, memory: int, threshold: 
         for part in (which[start : start + step] for start in range(0, len(which), step)):
             at[part] = xp.where(open_ones[part], _settle(members[part]), at[part])
         found = inside & (at >= 0)
-        own, other = table[found], xp.take_along_axis(table, xp.maximum(at, 0), axis=1)[found]
-        scores[own] = row_dot(rows[asking[own]], rows[asking[other]]).astype(xp.float32).clip(-1, 1)
-        winners[own] = asking[other]
+        later, earlier = table[found], xp.take_along_axis(table, xp.maximum(at, 0), axis=1)[found]
+        scores[later] = row_dot(rows[asking[later]], rows[asking[earlier]]).astype(xp.float32).clip(-1, 1)
+        winners[later] = asking[earlier]
     return scores, winners
 
 
