@@ -93,8 +93,8 @@ def has_room(xp: Any, size: int) -> bool:
     return xp is np or 2 * size <= _free(xp)
 
 
-def moved(array: np.ndarray, xp: Any) -> Any:
-    """The array where `xp` computes; copied while other threads compute there."""
+def to_device(array: np.ndarray, xp: Any) -> Any:
+    """The array where `xp` computes: itself on NumPy, else a copy, made while other threads compute there."""
     if xp is np:
         return array
     return next(cuda.uploaded([array]))
@@ -118,11 +118,11 @@ def _free(xp: Any) -> int:
     return xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
 
 
-def within_memory(size: int, attempt: Callable[[int], _T]) -> _T:
-    """What `attempt(size)` returns, after halving the size as often as the memory does not suffice for it.
+def halving_on_memory_error(size: int, attempt: Callable[[int], _T]) -> _T:
+    """What `attempt(size)` returns, halving `size` until it fits in memory.
 
     Raises:
-        MemoryError: nor for a size of 1.
+        MemoryError: a size of 1 does not fit either.
     """
     while True:
         try:

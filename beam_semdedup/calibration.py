@@ -23,9 +23,10 @@ from beam_semdedup import embeddings, segments, storage
 from beam_semdedup.arrays import cores
 from beam_semdedup.config import Parameters, resolve
 from beam_semdedup.failures import InputError
-from beam_semdedup.fitting import Shard, lloyd
+from beam_semdedup.fitting import in_this_process, lloyd
 from beam_semdedup.formats import FORMATS
 from beam_semdedup.plan import Plan, locate, make_plan
+from beam_semdedup.shard import Shard
 from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.compare import ComparedUnit, compare_unit, pairwise_units
 from beam_semdedup.stages.duplicates import select_duplicates
@@ -259,9 +260,8 @@ class _Calibration:
 
     def _iteration(self, number: int) -> float:
         def fit() -> None:
-            shard = Shard(self._rows)
-            initial = self._rows[:: _ROWS // number]
-            lloyd(lambda name, *rest: [getattr(shard, name)(*rest)], initial, _ROWS, _ROWS, 0, 0, _ITERATIONS)
+            run = in_this_process(Shard(self._rows))
+            lloyd(run, self._rows[:: _ROWS // number], _ROWS, _ROWS, 0, 0, _ITERATIONS)
 
         return _least(fit)[0] / _ITERATIONS
 

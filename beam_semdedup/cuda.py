@@ -81,8 +81,8 @@ extern "C" __global__ void fold(const float* products, int rows, int height, int
     }
 }
 
-extern "C" __global__ void add_up(const float* rows, const long long* order, const long long* bounds, int dimension,
-                                  double* sums)
+extern "C" __global__ void sums_of_runs(const float* rows, const long long* order, const long long* bounds,
+                                        int dimension, double* sums)
 {
     int column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= dimension) return;
@@ -124,7 +124,7 @@ def hash_rows(matrix: Any, weights: np.ndarray) -> Any:
     return hashes
 
 
-def add_up(rows: Any, order: Any, bounds: Any) -> Any:
+def sums_of_runs(rows: Any, order: Any, bounds: Any) -> Any:
     """The sums (k, d) float64 of runs of rows, each added in its order, so that they can be repeated.
 
     Args:
@@ -137,7 +137,7 @@ def add_up(rows: Any, order: Any, bounds: Any) -> Any:
     runs, dimension = len(bounds) - 1, rows.shape[1]
     sums = cupy.empty((runs, dimension))
     grid = (runs, -(-dimension // _COLUMNS))
-    _kernel("add_up")(grid, (_COLUMNS,), (rows, order, bounds, np.int32(dimension), sums))
+    _kernel("sums_of_runs")(grid, (_COLUMNS,), (rows, order, bounds, np.int32(dimension), sums))
     return sums
 
 

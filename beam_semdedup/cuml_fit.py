@@ -11,7 +11,7 @@ import numpy as np
 from beam_semdedup.arrays import exclusive, has_room, library
 from beam_semdedup.config import CumlKMeansConfig, Parameters
 from beam_semdedup.failures import InputError
-from beam_semdedup.fitting import Fit, Sample
+from beam_semdedup.fitting import Fit, Sample, check_enough_rows
 
 _LOG = logging.getLogger(__name__)
 _BUFFER_ROWS, _INIT_ROWS_PER_CLUSTER = 1 << 20, 32
@@ -31,10 +31,7 @@ class CumlEngine:
 
         assert parameters.n_clusters is not None
         xp, rows = library("gpu"), sample()
-        if len(rows) < parameters.n_clusters:
-            raise InputError(
-                f"n_clusters={parameters.n_clusters} is more than the {len(rows)} usable rows that it is fitted on"
-            )
+        check_enough_rows(parameters.n_clusters, len(rows))
         _LOG.info("Fitting %s centroids on %s rows by cuML", parameters.n_clusters, f"{len(rows):,}")
         with exclusive(xp):
             model = KMeans(**arguments(rows, initial, parameters, has_room(xp, rows.nbytes))).fit(rows)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import storage
-from beam_semdedup.arrays import in_threads, moved
+from beam_semdedup.arrays import in_threads, to_device
 from beam_semdedup.config import SEGMENT_COLUMNS
 
 _LOG = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class RankedRows:
 
         parts = zip(self._vectors, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
         in_threads(gather, [part for part in parts if part[2] < part[3]])
-        return moved(result, self._xp)
+        return to_device(result, self._xp)
 
 
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:

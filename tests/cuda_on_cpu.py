@@ -64,7 +64,7 @@ extern "C" int launch(const char* name, const int* grid, const int* block, void*
     if (!std::strcmp(name, "fold")) body = [] { call(fold); };
     else if (!std::strcmp(name, "row_dot")) body = [] { call(row_dot); };
     else if (!std::strcmp(name, "hash_rows")) body = [] { call(hash_rows); };
-    else if (!std::strcmp(name, "add_up")) body = [] { call(add_up); };
+    else if (!std::strcmp(name, "sums_of_runs")) body = [] { call(sums_of_runs); };
     else return 1;
     given.assign(arguments, arguments + number);
     blockDim = {block[0], block[1], block[2]};

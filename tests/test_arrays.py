@@ -204,5 +204,5 @@ def test_tiles_follow_the_cache_and_the_memory_of_a_gpu(device):
         False,
     )
     rows = random_rows(0, 3, 4)
-    assert arrays.moved(rows, np) is rows
-    np.testing.assert_array_equal(arrays.to_host(arrays.moved(rows, device)), rows)
+    assert arrays.to_device(rows, np) is rows
+    np.testing.assert_array_equal(arrays.to_host(arrays.to_device(rows, device)), rows)

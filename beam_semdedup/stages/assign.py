@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup import arrays, embeddings, kmeans, segments, storage
+from beam_semdedup import arrays, embeddings, segments, storage
 from beam_semdedup.arrays import in_threads
+from beam_semdedup.assignment import assign_with_distances
 from beam_semdedup.failures import UnitError, naming_unit
 from beam_semdedup.formats import FORMATS, InputUnit, Rows
 from beam_semdedup.kmeans import FittedKMeans
@@ -87,7 +88,7 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
 
     def assign(parsed: Sequence[_Batch]) -> tuple[pa.Table, pa.Table]:
         vectors = parsed[0].vectors if len(parsed) == 1 else np.concatenate([batch.vectors for batch in parsed])
-        labels, l2, cosine = kmeans.place(vectors, centroids, p.max_samples_per_batch, xp)
+        labels, l2, cosine = assign_with_distances(vectors, centroids, p.max_samples_per_batch, xp)
         usable = pa.concat_tables([batch.usable for batch in parsed])
         for name, values in (
             ("embedding", segments.to_column(vectors)),

@@ -169,7 +169,7 @@ def _compare_clusters(
                 ranked = ranked[:]
         else:
             ranked = rows[start : stops[cluster]]
-        score, winner = arrays.within_memory(
+        score, winner = arrays.halving_on_memory_error(
             tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
         )
         scores[low - unit.low : high - unit.low] = score
@@ -177,7 +177,7 @@ def _compare_clusters(
 
     def compare_together(which: np.ndarray) -> None:
         inside = np.repeat(which, sizes)[unit.low : unit.high]
-        scores[inside], winners[inside] = arrays.within_memory(
+        scores[inside], winners[inside] = arrays.halving_on_memory_error(
             arrays.tile_bytes(xp),
             lambda memory: small_clusters.max_similarity_of_each(
                 rows, starts[which], stops[which], memory, p.threshold
