@@ -82,8 +82,8 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
         best = xp.full(len(queries), -xp.inf, dtype=xp.float32)
         second, at = best.copy(), xp.full(len(queries), -1)
         fold(score, len(centroids), 0, best, second, at)
-        longest = float(xp.sqrt(xp.einsum("ij,ij->i", queries, queries).max()))
-        doubt = 2 * rounding_error(queries.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
+        longest = float(xp.sqrt(xp.square(queries).sum(axis=1).max()))
+        doubt = 2 * rounding_error(queries.shape[1], xp) * max(1.0, scale) * max(longest, scale, 1.0)
         unclear = xp.flatnonzero(second >= best - xp.float32(doubt))
         if len(unclear):
             score[unclear, at[unclear]] = best[unclear]
@@ -115,7 +115,7 @@ def distances(rows: Any, centroids: Any, labels: Any) -> tuple[Any, Any]:
     l2 = xp.empty(len(rows), dtype=xp.float32)
     cosine = xp.empty(len(rows), dtype=xp.float32)
     norms = row_dot(centroids, centroids)
-    for part in slices(0, len(rows), 8192):
+    for part in slices(0, len(rows), max(8192, tile_bytes(xp) // (16 * rows.shape[1]))):
         nearest = centroids[labels[part]]
         dot, square, norm = row_dot(rows[part], nearest), row_dot(rows[part], rows[part]), norms[labels[part]]
         l2[part] = xp.sqrt(xp.maximum(square - 2 * dot + norm, 0))

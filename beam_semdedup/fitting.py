@@ -6,6 +6,7 @@ and reach the shards only by `Run`: in this process there is one, on Ray each is
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -55,8 +56,7 @@ class LocalEngine:
 
     def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
         """See `Engine.fit`."""
-        rows, xp = sample(), library(parameters.device)
-        rows = to_device(rows, xp) if has_room(xp, rows.nbytes) else rows
+        rows = where_computed(sample(), library(parameters.device))
         run = in_this_process(Shard(rows, parameters.max_samples_per_batch))
         with exclusive(namespace(rows)):
             return fit_shards(run, initial, parameters)
@@ -67,6 +67,15 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "cuml": lambda: import_module("beam_semdedup.cuml_fit").CumlEngine(),
     "ray": lambda: import_module("beam_semdedup.ray_fit").RayEngine(),
 }
+
+
+def where_computed(rows: np.ndarray, xp: Any) -> Any:
+    """The rows where `xp` computes; on the host, with a warning, where a GPU has no room for them."""
+    if has_room(xp, rows.nbytes):
+        with contextlib.suppress(MemoryError):  # others may have taken it
+            return to_device(rows, xp)
+    _LOG.warning("The GPU has no room for %s rows to fit on: the CPU fits", f"{len(rows):,}")
+    return rows
 
 
 def in_this_process(*shards: Shard) -> Run:

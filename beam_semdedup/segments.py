@@ -154,6 +154,11 @@ class RankedRows:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix."""
+        return len(self._order) * self._vectors[0].shape[1] * self._vectors[0].itemsize
+
     def window(self, start: int, stop: int) -> RankedRows:
         """The rows ranked `[start, stop)`, sharing the vectors."""
         result = copy.copy(self)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup import cuda
-from beam_semdedup.arrays import halving_on_memory_error, in_threads, namespace, row_dot, slices, to_host
+from beam_semdedup.arrays import halving_on_memory_error, in_threads, namespace, row_dot, slices, tile_bytes, to_host
 from beam_semdedup.tiles import fold, multiply
 
 _TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow
@@ -96,7 +96,7 @@ class Shard:
         """The rows that are farthest from their centroid: squared distances (n,), rows (n, d), labels (n,)."""
         xp = namespace(self.rows)
         means, distance = xp.asarray(centroids), xp.empty(len(self.rows))
-        for part in slices(0, len(self.rows), _SUM_ROWS):
+        for part in slices(0, len(self.rows), max(_SUM_ROWS, tile_bytes(xp) // (16 * means.shape[1]))):
             apart = self.rows[part] - means[self._labels[part]]
             distance[part] = row_dot(apart, apart)
         far = xp.argsort(-distance)[:number]

@@ -15,6 +15,7 @@ from beam_semdedup.tiles import LONGEST, fold, multiply, rounded, screening_erro
 TIE = 1e-6
 """Similarities closer than this are ties, which the earliest-ranked row wins."""
 
+_ALIGNED = 8
 _GATHERED_BATCHES = 4  # rows that a thread compares with each gathered strip, in strips
 
 
@@ -97,7 +98,7 @@ def unclear(best: Any, second: Any, dimension: int, threshold: float | None, lon
     """
     xp = namespace(best)
     if threshold is None:
-        return (second >= best - xp.float32(TIE + 2 * rounding_error(dimension))) & (second > -xp.inf)
+        return (second >= best - xp.float32(TIE + 2 * rounding_error(dimension, xp))) & (second > -xp.inf)
     return abs(best - xp.float32(threshold)) <= screening_reach(dimension, longest)
 
 
@@ -188,7 +189,9 @@ def _tiles(
         for which in slices(max(0, strip.start + 1 - start), len(queries), batch):
             cut = start + which.start < strip.stop
             for low in slices(which.start, which.stop, max(1, batch // 4)) if cut else [which]:
-                shape = low.stop - low.start, min(strip.stop, start + low.stop - 1) - strip.start
+                # Rows of products begin at multiples of 32 bytes, which tensor cores are faster with.
+                needed = -(-(start + low.stop - 1 - strip.start) // _ALIGNED) * _ALIGNED
+                shape = low.stop - low.start, min(len(candidates), needed)
                 out = space[: shape[0] * shape[1]].reshape(shape)
                 yield low, multiply(queries[low], candidates[: shape[1]], out), strip.start
 

@@ -71,7 +71,7 @@ def test_the_source_compiles_for_gpus(architecture):
     compiler.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     compiler.nvrtcGetPTX(program, ptx)
-    for name in (b"fold", b"sums_of_runs", b"row_dot", b"hash_rows"):
+    for name in (b"fold", b"sums_of_runs", b"pair_dot", b"hash_rows"):
         assert b".entry " + name in ptx.value
 
 
@@ -169,6 +169,33 @@ def test_memory_that_does_not_suffice_for_a_tile_halves_it(device, caplog):
     assert [record.getMessage() for record in caplog.records] == ["Out of memory: going on with smaller tiles"]
 
 
+@pytest.mark.parametrize(("status", "kind"), [(1, MemoryError), (3, MemoryError), (7, RuntimeError)])
+def test_memory_that_cublas_lacks_is_memory_that_does_not_suffice(device, monkeypatch, status, kind):
+    def refuse(*arguments):
+        raise device.cuda.cublas.CUBLASError(status)
+
+    monkeypatch.setattr(device.cuda.cublas, "gemmStridedBatchedEx", refuse)
+    there = device.asarray(np.ones((2, 3), np.float32))
+    with pytest.raises(kind):
+        tiles.multiply(there, there)
+
+
+def test_rows_without_room_on_the_device_stay_on_the_host_and_it_is_said(device, caplog):
+    device.limit = blobs(0).nbytes
+    p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, device="gpu")
+    found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    p.device = "cpu"
+    np.testing.assert_array_equal(found.centroids, fitting.LocalEngine().fit(lambda: blobs(0), None, p).centroids)
+    assert "The GPU has no room for" in caplog.text
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_parts_are_uploaded_in_their_order_even_if_not_all_are_taken(device, taken):
+    parts = [np.full(3, i, np.float32) for i in range(3)]
+    found = [part.get() for _, part in zip(range(taken), cuda.uploaded(parts), strict=False)]
+    np.testing.assert_array_equal(np.reshape(found, (-1, 3)), np.reshape(parts[:taken], (-1, 3)))
+
+
 def test_memory_that_does_not_suffice_for_one_row_is_an_error():
     def attempt(size: int) -> None:
         raise MemoryError
@@ -180,7 +207,7 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error():
 def test_nothing_is_imported_that_a_machine_for_kernels_lacks():
     import subprocess
 
-    missing = ("apache_beam", "ray", "cuml", "cupy", "hydra", "sklearn")
+    missing = ("apache_beam", "ray", "cuml", "cupy", "hydra", "sklearn", "rich")
     code = f"""
 import sys
 for name in {missing!r}:

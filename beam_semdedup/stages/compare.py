@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,9 +116,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
     xp = arrays.library(job.parameters.device)
-    rows: Any = RankedRows(batches, order, xp)
-    if unit.num_rows <= job.max_key_rows and arrays.has_room(xp, 4 * job.dimension * unit.num_rows):
-        rows = rows[:]
+    rows = _gathered(RankedRows(batches, order, xp), job.max_key_rows, xp)
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
@@ -146,6 +145,14 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
     return result, facts
 
 
+def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
+    """The rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
+    if len(rows) <= most and arrays.has_room(xp, rows.nbytes):
+        with contextlib.suppress(MemoryError):  # others may have taken it
+            return rows[:]
+    return rows
+
+
 def _compare_clusters(
     job: Job, rows: Any, starts: np.ndarray, stops: np.ndarray, unit: PairwiseUnit, xp: Any
 ) -> tuple[np.ndarray, np.ndarray, int]:
@@ -164,9 +171,7 @@ def _compare_clusters(
     def compare(cluster: int) -> None:
         start, low, high = starts[cluster], lows[cluster], highs[cluster]
         if isinstance(rows, RankedRows):
-            ranked = rows.window(start, stops[cluster])
-            if len(ranked) <= job.max_cluster_rows and arrays.has_room(xp, 4 * job.dimension * len(ranked)):
-                ranked = ranked[:]
+            ranked = _gathered(rows.window(start, stops[cluster]), job.max_cluster_rows, xp)
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
