@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from beam_semdedup import storage
+from beam_semdedup.failures import UnitError
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
@@ -22,6 +23,7 @@ PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 
 _MANIFEST = "manifest.json"
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
+_BLOCK = re.compile(r"(?P<centroids>\d+-\d+)-rows(?P<low>\d+)-(?P<high>\d+)-of(?P<rows>\d+)\.parquet")
 
 
 def part_name(key: str, name: str) -> str:
@@ -38,12 +40,21 @@ def parts(output: str, inner: str, options: storage.Options) -> dict[str, str]:
 def comparison_name(first: int, last: int, low: int, high: int, num_rows: int) -> str:
     """The name of a unit that compares rows `[low, high)` of the `num_rows` of the centroids `first` to `last`."""
     name = f"{first:08d}-{last:08d}"
-    return name if high - low == num_rows else f"{name}-rows{low:010d}-{high:010d}"
+    return name if high - low == num_rows else f"{name}-rows{low:010d}-{high:010d}-of{num_rows:010d}"
 
 
-def centroids_compared(name: str) -> str:
-    """What the names of all units of the same centroids begin with."""
-    return "-".join(name.split("-", 2)[:2]).removesuffix(".parquet")
+def num_compared(names: Iterable[str]) -> int:
+    """How many groups of centroids all units are finished of, by the names of the finished units' files."""
+    missing: dict[str, int] = {}
+    finished = 0
+    for name in names:
+        block = _BLOCK.fullmatch(name)
+        if block:
+            rows = missing.get(block["centroids"], int(block["rows"])) - int(block["high"]) + int(block["low"])
+            missing[block["centroids"]] = rows
+        else:
+            finished += 1
+    return finished + sum(rows == 0 for rows in missing.values())
 
 
 def finished_units(directory: str, options: storage.Options) -> list[str]:
@@ -71,6 +82,12 @@ def write_manifest(directory: str, manifest: dict[str, Any], units: Sequence[Any
         "finished": time.time(),
     }
     storage.write_json(storage.join(directory, _MANIFEST), {**manifest, **counts}, options)
+
+
+def discard(path: str, directory: str, options: storage.Options) -> UnitError:
+    """Removes a finished unit's file that is damaged or gone, so that it is computed again; what to say of it."""
+    storage.delete([path, storage.join(directory, _MANIFEST)], options)
+    return UnitError(f"{path} is damaged or gone; the same command computes it again")
 
 
 def forget(directories: Sequence[str], options: storage.Options) -> None:

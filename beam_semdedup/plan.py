@@ -200,17 +200,14 @@ def make_plan(located: Located) -> Plan:
     """
     places, p = located.places, located.places.parameters
     workers, memory = num_workers(p), memory_per_worker(p)
-    with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
-        assign = _stage_plan(
-            places.kmeans_dir, places.segments_dir, lambda: _plan_kmeans(located, memory), p.cache_options
-        )
-        sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
-        compare = _stage_plan(
-            places.pairwise_dir,
-            places.pairwise_dir,
-            lambda: {"max_cluster_rows": sizes.cluster_rows, "max_key_rows": sizes.key_rows(assign["width"])},
-            p.cache_options,
-        )
+    assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, lambda: _plan_kmeans(located, memory))
+    sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
+    compare = _stage_plan(
+        p,
+        places.pairwise_dir,
+        places.pairwise_dir,
+        lambda: {"max_cluster_rows": sizes.cluster_rows, "max_key_rows": sizes.key_rows(assign["width"])},
+    )
     if p.max_cluster_rows not in (None, compare["max_cluster_rows"]):
         _LOG.warning(
             "max_cluster_rows=%s is not used: units were finished with %s; reuse_cache=false plans anew",
@@ -266,9 +263,7 @@ def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
     )
 
 
-def _stage_plan(
-    directory: str, inner: str, make: Callable[[], dict[str, Any]], options: storage.Options
-) -> dict[str, Any]:
+def _stage_plan(p: Parameters, directory: str, inner: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The plan that finished units of a stage were made by; a new one, which is stored, where there are none.
 
     Args:
@@ -277,20 +272,25 @@ def _stage_plan(
         make: makes a plan for the present parameters and memory.
     """
     url = storage.join(directory, layout.PLAN)
-    stored = storage.read_json(url, options)
-    if stored is not None and layout.finished_units(inner, options):
+    stored = storage.read_json(url, p.cache_options)
+    if stored is not None and layout.finished_units(inner, p.cache_options):
         return stored
-    made = make()
-    if stored is None:
-        return json.loads(storage.create_if_absent(url, json.dumps(made).encode(), options))
-    if stored != made:
-        storage.write_json(url, made, options)
-    return made
+    new = make()
+    with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
+        if stored is None:
+            storage.create_if_absent(url, json.dumps(new).encode(), p.cache_options)
+            stored = storage.read_json(url, p.cache_options)
+            if stored is not None:  # perhaps that of a faster attempt
+                return stored
+        if stored != new:
+            storage.write_json(url, new, p.cache_options)
+    return new
 
 
 def _plan_kmeans(located: Located, memory: int) -> dict[str, Any]:
     p, facts = located.places.parameters, located.inspect()
     sizes = Sizes(p, facts.num_rows, facts.dimension, facts.row_bytes(located.carried), memory)
+    ranking_of(p).check(facts.schema)
     sample_rows = _sample_rows(sizes)
     _check_rows(sizes, sample_rows)
     units = inputs.units(facts.files, sizes.unit_rows)

@@ -231,7 +231,7 @@ def _keys_done(job: Job) -> int:
     """How many keys have a result; all of them when the stage is finished, since a key may have no rows."""
     if layout.read_manifest(job.pairwise_dir, job.cache_options):
         return job.num_keys
-    return len({layout.centroids_compared(name) for name in layout.finished_units(job.pairwise_dir, job.cache_options)})
+    return layout.num_compared(layout.finished_units(job.pairwise_dir, job.cache_options))
 
 
 def _removal_parameters(p: Parameters) -> RemovalParameters:

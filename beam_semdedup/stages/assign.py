@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup import arrays, embeddings, segments, storage
+from beam_semdedup import arrays, embeddings, layout, segments, storage
 from beam_semdedup.arrays import in_threads
 from beam_semdedup.assignment import assign_with_distances
-from beam_semdedup.failures import UnitError, naming_unit
+from beam_semdedup.failures import naming_unit
 from beam_semdedup.formats import FORMATS, InputUnit, Rows
 from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.layout import REJECTED, write_manifest
 from beam_semdedup.plan import Job
 from beam_semdedup.segments import Segment
 from beam_semdedup.stages import files
@@ -49,7 +48,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
                 f"{table.num_rows + rejected.num_rows} rows instead of the planned {unit.num_rows}: the file changed "
                 "during the run; run again"
             )
-        rejected_path = storage.join(job.kmeans_dir, REJECTED, name + ".parquet")
+        rejected_path = storage.join(job.kmeans_dir, layout.REJECTED, name + ".parquet")
         if rejected.num_rows:
             files.write(rejected_path, rejected, {}, p.cache_options, p.cache_compression)
         facts = {**wanted, "rejected": rejected.num_rows}
@@ -62,7 +61,7 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     path = storage.join(job.segments_dir, name)
     finished = segments.read_index(path, job.cache_options)
     if finished is None:
-        raise UnitError(f"{path} is gone though {job.kmeans_dir}/manifest.json lists it; run with reuse_cache=false")
+        raise layout.discard(path, job.kmeans_dir, job.cache_options)
     return finished[1]
 
 
@@ -75,7 +74,7 @@ def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> Non
         "files": [storage.basename(unit.path) for unit in units],
         "rejected": sum(unit.rejected for unit in units),
     }
-    write_manifest(job.kmeans_dir, manifest, units, job.cache_options)
+    layout.write_manifest(job.kmeans_dir, manifest, units, job.cache_options)
 
 
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_semdedup import storage
+from beam_semdedup import layout, storage
 from beam_semdedup.failures import naming_unit
-from beam_semdedup.layout import part_name
 from beam_semdedup.plan import Job
 from beam_semdedup.ranking import hash_ids
 from beam_semdedup.stages import files
@@ -32,7 +31,7 @@ class DuplicatesFile:
 def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> DuplicatesFile:
     """Writes the rows of some pairwise units whose score reaches 1 - eps, sorted by id."""
     p = job.parameters
-    path = storage.join(job.duplicates_dir, part_name(job.output_key, f"{number:05d}"))
+    path = storage.join(job.duplicates_dir, layout.part_name(job.output_key, f"{number:05d}"))
     with naming_unit(f"duplicates file {number}"):
         kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.path)), strict=True)
         table = pa.concat_tables(found)
@@ -47,21 +46,26 @@ def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> D
 
 def _split(job: Job, unit: ComparedUnit) -> tuple[int, pa.Table]:
     """How many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
+    facts = files.read_facts(unit.path, job.cache_options)
+    if facts is None:
+        raise layout.discard(unit.path, job.pairwise_dir, job.cache_options)
+    with naming_unit(unit.path), storage.open_input(unit.path, job.cache_options) as source:
+        return _split_file(job, pq.ParquetFile(source), facts["starts_cluster"])
+
+
+def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[int, pa.Table]:
     assert job.parameters.eps is not None
     threshold = 1 - job.parameters.eps
     kept, duplicates = 0, []
-    with storage.open_input(unit.path, job.cache_options) as source:
-        file = pq.ParquetFile(source)
-        starts_cluster = files.facts_of(file.schema_arrow)["starts_cluster"]
-        previous = -1 if starts_cluster else file.read_row_group(0, columns=["centroid"])[0][0].as_py()
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group)
-            centroids = table.column("centroid").to_numpy()
-            first_ranked = np.diff(centroids, prepend=previous) != 0
-            scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)
-            kept += int(((scores < threshold) | first_ranked).sum())
-            duplicates.append(table.filter(pa.array((scores >= threshold) & ~first_ranked)))
-            previous = centroids[-1]
+    previous = -1 if starts_cluster else file.read_row_group(0, columns=["centroid"])[0][0].as_py()
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        centroids = table.column("centroid").to_numpy()
+        first_ranked = np.diff(centroids, prepend=previous) != 0
+        scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)
+        kept += int(((scores < threshold) | first_ranked).sum())
+        duplicates.append(table.filter(pa.array((scores >= threshold) & ~first_ranked)))
+        previous = centroids[-1]
     return kept, pa.concat_tables(duplicates).replace_schema_metadata(None)
 
 

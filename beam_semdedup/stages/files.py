@@ -29,16 +29,11 @@ def write(
         pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size)
 
 
-def facts_of(schema: pa.Schema) -> dict[str, Any]:
-    """The facts that `write` put into a file's schema."""
-    return json.loads(schema.metadata[_FACTS])
-
-
 def read_facts(path: str, options: storage.Options) -> dict[str, Any] | None:
     """The facts that `write` put into a file; None where there is no file that can be read."""
     try:
         with storage.open_input(path, options) as source:
-            return facts_of(pq.read_schema(source))
+            return json.loads(pq.read_schema(source).metadata[_FACTS])
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:

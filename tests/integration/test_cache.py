@@ -112,6 +112,30 @@ def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, 
     assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
 
 
+@pytest.mark.parametrize("content", [None, b"", b"not a file of ours"])
+@pytest.mark.parametrize(
+    ("pattern", "changed"),
+    [("pairwise_results/*/*.parquet", {"eps": 0.06}), ("*/*/segments/*", {"which_to_keep": "easy"})],
+)
+def test_files_of_a_finished_stage_that_are_damaged_or_gone_are_computed_by_the_next_run(
+    content: bytes | None, pattern: str, changed: dict[str, Any], parquet_dataset: Any, tmp_path: Path
+) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "other", **changed))
+    dedup(parquet_dataset.path, tmp_path / "out")
+    damaged = next((tmp_path / "out").glob(pattern))
+    damaged.unlink() if content is None else damaged.write_bytes(content)
+    with pytest.raises(RunError, match=f"{damaged.name} is damaged or gone; the same command computes it again"):
+        dedup(parquet_dataset.path, tmp_path / "out", **changed)
+    assert duplicates(dedup(parquet_dataset.path, tmp_path / "out", **changed)) == expected
+
+
+def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out"))
+    for stage in ("kmeans_results", "pairwise_results"):
+        next((tmp_path / "out" / stage).glob("*/plan.json")).write_text('{"format": 3, "fi')
+        assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
+
+
 def test_a_run_whose_rows_are_all_rejected_ends(given_centroids: Store, tmp_path: Path) -> None:
     write(tmp_path / "data" / "x.parquet", np.zeros((20, 4)))
     init = given_centroids(np.eye(4)[:3])
