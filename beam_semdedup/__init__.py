@@ -3,6 +3,7 @@
 `SemanticDeduplicationWorkflow` runs a whole job; the transforms are for pipelines of your own.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -63,5 +64,9 @@ def __getattr__(name: str) -> Any:
     # Beam takes seconds to import; `semdedup --help` and workers should not wait for what they do not use.
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(f"beam_semdedup.{module}"), name)
+            handlers = logging.root.handlers[:]
+            found = getattr(import_module(f"beam_semdedup.{module}"), name)
+            # Beam's import logs, which sets logging up: the caller's own logging.basicConfig would do nothing then.
+            logging.root.handlers[:] = handlers
+            return found
     raise AttributeError(f"module 'beam_semdedup' has no attribute {name!r}")

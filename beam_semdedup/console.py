@@ -45,7 +45,9 @@ COMMANDS: dict[type, Command] = {
 
 
 def print_summary(summary: Any) -> None:
-    """The result of a run, a `workflow.Summary`."""
+    """The result of a run, a `summary.Summary`."""
+    from beam_semdedup.summary import reasons
+
     lines = [f"Read        {summary.rows_read:>14,} rows"]
     if summary.eps is not None:
         share = summary.num_duplicates / summary.rows_read
@@ -55,7 +57,7 @@ def print_summary(summary: Any) -> None:
         ]
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
-        + (f"  (see {summary.paths['rejected']})" if summary.rows_rejected else "")
+        + (f"  ({reasons(summary.rejected)}; see {summary.paths['rejected']})" if summary.rows_rejected else "")
     )
     lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
     lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")

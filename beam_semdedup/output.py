@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
+from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from beam_semdedup import layout, removal, storage
 from beam_semdedup.config import without_secrets
-from beam_semdedup.failures import InputError, as_input_error
+from beam_semdedup.failures import InputError, RunError, as_input_error
 from beam_semdedup.plan import Places
 from beam_semdedup.summary import PROGRAM
 
@@ -38,12 +42,13 @@ def check(places: Places) -> None:
         )
 
 
-def prepare(places: Places) -> None:
-    """Clears an earlier run's results, its summary first, and writes the configuration.
+def prepare(places: Places) -> str:
+    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run.
 
     Raises:
         InputError: `output_path` cannot be written.
     """
+    run = uuid.uuid4().hex
     p, output, options = places.parameters, places.parameters.output_path, places.write_options
     with as_input_error(f"output_path={output}: cannot be written"):
         storage.delete([storage.join(output, layout.SUMMARY)], options)
@@ -52,8 +57,23 @@ def prepare(places: Places) -> None:
             if not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
                 removed = removal.owned_files(storage.join(output, layout.DEDUPLICATED), options)
                 storage.delete(removed, options)
-        configuration = _CONFIG_HEAD + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
+        configuration = f"{_CONFIG_HEAD}# Run {run}\n{OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))}"
         storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)
+    return run
+
+
+def check_alone(places: Places, run: str) -> None:
+    """Refuses what may be mixed with the results of a run that began later in the same place.
+
+    Raises:
+        RunError: there was one.
+    """
+    content = storage.read_bytes(storage.join(places.parameters.output_path, _CONFIG), places.write_options)
+    if run.encode() not in content:
+        raise RunError(
+            f"another run has begun to write to output_path={places.parameters.output_path}: give each its own; they "
+            "may share cache_path"
+        )
 
 
 def duplicates_files(places: Places) -> list[str]:
@@ -62,14 +82,18 @@ def duplicates_files(places: Places) -> list[str]:
     return [name for name, key in found.items() if key == places.output_key]
 
 
-def copy_rejected(places: Places) -> None:
-    """Copies the rejected rows from the cache."""
+def copy_rejected(places: Places) -> dict[str, int]:
+    """Copies the rejected rows from the cache; returns how many there are for each reason."""
+    reasons = Counter[str]()
     source = storage.join(places.kmeans_dir, layout.REJECTED)
     for name in sorted(layout.finished_units(source, places.cache_options)):
         part = layout.part_name(places.kmeans_key, name.removesuffix(".parquet"))
         data = storage.read_bytes(storage.join(source, name), places.cache_options)
         target = storage.join(places.parameters.output_path, layout.REJECTED, part)
         storage.write_bytes(target, data, places.write_options)
+        counts = pq.read_table(pa.BufferReader(data), columns=["reason"])[0].value_counts()
+        reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
+    return dict(reasons.most_common())
 
 
 def _parts(output: str, options: storage.Options) -> dict[str, str]:

@@ -44,6 +44,16 @@ def log_to_console(verbose: bool) -> None:
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
+def is_log_shown() -> bool:
+    """Whether somebody chose where this project's log goes.
+
+    Not so by the handler that `logging` makes by itself for the first message of all, which one of Beam's imports has.
+    """
+    ours = logging.getLogger(__package__)
+    chosen = [h for h in logging.getLogger().handlers if getattr(h.formatter, "_fmt", "") != logging.BASIC_FORMAT]
+    return bool(ours.handlers or chosen)
+
+
 @dataclass(frozen=True)
 class StageProgress:
     """A stage: how many units it has (None: not countable, only done or not) and how many are done now."""

@@ -37,7 +37,8 @@ class StageSummary:
 class Summary:
     """What a run found and where it is; `summary.json` in `output_path` holds the same.
 
-    Times are in seconds. `rows_kept` and `num_duplicates` are null where `eps` is.
+    Times are in seconds. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null where
+    `eps` is.
     """
 
     program: str
@@ -45,6 +46,7 @@ class Summary:
     rows_kept: int | None
     num_duplicates: int | None
     rows_rejected: int
+    rejected: dict[str, int]
     n_clusters: int
     largest_cluster: int
     eps: float | None
@@ -68,7 +70,8 @@ class Summary:
 class Found:
     """What a finished run's files say.
 
-    `assigned` and `compared` are the manifests of the stages; `duplicates_files` are names.
+    `assigned` and `compared` are the manifests of the stages; `duplicates_files` are names; `rejected` counts rows by
+    reason.
     """
 
     assigned: dict[str, Any]
@@ -76,8 +79,14 @@ class Found:
     duplicates_files: list[str]
     duplicates: int
     kept: int
+    rejected: dict[str, int]
     repeated_ids: dict[str, Any]
     at: float
+
+
+def reasons(rejected: dict[str, int]) -> str:
+    """How many rows are rejected for which reason, in words."""
+    return ", ".join(f"{count:,}: {reason}" for reason, count in rejected.items())
 
 
 def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
@@ -90,6 +99,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
         rows_rejected=assigned["rejected"],
+        rejected=found.rejected,
         n_clusters=job.n_clusters,
         largest_cluster=compared["largest_cluster"],
         eps=p.eps,

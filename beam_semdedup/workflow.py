@@ -22,7 +22,7 @@ from beam_semdedup.stages import files
 from beam_semdedup.stages.compare import EXAMPLES
 from beam_semdedup.stages.duplicates import repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
-from beam_semdedup.summary import Found, Summary, summarize
+from beam_semdedup.summary import Found, Summary, reasons, summarize
 from beam_semdedup.transforms import SemanticDedup
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class SemanticDeduplicationWorkflow:
             RunError: a unit or a worker failed; the same call goes on from the finished units.
         """
         started = time.time()
-        if not _LOG.hasHandlers():
+        if not progress.is_log_shown():
             progress.log_to_console(self.parameters.verbose)
         located = self._locate(runner)
         output.check(located.places)
@@ -79,14 +79,14 @@ class SemanticDeduplicationWorkflow:
             forget(located.places)
         plan = make_plan(located)
         _report_plan(plan)
-        output.prepare(plan.job)
+        run = output.prepare(plan.job)
         p = plan.job.parameters
         with (
             progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans_dir)),
             _fitted_ahead(plan) as plan,
         ):
             runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
-        return _finish(plan, started)
+        return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
         p = self.parameters
@@ -111,22 +111,48 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
         yield dataclasses.replace(plan, fitted=shared)
 
 
-def _finish(plan: Plan, started: float) -> Summary:
-    """Checks that no row was lost, removes where asked, and writes the summary."""
+def _finish(plan: Plan, started: float, run: str) -> Summary:
+    """Checks that no row was lost, removes where asked, and writes the summary.
+
+    Args:
+        run: names this run in `output_path`.
+
+    Raises:
+        InputError: no row can be used, or a removal is refused; the summary is written before.
+        RunError: the input changed, rows were lost, or another run writes to the same place.
+    """
     job, p = plan.job, plan.job.parameters
+    _check_unchanged(plan)
+    output.check_alone(job, run)
     found = _find(plan)
-    output.copy_rejected(job)
     removed, refusal = None, None
     if p.remove and found.repeated_ids["count"] and p.repeated_ids != "allow":
         refusal = removal.repeated_ids_message(found.repeated_ids)
     elif p.remove:
         listed = [storage.join(job.duplicates_dir, name) for name in found.duplicates_files]
         removed = removal.remove_duplicates(_removal_parameters(p), listed)
+    output.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
     storage.write_json(storage.join(p.output_path, layout.SUMMARY), dataclasses.asdict(summary), job.write_options)
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
+    if summary.rows_rejected == summary.rows_read:
+        raise InputError(
+            f"no row can be used: all {summary.rows_read:,} are rejected ({reasons(summary.rejected)}); see "
+            f"{summary.paths['rejected']}"
+        )
     return summary
+
+
+def _check_unchanged(plan: Plan) -> None:
+    """That the input files are those that were planned, if they were read in this run; RunError where they are not."""
+    if plan.assigned:
+        return
+    now = {file.url: file for file in list_input(plan.job.parameters)}
+    changed = [file.url for file in plan.files if now.get(file.url) != file]
+    if changed:
+        forget(plan.job)  # what was read before and after does not belong together
+        raise RunError(f"{changed[0]} changed during the run, as {counted(len(changed), 'input file')}; run again")
 
 
 def _find(plan: Plan) -> Found:
@@ -158,7 +184,7 @@ def _find(plan: Plan) -> Found:
         "in_duplicates": in_files,
         "examples": (compared["examples"] + examples)[:EXAMPLES],
     }
-    return Found(assigned, compared, names, duplicates, kept, repeated, time.time())
+    return Found(assigned, compared, names, duplicates, kept, output.copy_rejected(job), repeated, time.time())
 
 
 def _report_plan(plan: Plan) -> None:
