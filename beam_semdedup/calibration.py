@@ -24,7 +24,7 @@ from beam_semdedup.arrays import cores
 from beam_semdedup.config import Parameters, resolve
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import Shard, lloyd
-from beam_semdedup.formats import FORMATS
+from beam_semdedup.parquet import Parquet
 from beam_semdedup.plan import Plan, make_plan
 from beam_semdedup.stages import AssignedUnit, ComparedUnit
 
@@ -250,7 +250,7 @@ class _Calibration:
         schema = pa.schema([plan.job.input_schema.field("embeddings")])
 
         def read() -> None:
-            for rows in FORMATS["parquet"].read(plan.units[0], schema, {}):
+            for rows in Parquet().read(plan.units[0], schema, {}):
                 embeddings.to_matrix(rows.table.column(0), self._dimension, True)
 
         return _least(read)[0]

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, formats, inputs, storage
+from beam_semdedup import embeddings, inputs, storage
 from beam_semdedup.failures import InputError
+from beam_semdedup.formats import FileFacts
+from beam_semdedup.parquet import Parquet
 
 _LIST_BATCH_ROWS = 65_536
 
@@ -149,11 +151,11 @@ class _ListFile:
         return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
 
 
-def _list_facts(path: str, options: storage.Options) -> formats.FileFacts:
+def _list_facts(path: str, options: storage.Options) -> FileFacts:
     there = storage.find(path, options)
     if not there:
         raise InputError(f"{path}: gone, though the run's summary names it; run semdedup again")
-    facts = formats.FORMATS["parquet"].inspect(there[0], options)
+    facts = Parquet().inspect(there[0], options)
     if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
         raise InputError(f"{path}: no column 'id' with integers, strings or binaries; is it a list of duplicates?")
     return facts

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from apache_beam import coders
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from beam_semdedup import embeddings, formats, inputs, progress, runners, storage
+from beam_semdedup import embeddings, inputs, jsonl, progress, runners, storage
 from beam_semdedup.capacity import memory_per_worker
 from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
@@ -261,14 +261,14 @@ class _Remove(beam.DoFn):
         is_integer = pa.types.is_integer(self._ids.id_type)
         schema = pa.schema([(self._p.id_field, pa.int64() if is_integer else pa.string())])
         options = self._p.read_options
-        kind = formats.compression(unit.source)
+        kind = jsonl.compression(unit.source)
         with (
-            formats.open_stream(unit.source, options) as stream,
+            jsonl.open_stream(unit.source, options) as stream,
             fsspec.open(str(scratch), "wb", compression=kind) as sink,
         ):
-            for block in formats.blocks(stream):
-                starts, ends, _ = formats.line_spans(block)
-                table, good = formats.parse_lines([block[s:e] for s, e in zip(starts, ends, strict=True)], schema)
+            for block in jsonl.blocks(stream):
+                starts, ends, _ = jsonl.line_spans(block)
+                table, good = jsonl.parse_lines([block[s:e] for s, e in zip(starts, ends, strict=True)], schema)
                 duplicate = np.zeros(len(starts), dtype=bool)
                 duplicate[good], entries = self._reader.find(table.column(0))
                 found.append(entries)
@@ -380,7 +380,7 @@ def _fixed_part(root: str) -> str:
 def _check_id_column(
     p: RemovalParameters, files: Sequence[storage.FileInfo], ids: IdList, options: storage.Options
 ) -> None:
-    kind = formats.FORMATS[p.input_filetype]
+    kind = inputs.FORMATS[p.input_filetype]
 
     def wrong(info: storage.FileInfo, schema: pa.Schema) -> str:
         if p.id_field not in schema.names:

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from beam_semdedup import arrays, embeddings, inputs, kmeans, segments, small_clusters, storage
 from beam_semdedup.arrays import in_threads
 from beam_semdedup.failures import UnitError, naming_unit
-from beam_semdedup.formats import FORMATS, InputUnit, Rows
+from beam_semdedup.formats import InputUnit, RowBatch
+from beam_semdedup.inputs import FORMATS
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job, load_units
 from beam_semdedup.ranking import hash_ids
@@ -255,7 +256,7 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
     """The usable rows with their centroids and distances, and the rejected rows."""
     p = job.parameters
 
-    def assign(rows: Rows) -> tuple[pa.Table, pa.Table]:
+    def assign(rows: RowBatch) -> tuple[pa.Table, pa.Table]:
         ids = rows.table.column(p.id_field)
         reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
         named = ids.is_valid().to_numpy()

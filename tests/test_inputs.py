@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import formats, inputs, storage
+from beam_semdedup import inputs, jsonl, parquet, storage
 from beam_semdedup.failures import InputError, UnitError
 from beam_semdedup.formats import FileFacts, InputUnit
 from beam_semdedup.inputs import InputFacts
@@ -351,8 +351,8 @@ class TestUnits:
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl{'.gz' if compressed else ''}"
         path.write_bytes(gzip.compress(text) if compressed else text)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(formats, "_JSONL_PART_BYTES", block_bytes)
-            kind = formats.FORMATS["jsonl"]
+            patched.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+            kind = inputs.FORMATS["jsonl"]
             units = inputs.units([kind.inspect(storage.find(str(path))[0], {})], rows_per_unit)
             rows = [r for unit in units for r in kind.read(unit, SCHEMA, {})]
         path.unlink()
@@ -419,8 +419,8 @@ class TestSample:
         assert self.numbers(numbered, 30, seed=6) != reference
         for rows_per_unit in (1, 3, 10, 33, 80):
             assert self.numbers(numbered, 30, seed=5, rows_per_unit=rows_per_unit) == reference
-        monkeypatch.setattr(formats, "_BATCH_BYTES", 100)
-        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 100)
+        monkeypatch.setattr(parquet, "_BATCH_BYTES", 100)
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 100)
         assert self.numbers(numbered, 30, seed=5) == reference
 
     @pytest.mark.parametrize("size", [3, 30, 100])

@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import embeddings, formats, id_list, removal, runners, storage
+from beam_semdedup import embeddings, id_list, jsonl, removal, runners, storage
 from beam_semdedup.config import RemovalParameters, resolve
 from beam_semdedup.failures import InputError
 from beam_semdedup.id_list import IdList
@@ -537,7 +537,7 @@ class TestJsonl:
         assert (tmp_path / "out/in.jsonl").read_bytes() == b'{"id": "a"}\n'
 
     def test_lines_of_many_blocks(self, tmp_path, monkeypatch, jsonl_dataset):
-        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 1000)
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 1000)
         run = finished_run(tmp_path / "run", sorted(jsonl_dataset.copies))
         result = remove(jsonl_dataset.path, run, tmp_path / "out", input_filetype="jsonl")
         assert (result.rows_read, result.rows_removed) == (300, 30)
@@ -611,15 +611,15 @@ class TestStructure:
         assert not (tmp_path / "out").exists()
 
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 30)
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 30)
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]
         write_lines(tmp_path / "in/a.jsonl", *lines)
         write_lines(tmp_path / "in/b.jsonl", *({"x": "y" * 20} for _ in range(3)), *lines)
         write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
         write_lines(tmp_path / "in/d.jsonl", {"id": None}, {"id": None})
-        whole, inspect = [], formats.Jsonl.inspect
+        whole, inspect = [], jsonl.Jsonl.inspect
         monkeypatch.setattr(
-            formats.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
+            jsonl.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
         )
         run = finished_run(tmp_path / "run", [1])
         assert remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 3

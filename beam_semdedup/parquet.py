@@ -1,0 +1,134 @@
+"""Parquet files as input: planned from their footers, read by row groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_semdedup import embeddings, storage
+from beam_semdedup.failures import as_input_error
+from beam_semdedup.formats import FileFacts, InputUnit, RowBatch
+
+_BATCH_BYTES = 4 << 20
+_LOOK_ROWS = 1024
+
+
+class Parquet:
+    """Parquet files, planned from their footers."""
+
+    extensions = (".parquet", ".pq")
+
+    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+        """See `Format.inspect`; reads the footer."""
+        with (
+            as_input_error(f"{info.url}: not a readable parquet file"),
+            storage.open_input(info.url, options) as source,
+        ):
+            file = pq.ParquetFile(source)
+            schema, metadata = file.schema_arrow, file.metadata
+        parts, first_row, sizes = [], 0, Counter[str]()
+        for group in range(metadata.num_row_groups):
+            num_rows = metadata.row_group(group).num_rows
+            if num_rows:
+                parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
+            first_row += num_rows
+            for index in range(metadata.num_columns):
+                column = metadata.row_group(group).column(index)
+                sizes[column.path_in_schema.split(".")[0]] += column.total_uncompressed_size
+        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
+
+    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+        """See `Format.head`; they are those of the whole file."""
+        facts = self.inspect(info, options)
+        return facts.schema if facts.num_rows else pa.schema([])
+
+    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+        """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
+        type_ = facts.schema.field(embedding_field).type
+        if pa.types.is_fixed_size_list(type_):
+            return type_.list_size
+        with storage.open_input(facts.info.url, options) as source:
+            file = pq.ParquetFile(source)
+            for part in facts.parts:
+                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), embedding_field)
+                counts: Counter[int] = Counter()
+                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
+                    counts += embeddings.lengths(batch.column(0))
+                    if evident and counts.keys() == {evident}:
+                        return evident
+                if commonest := embeddings.commonest_length(counts):
+                    return commonest
+        return None
+
+    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
+        """See `Format.read`."""
+        no_lines = np.empty(0, dtype=np.int64)
+        with storage.open_input(unit.path, options) as source:
+            file = pq.ParquetFile(source)
+            position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
+            stop = unit.first_row + unit.num_rows
+            rows = _rows_per_batch([file.metadata.row_group(g) for g in unit.row_groups], schema.names)
+            for batch in file.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
+                first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
+                if first < last:
+                    table = pa.Table.from_batches([batch.slice(first - position, last - first)])
+                    positions = np.arange(first, last)
+                    yield RowBatch(_with_types(table, schema), positions, positions, no_lines)
+                position += batch.num_rows
+                if position >= stop:
+                    break
+
+    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+        """See `Format.places`."""
+        with storage.open_input(unit.path, options) as source:
+            metadata = pq.ParquetFile(source).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        groups = np.searchsorted(starts, numbers, side="right") - 1
+        return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """`schema` with dictionary-encoded columns as their values."""
+    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
+
+
+def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` as its types; vectors stay as they are, since any list of floats will do."""
+    columns = [table.column(name) for name in schema.names]
+    return pa.table(
+        [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
+        names=schema.names,
+    )
+
+
+def _evident_dimension(group: Any, embedding_field: str) -> int | None:
+    """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
+
+    Looked at only where reading the vectors themselves would be slow, and believed where the first ones agree.
+    """
+    for index in range(group.num_columns):
+        column = group.column(index)
+        if column.path_in_schema.split(".")[0] == embedding_field and group.num_rows > _LOOK_ROWS:
+            statistics = column.statistics
+            no_nulls = statistics is not None and statistics.null_count == 0
+            if no_nulls and column.num_values % group.num_rows == 0:
+                return column.num_values // group.num_rows
+    return None
+
+
+def _rows_per_batch(groups: Sequence[Any], columns: Sequence[str]) -> int:
+    """How many rows are about `_BATCH_BYTES` in the chosen columns."""
+    size = sum(
+        g.column(i).total_uncompressed_size
+        for g in groups
+        for i in range(g.num_columns)
+        if g.column(i).path_in_schema.split(".")[0] in columns
+    )
+    rows = sum(g.num_rows for g in groups)
+    return max(1, _BATCH_BYTES * rows // max(1, size))

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reading import VECTORS, facts, malformed, numbers, positions, read
+
+from beam_semdedup import embeddings, parquet, storage
+from beam_semdedup.failures import InputError
+from beam_semdedup.formats import FileFacts, InputUnit
+from beam_semdedup.parquet import Parquet
+
+
+def table(num_rows: int, dimension: int = 3, type_: pa.DataType = VECTORS) -> pa.Table:
+    vectors = np.arange(num_rows * dimension, dtype=np.float32).reshape(num_rows, dimension)
+    column = pa.array(list(vectors), VECTORS).cast(type_) if num_rows else pa.array([], type_)
+    return pa.table(
+        {
+            "id": pa.array(range(num_rows), pa.int64()),
+            "embeddings": column,
+            "text": pa.array(["x"] * num_rows, pa.string()),
+        }
+    )
+
+
+class TestParquet:
+    kind = Parquet()
+
+    def written(self, path: Path, content: pa.Table, rows_per_group: int = 10) -> FileFacts:
+        pq.write_table(content, path / "a.parquet", row_group_size=rows_per_group)
+        return facts(path / "a.parquet", self.kind)
+
+    def test_each_row_group_is_a_part(self, tmp_path):
+        found = self.written(tmp_path, table(25))
+        assert found.num_rows == 25
+        assert [(p.row_groups, p.first_row, p.num_rows) for p in found.parts] == [
+            ((0,), 0, 10),
+            ((1,), 10, 10),
+            ((2,), 20, 5),
+        ]
+
+    def test_row_groups_without_rows_are_no_parts_and_are_counted(self, tmp_path):
+        with pq.ParquetWriter(tmp_path / "a.parquet", table(0).schema) as writer:
+            for rows in (0, 4, 0, 3):
+                writer.write_table(table(rows))
+        found = facts(tmp_path / "a.parquet", self.kind)
+        parts = [(p.row_groups, p.first_row, p.num_rows) for p in found.parts]
+        assert parts == [((1,), 0, 4), ((3,), 4, 3)]
+        content, rows = read(found.parts, self.kind)
+        assert content.column("id").to_pylist() == [0, 1, 2, 3, 0, 1, 2]
+        assert positions(rows) == list(range(7))
+
+    @given(
+        rows=st.integers(1, 40),
+        rows_per_group=st.integers(1, 15),
+        rows_per_batch=st.integers(1, 20),
+        cuts=st.lists(st.integers(0, 40), max_size=5),
+    )
+    def test_units_cut_anywhere_give_every_row_once_with_its_number(
+        self, tmp_path_factory, rows, rows_per_group, rows_per_batch, cuts
+    ):
+        found = self.written(tmp_path_factory.mktemp("cut"), table(rows), rows_per_group)
+        bounds = sorted({0, rows, *(c for c in cuts if c < rows)})
+        units = []
+        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+            groups = tuple(range(low // rows_per_group, (high - 1) // rows_per_group + 1))
+            units.append(InputUnit(found.info.url, 0, low, high - low, row_groups=groups))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(parquet, "_rows_per_batch", lambda *_: rows_per_batch)
+            for unit in units:
+                content, parts = read([unit], self.kind)
+                expected = list(range(unit.first_row, unit.first_row + unit.num_rows))
+                assert content.column("id").to_pylist() == expected
+                assert content.column("embeddings").to_pylist() == [
+                    [3.0 * i, 3.0 * i + 1, 3.0 * i + 2] for i in expected
+                ]
+                assert positions(parts) == numbers(parts) == expected
+                assert malformed(parts) == []
+                assert all(len(r.positions) == r.table.num_rows <= rows_per_batch for r in parts)
+
+    @pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
+    @pytest.mark.parametrize("make", [pa.list_, pa.large_list, lambda width: pa.list_(width, 3)])
+    def test_vectors_of_every_list_type_are_read_as_they_are(self, tmp_path, make, width):
+        found = self.written(tmp_path, table(5, type_=make(width)))
+        assert found.schema.field("embeddings").type == make(width)
+        assert self.kind.dimension(found, "embeddings", {}) == 3
+        content, _ = read(found.parts, self.kind, pa.schema([("embeddings", make(width))]))
+        assert content.column("embeddings").to_pylist()[1] == [3, 4, 5]
+
+    @pytest.mark.parametrize(
+        ("type_", "values"),
+        [
+            (pa.int8(), [-1, 2, None]),
+            (pa.int32(), [-1, 2, None]),
+            (pa.uint64(), [2**64 - 1, 2, None]),
+            (pa.string(), ["é", "", None]),
+            (pa.large_string(), ["é", "", None]),
+            (pa.binary(), [b"\xff", b"", None]),
+            (pa.large_binary(), [b"\xff", b"", None]),
+            (pa.binary(2), [b"\xff\x00", b"ab", None]),
+        ],
+    )
+    @pytest.mark.parametrize("encoded", [False, True])
+    def test_ids_of_every_type_are_read_as_they_are_dictionaries_as_their_values(
+        self, tmp_path, type_, values, encoded
+    ):
+        ids = pa.array(values, type_)
+        content = table(3).set_column(0, "id", ids.dictionary_encode() if encoded else ids)
+        found = self.written(tmp_path, content)
+        if encoded:  # parquet forgets whether the values of a dictionary were large
+            type_ = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}.get(type_, type_)
+        assert found.schema.field("id").type == type_
+        again, _ = read(found.parts, self.kind, pa.schema([found.schema.field("id")]))
+        assert again.column("id").type == type_
+        assert again.column("id").to_pylist() == values
+
+    def test_columns_with_dots_in_their_names_are_read(self, tmp_path):
+        content = table(12).rename_columns(["row.id", "model.v2.embedding", "text"])
+        found = self.written(tmp_path, content)
+        assert self.kind.dimension(found, "model.v2.embedding", {}) == 3
+        schema = pa.schema([("row.id", pa.int64()), ("model.v2.embedding", VECTORS)])
+        assert read(found.parts, self.kind, schema)[0].equals(content.select(schema.names))
+
+    def test_rows_are_found_by_row_group_and_place_in_it(self, tmp_path):
+        found = self.written(tmp_path, table(25))
+        groups, places = self.kind.places(found.parts[0], np.array([0, 9, 10, 19, 24]), {})
+        assert groups.to_pylist() == [0, 0, 1, 1, 2]
+        assert places.to_pylist() == [0, 9, 0, 9, 4]
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param(lambda whole: b"", id="empty"),
+            pytest.param(lambda whole: b"PAR1", id="magic alone"),
+            pytest.param(lambda whole: b"this is a text\n" * 10, id="text"),
+            pytest.param(lambda whole: b"PAR1" + bytes(100) + b"PAR1", id="magic around nothing"),
+            pytest.param(lambda whole: whole[:-9], id="cut at the end"),
+            pytest.param(lambda whole: whole[: len(whole) // 2], id="cut in the middle"),
+            pytest.param(lambda whole: whole[-12:], id="cut at the start"),
+        ],
+    )
+    def test_a_file_that_is_not_parquet_is_an_input_error_that_names_it(self, tmp_path, damage):
+        path = tmp_path / "bad.parquet"
+        pq.write_table(table(100), path)
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(InputError, match=r"bad\.parquet: not a readable parquet file") as raised:
+            facts(path, self.kind)
+        assert "\n" not in str(raised.value)
+
+    def test_a_file_that_went_away_is_an_input_error_that_names_it(self, tmp_path):
+        with pytest.raises(InputError, match=r"gone\.parquet"):
+            self.kind.inspect(storage.FileInfo(str(tmp_path / "gone.parquet"), 1, ""), {})
+
+
+class TestParquetDimension:
+    kind = Parquet()
+
+    def dimension(self, path: Path, *groups: list[Any], type_: pa.DataType = VECTORS) -> int | None:
+        with pq.ParquetWriter(path / "a.parquet", pa.schema([("embeddings", type_)])) as writer:
+            for group in groups:
+                writer.write_table(pa.table({"embeddings": pa.array(group, type_)}))
+        return self.kind.dimension(facts(path / "a.parquet", self.kind), "embeddings", {})
+
+    def test_it_is_the_size_that_the_type_fixes_whatever_the_rows(self, tmp_path):
+        assert self.dimension(tmp_path, [None, None], type_=pa.list_(pa.float16(), 7)) == 7
+
+    def test_it_is_the_commonest_length_and_of_equally_common_ones_the_shortest(self, tmp_path):
+        assert self.dimension(tmp_path, [[1.0, 2], [1], [3, 4], None, []]) == 2
+        assert self.dimension(tmp_path, [[1.0, 2], [1]]) == 1
+
+    def test_it_comes_from_the_first_row_group_with_a_vector(self, tmp_path):
+        assert self.dimension(tmp_path, [None, []], [[1.0, 2, 3]], [[1.0], [2.0]]) == 3
+
+    def test_it_is_none_where_no_row_has_a_vector(self, tmp_path):
+        assert self.dimension(tmp_path, [None, []], [None]) is None
+        assert self.dimension(tmp_path, []) is None
+        assert self.dimension(tmp_path) is None
+
+    def test_a_large_row_group_of_equal_lengths_is_not_read_to_its_end(self, tmp_path, monkeypatch):
+        looked = []
+        lengths = embeddings.lengths
+        monkeypatch.setattr(embeddings, "lengths", lambda c: looked.append(len(c)) or lengths(c))
+        assert self.dimension(tmp_path, [[1.0, 2.0]] * 5000) == 2
+        assert sum(looked) < 5000
+
+    def test_a_large_row_group_of_different_lengths_has_the_commonest_though_their_mean_is_whole(self, tmp_path):
+        group = [[1.0] * length for length in (1, 1, 3, 1, 1, 3, 4)] * 300
+        assert sum(map(len, group)) == 2 * len(group)
+        assert self.dimension(tmp_path, group) == 1
+
+    @given(st.lists(st.lists(st.integers(0, 3) | st.none(), max_size=8), max_size=3))
+    def test_it_is_the_commonest_length_for_any_lengths(self, tmp_path_factory, groups):
+        found = self.dimension(
+            tmp_path_factory.mktemp("dimension"),
+            *[[None if n is None else [1.0] * n for n in group] for group in groups],
+        )
+        usable = [[n for n in group if n] for group in groups]
+        first = next((group for group in usable if group), [])
+        assert found == max(sorted(set(first)), key=first.count, default=None)
