@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,16 +31,15 @@ class Parquet:
             storage.open_input(info.url, options) as source,
         ):
             file = pq.ParquetFile(source)
-            schema, metadata = file.schema_arrow, file.metadata
+            schema, metadata, leaves = file.schema_arrow, file.metadata, _leaf_columns(file.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
             if num_rows:
                 parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
             first_row += num_rows
-            for index in range(metadata.num_columns):
-                column = metadata.row_group(group).column(index)
-                sizes[column.path_in_schema.split(".")[0]] += column.total_uncompressed_size
+            for name in schema.names:
+                sizes[name] += _size(metadata.row_group(group), leaves[name])
         return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
@@ -54,11 +54,12 @@ class Parquet:
             return type_.list_size
         with storage.open_input(facts.info.url, options) as source:
             file = pq.ParquetFile(source)
+            leaves = _leaf_columns(file.metadata)[embedding_field]
             for part in facts.parts:
-                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), embedding_field)
+                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), leaves)
                 counts: Counter[int] = Counter()
                 for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
-                    counts += embeddings.lengths(batch.column(0))
+                    counts += embeddings.lengths(batch.column(embedding_field))
                     if evident and counts.keys() == {evident}:
                         return evident
                 if commonest := embeddings.commonest_length(counts):
@@ -72,7 +73,7 @@ class Parquet:
             file = pq.ParquetFile(source)
             position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
             stop = unit.first_row + unit.num_rows
-            rows = _rows_per_batch([file.metadata.row_group(g) for g in unit.row_groups], schema.names)
+            rows = _rows_per_batch(file.metadata, unit.row_groups, schema.names)
             for batch in file.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
                 if first < last:
@@ -107,28 +108,37 @@ def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
     )
 
 
-def _evident_dimension(group: Any, embedding_field: str) -> int | None:
+def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
     """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
 
     Looked at only where reading the vectors themselves would be slow, and believed where the first ones agree.
     """
-    for index in range(group.num_columns):
-        column = group.column(index)
-        if column.path_in_schema.split(".")[0] == embedding_field and group.num_rows > _LOOK_ROWS:
-            statistics = column.statistics
-            no_nulls = statistics is not None and statistics.null_count == 0
-            if no_nulls and column.num_values % group.num_rows == 0:
-                return column.num_values // group.num_rows
+    for column in map(group.column, leaves):
+        no_nulls = column.statistics is not None and column.statistics.null_count == 0
+        if group.num_rows > _LOOK_ROWS and no_nulls and column.num_values % group.num_rows == 0:
+            return column.num_values // group.num_rows
     return None
 
 
-def _rows_per_batch(groups: Sequence[Any], columns: Sequence[str]) -> int:
+def _rows_per_batch(metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
     """How many rows are about `_BATCH_BYTES` in the chosen columns."""
-    size = sum(
-        g.column(i).total_uncompressed_size
-        for g in groups
-        for i in range(g.num_columns)
-        if g.column(i).path_in_schema.split(".")[0] in columns
-    )
-    rows = sum(g.num_rows for g in groups)
-    return max(1, _BATCH_BYTES * rows // max(1, size))
+    groups, leaves = [metadata.row_group(g) for g in row_groups], _leaf_columns(metadata)
+    size = sum(_size(group, leaves[name]) for group in groups for name in columns)
+    return max(1, _BATCH_BYTES * sum(group.num_rows for group in groups) // max(1, size))
+
+
+def _size(group: Any, leaves: Sequence[int]) -> int:
+    """The uncompressed bytes of some of a row group's columns."""
+    return sum(group.column(leaf).total_uncompressed_size for leaf in leaves)
+
+
+def _leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
+    """For each name, the columns of the footer that are read when it is asked for.
+
+    As Arrow understands it: `a.b` may be a column of that name as well as the field `b` of a column `a`.
+    """
+    leaves: dict[str, list[int]] = {}
+    for index in range(metadata.num_columns):
+        for name in itertools.accumulate(metadata.schema.column(index).path.split("."), "{}.{}".format):
+            leaves.setdefault(name, []).append(index)
+    return leaves

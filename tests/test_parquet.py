@@ -120,12 +120,26 @@ class TestParquet:
         assert again.column("id").type == type_
         assert again.column("id").to_pylist() == values
 
-    def test_columns_with_dots_in_their_names_are_read(self, tmp_path):
-        content = table(12).rename_columns(["row.id", "model.v2.embedding", "text"])
-        found = self.written(tmp_path, content)
-        assert self.kind.dimension(found, "model.v2.embedding", {}) == 3
-        schema = pa.schema([("row.id", pa.int64()), ("model.v2.embedding", VECTORS)])
-        assert read(found.parts, self.kind, schema)[0].equals(content.select(schema.names))
+    @pytest.mark.parametrize("names", [["row.id", "model.v2.embedding"], ["row", "row.model"], ["row.model", "row"]])
+    def test_columns_with_dots_in_their_names_are_columns_like_others(self, tmp_path, monkeypatch, names):
+        monkeypatch.setattr(parquet, "_BATCH_BYTES", 1000)
+        content = table(5000)
+        plain = self.written(tmp_path, content, rows_per_group=5000)
+        batches = [len(rows.positions) for rows in read(plain.parts, self.kind)[1]]
+        content = content.rename_columns([*names, "text"])
+        found = self.written(tmp_path, content, rows_per_group=5000)
+        schema = pa.schema([(names[0], pa.int64()), (names[1], VECTORS)])
+        again, rows = read(found.parts, self.kind, schema)
+        assert again.equals(content.select(names))
+        assert max(len(r.positions) for r in rows) <= max(batches) < 100
+        assert self.kind.dimension(found, names[1], {}) == 3
+
+    def test_the_bytes_of_a_column_are_those_of_all_its_fields(self, tmp_path):
+        nested = pa.array([{"a": i, "b": [{"c": i}]} for i in range(100)])
+        found = self.written(tmp_path, pa.table({"x": nested, "x.a": range(100), "y": range(100)}))
+        metadata = pq.read_metadata(found.info.url)
+        sizes = [sum(metadata.row_group(g).column(c).total_uncompressed_size for g in range(10)) for c in range(4)]
+        assert found.column_bytes == {"x": sum(sizes[:3]), "x.a": sizes[0] + sizes[2], "y": sizes[3]}
 
     def test_rows_are_found_by_row_group_and_place_in_it(self, tmp_path):
         found = self.written(tmp_path, table(25))
@@ -161,11 +175,13 @@ class TestParquet:
 class TestParquetDimension:
     kind = Parquet()
 
-    def dimension(self, path: Path, *groups: list[Any], type_: pa.DataType = VECTORS) -> int | None:
-        with pq.ParquetWriter(path / "a.parquet", pa.schema([("embeddings", type_)])) as writer:
+    def dimension(
+        self, path: Path, *groups: list[Any], type_: pa.DataType = VECTORS, name: str = "embeddings"
+    ) -> int | None:
+        with pq.ParquetWriter(path / "a.parquet", pa.schema([(name, type_)])) as writer:
             for group in groups:
-                writer.write_table(pa.table({"embeddings": pa.array(group, type_)}))
-        return self.kind.dimension(facts(path / "a.parquet", self.kind), "embeddings", {})
+                writer.write_table(pa.table({name: pa.array(group, type_)}))
+        return self.kind.dimension(facts(path / "a.parquet", self.kind), name, {})
 
     def test_it_is_the_size_that_the_type_fixes_whatever_the_rows(self, tmp_path):
         assert self.dimension(tmp_path, [None, None], type_=pa.list_(pa.float16(), 7)) == 7
@@ -182,11 +198,12 @@ class TestParquetDimension:
         assert self.dimension(tmp_path, []) is None
         assert self.dimension(tmp_path) is None
 
-    def test_a_large_row_group_of_equal_lengths_is_not_read_to_its_end(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("name", ["embeddings", "model.v2"])
+    def test_a_large_row_group_of_equal_lengths_is_not_read_to_its_end(self, tmp_path, monkeypatch, name):
         looked = []
         lengths = embeddings.lengths
         monkeypatch.setattr(embeddings, "lengths", lambda c: looked.append(len(c)) or lengths(c))
-        assert self.dimension(tmp_path, [[1.0, 2.0]] * 5000) == 2
+        assert self.dimension(tmp_path, [[1.0, 2.0]] * 5000, name=name) == 2
         assert sum(looked) < 5000
 
     def test_a_large_row_group_of_different_lengths_has_the_commonest_though_their_mean_is_whole(self, tmp_path):
