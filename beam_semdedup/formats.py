@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -86,6 +87,24 @@ class Format(Protocol):
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """The unit's rows with the columns and types of `schema`, in order, in tables of bounded size."""
+
+    def copy_without(
+        self,
+        source: str,
+        target: Path,
+        id_column: pa.Field,
+        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
+        batch_bytes: int,
+        options: storage.Options,
+    ) -> tuple[int, int]:
+        """Copies a file without the rows whose ids are listed, all else as it is; how many rows it had, and lost.
+
+        Args:
+            target: the local file to write, compressed as `source` is.
+            id_column: the column of `source` with the ids, and the type of those that are listed.
+            is_listed: which of n ids are, (n,) bool; called for some rows after the others, each once.
+            batch_bytes: about how much is in memory at a time, where the rows of a file are stored in larger pieces.
+        """
 
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
         """Where a person finds the rows with these `RowBatch.numbers`: (row group, row in it), or (null, line)."""

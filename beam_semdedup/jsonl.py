@@ -6,7 +6,8 @@ import itertools
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import fsspec
@@ -33,34 +34,22 @@ class Jsonl:
         parts: list[InputUnit] = []
         first_row, first_line, offset = 0, 1, 0
         types = _Types()
-        with as_input_error(f"{info.url}: not readable as text lines"), open_stream(info.url, options) as stream:
-            for block in blocks(stream):
+        with as_input_error(f"{info.url}: not readable as text lines"), _open_stream(info.url, options) as stream:
+            for block in _blocks(stream):
                 num_rows = types.add(block)
-                parts.append(
-                    InputUnit(
-                        info.url,
-                        0,
-                        first_row,
-                        num_rows,
-                        offset=offset,
-                        length=len(block),
-                        first_line=first_line,
-                    )
-                )
-                first_row, first_line, offset = (
-                    first_row + num_rows,
-                    first_line + block.count(b"\n"),
-                    offset + len(block),
-                )
-        if compression(info.url):
+                parts.append(InputUnit(info.url, 0, first_row, num_rows, (), offset, len(block), first_line))
+                first_row += num_rows
+                first_line += block.count(b"\n")
+                offset += len(block)
+        if _compression(info.url):
             parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
         return FileFacts(info, types.schema(), first_row, tuple(p for p in parts if p.num_rows))
 
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
         """See `Format.head`; from the first block with a well-formed line."""
         types = _Types()
-        with as_input_error(f"{info.url}: not readable as text lines"), open_stream(info.url, options) as stream:
-            for block in blocks(stream):
+        with as_input_error(f"{info.url}: not readable as text lines"), _open_stream(info.url, options) as stream:
+            for block in _blocks(stream):
                 types.add(block)
                 if types.schema():
                     break
@@ -78,20 +67,19 @@ class Jsonl:
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
-        with open_stream(unit.path, options) as stream:
+        with _open_stream(unit.path, options) as stream:
             if unit.offset:
                 stream.seek(unit.offset)
             line = unit.first_line
             # A compressed unit is found by counting from the file's start, the others start where they say.
             position = 0 if unit.length < 0 else unit.first_row
             stop = unit.first_row + unit.num_rows
-            for block in blocks(stream, unit.length):
-                starts, ends, numbers = line_spans(block)
+            for block in _blocks(stream, unit.length):
+                starts, ends, numbers = _line_spans(block)
                 first = max(0, unit.first_row - position)
                 last = min(len(starts), stop - position)
                 if first < last:
-                    lines = [block[s:e] for s, e in zip(starts[first:last], ends[first:last], strict=True)]
-                    table, good = parse_lines(lines, schema)
+                    table, good = _parse_lines(_lines(block, starts[first:last], ends[first:last]), schema)
                     numbers = numbers[first:last] + line
                     yield RowBatch(
                         table,
@@ -104,12 +92,42 @@ class Jsonl:
                 if position >= stop:
                     break
 
+    def copy_without(
+        self,
+        source: str,
+        target: Path,
+        id_column: pa.Field,
+        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
+        batch_bytes: int,
+        options: storage.Options,
+    ) -> tuple[int, int]:
+        """See `Format.copy_without`; the other lines stay byte for byte, malformed and blank ones too."""
+        rows_read = rows_listed = 0
+        schema = pa.schema([id_column.with_type(pa.int64() if pa.types.is_integer(id_column.type) else pa.string())])
+        with (
+            _open_stream(source, options) as stream,
+            fsspec.open(str(target), "wb", compression=_compression(source)) as sink,
+        ):
+            for block in _blocks(stream):
+                starts, ends, _ = _line_spans(block)
+                table, good = _parse_lines(_lines(block, starts, ends), schema)
+                listed = np.zeros(len(starts), dtype=bool)
+                listed[good] = is_listed(table.column(0))
+                written = 0
+                for line in np.flatnonzero(listed):
+                    sink.write(block[written : starts[line]])
+                    written = ends[line] + 1
+                sink.write(block[written:])
+                rows_read += len(listed)
+                rows_listed += int(listed.sum())
+        return rows_read, rows_listed
+
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
         return pa.nulls(len(numbers), pa.int32()), pa.array(numbers, pa.int64())
 
 
-def line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Starts and ends of the lines of `block` that are not blank, and how many lines stand before each."""
     data = np.frombuffer(block, dtype=np.uint8)
     newlines = np.flatnonzero(data == ord("\n"))
@@ -122,7 +140,11 @@ def line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return starts[kept], ends[kept], kept
 
 
-def parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
+def _lines(block: bytes, starts: np.ndarray, ends: np.ndarray) -> list[bytes]:
+    return [block[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def _parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
     """The table of the well-formed lines, and which they are (n,) bool."""
     good = np.fromiter(map(_may_be_object, lines), bool, len(lines))
     if not good.any():
@@ -142,7 +164,7 @@ def _may_be_object(line: bytes) -> bool:
 
 
 def _parse_objects(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
-    """As `parse_lines`; halves what does not parse as a whole."""
+    """As `_parse_lines`; halves what does not parse as a whole."""
     try:
         table = _read_json(lines, schema)
         if table.num_rows == len(lines):
@@ -176,8 +198,8 @@ class _Types:
 
     def add(self, block: bytes) -> int:
         """Takes a block into account; the number of its lines that are not blank."""
-        starts, ends, _ = line_spans(block)
-        lines = [block[s:e] for s, e in zip(starts, ends, strict=True)]
+        starts, ends, _ = _line_spans(block)
+        lines = _lines(block, starts, ends)
         for table in _readable_runs([line for line in lines if _may_be_object(line)]):
             for name, column in zip(table.column_names, table.columns, strict=True):
                 type_ = pa.string() if pa.types.is_timestamp(column.type) else column.type  # JSON has no times
@@ -247,7 +269,7 @@ def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return None
 
 
-def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
+def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
     """Runs of whole lines of about `_BLOCK_BYTES` from the next `length` bytes of `stream` (-1: all)."""
     rest = b""
     while length != 0:
@@ -265,15 +287,15 @@ def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
         yield rest
 
 
-def open_stream(url: str, options: storage.Options) -> IO[bytes]:
+def _open_stream(url: str, options: storage.Options) -> IO[bytes]:
     """The content of `url`, decompressed as its name says."""
-    kind = compression(url)
+    kind = _compression(url)
     if kind == "zstd":  # fsspec's reader takes a truncated file for a whole one
         return pa.CompressedInputStream(storage.open_input(url, options), kind)
     fs, path = storage.filesystem(url, options)
     return fs.open(path, "rb", compression=kind)
 
 
-def compression(url: str) -> str | None:
+def _compression(url: str) -> str | None:
     """What the name of a file says about its compression, in fsspec's words."""
     return fsspec.utils.infer_compression(posixpath.basename(url))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,32 @@ class Parquet:
                 if position >= stop:
                     break
 
+    def copy_without(
+        self,
+        source: str,
+        target: Path,
+        id_column: pa.Field,
+        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
+        batch_bytes: int,
+        options: storage.Options,
+    ) -> tuple[int, int]:
+        """See `Format.copy_without`; each row group and the compression of each column is kept."""
+        rows_read = rows_listed = 0
+        with storage.open_input(source, options) as opened:
+            file = pq.ParquetFile(opened)
+            schema, metadata = file.schema_arrow, file.metadata
+            with pq.ParquetWriter(target, schema, compression=_codecs(metadata) or "SNAPPY") as writer:
+                for group in range(metadata.num_row_groups):
+                    size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
+                    batch_rows = max(1, min(rows, rows * batch_bytes // max(1, size)))
+                    for batch in file.iter_batches(batch_rows, row_groups=[group]):
+                        table = pa.Table.from_batches([batch])
+                        listed = is_listed(embeddings.decoded(table.column(id_column.name)))
+                        writer.write_table(table.filter(pa.array(~listed)).cast(schema), row_group_size=max(1, rows))
+                        rows_read += table.num_rows
+                        rows_listed += int(listed.sum())
+        return rows_read, rows_listed
+
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
         with storage.open_input(unit.path, options) as source:
@@ -92,6 +119,14 @@ class Parquet:
         starts = np.concatenate([[0], np.cumsum(sizes)])
         groups = np.searchsorted(starts, numbers, side="right") - 1
         return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
+
+
+def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
+    """How each column of the first row group is compressed, by its path."""
+    if not metadata.num_row_groups:
+        return {}
+    columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
+    return {column.path_in_schema: column.compression.replace("UNCOMPRESSED", "NONE") for column in columns}
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:

@@ -1,11 +1,14 @@
-"""What the tests of the formats share: a file's facts, and all that its units hold."""
+"""What the tests of the formats share: a file's facts, all that its units hold, and a copy of it without some rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_semdedup import storage
 from beam_semdedup.formats import FileFacts, Format, InputUnit, RowBatch
@@ -35,3 +38,13 @@ def malformed(rows: list[RowBatch]) -> list[int]:
 
 def positions(rows: list[RowBatch]) -> list[int]:
     return [n for r in rows for n in r.positions.tolist()]
+
+
+def copied(kind: Format, source: Path, gone: Iterable[Any], batch_bytes: int = 1 << 20) -> tuple[Path, tuple[int, int]]:
+    """A copy of the file without the rows with these ids, and how many rows were read and left out."""
+    listed, target = pa.array(gone), source.with_name("copy")
+
+    def is_listed(ids: pa.ChunkedArray) -> np.ndarray:
+        return pc.is_in(ids, listed.cast(ids.type)).to_numpy()
+
+    return target, kind.copy_without(str(source), target, pa.field("id", listed.type), is_listed, batch_bytes, {})

@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import SCHEMA, facts, malformed, numbers, positions, read
+from reading import SCHEMA, copied, facts, malformed, numbers, positions, read
 
 from beam_semdedup import inputs, jsonl
 from beam_semdedup.failures import InputError
@@ -28,6 +28,12 @@ COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".xz": lzma.compress,
     ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+}
+DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
 }
 MALFORMED = {
     "no JSON": b"hello",
@@ -313,6 +319,39 @@ class TestCompressedJsonl:
             self.written(tmp_path, suffix, content)
 
 
+class TestCopyWithout:
+    kind = Jsonl()
+
+    @pytest.mark.parametrize("suffix", ["", *COMPRESSORS])
+    def test_lines_go_and_every_other_byte_stays_however_it_is_compressed(self, tmp_path, suffix):
+        lines = [
+            b'{"id": 1, "x": {"nested": [1, {"a": null}]}}\n',
+            b'{"id":2}\r\n',
+            b"\n",
+            b'  {"x": "\xc3\xa9", "id": 3}  \n',
+            b'{"id": 4, "oops\n',
+            b'{"id": "2"}\n',
+            b'{"id": null}\n',
+            b"null\n",
+            b'{"id": 2, "embeddings": [1e3, NaN]}\n',
+            b'{"other": 5}\n',
+            b'{"id": 6}',
+        ]
+        source = tmp_path / f"a.jsonl{suffix}"
+        source.write_bytes(COMPRESSORS.get(suffix, bytes)(b"".join(lines)))
+        copy, counts = copied(self.kind, source, [2, 3, 7])
+        after = DECOMPRESSORS.get(suffix, bytes)(copy.read_bytes())
+        assert after == b"".join(line for n, line in enumerate(lines) if n not in (1, 3, 8))
+        assert counts == (10, 3)
+
+    def test_string_ids_and_the_last_line(self, tmp_path):
+        content = lines_of({"id": "a"}, {"id": "2024-01-01"}, {"id": "é", "x": 1}).rstrip()
+        (tmp_path / "a.jsonl").write_bytes(content)
+        copy, counts = copied(self.kind, tmp_path / "a.jsonl", ["2024-01-01", "é"])
+        assert counts == (3, 2)
+        assert copy.read_bytes() == b'{"id": "a"}\n'
+
+
 LINE = st.one_of(
     st.integers(0, 10**6).map(lambda i: ("good", lines_of(row(i)).strip(), i)),
     st.integers(0, 50).map(lambda n: ("good", json.dumps({**row(n), "text": "t" * n}).encode(), n)),
@@ -374,7 +413,7 @@ class TestAnyLines:
     def test_blocks_are_whole_lines_and_the_content_end_to_end(self, content, size):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(jsonl, "_BLOCK_BYTES", size)
-            found = list(jsonl.blocks(io.BytesIO(content)))
+            found = list(jsonl._blocks(io.BytesIO(content)))
         assert b"".join(found) == content
         assert all(block.endswith(b"\n") for block in found[:-1])
         assert all(found)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import VECTORS, facts, malformed, numbers, positions, read
+from reading import VECTORS, copied, facts, malformed, numbers, positions, read
 
 from beam_semdedup import embeddings, parquet, storage
 from beam_semdedup.failures import InputError
@@ -220,3 +221,67 @@ class TestParquetDimension:
         usable = [[n for n in group if n] for group in groups]
         first = next((group for group in usable if group), [])
         assert found == max(sorted(set(first)), key=first.count, default=None)
+
+
+class TestCopyWithout:
+    kind = Parquet()
+
+    def test_all_columns_types_and_metadata_are_kept(self, tmp_path):
+        n = 20
+        columns = {
+            "id": pa.array(range(n), pa.int32()),
+            "half": pa.array(np.arange(n, dtype=np.float16)),
+            "day": pa.array(range(n), pa.date32()),
+            "time": pa.array(range(n), pa.timestamp("us", "Europe/Vienna")),
+            "long": pa.array(range(n), pa.duration("ms")),
+            "price": pa.array([Decimal(i) / 4 for i in range(n)], pa.decimal128(12, 3)),
+            "flag": pa.array([None, True, False, True] * 5),
+            "nothing": pa.nulls(n),
+            "kind": pa.array(["a", "b", None, "a"] * 5).dictionary_encode(),
+            "large": pa.array(["é" * i for i in range(n)], pa.large_string()),
+            "raw": pa.array([bytes([i] * 3) for i in range(n)], pa.binary(3)),
+            "small": pa.array(range(n), pa.uint8()),
+            "vector": pa.array([[float(i), 1.0] for i in range(n)], pa.list_(pa.float32(), 2)),
+            "halves": pa.array([np.full(i % 4, i, np.float16) for i in range(n)], pa.large_list(pa.float16())),
+            "nested": pa.array([{"a": [{"b": i, "c": None}], "d": {"e": str(i)}} for i in range(n)]),
+            "map": pa.array([[(str(i), i)] for i in range(n)], pa.map_(pa.string(), pa.int64())),
+            "tensor": pa.ExtensionArray.from_storage(
+                pa.fixed_shape_tensor(pa.float32(), (1, 2)),
+                pa.array([[float(i), 1.0] for i in range(n)], pa.list_(pa.float32(), 2)),
+            ),
+        }
+        schema = pa.schema(
+            [
+                pa.field(name, a.type, nullable=name != "id", metadata={"unit": "of " + name})
+                for name, a in columns.items()
+            ],
+            metadata={"made by": "a test", "pandas": "{}"},
+        )
+        content = pa.table(list(columns.values()), schema=schema)
+        pq.write_table(content, tmp_path / "in.parquet", row_group_size=6)
+        before = pq.read_table(tmp_path / "in.parquet")
+        after = pq.read_table(copied(self.kind, tmp_path / "in.parquet", [3, 17])[0])
+        assert after.schema.equals(before.schema, check_metadata=True)
+        assert after.equals(before.filter(pa.array([i not in (3, 17) for i in range(n)])))
+
+    def test_row_groups_stay_where_they_were(self, tmp_path):
+        pq.write_table(table(100), tmp_path / "a.parquet", row_group_size=30)
+        copy, counts = copied(self.kind, tmp_path / "a.parquet", [0, 1, *range(30, 60), 99])
+        assert counts == (100, 33)
+        metadata = pq.read_metadata(copy)
+        assert [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)] == [28, 0, 30, 9]
+
+    def test_the_compression_of_each_column_is_kept(self, tmp_path):
+        for codec in ("none", "snappy", "gzip", "brotli", "zstd", "lz4"):
+            source = tmp_path / f"{codec}.parquet"
+            codecs = {"id": "none", "text": codec, "embeddings.list.element": "gzip"}
+            pq.write_table(table(10), source, compression=codecs)
+            groups = [pq.read_metadata(path).row_group(0) for path in (source, copied(self.kind, source, [3])[0])]
+            before, after = ([group.column(i).compression for i in range(3)] for group in groups)
+            assert after == before
+
+    def test_row_groups_larger_than_the_memory_are_taken_in_pieces(self, tmp_path):
+        pq.write_table(table(5000), tmp_path / "a.parquet")
+        copy, _ = copied(self.kind, tmp_path / "a.parquet", range(0, 5000, 7), batch_bytes=10_000)
+        assert pq.read_table(copy).column("id").to_pylist() == [i for i in range(5000) if i % 7]
+        assert pq.read_metadata(copy).num_row_groups > 1
