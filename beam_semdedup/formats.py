@@ -85,6 +85,12 @@ class Format(Protocol):
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """The commonest length of the vectors at the start of the file; None where no row has one."""
 
+    def vector_type(self, type_: pa.DataType) -> pa.DataType:
+        """The type that a column of vectors is read as if the file says `type_`; itself if that holds no vectors."""
+
+    def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """The type that a column is read as if files say different ones; None if they do not fit together."""
+
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """The unit's rows with the columns and types of `schema`, in order, in tables of bounded size."""
 

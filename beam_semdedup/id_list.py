@@ -32,7 +32,7 @@ class IdList:
     @classmethod
     def open(cls, paths: Sequence[str], options: storage.Options, memory: int) -> IdList:
         """Reads the footers; InputError, naming the file, where one has no usable column `id`."""
-        facts = inputs.each(lambda path: _list_facts(path, options), paths)
+        facts = inputs.in_io_threads(lambda path: _list_facts(path, options), paths)
         id_type = facts[0].schema.field("id").type if facts else pa.null()
         size = sum(f.info.size for f in facts)
         files, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
@@ -91,7 +91,7 @@ class StreamedIds:
 
     def __init__(self, ids: IdList) -> None:
         self._options = ids.options
-        self._files = inputs.each(lambda file: _ListFile.open(file.url, ids.options), ids.files)
+        self._files = inputs.in_io_threads(lambda file: _ListFile.open(file.url, ids.options), ids.files)
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""

@@ -55,7 +55,7 @@ def list_files(
     found: dict[str, storage.FileInfo] = {}
     for path in paths:
         url = storage.absolute(path, options)
-        is_glob = any(c in path for c in "*?[") and not storage.exists(url, options)
+        is_glob = storage.is_pattern(path) and not storage.exists(url, options)
         roots = storage.glob(url, options) if is_glob else [url]
         files = [file for root in roots for file in storage.find(root, options)]
         if not files:
@@ -90,12 +90,12 @@ def inspect(
         InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
     """
     kind = FORMATS[filetype]
-    facts = each(lambda info: kind.inspect(info, options), files)
+    facts = in_io_threads(lambda info: kind.inspect(info, options), files)
     used = [f for f in facts if f.num_rows]
     if not used:
         raise InputError(f"input_path: {_files(len(files))} without a single row")
-    schema = _common_schema(used, filetype, id_field, embedding_field, carried)
-    dimensions = each(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
+    schema = _common_schema(kind, used, id_field, embedding_field, carried)
+    dimensions = in_io_threads(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
     known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
     if not known:
         raise InputError(f"{embedding_field!r} has no vector in any of {_files(len(used))}, {used[0].info.url} first")
@@ -109,7 +109,7 @@ def inspect(
     return InputFacts(tuple(facts), schema, dimension)
 
 
-def each(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
+def in_io_threads(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
     """The function's results for the files, in their order; many files are waited for at the same time."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, files))
@@ -211,7 +211,7 @@ def _dimension(
 
 
 def _common_schema(
-    files: Sequence[FileFacts], filetype: str, id_field: str, embedding_field: str, carried: Sequence[str]
+    kind: Format, files: Sequence[FileFacts], id_field: str, embedding_field: str, carried: Sequence[str]
 ) -> pa.Schema:
     """The id, embedding and carried columns with the types that all files share."""
     columns: dict[str, tuple[pa.DataType, FileFacts]] = {}
@@ -221,7 +221,9 @@ def _common_schema(
                 raise InputError(
                     f"{file.info.url}: no column {name!r}; it has: {', '.join(file.schema.names) or 'none'}"
                 )
-            type_ = _read_type(file.schema.field(name).type, name == embedding_field, filetype)
+            type_ = file.schema.field(name).type
+            if name == embedding_field:
+                type_ = kind.vector_type(type_)
             if name == id_field and not embeddings.is_id_type(type_) and type_ != pa.null():
                 raise InputError(f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary")
             if name == embedding_field and not embeddings.is_embedding_type(type_):
@@ -230,7 +232,8 @@ def _common_schema(
                     "or float64"
                 )
             seen, first = columns.get(name, (type_, file))
-            joined = _join_types(seen, type_, name == embedding_field, filetype)
+            # Every list of floats becomes a float32 matrix.
+            joined = seen if name == embedding_field else _joined(kind, seen, type_)
             if joined is None:
                 raise InputError(
                     f"column {name!r} is {seen} in {first.info.url} and {type_} in {file.info.url}: "
@@ -240,25 +243,11 @@ def _common_schema(
     return pa.schema([(name, pa.string() if t == pa.null() else t) for name, (t, _) in columns.items()])
 
 
-def _read_type(type_: pa.DataType, is_embedding: bool, filetype: str) -> pa.DataType:
-    """The type that a column is read as: jsonl's vectors, of whatever numbers, as float32."""
-    if filetype == "jsonl" and is_embedding and (pa.types.is_list(type_) or type_ == pa.null()):
-        item = pa.null() if type_ == pa.null() else type_.value_type
-        if item == pa.null() or pa.types.is_integer(item) or pa.types.is_floating(item):
-            return pa.list_(pa.float32())
-    return type_
-
-
-def _join_types(a: pa.DataType, b: pa.DataType, is_embedding: bool, filetype: str) -> pa.DataType | None:
-    if is_embedding:
-        return a  # every list of floats becomes a float32 matrix
-    if a.equals(b) or b == pa.null():
+def _joined(kind: Format, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """The type of a column that has these in two files; one of nulls alone fits with any."""
+    if a == b or b == pa.null():
         return a
-    if a == pa.null():
-        return b
-    if filetype == "jsonl" and {a, b} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    return None
+    return b if a == pa.null() else kind.joined_type(a, b)
 
 
 def _together(parts: Sequence[InputUnit], file: int) -> InputUnit:

@@ -20,6 +20,7 @@ from beam_semdedup.failures import as_input_error
 from beam_semdedup.formats import FileFacts, InputUnit, RowBatch
 
 _BLOCK_BYTES = 1 << 20
+_VECTORS = pa.list_(pa.float32())
 _SPACE = ord(" ")
 _AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 
@@ -57,13 +58,21 @@ class Jsonl:
 
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """See `Format.dimension`; from the first block with a vector."""
-        schema = pa.schema([(embedding_field, pa.list_(pa.float32()))])
+        schema = pa.schema([(embedding_field, _VECTORS)])
         for part in facts.parts:
             for rows in self.read(part, schema, options):
                 counts = embeddings.lengths(rows.table.column(0).combine_chunks())
                 if commonest := embeddings.commonest_length(counts):
                     return commonest
         return None
+
+    def vector_type(self, type_: pa.DataType) -> pa.DataType:
+        """See `Format.vector_type`; whatever numbers happen to stand in the file, they are read as float32."""
+        return _VECTORS if _joined(type_, _VECTORS) else type_
+
+    def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """See `Format.joined_type`; as within a file."""
+        return _joined(a, b)
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""

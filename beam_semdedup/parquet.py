@@ -67,6 +67,14 @@ class Parquet:
                     return commonest
         return None
 
+    def vector_type(self, type_: pa.DataType) -> pa.DataType:
+        """See `Format.vector_type`."""
+        return type_
+
+    def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """See `Format.joined_type`; files say what they mean, so none do."""
+        return None
+
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """See `Format.read`."""
         no_lines = np.empty(0, dtype=np.int64)

@@ -344,9 +344,10 @@ def _units(
 
 
 def _fixed_part(root: str) -> str:
-    """A glob's directory before its first wildcard; any other path itself."""
-    cut = min((root.index(c) for c in "*?[" if c in root), default=-1)
-    return root if cut < 0 else root[:cut].rsplit("/", 1)[0]
+    """The last directory of a glob before its first wildcard; any other path itself."""
+    while storage.is_pattern(root):
+        root = root.rpartition("/")[0]
+    return root
 
 
 def _check_id_column(
@@ -369,7 +370,7 @@ def _check_id_column(
         if head.names and wrong(info, head) and (error := wrong(info, kind.inspect(info, options).schema)):
             raise InputError(error)
 
-    inputs.each(check, files)
+    inputs.in_io_threads(check, files)
 
 
 def _prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:

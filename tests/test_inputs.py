@@ -283,11 +283,12 @@ class TestInspect:
         assert message(dataset.path).startswith(f"{broken}: not a readable parquet file")
 
     def test_jsonl_numbers_fit_together_and_nulls_fit_with_anything(self, tmp_path):
-        write_lines(tmp_path / "a.jsonl", {"id": None, "embeddings": None, "score": 1})
-        write_lines(tmp_path / "b.jsonl", {"id": "x", "embeddings": [1, 2], "score": 0.5})
-        write_lines(tmp_path / "c.jsonl", {"id": "y", "embeddings": [0.5, 2], "score": None})
-        found = inspect(tmp_path, filetype="jsonl", carried=("score",))
-        assert [str(f.type) for f in found.schema] == ["string", "list<item: float>", "double"]
+        write_lines(tmp_path / "a.jsonl", {"id": None, "embeddings": None, "score": 1, "tags": []})
+        write_lines(tmp_path / "b.jsonl", {"id": "x", "embeddings": [1, 2], "score": 0.5, "tags": ["new"]})
+        write_lines(tmp_path / "c.jsonl", {"id": "y", "embeddings": [0.5, 2], "score": None, "tags": None})
+        found = inspect(tmp_path, filetype="jsonl", carried=("score", "tags"))
+        types = [str(f.type) for f in found.schema]
+        assert types == ["string", "list<item: float>", "double", "list<item: string>"]
         assert found.dimension == 2
 
     def test_a_carried_jsonl_column_may_change_its_type_or_begin_far_down_the_file(self, tmp_path):
