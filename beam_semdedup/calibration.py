@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, segments, stages, storage
+from beam_semdedup import segments, stages, storage
 from beam_semdedup.arrays import cores
 from beam_semdedup.config import Parameters, resolve
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import Shard, lloyd
-from beam_semdedup.parquet import Parquet
+from beam_semdedup.inputs import VectorColumn
 from beam_semdedup.plan import Plan, make_plan
 from beam_semdedup.stages import AssignedUnit, ComparedUnit
 
@@ -247,11 +247,11 @@ class _Calibration:
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        schema = pa.schema([plan.job.input_schema.field("embeddings")])
+        column = VectorColumn("parquet", plan.job.input_schema.field("embeddings"), self._dimension, True, {})
 
         def read() -> None:
-            for rows in Parquet().read(plan.units[0], schema, {}):
-                embeddings.to_matrix(rows.table.column(0), self._dimension, True)
+            for _ in column.read(plan.units[0]):
+                pass
 
         return _least(read)[0]
 

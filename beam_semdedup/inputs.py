@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -39,6 +39,25 @@ class InputFacts:
     def num_rows(self) -> int:
         """All rows, the ones that will be rejected included."""
         return sum(f.num_rows for f in self.files)
+
+
+@dataclass(frozen=True)
+class VectorColumn:
+    """The column with the vectors of an input of `filetype`, and what is made of them: see `embeddings.to_matrix`."""
+
+    filetype: str
+    field: pa.Field
+    dimension: int
+    normalize: bool
+    options: storage.Options
+
+    def read(self, unit: InputUnit, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """The usable vectors of a unit, or of the `rows` of it with these numbers in the file; each (m, d) float32."""
+        for batch in FORMATS[self.filetype].read(unit, pa.schema([self.field]), self.options):
+            vectors = batch.table.column(0)
+            if rows is not None and len(rows) < unit.num_rows:
+                vectors = vectors.filter(pa.array(np.isin(batch.positions, rows, assume_unique=True)))
+            yield embeddings.to_matrix(vectors, self.dimension, self.normalize)[0]
 
 
 def list_files(
@@ -133,60 +152,54 @@ def units(files: Sequence[FileFacts], rows_per_unit: int) -> list[InputUnit]:
     return result
 
 
-def sample(
-    pieces: Sequence[InputUnit],
-    filetype: str,
-    column: pa.Field,
-    size: int,
-    seed: int,
-    dimension: int,
-    normalize: bool,
-    options: storage.Options,
-    part: int = 0,
-    parts: int = 1,
-) -> np.ndarray:
-    """Unit rows of a random sample without replacement, in the order of the files; (m, d) float32, m <= size.
+def choose(
+    pieces: Sequence[InputUnit], size: int, seed: int, part: int = 0, parts: int = 1
+) -> list[tuple[InputUnit, np.ndarray]]:
+    """The rows of a random sample without replacement: the pieces with some, and their row numbers in the file.
 
-    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into
-    `pieces`. Rows that cannot be used are left out. Of the `parts` shares that follow each other in the input only
-    share `part` is read.
+    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into `pieces`. Of
+    the `parts` shares of the input that follow each other only share `part` is looked at.
     """
-    bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces])])
+    bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces], dtype=np.int64)])
     total = int(bounds[-1])
     chosen = None
     if size < total:
         chosen = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
         chosen.sort()
-    start, stop = total * part // parts, total * (part + 1) // parts
-    schema = pa.schema([column])
-    wanted: list[tuple[InputUnit, np.ndarray | None, int]] = []  # a piece, its chosen rows or all, where they go
-    expected = 0
-    for piece, first in zip(pieces, bounds[:-1], strict=True):
-        low, high = max(first, start), min(first + piece.num_rows, stop)
-        taken = np.arange(low, high) if chosen is None else chosen[slice(*np.searchsorted(chosen, [low, high]))]
-        if low < high and len(taken):
-            wanted.append((piece, None if len(taken) == piece.num_rows else taken - first + piece.first_row, expected))
-            expected += len(taken)
-    result = np.empty((expected, dimension), dtype=np.float32)
+    wanted = []
+    lows, highs = np.clip([bounds[:-1], bounds[1:]], total * part // parts, total * (part + 1) // parts)
+    for piece, first, low, high in zip(pieces, bounds[:-1], lows, highs, strict=True):
+        rows = np.arange(low, high) if chosen is None else chosen[slice(*np.searchsorted(chosen, [low, high]))]
+        if len(rows):
+            wanted.append((piece, rows - first + piece.first_row))
+    return wanted
 
-    def read(want: tuple[InputUnit, np.ndarray | None, int]) -> tuple[int, int]:
-        piece, numbers, place = want
-        filled = place
+
+def sample(
+    pieces: Sequence[InputUnit], column: VectorColumn, size: int, seed: int, part: int = 0, parts: int = 1
+) -> np.ndarray:
+    """The vectors of the rows that `choose` says, in the order of the files; (m, d) float32, m <= size.
+
+    Rows that cannot be used are left out.
+    """
+    wanted = choose(pieces, size, seed, part, parts)
+    places = np.concatenate([[0], np.cumsum([len(rows) for _, rows in wanted], dtype=np.int64)])
+    result = np.empty((places[-1], column.dimension), dtype=np.float32)
+
+    def read(number: int) -> tuple[int, int]:
+        piece, rows = wanted[number]
+        start = filled = places[number]
         with naming_unit(piece):
-            for rows in FORMATS[filetype].read(piece, schema, options):
-                table = rows.table
-                if numbers is not None:
-                    table = table.filter(pa.array(np.isin(rows.positions, numbers, assume_unique=True)))
-                matrix, _ = embeddings.to_matrix(table.column(0), dimension, normalize)
-                result[filled : filled + len(matrix)] = matrix
-                filled += len(matrix)
-        return place, filled
+            for vectors in column.read(piece, rows):
+                result[filled : filled + len(vectors)] = vectors
+                filled += len(vectors)
+        return start, filled
 
     filled = 0
-    for low, high in in_threads(read, wanted):
-        if low > filled:  # rows before them could not be used
-            result[filled : filled + high - low] = result[low:high]
-        filled += high - low
+    for start, stop in in_threads(read, range(len(wanted))):
+        if start > filled:  # rows before them could not be used
+            result[filled : filled + stop - start] = result[start:stop]
+        filled += stop - start
     pa.default_memory_pool().release_unused()
     return result[:filled]
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from beam_semdedup import inputs, jsonl, parquet, storage
 from beam_semdedup.failures import InputError, UnitError
 from beam_semdedup.formats import FileFacts, InputUnit
-from beam_semdedup.inputs import InputFacts
+from beam_semdedup.inputs import InputFacts, VectorColumn
 
 VECTORS = pa.list_(pa.float32())
 SCHEMA = pa.schema([("id", pa.int64()), ("embeddings", VECTORS)])
@@ -362,6 +362,39 @@ class TestUnits:
         assert sum(unit.num_rows for unit in units) == lines
 
 
+class TestChoose:
+    @staticmethod
+    def chosen(part_rows: list[list[int]], rows_per_unit: int, *arguments: int) -> list[tuple[int, int]]:
+        """The files and numbers of the rows."""
+        found = inputs.choose(inputs.units(made_up(part_rows), rows_per_unit), *arguments)
+        assert all(len(rows) for _, rows in found)
+        return [(unit.file, row) for unit, rows in found for row in rows.tolist()]
+
+    @given(
+        part_rows=st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=4),
+        rows_per_unit=st.integers(1, 40),
+        size=st.integers(0, 100),
+        parts=st.integers(1, 8),
+    )
+    def test_its_shares_are_one_sample_however_the_input_is_cut(self, part_rows, rows_per_unit, size, parts):
+        whole = self.chosen(part_rows, 10**6, size, 5)
+        assert len(set(whole)) == len(whole) == min(size, sum(map(sum, part_rows)))
+        assert whole == sorted(whole)
+        assert set(whole) <= {(file, row) for file, rows in enumerate(part_rows) for row in range(sum(rows))}
+        shares = [self.chosen(part_rows, rows_per_unit, size, 5, part, parts) for part in range(parts)]
+        assert [row for share in shares for row in share] == whole
+        assert size < sum(map(sum, part_rows)) or max(map(len, shares)) - min(map(len, shares)) <= 1
+
+    def test_every_row_has_the_same_chance(self):
+        counts = np.zeros(100)
+        for seed in range(200):
+            for file, row in self.chosen([[40], [40], [20]], 33, 20, seed):
+                counts[40 * file + row] += 1
+        # 40 of 200 expected, with a standard deviation of 5.7.
+        assert counts.min() > 40 - 5 * 5.7
+        assert counts.max() < 40 + 5 * 5.7
+
+
 def sampled(
     found: InputFacts,
     size: int,
@@ -371,11 +404,10 @@ def sampled(
     filetype: str = "parquet",
     normalize: bool = True,
     field: pa.Field | None = None,
-    **share: int,
 ) -> np.ndarray:
     units = inputs.units(found.files, rows_per_unit)
-    column = field or pa.field("embeddings", VECTORS)
-    return inputs.sample(units, filetype, column, size, seed, found.dimension, normalize, {}, **share)
+    column = VectorColumn(filetype, field or pa.field("embeddings", VECTORS), found.dimension, normalize, {})
+    return inputs.sample(units, column, size, seed)
 
 
 class TestSample:
@@ -424,30 +456,10 @@ class TestSample:
         monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 100)
         assert self.numbers(numbered, 30, seed=5) == reference
 
-    @pytest.mark.parametrize("size", [3, 30, 100])
-    def test_its_shares_are_its_parts_in_the_order_of_the_files(self, numbered, size):
-        for parts in (1, 2, 3, 8):
-            for rows_per_unit in (3, 33):
-                shares = [
-                    self.numbers(numbered, size, seed=5, rows_per_unit=rows_per_unit, part=part, parts=parts)
-                    for part in range(parts)
-                ]
-                assert [number for share in shares for number in share] == self.numbers(numbered, size, seed=5)
-                assert size < 100 or max(map(len, shares)) - min(map(len, shares)) <= 1
-
     def test_it_is_the_same_rows_from_parquet_and_jsonl(self, parquet_dataset, jsonl_dataset):
         parquet = sampled(inspect(parquet_dataset.path), 77)
         jsonl = sampled(inspect(jsonl_dataset.path, filetype="jsonl"), 77, filetype="jsonl")
         np.testing.assert_array_equal(parquet, jsonl)
-
-    def test_every_row_has_the_same_chance(self, tmp_path):
-        numbered = self.write_numbered(tmp_path, "parquet")
-        counts = np.zeros(100)
-        for seed in range(200):
-            counts[np.array(self.numbers(numbered, 20, seed=seed), dtype=int)] += 1
-        # 40 of 200 expected, with a standard deviation of 5.7.
-        assert counts.min() > 40 - 5 * 5.7
-        assert counts.max() < 40 + 5 * 5.7
 
     @pytest.mark.parametrize("normalize", [True, False])
     def test_rows_are_float32_and_of_length_one_if_asked(self, parquet_dataset, normalize):
