@@ -154,6 +154,18 @@ class TestFind:
         assert reader.find(pa.chunked_array([ids(170, 999)]))[0].tolist() == [False, False]
         assert read == []
 
+    @pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BINARY_PACKED"])
+    def test_a_list_is_held_in_memory_by_what_it_takes_there_however_small_its_file(self, tmp_path, encoding):
+        path = str(tmp_path / "a.parquet")
+        table = pa.table({"id": range(100_000)})
+        pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding={"id": encoding})
+        opened = [IdList.open([path], {}, memory) for memory in (8 * 1_500_000, 8 * 2_500_000)]
+        assert [ids.in_memory for ids in opened] == [False, True]
+        ids = opened[1].reader()
+        ids.find(pa.chunked_array([[1]]))
+        ((listed, numbers),) = ids._sorted.values()
+        assert 1_500_000 < listed.nbytes + numbers.nbytes < 2_500_000
+
     def test_a_file_that_is_no_list_of_ids_is_an_error_that_names_it(self, tmp_path):
         for table in (pa.table({"key": [1]}), pa.table({"id": [1.5]})):
             pq.write_table(table, tmp_path / "a.parquet")
