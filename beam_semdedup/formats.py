@@ -45,7 +45,7 @@ class InputUnit:
 class FileFacts:
     """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in.
 
-    `column_bytes` is the uncompressed size of each column; jsonl does not say.
+    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say.
     """
 
     info: storage.FileInfo
@@ -80,7 +80,7 @@ class Format(Protocol):
         """The facts of one file; InputError, naming it, where it cannot be read."""
 
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
-        """The types of the columns at the start of a file, for little reading; no columns where it has no rows."""
+        """The types of the columns at the start of a file, found with little reading; no columns if it has no rows."""
 
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """The commonest length of the vectors at the start of the file; None where no row has one."""
@@ -103,13 +103,16 @@ class Format(Protocol):
         batch_bytes: int,
         options: storage.Options,
     ) -> tuple[int, int]:
-        """Copies a file without the rows whose ids are listed, all else as it is; how many rows it had, and lost.
+        """Copies a file without the rows whose ids are listed, and changes nothing else.
 
         Args:
             target: the local file to write, compressed as `source` is.
-            id_column: the column of `source` with the ids, and the type of those that are listed.
-            is_listed: which of n ids are, (n,) bool; called for some rows after the others, each once.
-            batch_bytes: about how much is in memory at a time, where the rows of a file are stored in larger pieces.
+            id_column: the name of the column with the ids, and the type of the listed ids.
+            is_listed: says of n ids which are listed, (n,) bool; asked for one batch of rows after another.
+            batch_bytes: the size of a batch, at most, where the pieces that the file is stored in are larger.
+
+        Returns:
+            How many rows were read, and how many of them left out.
         """
 
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:

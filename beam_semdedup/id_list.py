@@ -17,7 +17,7 @@ from beam_semdedup.formats import FileFacts
 from beam_semdedup.parquet import Parquet
 
 _LIST_BATCH_ROWS = 65_536
-_ENTRY_BYTES = 16  # an integer, or where a text begins, and the number of the entry; the texts are those of the file
+_ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class IdList:
         """Reads the footers of the files.
 
         Args:
-            memory: of a worker, in bytes; a list is held in it that takes less than an eighth, of which building it
-                takes about three times as much.
+            memory: of a worker, in bytes. The list is held in it if it takes less than an eighth: sorting takes three
+                times as much for a moment.
 
         Raises:
             InputError: a file is gone or has no usable column `id`; the message names it.
@@ -96,7 +96,7 @@ class SortedIds:
 
 
 class StreamedIds:
-    """The row groups of the list, of which those are read that may hold the ids; the footers are read once."""
+    """Reads, for each look-up, the row groups of the list that may hold one of the ids; keeps the footers alone."""
 
     def __init__(self, ids: IdList) -> None:
         self._options = ids.options

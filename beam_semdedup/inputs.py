@@ -43,7 +43,7 @@ class InputFacts:
 
 @dataclass(frozen=True)
 class VectorColumn:
-    """The column with the vectors of an input of `filetype`, and what is made of them: see `embeddings.to_matrix`."""
+    """The column of vectors in files of `filetype`, and how it is read; see `embeddings.to_matrix`."""
 
     filetype: str
     field: pa.Field
@@ -52,7 +52,7 @@ class VectorColumn:
     options: storage.Options
 
     def read(self, unit: InputUnit, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
-        """The usable vectors of a unit, or of the `rows` of it with these numbers in the file; each (m, d) float32."""
+        """The usable vectors of a unit, or of its rows with these numbers in the file; batches of (m, d) float32."""
         for batch in FORMATS[self.filetype].read(unit, pa.schema([self.field]), self.options):
             vectors = batch.table.column(0)
             if rows is not None and len(rows) < unit.num_rows:
@@ -129,7 +129,7 @@ def inspect(
 
 
 def in_io_threads(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
-    """The function's results for the files, in their order; many files are waited for at the same time."""
+    """The function's results for the files, in their order; storage is waited for in many threads at a time."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, files))
 
@@ -157,8 +157,8 @@ def choose(
 ) -> list[tuple[InputUnit, np.ndarray]]:
     """The rows of a random sample without replacement: the pieces with some, and their row numbers in the file.
 
-    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into `pieces`. Of
-    the `parts` shares of the input that follow each other only share `part` is looked at.
+    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into `pieces`. With
+    `parts`, the input is cut into that many consecutive shares, and only the rows in share `part` are given.
     """
     bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces], dtype=np.int64)])
     total = int(bounds[-1])
@@ -178,7 +178,7 @@ def choose(
 def sample(
     pieces: Sequence[InputUnit], column: VectorColumn, size: int, seed: int, part: int = 0, parts: int = 1
 ) -> np.ndarray:
-    """The vectors of the rows that `choose` says, in the order of the files; (m, d) float32, m <= size.
+    """The vectors of the rows that `choose` gives, in the order of the files; (m, d) float32, m <= size.
 
     Rows that cannot be used are left out.
     """

@@ -67,11 +67,11 @@ class Jsonl:
         return None
 
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
-        """See `Format.vector_type`; whatever numbers happen to stand in the file, they are read as float32."""
+        """See `Format.vector_type`; a list of any numbers is read as float32, also where all happen to be integers."""
         return _VECTORS if _joined(type_, _VECTORS) else type_
 
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        """See `Format.joined_type`; as within a file."""
+        """See `Format.joined_type`; the same rule as within a file."""
         return _joined(a, b)
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
@@ -80,7 +80,7 @@ class Jsonl:
             if unit.offset:
                 stream.seek(unit.offset)
             line = unit.first_line
-            # A compressed unit is found by counting from the file's start, the others start where they say.
+            # A compressed file is read, and its rows counted, from its start; any other from the unit's offset.
             position = 0 if unit.length < 0 else unit.first_row
             stop = unit.first_row + unit.num_rows
             for block in _blocks(stream, unit.length):
@@ -221,7 +221,7 @@ class _Types:
 
 
 def _count(counts: Counter[pa.DataType], type_: pa.DataType, num_values: int) -> None:
-    """Adds values to the count of a type that holds them and those counted there before, or to that of their own."""
+    """Counts values under their type, or joins it with one that was counted before into one that holds both."""
     if type_ not in counts:
         for other in counts:
             if joined := _joined(other, type_):
@@ -232,7 +232,7 @@ def _count(counts: Counter[pa.DataType], type_: pa.DataType, num_values: int) ->
 
 
 def _readable_runs(lines: Sequence[bytes]) -> Iterator[pa.Table]:
-    """Tables of lines that have one schema, each as it is found."""
+    """Tables of all well-formed lines; those of different schemas come in different tables."""
     if not lines:
         return
     try:
@@ -247,7 +247,10 @@ def _readable_runs(lines: Sequence[bytes]) -> Iterator[pa.Table]:
 
 
 def _alike(lines: Sequence[bytes]) -> list[list[bytes]]:
-    """The lines in groups whose columns have one kind of value each: a mixed column would be halved to single lines."""
+    """The lines in groups in which every column has one kind of value.
+
+    Halving alone would end at single lines where the kinds alternate.
+    """
     rows = [_values(line) for line in lines]
     kinds: dict[str, set[type]] = {}
     for row in rows:
@@ -262,7 +265,7 @@ def _alike(lines: Sequence[bytes]) -> list[list[bytes]]:
 
 
 def _values(line: bytes) -> dict[str, Any]:
-    """The values of a line as `_alike` tells them apart; none where it is malformed."""
+    """The values of a line, integers as floats since a column may have both; empty where it is malformed."""
     try:
         return dict(json.loads(line, parse_int=float))
     except (ValueError, RecursionError):

@@ -44,7 +44,7 @@ class Parquet:
         return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
-        """See `Format.head`; they are those of the whole file."""
+        """See `Format.head`; the footer has those of the whole file."""
         facts = self.inspect(info, options)
         return facts.schema if facts.num_rows else pa.schema([])
 
@@ -72,7 +72,7 @@ class Parquet:
         return type_
 
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        """See `Format.joined_type`; files say what they mean, so none do."""
+        """See `Format.joined_type`; whoever wrote the files chose their types, so different ones never fit."""
         return None
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
@@ -102,7 +102,7 @@ class Parquet:
         batch_bytes: int,
         options: storage.Options,
     ) -> tuple[int, int]:
-        """See `Format.copy_without`; each row group and the compression of each column is kept."""
+        """See `Format.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
         rows_read = rows_listed = 0
         with storage.open_input(source, options) as opened:
             file = pq.ParquetFile(opened)

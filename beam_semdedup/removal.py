@@ -3,8 +3,8 @@
 Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
 list of duplicates: in memory where it is small, else in the row groups whose range of ids meets the batch.
 
-A unit that has written its file leaves what it found beside it, in `_removal/`, until the whole removal is done, so
-that one that was killed goes on where it stopped.
+A finished unit notes in `_removal/` what it removed. A removal that was killed goes on from these notes; they are
+deleted when it is done.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def find_list(p: RemovalParameters) -> list[str]:
     """The files of the list at `p.duplicates_path`: those that the finished run's summary names.
 
     Raises:
-        InputError: there is no finished run, it had no eps, or it found repeated ids; unless allowed.
+        InputError: there is no finished run (unless partial=allow), it had no eps, or it found repeated ids (unless
+            repeated_ids=allow).
     """
     options = p.duplicates_options
     url = storage.absolute(p.duplicates_path, options)
@@ -138,7 +139,7 @@ def find_list(p: RemovalParameters) -> list[str]:
             return [storage.join(place, "duplicates", name) for name in summary["duplicates_files"]]
     if p.partial != "allow":
         raise InputError(
-            f"duplicates_path={p.duplicates_path}: no finished run stands behind it (there is no summary.json): run "
+            f"duplicates_path={p.duplicates_path}: not from a finished run (there is no summary.json): run "
             "semdedup to its end, or give partial=allow"
         )
     for place in (storage.join(url, "duplicates"), url):
@@ -225,7 +226,11 @@ class _Remove(beam.DoFn):
 
 
 def remove_from_unit(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[RemovedUnit, bytes]:
-    """Writes a unit's file, unless an earlier attempt did, and which entries of the list it has, packed."""
+    """Writes a unit's file, unless an earlier attempt did.
+
+    Returns:
+        The counts; and the numbers of the entries of the list that were found in the file, packed.
+    """
     options = job.parameters.write_options
     name = storage.fingerprint([job.key, unit.target[len(job.output) :]])
     done = storage.join(job.output, _FOUND, f"{name}.json")
@@ -317,7 +322,7 @@ def _key(
 
 
 def _names(units: Sequence[RemovalUnit | RemovedUnit], output: str) -> list[str]:
-    """The files of a ledger, as they are called in `output`, which may be copied or moved as a whole."""
+    """The files as a ledger names them: relative to `output`, which may be copied or moved as a whole."""
     return sorted(u.target[len(output) + 1 :] for u in units)
 
 
@@ -374,9 +379,9 @@ def _check_id_column(
 
 
 def _prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
-    """Clears what an earlier removal wrote, and states what this one will write before it writes it.
+    """Clears what an earlier removal wrote, and writes a ledger of what this one is going to write.
 
-    What an unfinished removal of the same files wrote stays, for this one to go on from.
+    What an unfinished removal of the same files wrote stays: this one goes on from it.
     """
     output, options = job.output, job.parameters.write_options
     ledger = storage.read_json(storage.join(output, _LEDGER), options)

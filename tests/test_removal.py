@@ -413,7 +413,7 @@ class TestTheList:
         run = finished_run(tmp_path / "run", [1, 2])
         Path(run, "summary.json").unlink()
         for place in (run, f"{run}/duplicates", tmp_path / "nowhere"):
-            assert "no finished run stands behind it" in message(source, place, tmp_path / "out")
+            assert "not from a finished run (there is no summary.json)" in message(source, place, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_it_is_taken_if_that_is_allowed(self, tmp_path, source):
