@@ -21,7 +21,6 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-from apache_beam import coders
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_semdedup import embeddings, inputs, progress, runners, storage
@@ -29,7 +28,7 @@ from beam_semdedup.capacity import memory_per_worker
 from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList, IdReader
-from beam_semdedup.transforms import ReferenceCoder
+from beam_semdedup.references import register
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
@@ -65,8 +64,7 @@ class RemovalResult:
     seconds: float
 
 
-for _element in (RemovalUnit, RemovedUnit):
-    coders.registry.register_coder(_element, ReferenceCoder)
+register(RemovalUnit, RemovedUnit)
 
 
 def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None) -> RemovalResult:

@@ -77,6 +77,11 @@ def join(url: str, *names: str) -> str:
     return posixpath.join(url, *names)
 
 
+def basename(url: str) -> str:
+    """The last component of `url`."""
+    return posixpath.basename(url)
+
+
 def is_inside(url: str, directory: str) -> bool:
     """Whether `url` is `directory` or lies in it; both as `absolute` spells them."""
     return url == directory or url.startswith(directory.rstrip("/") + "/")

@@ -78,6 +78,12 @@ def test_a_plan_alone_deletes_nothing(parquet_dataset: Any, tmp_path: Path) -> N
     assert unit_files(tmp_path / "out") == before
 
 
+def test_a_refused_run_leaves_nothing(parquet_dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is more than the"):
+        dedup(parquet_dataset.path, tmp_path / "out", n_clusters=10**6)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_without_finished_units_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
     def plan(**sizes: Any) -> Any:
         return SemanticDeduplicationWorkflow(
@@ -104,6 +110,30 @@ def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, 
     for pattern in ("*_results/*/manifest.json", "kmeans_results/*/segments/*", "pairwise_results/*/*.parquet"):
         next((tmp_path / "out").glob(pattern)).write_bytes(content)
     assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a file of ours"])
+@pytest.mark.parametrize(
+    ("pattern", "changed"),
+    [("pairwise_results/*/*.parquet", {"eps": 0.06}), ("*/*/segments/*", {"which_to_keep": "easy"})],
+)
+def test_files_of_a_finished_stage_that_are_damaged_or_gone_are_computed_by_the_next_run(
+    content: bytes | None, pattern: str, changed: dict[str, Any], parquet_dataset: Any, tmp_path: Path
+) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "other", **changed))
+    dedup(parquet_dataset.path, tmp_path / "out")
+    damaged = next((tmp_path / "out").glob(pattern))
+    damaged.unlink() if content is None else damaged.write_bytes(content)
+    with pytest.raises(RunError, match=f"{damaged.name} is damaged or gone; the same command computes it again"):
+        dedup(parquet_dataset.path, tmp_path / "out", **changed)
+    assert duplicates(dedup(parquet_dataset.path, tmp_path / "out", **changed)) == expected
+
+
+def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out"))
+    for stage in ("kmeans_results", "pairwise_results"):
+        next((tmp_path / "out" / stage).glob("*/plan.json")).write_text('{"format": 3, "fi')
+        assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
 
 
 def test_a_run_whose_rows_are_all_rejected_ends(given_centroids: Store, tmp_path: Path) -> None:

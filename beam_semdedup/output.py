@@ -1,0 +1,92 @@
+"""The `output_path` of a run: what may be cleared there, its configuration and the copies of the rejected rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from omegaconf import OmegaConf
+
+from beam_semdedup import layout, removal, storage
+from beam_semdedup.config import without_secrets
+from beam_semdedup.failures import InputError, as_input_error
+from beam_semdedup.plan import Places
+from beam_semdedup.summary import PROGRAM
+
+_CONFIG = "semdedup.yaml"
+_CONFIG_HEAD = f"# The configuration of a {PROGRAM} run; storage credentials are left out.\n"
+
+
+def check(places: Places) -> None:
+    """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared.
+
+    Raises:
+        InputError: either of these, or `output_path` cannot be read.
+    """
+    p, output, options = places.parameters, places.parameters.output_path, places.write_options
+    with as_input_error(f"output_path={output}: cannot be written"):
+        for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
+            url = storage.join(output, name)
+            if storage.exists(url, options) and not is_own(storage.read_bytes(url, options)):
+                raise InputError(f"{url} is not from this program; choose another output_path")
+        own_keys = (places.output_key, places.kmeans_key)
+        others = [part for part, key in _parts(output, options).items() if key not in own_keys]
+    if others and not p.clear_output:
+        raise InputError(
+            f"output_path={output}: {others[0]} is from a run with other parameters or input; give another "
+            "output_path or clear_output=true"
+        )
+
+
+def prepare(places: Places) -> None:
+    """Clears an earlier run's results, its summary first, and writes the configuration.
+
+    Raises:
+        InputError: `output_path` cannot be written.
+    """
+    p, output, options = places.parameters, places.parameters.output_path, places.write_options
+    with as_input_error(f"output_path={output}: cannot be written"):
+        storage.delete([storage.join(output, layout.SUMMARY)], options)
+        if p.clear_output:
+            storage.delete([storage.join(output, part) for part in _parts(output, options)], options)
+            if not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
+                removed = removal.owned_files(storage.join(output, layout.DEDUPLICATED), options)
+                storage.delete(removed, options)
+        configuration = _CONFIG_HEAD + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
+        storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)
+
+
+def duplicates_files(places: Places) -> list[str]:
+    """The names of the run's own files of duplicates."""
+    found = layout.parts(places.parameters.output_path, layout.DUPLICATES, places.write_options)
+    return [name for name, key in found.items() if key == places.output_key]
+
+
+def copy_rejected(places: Places) -> None:
+    """Copies the rejected rows from the cache."""
+    source = storage.join(places.kmeans_dir, layout.REJECTED)
+    for name in sorted(layout.finished_units(source, places.cache_options)):
+        part = layout.part_name(places.kmeans_key, name.removesuffix(".parquet"))
+        data = storage.read_bytes(storage.join(source, name), places.cache_options)
+        target = storage.join(places.parameters.output_path, layout.REJECTED, part)
+        storage.write_bytes(target, data, places.write_options)
+
+
+def _parts(output: str, options: storage.Options) -> dict[str, str]:
+    """The results of any run in `output`, with the key of the results that they are from."""
+    return {
+        f"{inner}/{name}": key
+        for inner in (layout.DUPLICATES, layout.REJECTED)
+        for name, key in layout.parts(output, inner, options).items()
+    }
+
+
+def _is_own_summary(content: bytes) -> bool:
+    try:
+        return json.loads(content)["program"] == PROGRAM
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _is_own_configuration(content: bytes) -> bool:
+    return content.startswith(_CONFIG_HEAD.encode())
