@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, segments, storage
+from beam_semdedup import segments, storage
 from beam_semdedup.arrays import cores
 from beam_semdedup.config import Parameters, resolve
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import in_this_process, lloyd
-from beam_semdedup.formats import FORMATS
+from beam_semdedup.inputs import VectorColumn
 from beam_semdedup.plan import Plan, locate, make_plan
 from beam_semdedup.shard import Shard
 from beam_semdedup.stages.assign import AssignedUnit, assign_unit
@@ -250,11 +250,11 @@ class _Calibration:
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        schema = pa.schema([plan.job.input_schema.field("embeddings")])
+        column = VectorColumn("parquet", plan.job.input_schema.field("embeddings"), self._dimension, True, {})
 
         def read() -> None:
-            for rows in FORMATS["parquet"].read(plan.units[0], schema, {}):
-                embeddings.to_matrix(rows.table.column(0), self._dimension, True)
+            for _ in column.read(plan.units[0]):
+                pass
 
         return _least(read)[0]
 

@@ -390,7 +390,7 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
         for given in p.input_path:
             root = _followed(storage.absolute(given, read_options))
             inside = storage.is_inside(place, root)
-            if any(c in given for c in "*?["):
+            if storage.is_pattern(given):
                 pattern = re.compile(glob_translate(root))
                 results = [place, *(storage.join(place, product, "x.parquet") for product in layout.PRODUCTS)]
                 inside = any(map(pattern.match, results))

@@ -87,6 +87,11 @@ def is_inside(url: str, directory: str) -> bool:
     return url == directory or url.startswith(directory.rstrip("/") + "/")
 
 
+def is_pattern(path: str) -> bool:
+    """Whether `path` has wildcards in it; a file may be called so all the same."""
+    return any(character in path for character in "*?[")
+
+
 def exists(url: str, options: Options | None = None) -> bool:
     """Whether there is a file (or a directory) at `url`, asked of the storage and not of a listing cache."""
     fs, path = filesystem(url, options)

@@ -430,6 +430,13 @@ class TestListing:
 
 
 class TestSpelling:
+    def test_a_pattern_has_wildcards(self):
+        assert [path for path in ("a/*", "a?/b", "[ab]", "a/b", "s3://a/b.c") if storage.is_pattern(path)] == [
+            "a/*",
+            "a?/b",
+            "[ab]",
+        ]
+
     def test_local_paths_become_absolute_and_plain(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert storage.absolute("data/") == f"{tmp_path}/data"

@@ -13,7 +13,8 @@ from beam_semdedup import arrays, embeddings, layout, segments, storage
 from beam_semdedup.arrays import in_threads
 from beam_semdedup.assignment import assign_with_distances
 from beam_semdedup.failures import naming_unit
-from beam_semdedup.formats import FORMATS, InputUnit, Rows
+from beam_semdedup.formats import InputUnit, RowBatch
+from beam_semdedup.inputs import FORMATS
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job
 from beam_semdedup.segments import Segment
@@ -82,7 +83,7 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
     p, xp = job.parameters, arrays.library(job.parameters.device)
     batches = FORMATS[p.input_filetype].read(unit, job.input_schema, job.read_options)
 
-    def parse(rows: Rows) -> _Batch:
+    def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
 
     def assign(parsed: Sequence[_Batch]) -> tuple[pa.Table, pa.Table]:
@@ -117,7 +118,7 @@ class _Batch:
     rejected: pa.Table
 
 
-def _parse(job: Job, unit: InputUnit, rows: Rows) -> _Batch:
+def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
     p, ids = job.parameters, rows.table.column(job.parameters.id_field)
     reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
     named = ids.is_valid().to_numpy()

@@ -22,15 +22,11 @@ def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
     """The rows to fit on, or one of several shares of them; see `inputs.sample`."""
     stored = storage.read_json(storage.join(job.kmeans_dir, PLAN), job.cache_options)
     p = job.parameters
-    return inputs.sample(
-        load_units(stored),
+    column = inputs.VectorColumn(
         p.input_filetype,
         job.input_schema.field(p.embedding_field),
-        job.sample_rows,
-        p.random_state,
         job.dimension,
         not p.assume_normalized,
         job.read_options,
-        part,
-        parts,
     )
+    return inputs.sample(load_units(stored), column, job.sample_rows, p.random_state, part, parts)
