@@ -156,7 +156,8 @@ def make_plan(parameters: Parameters) -> Plan:
     pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.threshold])
     kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
     pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
-    workers, memory = num_workers(p), memory_per_worker(p)
+    workers = num_workers(p)
+    memory = memory_per_worker(p, workers)
     with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
         assign = _stage_plan(kmeans_dir, "segments", lambda: _plan_kmeans(p, inspect(), carried, memory), cache_options)
         compare = _stage_plan(

@@ -169,7 +169,7 @@ def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any], home: P
     settings = {"name": "flink", "flink_master": cluster["address"]}
     parameters = resolve({"input_path": "in", "output_path": "out", "runner": settings})
     assert capacity.num_workers(parameters) == 5
-    assert capacity.memory_per_worker(parameters) == 2 << 30
+    assert capacity.memory_per_worker(parameters, 5) == 2 << 30
     assert flink_cluster.slots_per_host(parameters.runner, 1) == 8
     cluster["/overview"] = {"slots-available": 0, "slots-total": 12}
     assert capacity.num_workers(parameters) == 12
