@@ -9,9 +9,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_semdedup.failures import RunError, WorkerLost, is_interrupt, known_cause
+from beam_semdedup.failures import WorkerLost, is_interrupt, known_cause
 
-__all__ = ["RunError", "run"]
 _LOG = logging.getLogger(__name__)
 
 

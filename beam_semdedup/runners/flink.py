@@ -4,8 +4,8 @@ Flink is embedded in the job server, whose workers this process starts, or it is
 each task manager. The finished units are the checkpoints: a job that fails ends at once, and is started again with the
 slots that are there then, so that Flink itself neither restarts tasks nor takes checkpoints.
 
-Tested here with a job server of Beam's own in Python in the place of the jar, which was not to be had, so that what
-Flink does with these options is taken from Beam's documentation and source.
+Tested here with a job server of Beam's own in Python in the place of the jar, which was not available: what Flink does
+with these options is taken from Beam's documentation and source.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from beam_semdedup.arrays import cores
 from beam_semdedup.capacity import num_workers
 from beam_semdedup.config import FlinkConfig
 from beam_semdedup.failures import RunError, WorkerLost, known_cause
+from beam_semdedup.runners import harness
 from beam_semdedup.runners.worker_pool import WorkerPool
 
 _LOG = logging.getLogger(__name__)
 _WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")
 _GRACE_SECONDS = 5.0
-_CACHE_MB = 100
 # Ends the command when standard input closes, which the operating system does however this process ends.
 _TIED = 'exec 3<&0; "$@" </dev/null & pid=$!; { read -r _ <&3; kill -9 $pid; } >/dev/null 2>&1 & wait $pid'
 
@@ -142,7 +142,7 @@ def _options(config: FlinkConfig, number: int, jar: str, scratch: str, environme
             "parallelism": number,
             "sdk_worker_parallelism": number if config.embedded else flink_cluster.slots_per_host(config, number),
             "number_of_execution_retries": 0,
-            "max_cache_memory_usage_mb": _CACHE_MB,
+            **harness.OPTIONS,
             **environment,
             **(_rocksdb() if not config.embedded and config.flink_version >= "2" else {}),
             **given,

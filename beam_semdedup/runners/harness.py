@@ -25,8 +25,9 @@ from google.protobuf import json_format, text_format
 from beam_semdedup.failures import WorkerLost
 
 URN = "beam_semdedup:environment:workers:v1"
+OPTIONS = {"max_cache_memory_usage_mb": 100}
+"""Beam's options that hold on every runner."""
 _CAUSE_SECONDS = 10.0
-_OPTIONS = {"max_cache_memory_usage_mb": 100}
 _READERS = ("beam_control_read", "read_grpc_client_inputs")
 _RUNS: dict[bytes, Workers] = {}
 
@@ -68,7 +69,7 @@ def watched(make: Callable[..., Handler], number: int) -> Iterator[Workers]:
 
 def execute(build: Callable[[beam.Pipeline], Any], workers: Workers | None) -> None:
     """Runs the pipeline that `build` puts together on some workers, or in this process, to its end."""
-    options = PipelineOptions(flags=[], **_OPTIONS, direct_num_workers=workers.number if workers else 1)
+    options = PipelineOptions(flags=[], **OPTIONS, direct_num_workers=workers.number if workers else 1)
     environment, provided = None, None
     if workers:
         environment = Environment(workers.key)
@@ -123,15 +124,15 @@ class Handler(worker_handlers.GrpcWorkerHandler):
 
     def start(self) -> None:
         """Starts the worker."""
-        raise AssertionError("for subclasses")
+        raise NotImplementedError
 
     def watch(self) -> None:
         """Returns when the worker has ended or the run is closing; says `lost` if it was too early."""
-        raise AssertionError("for subclasses")
+        raise NotImplementedError
 
     def kill(self) -> None:
         """Ends a worker that does not answer."""
-        raise AssertionError("for subclasses")
+        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         """What Beam's harness reads from its environment variables."""

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
-from beam_semdedup import Summary, cli, progress, runners
+from beam_semdedup import RunError, Summary, cli, progress, runners
 from beam_semdedup.config import resolve
 
 # Small units, so that there are many moments between them.
@@ -273,7 +273,7 @@ def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> No
     thread.start()
     try:
         wait(running.exists)
-        with pytest.raises(runners.RunError, match="was killed by SIGKILL"):
+        with pytest.raises(RunError, match="was killed by SIGKILL"):
             runners.run(lambda p: p | beam.Create([0]) | beam.Map(die), _parameters(2))
     finally:
         died.touch()

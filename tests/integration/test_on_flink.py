@@ -22,7 +22,7 @@ from runs import DEMO, Ended, comparisons, dedup, duplicates, finish, start, uni
 
 from beam_semdedup import Summary, flink_jar, runners
 from beam_semdedup.config import resolve
-from beam_semdedup.failures import InputError, UnitError
+from beam_semdedup.failures import InputError, RunError, UnitError
 
 # Small units, so that there are many moments between them.
 SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
@@ -147,7 +147,7 @@ def test_what_a_unit_says_comes_back_and_is_not_tried_again(kind: type[Exception
         raise kind(f"file.parquet: {number} is wrong")
 
     parameters = resolve({"input_path": "in", "output_path": "out", "runner": _settings(stand_in)})
-    raised = {UnitError: runners.RunError, InputError: InputError, ArithmeticError: RuntimeError}[kind]
+    raised = {UnitError: RunError, InputError: InputError, ArithmeticError: RuntimeError}[kind]
     with pytest.raises(raised, match=r"file\.parquet: 7 is wrong") as error:
         runners.run(lambda p: p | beam.Create([7]) | beam.Map(fail), parameters)
     if kind is not ArithmeticError:
