@@ -20,6 +20,8 @@ from beam_semdedup import InputError, RunError, Summary
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from beam_semdedup import ray_cluster  # noqa: E402
+
 FIXED = {"n_clusters": 100, "max_iter": 0, "eps": 0.05}
 SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
 TWO = {"name": "ray", "num_workers": 2}
@@ -95,6 +97,24 @@ def test_an_address_without_a_cluster_is_an_error(address: str, init: str, tmp_p
     assert not ray.is_initialized()
     with pytest.raises(InputError, match=f"^ray_address={address}: "):
         dedup(DEMO, tmp_path / "out", TWO, init=init, ray_address=address, **FIXED)
+
+
+@pytest.mark.parametrize("asked", ["same", "localhost", "auto", "local", None])
+def test_the_cluster_that_the_process_is_in_is_used(local_ray: Any, asked: str | None) -> None:
+    joined = local_ray.get_runtime_context().gcs_address
+    ray_cluster.connect({"same": joined, "localhost": f"localhost:{joined.split(':')[1]}"}.get(asked, asked))
+    assert local_ray.get_runtime_context().gcs_address == joined
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.255.255.1", "nowhere.invalid"])
+def test_another_cluster_than_the_one_that_the_process_is_in_is_an_error(
+    local_ray: Any, init: str, tmp_path: Path, host: str
+) -> None:
+    joined = local_ray.get_runtime_context().gcs_address
+    other = f"{host}:1" if host == "localhost" else f"{host}:{joined.split(':')[1]}"
+    said = f"^ray_address={other}: this process is in the Ray cluster at {joined} already.*ray.shutdown"
+    with pytest.raises(InputError, match=said):
+        dedup(DEMO, tmp_path / "out", {"name": "ray"}, init=init, ray_address=other, **FIXED)
 
 
 @pytest.mark.slow
