@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from runs import COMMAND, DEMO, comparisons, dedup, duplicates, finish, start, unit_files, wait
+from runs import COMMAND, DEMO, SIZES, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
 from beam_semdedup import InputError, RunError, Summary
 
@@ -23,16 +21,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from beam_semdedup import ray_cluster  # noqa: E402
 
 FIXED = {"n_clusters": 100, "max_iter": 0, "eps": 0.05}
-SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
 TWO = {"name": "ray", "num_workers": 2}
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("init") / "centroids.npy"
-    rows = np.random.default_rng(0).normal(size=(100, 384))
-    np.save(path, rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +78,7 @@ def _pid(process: psutil.Process) -> int:
 
 
 def _assert_nothing_claimed() -> None:
-    wait(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 10)
+    wait(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
@@ -135,13 +124,11 @@ def test_a_killed_actor_ends_the_run_with_its_cause_and_it_can_be_gone_on_with(
     once = {**TWO, "max_retries": 0}
     running = in_background(lambda: dedup(DEMO, tmp_path / "out", once, init=init, **FIXED, **SIZES))
     wait(lambda: len(unit_files(tmp_path / "out")) >= 3)
-    killed = time.monotonic()
     _actors()[1].kill()
     with pytest.raises(
         RunError, match=r"a worker on [\d.]+ was lost \(.*[Ww]orker.*; finished units are kept"
     ) as raised:
         running()
-    assert time.monotonic() - killed < 10
     assert "\n" not in str(raised.value)
     _assert_nothing_claimed()
     before = unit_files(tmp_path / "out")
