@@ -23,7 +23,7 @@ def num_workers(parameters: ClusterParameters) -> int:
     Raises:
         InputError, RunError: `auto` on a cluster that cannot be joined or has no room for one; Flink without Java.
     """
-    config: Any = parameters.runner
+    config = parameters.runner
     if isinstance(config, FlinkConfig):
         from beam_semdedup import flink_jar
 

@@ -150,7 +150,7 @@ def _reserve(number: int, config: ActorConfig, seconds: float) -> PlacementGroup
 
 
 def _check_same(address: str | None) -> None:
-    """That the cluster at `address` is the one that this process is in; only a host and port ask for a certain one."""
+    """Refuses another cluster than the one that this process is in; only a host and port ask for a certain one."""
     if address in (None, "auto", "local"):
         return
     joined = ray.get_runtime_context().gcs_address
@@ -172,7 +172,7 @@ def _ip(host: str) -> str:
 
 
 def _check_address(address: str | None) -> None:
-    """That something listens there; Ray itself would try for minutes."""
+    """Refuses an address where nothing listens; Ray itself would try for minutes."""
     if address in (None, "auto", "local"):
         return
     host, colon, port = str(address).rpartition(":")

@@ -9,11 +9,12 @@ import apache_beam as beam
 
 from beam_semdedup.arrays import cores
 from beam_semdedup.capacity import num_workers
+from beam_semdedup.config import ClusterParameters
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.process import WorkerProcess
 
 
-def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
+def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
     """See `runners.run`."""
     number = num_workers(parameters)
     if number == 1:

@@ -1,7 +1,7 @@
 """Beam SDK harnesses that are watched: a run whose worker dies fails at once, with the cause.
 
-Beam's `FnApiRunner` does not notice a dead worker and waits for ever. A `Workers` belongs to one run of a pipeline
-and brings its own kind of handler, which starts a harness, watches it, and says `lost` when it is gone.
+Beam's `FnApiRunner` does not notice a dead worker and waits for ever. A `Workers` belongs to one run of a pipeline. It
+makes a `Handler` for each worker, which starts a harness, watches it, and calls `lost` when it is gone.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Handler(worker_handlers.GrpcWorkerHandler):
         raise NotImplementedError
 
     def watch(self) -> None:
-        """Returns when the worker has ended or the run is closing; says `lost` if it was too early."""
+        """Returns when the worker has ended; calls `lost` unless the run is closing."""
         raise NotImplementedError
 
     def kill(self) -> None:
@@ -155,7 +155,7 @@ class Handler(worker_handlers.GrpcWorkerHandler):
             self._fail(message)
 
     def close(self) -> None:
-        """Ends the worker; at once where it has not answered: this or another one died, or an interrupt."""
+        """Ends the worker; at once where it still owes an answer: a worker died, or the run was interrupted."""
         if self.control_conn._futures_by_id:
             self._noticed.wait(0.5)
             if self.is_disconnected():
