@@ -199,7 +199,8 @@ def make_plan(located: Located) -> Plan:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
     places, p = located.places, located.places.parameters
-    workers, memory = num_workers(p), memory_per_worker(p)
+    workers = num_workers(p)
+    memory = memory_per_worker(p, workers)
     assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, lambda: _plan_kmeans(located, memory))
     sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
     compare = _stage_plan(

@@ -24,7 +24,7 @@ import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 
 from beam_semdedup import embeddings, inputs, progress, runners, storage
-from beam_semdedup.capacity import memory_per_worker
+from beam_semdedup.capacity import memory_per_worker, num_workers
 from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList, IdReader
@@ -79,7 +79,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
             list's, or the output would mix with the input or with files that are not from an earlier removal.
     """
     started = time.time()
-    memory = memory_per_worker(p)
+    memory = memory_per_worker(p, num_workers(p))
     read_options = p.read_options
     write_options = p.write_options
     paths = find_list(p) if listed is None else listed

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import id_list, jsonl, removal, runners, storage
+from beam_semdedup import id_list, jsonl, removal, storage
 from beam_semdedup.config import RemovalParameters, resolve
-from beam_semdedup.failures import InputError
+from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.id_list import IdList
 from beam_semdedup.parquet import Parquet
 from beam_semdedup.removal import RemovalResult
@@ -193,7 +193,7 @@ class TestWholeRuns:
 
         with monkeypatch.context() as patched:
             patched.setattr(Parquet, "copy_without", fail)
-            with pytest.raises(runners.RunError, match=rf"{tmp_path}/in/b\.parquet: OSError: the disk is full"):
+            with pytest.raises(RunError, match=rf"{tmp_path}/in/b\.parquet: OSError: the disk is full"):
                 remove(tmp_path / "in", run, tmp_path / "out")
         assert "b.parquet" not in files_in(tmp_path / "out")
         assert not json.loads((tmp_path / "out/_removal.json").read_text())["finished"]
@@ -223,7 +223,7 @@ class TestResume:
 
         with monkeypatch.context() as patched:
             patched.setattr(Parquet, "copy_without", fail)
-            with pytest.raises(runners.RunError, match="killed"):
+            with pytest.raises(RunError, match="killed"):
                 remove(tmp_path / "in", run, tmp_path / "out")
         (first,), later = written, []
         assert (tmp_path / "out" / first).exists()
