@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
@@ -167,8 +168,7 @@ def locate(parameters: Parameters) -> Located:
         InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
     """
     p = dataclasses.replace(parameters)
-    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
-        _check_device(p)
+    _check_installed(p)
     files = list_input(p)
     p.output_path = storage.absolute(p.output_path, p.write_options)
     p.cache_path = storage.absolute(p.cache_root, p.cache_options)
@@ -373,14 +373,18 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
     )
 
 
-def _check_device(p: Parameters) -> None:
-    """That this machine has what the parameters ask for; `auto` asks for nothing."""
-    if p.device == "gpu":
-        arrays.library(p.device)
-    if isinstance(p.kmeans, CumlKMeansConfig):
-        from beam_semdedup import cuml_fit
+def _check_installed(p: Parameters) -> None:
+    """That this machine has what the parameters ask for; `device=auto` asks for nothing."""
+    for name, config in (("runner", p.runner), ("kmeans", p.kmeans)):
+        if config.name == "ray" and find_spec("ray") is None:
+            raise InputError(f"{name}=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
+    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
+        if p.device == "gpu":
+            arrays.library(p.device)
+        if isinstance(p.kmeans, CumlKMeansConfig):
+            from beam_semdedup import cuml_fit
 
-        cuml_fit.check()
+            cuml_fit.check()
 
 
 def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:
