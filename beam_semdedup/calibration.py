@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 
 from beam_semdedup import embeddings, segments, stages, storage
 from beam_semdedup.arrays import cores
-from beam_semdedup.config import Parameters, resolve
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import Shard, lloyd
 from beam_semdedup.formats import FORMATS
 from beam_semdedup.plan import Plan, make_plan
 from beam_semdedup.stages import AssignedUnit, ComparedUnit
+from beam_semdedup.validation import resolve
 
 _ROWS, _TINY_ROWS = 32_768, 64
 _FEW, _SOME, _MANY = 8, 64, 1024  # numbers of centroids: clusters of 4096, 512 and 32 rows

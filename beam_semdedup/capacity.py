@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_semdedup.arrays import cores
-from beam_semdedup.config import FlinkConfig, RayConfig
+from beam_semdedup.settings import FlinkConfig, RayConfig
 
 
 def num_workers(parameters: Any) -> int:

@@ -24,12 +24,13 @@ from fsspec.utils import glob_translate
 
 from beam_semdedup import arrays, inputs, kmeans, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
-from beam_semdedup.config import CumlKMeansConfig, DirectConfig, Parameters
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError, as_input_error
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import segment_schema
+from beam_semdedup.settings import CumlKMeansConfig, DirectConfig
 
 _LOG = logging.getLogger(__name__)
 FORMAT = 3
@@ -153,7 +154,9 @@ def make_plan(parameters: Parameters) -> Plan:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
-    pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.threshold])
+    pairwise_key = storage.fingerprint(
+        [FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold]
+    )
     kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
     pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
     workers, memory = num_workers(p), memory_per_worker(p)

@@ -33,6 +33,7 @@ from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList
 from beam_semdedup.transforms import ReferenceCoder
+from beam_semdedup.wording import counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
@@ -96,9 +97,9 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     _prepare(output, units, key, p.clear_output, write_options)
     _LOG.info(
         "Removing %s from %s, %s",
-        progress.counted(ids.num_ids, "listed id"),
-        progress.counted(len(units), "file"),
-        progress.in_bytes(sum(f.size for f in files)),
+        counted(ids.num_ids, "listed id"),
+        counted(len(units), "file"),
+        in_bytes(sum(f.size for f in files)),
     )
     stages = [
         progress.StageProgress(

@@ -19,12 +19,14 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from beam_semdedup import kmeans, progress, removal, runners, stages, storage
-from beam_semdedup.config import Parameters, RayKMeansConfig, RemovalParameters, resolve, without_secrets
+from beam_semdedup.config import Parameters, RemovalParameters
 from beam_semdedup.failures import InputError, RunError, as_input_error
 from beam_semdedup.plan import Plan, forget, list_input, make_plan, read_manifest
-from beam_semdedup.progress import counted, in_bytes
 from beam_semdedup.ranking import RankingStrategy
+from beam_semdedup.settings import RayKMeansConfig
 from beam_semdedup.transforms import SemanticDedup
+from beam_semdedup.validation import resolve
+from beam_semdedup.wording import counted, in_bytes, without_secrets
 
 _LOG = logging.getLogger(__name__)
 _PROGRAM = "beam-semdedup"
@@ -217,7 +219,8 @@ def _finish(plan: Plan, started: float) -> Summary:
         },
         configuration=_configuration(p),
     )
-    storage.write_json(storage.join(p.output_path, "summary.json"), dataclasses.asdict(summary), job.write_options)
+    stored = without_secrets(dataclasses.asdict(summary))
+    storage.write_json(storage.join(p.output_path, "summary.json"), stored, job.write_options)
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
     return summary

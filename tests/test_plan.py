@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from beam_semdedup import plan
-from beam_semdedup.config import resolve
+from beam_semdedup.validation import resolve
 
 MEMORY = 64 << 30
 

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from beam_semdedup import Parameters, fitting, kmeans, stages
-from beam_semdedup.config import RayKMeansConfig, resolve
 from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.plan import make_plan
+from beam_semdedup.settings import RayKMeansConfig
+from beam_semdedup.validation import resolve
 
 ray = pytest.importorskip("ray")
 from beam_semdedup import ray_cluster, ray_fit  # noqa: E402

@@ -20,10 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup import embeddings, formats, id_list, removal, runners, storage
-from beam_semdedup.config import RemovalParameters, resolve
+from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.id_list import IdList
 from beam_semdedup.removal import RemovalResult
+from beam_semdedup.validation import resolve
 
 
 def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:

@@ -21,7 +21,7 @@ import pytest
 from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
 from beam_semdedup import Summary, cli, progress, runners
-from beam_semdedup.config import resolve
+from beam_semdedup.validation import resolve
 
 # Small units, so that there are many moments between them.
 SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}

@@ -21,8 +21,8 @@ import pytest
 from runs import DEMO, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
 from beam_semdedup import Summary, flink_jar, runners
-from beam_semdedup.config import resolve
 from beam_semdedup.failures import InputError, UnitError
+from beam_semdedup.validation import resolve
 
 # Small units, so that there are many moments between them.
 SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
