@@ -299,7 +299,7 @@ class _Calibration:
         p = self._plan("tiny", _FEW).job.parameters
         arguments = [f"{name}={getattr(p, name)}" for name in ("init", "max_iter", "eps", "verbose")]
         arguments += [f"input_path={p.input_path[0]}", "reuse_cache=false", f"output_path={self._directory / 'start'}"]
-        command = [sys.executable, "-c", "from beam_semdedup.cli import main; main()", *arguments]
+        command = [sys.executable, "-m", __package__, *arguments]
         return _least(lambda: subprocess.run(command, check=True, capture_output=True), 2)[0]
 
 
