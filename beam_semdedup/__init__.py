@@ -3,6 +3,7 @@
 `SemanticDeduplicationWorkflow` runs a whole job; the transforms are for pipelines of your own.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -50,4 +51,8 @@ def __getattr__(name: str) -> Any:
     # Beam takes seconds to import; `semdedup --help` and workers should not wait for what they do not use.
     if name not in _HOMES:
         raise AttributeError(f"module 'beam_semdedup' has no attribute {name!r}")
-    return getattr(import_module(f"beam_semdedup.{_HOMES[name]}"), name)
+    handlers = logging.root.handlers[:]
+    module = import_module(f"beam_semdedup.{_HOMES[name]}")
+    # Beam's import logs, which sets logging up: the caller's own logging.basicConfig would do nothing then.
+    logging.root.handlers[:] = handlers
+    return getattr(module, name)

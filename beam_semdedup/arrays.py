@@ -57,8 +57,9 @@ def library(device: str) -> Any:
         import cupy
 
         missing = "" if cupy.cuda.runtime.getDeviceCount() else "this process sees none"
+        _ = cupy.cuda.cublas, cupy.cuda.nvrtc.getVersion()  # they come with CUDA, or with CuPy's extra ctk
     except ImportError as error:
-        missing = f"CuPy cannot be imported ({error}); install cupy-cuda12x or cupy-cuda13x"
+        missing = f"CuPy or CUDA's libraries cannot be loaded ({error}); install cupy-cuda12x[ctk] or cupy-cuda13x[ctk]"
     except RuntimeError as error:  # CuPy's, where there is no driver
         missing = str(error)
     if not missing:
@@ -93,11 +94,11 @@ def has_room(xp: Any, size: int) -> bool:
     return xp is np or 2 * size <= _free(xp)
 
 
-def moved(array: np.ndarray, xp: Any) -> Any:
-    """The array where `xp` computes; copied while other threads compute there."""
+def to_device(array: np.ndarray, xp: Any) -> Any:
+    """The array where `xp` computes: itself on NumPy, else a copy, made while other threads compute there."""
     if xp is np:
         return array
-    return next(cuda.uploaded([array]))
+    return cuda.to_device(array)
 
 
 def tile_rows(xp: Any, asked: int) -> int:
@@ -118,11 +119,11 @@ def _free(xp: Any) -> int:
     return xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
 
 
-def within_memory(size: int, attempt: Callable[[int], _T]) -> _T:
-    """What `attempt(size)` returns, after halving the size as often as the memory does not suffice for it.
+def halving_on_memory_error(size: int, attempt: Callable[[int], _T]) -> _T:
+    """What `attempt(size)` returns, halving `size` until it fits in memory.
 
     Raises:
-        MemoryError: nor for a size of 1.
+        MemoryError: a size of 1 does not fit either.
     """
     while True:
         try:
@@ -140,6 +141,16 @@ def _say_once(message: str) -> None:
     _LOG.warning(message)
 
 
+def pair_dot(a: Any, b: Any, left: Any, right: Any) -> Any:
+    """Dot products, computed as by `row_dot`, of the rows of `a` at `left` with those of `b` at `right`; (n,) float64.
+
+    Args:
+        a, b: (…, d) float32.
+        left, right: (n,) positions.
+    """
+    return row_dot(a[left], b[right]) if namespace(a) is np else cuda.pair_dot(a, b, left, right)
+
+
 def row_dot(a: Any, b: Any) -> Any:
     """Dot products of corresponding rows, (n,) float64.
 
@@ -149,8 +160,10 @@ def row_dot(a: Any, b: Any) -> Any:
     Args:
         a, b: (n, d) float32.
     """
-    if namespace(a) is not np:
-        return cuda.row_dot(a, b)
+    xp = namespace(a)
+    if xp is not np:
+        everyone = xp.arange(len(a))
+        return cuda.pair_dot(a, b, everyone, everyone)
     result = np.empty(len(a))
     step = max(1, _ROW_DOT_BYTES // (8 * max(1, a.shape[1])))
     for rows in slices(0, len(a), step):
@@ -161,13 +174,15 @@ def row_dot(a: Any, b: Any) -> Any:
     return result
 
 
-def rounding_error(dimension: int) -> float:
-    """How far a float32 matrix product of unit rows may be from the exact value.
+def rounding_error(dimension: int, xp: Any = np) -> float:
+    """How far a float32 matrix product of unit rows by `xp` may be from the exact value.
 
-    Rounding errors of `dimension` additions grow like a random walk, and faster where all products are equal
-    (binary embeddings): with OpenBLAS at most 2.15 times the root of the dimension, found at 306 of 1 to 9000.
+    OpenBLAS adds in blocks: rounding errors of `dimension` additions grow like a random walk, and faster where all
+    products are equal (binary embeddings): at most 2.15 times the root of the dimension, found at 306 of 1 to 9000.
+    A GPU may add one after the other; then, as no part of the sum exceeds 1, each addition loses at most 2^-25.
     """
-    return float(np.finfo(np.float32).eps) * max(4.0, 2.5 * dimension**0.5)
+    additions = 2.5 * dimension**0.5 if xp is np else dimension / 4
+    return float(np.finfo(np.float32).eps) * max(4.0, additions)
 
 
 def cores() -> int:

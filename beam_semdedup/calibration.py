@@ -19,14 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, segments, stages, storage
+from beam_semdedup import segments, storage
 from beam_semdedup.arrays import cores
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
-from beam_semdedup.fitting import Shard, lloyd
-from beam_semdedup.formats import FORMATS
-from beam_semdedup.plan import Plan, make_plan
-from beam_semdedup.stages import AssignedUnit, ComparedUnit
+from beam_semdedup.fitting import in_this_process, lloyd
+from beam_semdedup.inputs import VectorColumn
+from beam_semdedup.plan import Plan, locate, make_plan
+from beam_semdedup.shard import Shard
+from beam_semdedup.stages.assign import AssignedUnit, assign_unit
+from beam_semdedup.stages.compare import ComparedUnit, compare_unit, pairwise_units
+from beam_semdedup.stages.duplicates import select_duplicates
+from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.validation import resolve
 
 _ROWS, _TINY_ROWS = 32_768, 64
@@ -207,60 +211,58 @@ class _Calibration:
 
     def _plan(self, name: str, number: int, unit_rows: int = _ROWS) -> Plan:
         """Of a run with `number` given centroids, in one assign unit."""
-        return make_plan(
-            resolve(
-                {
-                    "input_path": str(self._directory / f"{name}.parquet"),
-                    "output_path": str(self._directory / f"out-{name}-{number}-{unit_rows}"),
-                    "init": str(self._directory / f"{number}.npy"),
-                    "max_iter": 0,
-                    "eps": 0.05,
-                    "unit_rows": unit_rows,
-                    "assign_unit_bytes": 4 * self._rows.size,
-                    "memory_budget": 64 * self._rows.size,
-                    "max_cluster_rows": _ROWS,
-                    "verbose": False,
-                }
-            )
+        parameters = resolve(
+            {
+                "input_path": str(self._directory / f"{name}.parquet"),
+                "output_path": str(self._directory / f"out-{name}-{number}-{unit_rows}"),
+                "init": str(self._directory / f"{number}.npy"),
+                "max_iter": 0,
+                "eps": 0.05,
+                "unit_rows": unit_rows,
+                "assign_unit_bytes": 4 * self._rows.size,
+                "memory_budget": 64 * self._rows.size,
+                "max_cluster_rows": _ROWS,
+                "verbose": False,
+            }
         )
+        return make_plan(locate(parameters))
 
     def _assign(self, name: str, number: int, unit_rows: int = _ROWS) -> _Assigned:
         plan = self._plan(name, number, unit_rows)
-        fitted = stages.fit(plan.job)
+        fitted = fit_centroids(plan.job)
 
         def assign() -> AssignedUnit:
-            storage.delete_tree(storage.join(plan.job.kmeans_dir, "segments"), {})
-            return stages.assign_unit(plan.job, plan.units[0], fitted)
+            storage.delete_tree(plan.job.segments_dir, {})
+            return assign_unit(plan.job, plan.units[0], fitted)
 
         return _Assigned(plan, *_least(assign))
 
     def _compare(self, assigned: _Assigned) -> tuple[float, ComparedUnit]:
         """The seconds of the one comparison unit of a plan, and its result."""
         job = assigned.plan.job
-        fitted = stages.fit(job)
-        (work,) = stages.pairwise_units(job, 0, assigned.unit.segments)
+        fitted = fit_centroids(job)
+        (work,) = pairwise_units(job, 0, assigned.unit.segments)
 
         def compare() -> ComparedUnit:
             storage.delete_tree(job.pairwise_dir, {})
-            return stages.compare_unit(job, work, fitted)
+            return compare_unit(job, work, fitted)
 
         return _least(compare)
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        schema = pa.schema([plan.job.input_schema.field("embeddings")])
+        column = VectorColumn("parquet", plan.job.input_schema.field("embeddings"), self._dimension, True, {})
 
         def read() -> None:
-            for rows in FORMATS["parquet"].read(plan.units[0], schema, {}):
-                embeddings.to_matrix(rows.table.column(0), self._dimension, True)
+            for _ in column.read(plan.units[0]):
+                pass
 
         return _least(read)[0]
 
     def _iteration(self, number: int) -> float:
         def fit() -> None:
-            shard = Shard(self._rows)
-            initial = self._rows[:: _ROWS // number]
-            lloyd(lambda name, *rest: [getattr(shard, name)(*rest)], initial, _ROWS, _ROWS, 0, 0, _ITERATIONS)
+            run = in_this_process(Shard(self._rows))
+            lloyd(run, self._rows[:: _ROWS // number], _ROWS, _ROWS, 0, 0, _ITERATIONS)
 
         return _least(fit)[0] / _ITERATIONS
 
@@ -275,7 +277,7 @@ class _Calibration:
         return _positive(read(number) - read(1)) / (number - 1)
 
     def _select(self, plan: Plan, compared: ComparedUnit) -> float:
-        return _least(lambda: stages.select_duplicates(plan.job, 0, [compared]))[0]
+        return _least(lambda: select_duplicates(plan.job, 0, [compared]))[0]
 
     def _disk(self) -> float:
         """Once only, and much: what was just freed is written to much faster than what a run finds."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from beam_semdedup.arrays import cores
+from beam_semdedup.config import ClusterParameters, Parameters, RemovalParameters
 from beam_semdedup.settings import FlinkConfig, RayConfig
 
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Where a container's limit stands, what it uses, and in memory.stat what of that counts as free: versions 2 and 1."""
+_LEAST = 64 << 20
 
-def num_workers(parameters: Any) -> int:
+
+def num_workers(parameters: ClusterParameters) -> int:
     """The number of worker processes that the runner's configuration asks for.
 
     Raises:
@@ -31,11 +40,10 @@ def num_workers(parameters: Any) -> int:
     return cores()
 
 
-def memory_per_worker(parameters: Any) -> int:
-    """Bytes that one worker may use: `memory_budget`, else its share of half of what is free where it runs."""
+def memory_per_worker(parameters: Parameters | RemovalParameters, number: int) -> int:
+    """Bytes that each of `number` workers may use: `memory_budget`, else its share of half of what is free there."""
     if parameters.memory_budget is not None:
         return parameters.memory_budget
-    number = num_workers(parameters)
     if isinstance(parameters.runner, RayConfig):
         on_nodes = _ray(parameters).memory(parameters.runner, number)
         if on_nodes is not None:
@@ -49,7 +57,7 @@ def memory_per_worker(parameters: Any) -> int:
     return _free() // 2 // number
 
 
-def _ray(parameters: Any) -> Any:
+def _ray(parameters: ClusterParameters) -> Any:
     """The module of the Ray cluster, joined."""
     from beam_semdedup import ray_cluster
 
@@ -58,13 +66,15 @@ def _ray(parameters: Any) -> Any:
 
 
 def _free() -> int:
-    """Bytes of memory that this machine or container has left."""
+    """Bytes of memory that this machine has left, or its container where that has less; at least `_LEAST`."""
     import psutil
 
     free = psutil.virtual_memory().available
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            free = min(free, int(Path(limit).read_text()))
-        except (OSError, ValueError):
-            continue
-    return free
+    for directory, limit, used, unneeded in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # another version, or no limit
+            # What is used includes the page cache: files that were read, and are kept in memory as long as nobody needs
+            # it. The system drops those first that were not read again ("inactive"), so that they count as free.
+            cache = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
+            in_use = int((directory / used).read_text()) - int(cache.get(unneeded, 0))
+            free = min(free, int((directory / limit).read_text()) - in_use)
+    return max(free, _LEAST)

@@ -45,7 +45,9 @@ _COMMANDS: dict[type, Command] = {
 
 
 def print_summary(summary: Any) -> None:
-    """The result of a run, a `workflow.Summary`."""
+    """The result of a run, a `summary.Summary`."""
+    from beam_semdedup.summary import reasons
+
     paths = without_secrets(summary.paths)
     lines = [f"Read        {summary.rows_read:>14,} rows"]
     if summary.eps is not None:
@@ -55,7 +57,8 @@ def print_summary(summary: Any) -> None:
             f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
         ]
     lines.append(
-        f"Rejected    {summary.rows_rejected:>14,}" + (f"  (see {paths['rejected']})" if summary.rows_rejected else "")
+        f"Rejected    {summary.rows_rejected:>14,}"
+        + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
     )
     lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
     lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")

@@ -35,15 +35,17 @@ template <class T> __device__ T sum_of_warp(T value)
     return value;
 }
 
-extern "C" __global__ void row_dot(const float* a, const float* b, int rows, int dimension, double* dots)
+extern "C" __global__ void pair_dot(const float* __restrict__ a, const float* __restrict__ b, const long long* left,
+                                    const long long* right, int pairs, int dimension, double* dots)
 {
-    int row = blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= rows) return;
+    int pair = blockIdx.x * blockDim.y + threadIdx.y;
+    if (pair >= pairs) return;
+    const float *x = a + left[pair] * dimension, *y = b + right[pair] * dimension;
     double dot = 0;
-    for (long long i = threadIdx.x; i < dimension; i += 32)
-        dot += (double)a[row * (long long)dimension + i] * b[row * (long long)dimension + i];
+    for (int i = threadIdx.x; i < dimension; i += 32)
+        dot += (double)x[i] * y[i];
     dot = sum_of_warp(dot);
-    if (threadIdx.x == 0) dots[row] = dot;
+    if (threadIdx.x == 0) dots[pair] = dot;
 }
 
 extern "C" __global__ void hash_rows(const unsigned* words, const unsigned long long* weights, int rows, int dimension,
@@ -58,16 +60,23 @@ extern "C" __global__ void hash_rows(const unsigned* words, const unsigned long 
     if (threadIdx.x == 0) hashes[row] = hash;
 }
 
-extern "C" __global__ void fold(const float* products, int rows, int height, int columns, long long diagonal,
-                                long long first, float* best, float* second, long long* winner)
+extern "C" __global__ void fold(const float* __restrict__ products, int rows, int height, int columns,
+                                long long diagonal, long long first, float* best, float* second, long long* winner)
 {
     int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const float* product = products + (long long)row * columns;
     long long limit = row % height + diagonal;
-    Top top = {NOTHING, NOTHING, 0x7fffffffffffffffLL};
-    for (int column = threadIdx.x; column < columns && column < limit; column += 32)
-        top = joined(top, Top{product[column], NOTHING, first + column});
+    // Kept apart from `joined` so that the loop unrolls: one load in flight a warp leaves most of the bandwidth unused.
+    int stop = limit < columns ? (int)limit : columns, at = -1;
+    float most = NOTHING, next = NOTHING;
+    #pragma unroll 8
+    for (int column = threadIdx.x; column < stop; column += 32) {
+        float value = product[column];
+        next = fmaxf(next, fminf(most, value));
+        if (value > most) { most = value; at = column; }
+    }
+    Top top = {most, next, at < 0 ? 0x7fffffffffffffffLL : first + at};
     for (int step = 16; step; step /= 2)
         top = joined(top, Top{__shfl_xor_sync(0xffffffff, top.best, step),
                               __shfl_xor_sync(0xffffffff, top.second, step),
@@ -81,8 +90,8 @@ extern "C" __global__ void fold(const float* products, int rows, int height, int
     }
 }
 
-extern "C" __global__ void add_up(const float* rows, const long long* order, const long long* bounds, int dimension,
-                                  double* sums)
+extern "C" __global__ void sums_of_runs(const float* rows, const long long* order, const long long* bounds,
+                                        int dimension, double* sums)
 {
     int column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= dimension) return;
@@ -93,6 +102,7 @@ extern "C" __global__ void add_up(const float* rows, const long long* order, con
 }
 """
 _GEMM_DEFAULT, _COMPUTE_32F = -1, 68
+_NOT_INITIALIZED, _ALLOC_FAILED = 1, 3  # what cuBLAS says where memory ends
 _COLUMNS = 128
 
 
@@ -104,13 +114,14 @@ def fold(products: Any, diagonal: int, column: int, best: Any, second: Any, winn
     )
 
 
-def row_dot(a: Any, b: Any) -> Any:
-    """See `arrays.row_dot`: the order in which a row is added depends on its length alone."""
+def pair_dot(a: Any, b: Any, left: Any, right: Any) -> Any:
+    """See `arrays.pair_dot`: the order in which the values of a pair are added depends on their number alone."""
     import cupy
 
     a, b = cupy.ascontiguousarray(a), cupy.ascontiguousarray(b)
-    dots = cupy.empty(len(a))
-    _launch_by_row("row_dot", len(a), (a, b, *map(np.int32, a.shape), dots))
+    left, right = (cupy.asarray(at, dtype=np.int64) for at in (left, right))
+    dots = cupy.empty(len(left))
+    _launch_by_row("pair_dot", len(left), (a, b, left, right, np.int32(len(left)), np.int32(a.shape[1]), dots))
     return dots
 
 
@@ -124,7 +135,7 @@ def hash_rows(matrix: Any, weights: np.ndarray) -> Any:
     return hashes
 
 
-def add_up(rows: Any, order: Any, bounds: Any) -> Any:
+def sums_of_runs(rows: Any, order: Any, bounds: Any) -> Any:
     """The sums (k, d) float64 of runs of rows, each added in its order, so that they can be repeated.
 
     Args:
@@ -137,7 +148,7 @@ def add_up(rows: Any, order: Any, bounds: Any) -> Any:
     runs, dimension = len(bounds) - 1, rows.shape[1]
     sums = cupy.empty((runs, dimension))
     grid = (runs, -(-dimension // _COLUMNS))
-    _kernel("add_up")(grid, (_COLUMNS,), (rows, order, bounds, np.int32(dimension), sums))
+    _kernel("sums_of_runs")(grid, (_COLUMNS,), (rows, order, bounds, np.int32(dimension), sums))
     return sums
 
 
@@ -155,38 +166,77 @@ def multiply(a: Any, b: Any, out: Any = None) -> Any:
     result = cupy.empty((*a.shape[:-1], m), dtype=np.float32) if out is None else out
     if result.size:
         one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
-        cublas.gemmStridedBatchedEx(  # in column order, where a matrix is its transpose: b's of a's
-            cupy.cuda.device.get_cublas_handle(),
+        arguments = (  # in column order, where a matrix is its transpose: b's of a's
             *(cublas.CUBLAS_OP_T, cublas.CUBLAS_OP_N, m, n, d, one.ctypes.data),
             *(b.data.ptr, kind, d, m * d),
             *(a.data.ptr, kind, d, n * d, zero.ctypes.data),
             *(result.data.ptr, runtime.CUDA_R_32F, m, n * m),
             *(batches, _COMPUTE_32F, _GEMM_DEFAULT),
         )
+        try:
+            cublas.gemmStridedBatchedEx(_cublas_handle(runtime.getDevice()), *arguments)
+        except cublas.CUBLASError as error:
+            if error.status in (_NOT_INITIALIZED, _ALLOC_FAILED):
+                cupy.get_default_memory_pool().free_all_blocks()  # cuBLAS cannot take what CuPy keeps
+                raise MemoryError(f"cuBLAS: {error}") from error
+            raise
     return result
+
+
+def to_device(array: np.ndarray) -> Any:
+    """The array on the GPU, copied beside what other threads compute there."""
+    copy = _Copy(array)
+    copy.done.synchronize()
+    return copy.target
 
 
 def uploaded(parts: Iterable[np.ndarray]) -> Iterator[Any]:
     """The parts on the GPU, one after another; the next is copied while the caller computes with one."""
     import cupy
 
-    copies, computing = _copy_stream(), cupy.cuda.get_current_stream()
-    ready: list[tuple[Any, Any]] = []
-    for part in parts:
-        # It may be copied to where an earlier part was, which what was started before may still read.
-        copies.wait_event(computing.record())
-        with copies:
-            ready.append((cupy.asarray(part), copies.record()))
-        if len(ready) > 1:
-            yield _arrived(ready, computing)
-    while ready:
-        yield _arrived(ready, computing)
+    computing = cupy.cuda.get_current_stream()
+    under_way: list[_Copy] = []
+    try:
+        for part in parts:
+            under_way.append(_Copy(part))
+            if len(under_way) > 1:
+                yield under_way.pop(0).awaited_by(computing)
+        while under_way:
+            yield under_way.pop(0).awaited_by(computing)
+    finally:
+        for copy in under_way:  # their memory may be given to others as soon as they are forgotten
+            copy.awaited_by(computing)
 
 
-def _arrived(ready: list[tuple[Any, Any]], computing: Any) -> Any:
-    array, copied = ready.pop(0)
-    computing.wait_event(copied)
-    return array
+class _Copy:
+    """A copy to the GPU that is under way, in a stream of its own.
+
+    The target is taken in the computing stream, before the copy waits for it: memory that CuPy gives out again may
+    still be read by what was started there earlier. CuPy's `asarray` would pin as much memory of the host, for good.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        import cupy
+
+        self._source = np.ascontiguousarray(array)
+        self.target = cupy.empty(array.shape, dtype=array.dtype)
+        copies = _copy_stream()
+        copies.wait_event(cupy.cuda.get_current_stream().record())
+        self.target.set(self._source, stream=copies)
+        self.done = copies.record()
+
+    def awaited_by(self, stream: Any) -> Any:
+        """The target; what is started in the stream from now on finds it filled."""
+        stream.wait_event(self.done)
+        return self.target
+
+
+@functools.cache
+def _cublas_handle(device: int) -> int:
+    """One for all threads, of which one computes at a time: CuPy's are made, with their memory, for each thread."""
+    import cupy
+
+    return cupy.cuda.cublas.create()
 
 
 @functools.cache

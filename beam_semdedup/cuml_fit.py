@@ -11,15 +11,20 @@ import numpy as np
 from beam_semdedup.arrays import exclusive, has_room, library
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
-from beam_semdedup.fitting import Fit, Sample
+from beam_semdedup.fitting import Fit, Sample, check_enough_rows
 from beam_semdedup.settings import CumlKMeansConfig
 
 _LOG = logging.getLogger(__name__)
 _BUFFER_ROWS, _INIT_ROWS_PER_CLUSTER = 1 << 20, 32
+_SMALLEST_TOL = 1e-30  # cuML refuses 0; it is a float32 there
 
 
 class CumlEngine:
-    """`cuml.cluster.KMeans`; what it has no parameter for (`min_moved`) does not apply."""
+    """`cuml.cluster.KMeans`; what it has no parameter for (`min_moved`) does not apply.
+
+    It stops when the centroids move less than `tol` in all, or the inertia falls by less than that share: not relative
+    to the rows' variance, as ours.
+    """
 
     def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
         """See `Engine.fit`.
@@ -32,13 +37,16 @@ class CumlEngine:
 
         assert parameters.n_clusters is not None
         xp, rows = library("gpu"), sample()
-        if len(rows) < parameters.n_clusters:
-            raise InputError(
-                f"n_clusters={parameters.n_clusters} is more than the {len(rows)} usable rows that it is fitted on"
-            )
+        check_enough_rows(parameters.n_clusters, len(rows))
         _LOG.info("Fitting %s centroids on %s rows by cuML", parameters.n_clusters, f"{len(rows):,}")
+        pool = xp.get_default_memory_pool()
         with exclusive(xp):
-            model = KMeans(**arguments(rows, initial, parameters, has_room(xp, rows.nbytes))).fit(rows)
+            model = KMeans(**arguments(rows, initial, parameters, has_room(xp, rows.nbytes)))
+            pool.free_all_blocks()  # cuML cannot take what CuPy keeps
+            try:
+                model.fit(rows)
+            finally:
+                xp.cuda.set_allocator(pool.malloc)  # cuML put its own in its place, which keeps nothing
         return Fit(
             np.ascontiguousarray(model.cluster_centers_, dtype=np.float32),
             float(model.inertia_),
@@ -72,7 +80,7 @@ def arguments(rows: np.ndarray, initial: np.ndarray | None, p: Parameters, has_r
     return {
         "n_clusters": p.n_clusters,
         "max_iter": p.max_iter,
-        "tol": p.tol,
+        "tol": max(p.tol, _SMALLEST_TOL),
         "random_state": p.random_state,
         "init": p.init if initial is None else initial,
         "n_init": p.n_init if initial is None else 1,

@@ -53,6 +53,11 @@ def lengths(column: pa.Array) -> Counter[int]:
     return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
+def commonest_length(counts: Counter[int]) -> int | None:
+    """The commonest length of vectors, of equally common ones the shortest; None where none is above 0."""
+    return min((length for length in counts if length), key=lambda length: (-counts[length], length), default=None)
+
+
 def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """The usable vectors of a column, and for every row why it is not usable.
 

@@ -1,4 +1,4 @@
-"""What a run can fail of, and how its cause is found in what a runner raises."""
+"""The errors of a run, and how its cause is found in what a runner raises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 _AFTER = re.compile(
     r"\n(?=\S*(?:During handling|The above|Traceback)|\s*(?:at \S+\(.*\)|\.\.\. \d+ more|Caused by: |Suppressed: ))"
 )
-"""Where what Python, and Java around it, say after the message begins."""
+"""The end of the message in a text: from there on Python, and Java around it, print tracebacks."""
 
 
 class InputError(ValueError):

@@ -1,11 +1,12 @@
 """The fit: k-means|| and Lloyd's iterations over shards of the rows, wherever these are.
 
-A `Shard` holds some of the rows and does what needs them. The functions here decide what is done next, with results of
-all shards together, and reach the shards only by `Run`: in this process there is one, on Ray each is in an actor.
+A `Shard` does what needs the rows. The functions here decide what is done next, with results of all shards together,
+and reach the shards only by `Run`: in this process there is one, on Ray each is in an actor.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -15,30 +16,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from beam_semdedup import cuda
-from beam_semdedup.arrays import (
-    exclusive,
-    has_room,
-    in_threads,
-    library,
-    moved,
-    namespace,
-    row_dot,
-    slices,
-    to_host,
-    within_memory,
-)
+from beam_semdedup.arrays import exclusive, has_room, library, namespace, row_dot, to_device
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
-from beam_semdedup.tiles import fold, multiply
+from beam_semdedup.shard import Shard, nearest
 
 _LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 5.0
 _ROUNDS = 3
 _INIT_ROWS, _INIT_ROWS_PER_CLUSTER = 10_000, 32
 _DRAWS = 1024
-_TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow
-_SUM_ROWS = 1024
 
 Run = Callable[..., list[Any]]
 """`run(operation, *arguments)` calls a method of every shard and returns the results in the order of the shards."""
@@ -69,11 +56,10 @@ class LocalEngine:
 
     def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
         """See `Engine.fit`."""
-        rows, xp = sample(), library(parameters.device)
-        rows = moved(rows, xp) if has_room(xp, rows.nbytes) else rows
-        shard = Shard(rows, parameters.max_samples_per_batch)
+        rows = where_computed(sample(), library(parameters.device))
+        run = in_this_process(Shard(rows, parameters.max_samples_per_batch))
         with exclusive(namespace(rows)):
-            return fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], initial, parameters)
+            return fit_shards(run, initial, parameters)
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -81,6 +67,24 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "cuml": lambda: import_module("beam_semdedup.cuml_fit").CumlEngine(),
     "ray": lambda: import_module("beam_semdedup.ray_fit").RayEngine(),
 }
+
+
+def where_computed(rows: np.ndarray, xp: Any) -> Any:
+    """The rows where `xp` computes; on the host, with a warning, where a GPU has no room for them."""
+    if has_room(xp, rows.nbytes):
+        with contextlib.suppress(MemoryError):  # others may have taken it
+            return to_device(rows, xp)
+    _LOG.warning("The GPU has no room for %s rows to fit on: the CPU fits", f"{len(rows):,}")
+    return rows
+
+
+def in_this_process(*shards: Shard) -> Run:
+    """A `Run` that reaches shards of this process, one after another."""
+
+    def run(operation: str, *arguments: Any) -> list[Any]:
+        return [getattr(shard, operation)(*arguments) for shard in shards]
+
+    return run
 
 
 def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> Fit:
@@ -99,8 +103,7 @@ def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> 
     shapes, squares = zip(*run("size"), strict=True)
     counts = [shape[0] for shape in shapes]
     rows, square = sum(counts), sum(squares)
-    if rows < p.n_clusters:
-        raise InputError(f"n_clusters={p.n_clusters} is more than the {rows} usable rows that it is fitted on")
+    check_enough_rows(p.n_clusters, rows)
     _LOG.info("Fitting %s centroids on %s rows of %s values", p.n_clusters, f"{rows:,}", shapes[0][1])
     repeats = 1 if initial is not None else p.n_init
     if repeats == "auto":
@@ -118,6 +121,15 @@ def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> 
         centroids, inertia, iterations = lloyd(run, start, rows, square, p.tol, p.min_moved, p.max_iter)
         fits.append(Fit(centroids, inertia, iterations, rows))
     return min(fits, key=lambda fit: fit.inertia)
+
+
+def check_enough_rows(n_clusters: int, rows: int) -> None:
+    """InputError where there are fewer rows to fit on than clusters."""
+    if rows < n_clusters:
+        raise InputError(
+            f"n_clusters={n_clusters} is more than the {rows} usable rows that it is fitted on; give fewer, or a "
+            "larger fit_data_fraction"
+        )
 
 
 def lloyd(
@@ -238,99 +250,11 @@ def plus_plus(points: np.ndarray, weights: np.ndarray, n_clusters: int, rng: np.
                 free[pick] = False
                 fresh.append(pick)
                 np.minimum(left, others, out=left)
-        closeness, _ = _nearest(points, points[fresh], len(points))
+        closeness, _ = nearest(points, points[fresh], len(points))
         reached = np.maximum(square - 2 * closeness, 0)
         distance = np.minimum(distance, reached) if chosen else reached
         chosen += fresh
     return points[chosen]
-
-
-class Shard:
-    """Some of the rows to fit on, and what is computed of each of them.
-
-    Attributes:
-        rows: (m, d) float32, NumPy or CuPy.
-        batch: most rows of a tile.
-        number: which shard this is.
-    """
-
-    def __init__(self, rows: Any, batch: int = 1 << 15, number: int = 0) -> None:
-        self.rows, self.batch, self.number = rows, batch, number
-        self._labels: Any = None
-        self._sums: Any = None
-
-    def size(self) -> tuple[tuple[int, int], float]:
-        """The shape (m, d) of the rows, and the sum of their squared norms."""
-        return self.rows.shape, float(row_dot(self.rows, self.rows).sum())
-
-    def start_init(self, chosen: Sequence[np.ndarray] | None) -> int:
-        """Begins the choice of initial centroids among all rows, or the `chosen` ones of each shard; their number."""
-        xp = namespace(self.rows)
-        self._labels = None
-        self._init_rows = self.rows if chosen is None else self.rows[xp.asarray(chosen[self.number])]
-        self._square = row_dot(self._init_rows, self._init_rows)
-        self._distance = xp.full(len(self._init_rows), xp.inf)
-        self._owner = xp.zeros(len(self._init_rows), dtype=xp.int64)
-        return len(self._init_rows)
-
-    def take(self, positions: Sequence[np.ndarray]) -> np.ndarray:
-        """The rows at this shard's of the positions, (n, d) float32."""
-        return to_host(self._init_rows[namespace(self.rows).asarray(positions[self.number])])
-
-    def approach(self, candidates: np.ndarray, positions: Sequence[np.ndarray], first: int) -> float:
-        """The sum of the squared distances to the nearest candidate, after more were added.
-
-        Args:
-            candidates: (c, d) float32, the added ones.
-            positions: which rows of each shard they are.
-            first: how many candidates there were before.
-        """
-        xp = namespace(self.rows)
-        closeness, position = _nearest(self._init_rows, xp.asarray(candidates), self.batch)
-        distance = xp.maximum(self._square - 2 * closeness, 0)
-        self._owner = xp.where(distance < self._distance, first + position, self._owner)
-        self._distance = xp.minimum(distance, self._distance)
-        own = xp.asarray(positions[self.number])
-        self._distance[own] = 0  # exactly, so that none is drawn again
-        self._owner[own] = first + sum(map(len, positions[: self.number])) + xp.arange(len(own))
-        return float(self._distance.sum())
-
-    def draw(self, factor: float, seed: Sequence[int]) -> np.ndarray:
-        """Positions of rows drawn with a chance of `factor` times their squared distance, ascending."""
-        xp = namespace(self.rows)
-        random = xp.asarray(np.random.default_rng([*seed, self.number]).random(len(self._distance)))
-        return to_host(xp.flatnonzero(random < factor * self._distance))
-
-    def owned(self, number: int) -> np.ndarray:
-        """How many rows each of the `number` candidates is nearest to, (number,)."""
-        return to_host(namespace(self.rows).bincount(self._owner, minlength=number))
-
-    def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Finds the nearest centroid (k, d) float32 of each row.
-
-        Returns:
-            The sum (k, d) float64 and the number (k,) of the rows of each centroid, and the number of rows that have
-            another one than before.
-        """
-        xp, before, k = namespace(self.rows), self._labels, len(centroids)
-        _, self._labels = _nearest(self.rows, xp.asarray(centroids), self.batch)
-        everyone = xp.arange(len(self.rows))
-        moved = everyone if before is None else xp.flatnonzero(self._labels != before)
-        if before is None or 2 * len(moved) > len(everyone):
-            self._sums = _sums(self.rows, everyone, self._labels, k)
-        elif len(moved):  # in float64, where what stays behind of a row that went is far below float32's rounding
-            self._sums = self._sums + _sums(self.rows, moved, self._labels, k) - _sums(self.rows, moved, before, k)
-        return to_host(self._sums), to_host(xp.bincount(self._labels, minlength=k)), len(moved)
-
-    def farthest(self, centroids: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows that are farthest from their centroid: squared distances (n,), rows (n, d), labels (n,)."""
-        xp = namespace(self.rows)
-        means, distance = xp.asarray(centroids), xp.empty(len(self.rows))
-        for part in slices(0, len(self.rows), _SUM_ROWS):
-            apart = self.rows[part] - means[self._labels[part]]
-            distance[part] = row_dot(apart, apart)
-        far = xp.argsort(-distance)[:number]
-        return to_host(distance[far]), to_host(self.rows[far]), to_host(self._labels[far])
 
 
 def _take(run: Run, counts: Sequence[int], positions: np.ndarray) -> np.ndarray:
@@ -358,53 +282,3 @@ def _reseed(run: Run, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarra
         sums[label] -= row
         counts[label] -= 1
     return len(far) > 0
-
-
-def _nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
-    """The nearest of some centroids: half its square less than their product (m,) float32, and which it is (m,).
-
-    The squared distance of a row x to it is x @ x - 2 * closeness.
-    """
-    half = (row_dot(centroids, centroids) / 2).astype(np.float32)
-    if namespace(rows) is not np:
-        return within_memory(batch, lambda step: _nearest_on_device(rows, centroids, half, step))
-    closeness = np.empty(len(rows), dtype=np.float32)
-    position = np.empty(len(rows), dtype=np.int32)
-
-    def tile(part: slice) -> None:
-        score = rows[part] @ centroids.T
-        score -= half
-        position[part] = at = score.argmax(axis=1)
-        closeness[part] = score[np.arange(len(at)), at]
-
-    step = max(_TILE_ROWS, _TILE_BYTES // (4 * len(centroids)))
-    in_threads(tile, slices(0, len(rows), min(batch, step)))
-    return closeness, position
-
-
-def _nearest_on_device(rows: Any, centroids: Any, half: Any, step: int) -> tuple[Any, Any]:
-    """See `_nearest`: tiles of `step` rows one after the other, each of them read once after its product."""
-    xp = namespace(rows)
-    best = xp.full(len(rows), -xp.inf, dtype=xp.float32)
-    second, position = best.copy(), xp.full(len(rows), -1)
-    for part in slices(0, len(rows), step):
-        score = multiply(rows[part], centroids)
-        score -= half
-        fold(score, len(centroids), 0, best[part], second[part], position[part])
-    return best, position
-
-
-def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
-    """The sums (number, d) float64 of the `chosen` rows of each label, in their order."""
-    xp = namespace(rows)
-    order = chosen[xp.argsort(labels[chosen], kind="stable")]
-    if xp is not np:
-        return cuda.add_up(rows, order, xp.searchsorted(labels[order], xp.arange(number + 1)))
-    result = np.zeros((number, rows.shape[1]))
-    ordered = to_host(labels[order])
-    for part in slices(0, len(ordered), _SUM_ROWS):
-        own, values = ordered[part], rows[order[part]].astype(xp.float64)
-        cuts = np.flatnonzero(np.diff(own, prepend=-1)).tolist()
-        for low, high in zip(cuts, [*cuts[1:], len(own)], strict=True):
-            result[own[low]] += xp.ones(high - low) @ values[low:high]
-    return result

@@ -53,7 +53,7 @@ def find(config: FlinkConfig) -> str:
     """The path of the jar: that of the configuration, of a local cache, of Maven, or downloaded by Beam.
 
     Raises:
-        InputError: it can't be had; names what was tried.
+        InputError: it is neither found nor fetched; the message names what was tried.
     """
     check(config)
     if config.flink_job_server_jar:
@@ -70,7 +70,7 @@ def find(config: FlinkConfig) -> str:
             failures.append(str(error))
     looked = "\n  ".join([*(f"{path}: not there" for path in _places(config.flink_version)), *failures])
     raise InputError(
-        f"Beam's job server for Flink {config.flink_version} can't be had; give its path as "
+        f"Beam's job server for Flink {config.flink_version} is neither found nor fetched; give its path as "
         f"runner.flink_job_server_jar. Tried:\n  {looked}"
     )
 

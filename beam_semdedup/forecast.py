@@ -10,10 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from beam_semdedup import inputs, plan, segments
+from beam_semdedup import inputs, segments
 from beam_semdedup.calibration import Rates, computed_scores
 from beam_semdedup.config import PlanParameters
 from beam_semdedup.formats import FileFacts
+from beam_semdedup.sizes import SEGMENT_BYTES, Sizes, default_clusters
 
 PROCESS_BYTES = 220 << 20
 """Of a process that imported everything and has no work."""
@@ -26,7 +27,7 @@ _REQUEST_SECONDS = 2e-3
 _RESULT_BYTES = 28  # of a compared row: two ids, score, centroid
 _ASSIGN_COPIES, _COMPARE_COPIES = 4, 2  # of a unit's rows that are in memory at the same time
 _FIT_SECONDS = 3600.0
-_SMALL_SEGMENT, _MANY_SEGMENTS = plan.SEGMENT_BYTES // 4, 100_000
+_SMALL_SEGMENT, _MANY_SEGMENTS = SEGMENT_BYTES // 4, 100_000
 _ROWS_PER_CLUSTER = 50
 _WORTH = 1.1
 
@@ -132,24 +133,24 @@ class Forecast:
 
 def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
     """What a run with `n_clusters` clusters on these machines will do and take."""
-    run, n, d, k = p.run(n_clusters), data.rows, data.dimension, n_clusters
-    width, unit_rows = plan.unit_sizes(run, n, d, data.carried_bytes, machines.memory)
-    units, keys = data.units(unit_rows), -(-k // width)
-    unit_rows = min(unit_rows, n)
+    n, d, k = data.rows, data.dimension, n_clusters
+    sizes = Sizes(p.run(n_clusters), n, d, data.carried_bytes, machines.memory)
+    units, keys = data.units(sizes.unit_rows), sizes.keys
+    unit_rows = min(sizes.unit_rows, n)
     # Rows fall into keys at random: some keys have none of a unit where there are about as many keys as rows.
     in_unit = keys * -math.expm1(-n / units / keys)
     references = round(units * in_unit)
     segment_start, segment_row = segments.num_bytes(d)
     assigned_bytes = n * (segment_row + data.carried_bytes) + references * segment_start
     key_rows = -(-n // keys)
-    block = plan.max_key_rows(run, n, d, data.carried_bytes, machines.memory, width)
+    block = sizes.key_rows(sizes.width)
     if key_rows > block:
-        block = plan.max_cluster_rows(run, d, data.carried_bytes, machines.memory)
+        block = sizes.cluster_rows
     blocks = -(-key_rows // block)
-    asked, affordable = plan.sample_sizes(run, n, d, machines.memory) if p.fit_iterations else (0, 0)
+    asked, affordable = (sizes.asked_sample, sizes.affordable_sample) if p.fit_iterations else (0, 0)
     sample = min(asked, affordable)
     stages = _Stages(p, data, machines, rates)
-    made = Forecast(
+    found = Forecast(
         data=data,
         n_clusters=k,
         sample_rows=sample,
@@ -174,11 +175,11 @@ def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines,
             stages.assign(k, units, references, assigned_bytes),
             stages.shuffle(references),
             stages.compare(k, keys, blocks, references, assigned_bytes),
-            stages.duplicates(max(1, n // plan.rows_per_file(data.carried_bytes, machines.memory))),
+            stages.duplicates(max(1, n // sizes.rows_per_file)),
         ),
         limits=(),
     )
-    return dataclasses.replace(made, limits=tuple(_limits(made, machines, asked, affordable)))
+    return dataclasses.replace(found, limits=tuple(_limits(found, machines, asked, affordable)))
 
 
 def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
@@ -186,7 +187,7 @@ def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -
 
     Where some number of clusters reaches fewer limits of the design than others, only such are taken.
     """
-    usual = plan.default_clusters(data.rows)
+    usual = default_clusters(data.rows)
     numbers = sorted({min(data.rows, max(1, round(usual * 2 ** (step / 4)))) for step in range(-16, 13)})
     made = [forecast(p, data, number, machines, rates) for number in numbers]
     fewest = min(len(f.limits) for f in made)
@@ -284,7 +285,7 @@ def _limits(made: Forecast, machines: Machines, asked: int, affordable: int) -> 
         found.append(Limit(f"fit in {where}", "more actors (fit_workers), or init=<centroids of a smaller fit>"))
     if made.segment_bytes < _SMALL_SEGMENT and made.segments > _MANY_SEGMENTS:
         row = 4 * made.data.dimension
-        memory = 8 * (row + made.data.carried_bytes) * math.isqrt(made.data.rows * plan.SEGMENT_BYTES // row)
+        memory = 8 * (row + made.data.carried_bytes) * math.isqrt(made.data.rows * SEGMENT_BYTES // row)
         larger = f"memory_budget={-(-memory // 2**30)}GiB: units and keys, and so segments, grow with it"
         found.append(Limit(f"segments of {made.segment_rows:.2g} rows", larger))
     if made.driver_memory > machines.memory:

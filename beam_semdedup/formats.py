@@ -1,29 +1,16 @@
-"""The two kinds of input file, behind one interface: what is in a file, and a piece of it as Arrow tables."""
+"""What every kind of input file can be asked: what is in a file, and a piece of it as Arrow tables."""
 
 from __future__ import annotations
 
-import itertools
-import json
-import posixpath
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.json as pj
-import pyarrow.parquet as pq
 
-from beam_semdedup import embeddings, storage
-from beam_semdedup.failures import as_input_error
-
-_BATCH_BYTES = 4 << 20
-_JSONL_PART_BYTES = 1 << 20
-_LOOK_ROWS = 1024
-_SPACE = ord(" ")
-_AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
+from beam_semdedup import storage
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class InputUnit:
 class FileFacts:
     """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in.
 
-    `column_bytes` is the uncompressed size of each column; jsonl does not say.
+    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say.
     """
 
     info: storage.FileInfo
@@ -69,7 +56,7 @@ class FileFacts:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatch:
     """Some rows of a unit.
 
     `table` holds the readable rows, `positions` (n,) their row numbers in the file and `numbers` (n,) what a
@@ -93,394 +80,40 @@ class Format(Protocol):
         """The facts of one file; InputError, naming it, where it cannot be read."""
 
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
-        """The types of the columns at the start of a file, for little reading; no columns where it has no rows."""
+        """The types of the columns at the start of a file, found with little reading; no columns if it has no rows."""
 
     def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
         """The commonest length of the vectors at the start of the file; None where no row has one."""
 
-    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
+    def vector_type(self, type_: pa.DataType) -> pa.DataType:
+        """The type that a column of vectors is read as if the file says `type_`; itself if that holds no vectors."""
+
+    def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """The type that a column is read as if files say different ones; None if they do not fit together."""
+
+    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """The unit's rows with the columns and types of `schema`, in order, in tables of bounded size."""
 
-    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
-        """Where a person finds the rows with these `Rows.numbers`: (row group, row in it), or (null, line)."""
+    def copy_without(
+        self,
+        source: str,
+        target: Path,
+        id_column: pa.Field,
+        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
+        batch_bytes: int,
+        options: storage.Options,
+    ) -> tuple[int, int]:
+        """Copies a file without the rows whose ids are listed, and changes nothing else.
 
+        Args:
+            target: the local file to write, compressed as `source` is.
+            id_column: the name of the column with the ids, and the type of the listed ids.
+            is_listed: says of n ids which are listed, (n,) bool; asked for one batch of rows after another.
+            batch_bytes: the size of a batch, at most, where the pieces that the file is stored in are larger.
 
-class Parquet:
-    """Parquet files, planned from their footers."""
-
-    extensions = (".parquet", ".pq")
-
-    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
-        """See `Format.inspect`; reads the footer."""
-        with (
-            as_input_error(f"{info.url}: not a readable parquet file"),
-            storage.open_input(info.url, options) as source,
-        ):
-            file = pq.ParquetFile(source)
-            schema, metadata = file.schema_arrow, file.metadata
-        parts, first_row, sizes = [], 0, Counter[str]()
-        for group in range(metadata.num_row_groups):
-            num_rows = metadata.row_group(group).num_rows
-            if num_rows:
-                parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
-            first_row += num_rows
-            for index in range(metadata.num_columns):
-                column = metadata.row_group(group).column(index)
-                sizes[column.path_in_schema.split(".")[0]] += column.total_uncompressed_size
-        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
-
-    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
-        """See `Format.head`; they are those of the whole file."""
-        facts = self.inspect(info, options)
-        return facts.schema if facts.num_rows else pa.schema([])
-
-    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
-        """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
-        type_ = facts.schema.field(embedding_field).type
-        if pa.types.is_fixed_size_list(type_):
-            return type_.list_size
-        with storage.open_input(facts.info.url, options) as source:
-            file = pq.ParquetFile(source)
-            for part in facts.parts:
-                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), embedding_field)
-                counts: Counter[int] = Counter()
-                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
-                    counts += embeddings.lengths(batch.column(0))
-                    if evident and counts.keys() == {evident}:
-                        return evident
-                del counts[0]
-                if counts:
-                    return _commonest(counts)
-        return None
-
-    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
-        """See `Format.read`."""
-        no_lines = np.empty(0, dtype=np.int64)
-        with storage.open_input(unit.path, options) as source:
-            file = pq.ParquetFile(source)
-            position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
-            stop = unit.first_row + unit.num_rows
-            rows = _rows_per_batch([file.metadata.row_group(g) for g in unit.row_groups], schema.names)
-            for batch in file.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
-                first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
-                if first < last:
-                    table = pa.Table.from_batches([batch.slice(first - position, last - first)])
-                    positions = np.arange(first, last)
-                    yield Rows(_with_types(table, schema), positions, positions, no_lines)
-                position += batch.num_rows
-                if position >= stop:
-                    break
+        Returns:
+            How many rows were read, and how many of them left out.
+        """
 
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
-        """See `Format.places`."""
-        with storage.open_input(unit.path, options) as source:
-            metadata = pq.ParquetFile(source).metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        groups = np.searchsorted(starts, numbers, side="right") - 1
-        return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
-
-
-class Jsonl:
-    """JSON lines, planned by one pass that counts newlines; compressed files are read from their start."""
-
-    extensions = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
-
-    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
-        """See `Format.inspect`; reads the whole file, and the types are those of all its well-formed lines."""
-        parts: list[InputUnit] = []
-        first_row, first_line, offset = 0, 1, 0
-        types = _Types()
-        with as_input_error(f"{info.url}: not readable as text lines"), open_stream(info.url, options) as stream:
-            for block in blocks(stream):
-                num_rows = types.add(block)
-                parts.append(
-                    InputUnit(
-                        info.url,
-                        0,
-                        first_row,
-                        num_rows,
-                        offset=offset,
-                        length=len(block),
-                        first_line=first_line,
-                    )
-                )
-                first_row, first_line, offset = (
-                    first_row + num_rows,
-                    first_line + block.count(b"\n"),
-                    offset + len(block),
-                )
-        if compression(info.url):
-            parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
-        return FileFacts(info, types.schema(), first_row, tuple(p for p in parts if p.num_rows))
-
-    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
-        """See `Format.head`; from the first block with a well-formed line."""
-        types = _Types()
-        with as_input_error(f"{info.url}: not readable as text lines"), open_stream(info.url, options) as stream:
-            for block in blocks(stream):
-                types.add(block)
-                if types.schema():
-                    break
-        return types.schema()
-
-    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
-        """See `Format.dimension`; from the first block with a vector."""
-        schema = pa.schema([(embedding_field, pa.list_(pa.float32()))])
-        for part in facts.parts:
-            for rows in self.read(part, schema, options):
-                counts = embeddings.lengths(rows.table.column(0).combine_chunks())
-                del counts[0]
-                if counts:
-                    return _commonest(counts)
-        return None
-
-    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[Rows]:
-        """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
-        with open_stream(unit.path, options) as stream:
-            if unit.offset:
-                stream.seek(unit.offset)
-            line = unit.first_line
-            # A compressed unit is found by counting from the file's start, the others start where they say.
-            position = 0 if unit.length < 0 else unit.first_row
-            stop = unit.first_row + unit.num_rows
-            for block in blocks(stream, unit.length):
-                starts, ends, numbers = line_spans(block)
-                first = max(0, unit.first_row - position)
-                last = min(len(starts), stop - position)
-                if first < last:
-                    lines = [block[s:e] for s, e in zip(starts[first:last], ends[first:last], strict=True)]
-                    table, good = parse_lines(lines, schema)
-                    numbers = numbers[first:last] + line
-                    yield Rows(
-                        table,
-                        np.arange(position + first, position + last)[good],
-                        numbers[good],
-                        numbers[~good],
-                    )
-                position += len(starts)
-                line += block.count(b"\n")
-                if position >= stop:
-                    break
-
-    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
-        """See `Format.places`."""
-        return pa.nulls(len(numbers), pa.int32()), pa.array(numbers, pa.int64())
-
-
-FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
-
-
-def line_spans(block: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Starts and ends of the lines of `block` that are not blank, and how many lines stand before each."""
-    data = np.frombuffer(block, dtype=np.uint8)
-    newlines = np.flatnonzero(data == ord("\n"))
-    ends = newlines if block.endswith(b"\n") else np.append(newlines, len(block))
-    starts = np.concatenate([[0], newlines + 1])[: len(ends)]
-    blank = np.zeros(len(starts), dtype=bool)
-    for index in np.flatnonzero(data[starts] <= _SPACE):
-        blank[index] = not block[starts[index] : ends[index]].strip()
-    kept = np.flatnonzero(~blank)
-    return starts[kept], ends[kept], kept
-
-
-def parse_lines(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
-    """The table of the well-formed lines, and which they are (n,) bool."""
-    good = np.fromiter(map(_may_be_object, lines), bool, len(lines))
-    if not good.any():
-        return schema.empty_table(), good
-    table, good[good] = _parse_objects(list(itertools.compress(lines, good)), schema)
-    return table, good
-
-
-def _may_be_object(line: bytes) -> bool:
-    """Whether a line begins and ends as an object does.
-
-    Lines that do can be parsed together: no JSON value has a `}`, a newline and a `{` in a row in it, so that
-    each is a row of its own or an error. And a line `null` would crash Arrow's parser.
-    """
-    line = line.strip(_AROUND_OBJECT)
-    return line[:1] == b"{" and line[-1:] == b"}"
-
-
-def _parse_objects(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, np.ndarray]:
-    """As `parse_lines`; halves what does not parse as a whole."""
-    try:
-        table = _read_json(lines, schema)
-        if table.num_rows == len(lines):
-            table.validate(full=True)  # strings that are not UTF-8
-            return table.select(schema.names), np.ones(len(lines), dtype=bool)
-    except pa.ArrowInvalid:
-        pass
-    if len(lines) == 1:
-        return schema.empty_table(), np.zeros(1, dtype=bool)
-    middle = len(lines) // 2
-    halves = [_parse_objects(lines[:middle], schema), _parse_objects(lines[middle:], schema)]
-    return pa.concat_tables([h[0] for h in halves]), np.concatenate([h[1] for h in halves])
-
-
-def _read_json(lines: Sequence[bytes], schema: pa.Schema | None) -> pa.Table:
-    data = b"\n".join(lines)
-    return pj.read_json(
-        pa.BufferReader(data),
-        read_options=pj.ReadOptions(use_threads=False, block_size=len(data) + 1),
-        parse_options=pj.ParseOptions(
-            explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
-        ),
-    )
-
-
-class _Types:
-    """The types of the columns in blocks of lines, from the lines that are well-formed."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, Counter[pa.DataType]] = {}
-
-    def add(self, block: bytes) -> int:
-        """Takes a block into account; the number of its lines that are not blank."""
-        starts, ends, _ = line_spans(block)
-        lines = [block[s:e] for s, e in zip(starts, ends, strict=True)]
-        for table in _readable_runs([line for line in lines if _may_be_object(line)]):
-            for name, column in zip(table.column_names, table.columns, strict=True):
-                type_ = pa.string() if pa.types.is_timestamp(column.type) else column.type  # JSON has no times
-                _count(self._found.setdefault(name, Counter()), type_, len(column) - column.null_count)
-        return len(lines)
-
-    def schema(self) -> pa.Schema:
-        """Each column with the type that holds its values, or those of the most lines."""
-        return pa.schema([(name, counts.most_common(1)[0][0]) for name, counts in self._found.items()])
-
-
-def _count(counts: Counter[pa.DataType], type_: pa.DataType, num_values: int) -> None:
-    """Adds values to the count of a type that holds them and those counted there before, or to that of their own."""
-    if type_ not in counts:
-        for other in counts:
-            if joined := _joined(other, type_):
-                num_values += counts.pop(other)
-                type_ = joined
-                break
-    counts[type_] += num_values
-
-
-def _readable_runs(lines: Sequence[bytes]) -> Iterator[pa.Table]:
-    """Tables of lines that have one schema, each as it is found."""
-    if not lines:
-        return
-    try:
-        yield _read_json(lines, None)
-    except pa.ArrowInvalid:
-        groups: list[Sequence[bytes]] = [*_alike(lines)]
-        if len(groups) == 1:
-            middle = len(lines) // 2
-            groups = [lines[:middle], lines[middle:]] if middle else []
-        for group in groups:
-            yield from _readable_runs(group)
-
-
-def _alike(lines: Sequence[bytes]) -> list[list[bytes]]:
-    """The lines in groups whose columns have one kind of value each: a mixed column would be halved to single lines."""
-    rows = [_values(line) for line in lines]
-    kinds: dict[str, set[type]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if value is not None:
-                kinds.setdefault(name, set()).add(type(value))
-    mixed = [name for name, found in kinds.items() if len(found) > 1]
-    groups: dict[tuple[type, ...], list[bytes]] = {}
-    for line, row in zip(lines, rows, strict=True):
-        groups.setdefault(tuple(type(row.get(name)) for name in mixed), []).append(line)
-    return list(groups.values())
-
-
-def _values(line: bytes) -> dict[str, Any]:
-    """The values of a line as `_alike` tells them apart; none where it is malformed."""
-    try:
-        return dict(json.loads(line, parse_int=float))
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None where there is none."""
-    try:
-        schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
-
-
-def blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
-    """Runs of whole lines of about `_JSONL_PART_BYTES` from the next `length` bytes of `stream` (-1: all)."""
-    rest = b""
-    while length != 0:
-        data = stream.read(_JSONL_PART_BYTES if length < 0 else min(length, _JSONL_PART_BYTES))
-        if not data:
-            break
-        length -= len(data) if length > 0 else 0
-        cut = data.rfind(b"\n") + 1
-        if cut:
-            yield rest + data[:cut]
-            rest = data[cut:]
-        else:
-            rest += data
-    if rest:
-        yield rest
-
-
-def open_stream(url: str, options: storage.Options) -> IO[bytes]:
-    """The content of `url`, decompressed as its name says."""
-    kind = compression(url)
-    if kind == "zstd":  # fsspec's reader takes a truncated file for a whole one
-        return pa.CompressedInputStream(storage.open_input(url, options), kind)
-    fs, path = storage.filesystem(url, options)
-    return fs.open(path, "rb", compression=kind)
-
-
-def compression(url: str) -> str | None:
-    """What the name of a file says about its compression, in fsspec's words."""
-    return fsspec.utils.infer_compression(posixpath.basename(url))
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """`schema` with dictionary-encoded columns as their values."""
-    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
-
-
-def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` as its types; vectors stay as they are, since any list of floats will do."""
-    columns = [table.column(name) for name in schema.names]
-    return pa.table(
-        [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
-        names=schema.names,
-    )
-
-
-def _evident_dimension(group: Any, embedding_field: str) -> int | None:
-    """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
-
-    Looked at only where reading the vectors themselves would be slow, and believed where the first ones agree.
-    """
-    for index in range(group.num_columns):
-        column = group.column(index)
-        if column.path_in_schema.split(".")[0] == embedding_field and group.num_rows > _LOOK_ROWS:
-            statistics = column.statistics
-            no_nulls = statistics is not None and statistics.null_count == 0
-            if no_nulls and column.num_values % group.num_rows == 0:
-                return column.num_values // group.num_rows
-    return None
-
-
-def _rows_per_batch(groups: Sequence[Any], columns: Sequence[str]) -> int:
-    """How many rows are about `_BATCH_BYTES` in the chosen columns."""
-    size = sum(
-        g.column(i).total_uncompressed_size
-        for g in groups
-        for i in range(g.num_columns)
-        if g.column(i).path_in_schema.split(".")[0] in columns
-    )
-    rows = sum(g.num_rows for g in groups)
-    return max(1, _BATCH_BYTES * rows // max(1, size))
-
-
-def _commonest(counts: Counter[int]) -> int:
-    return min(counts, key=lambda length: (-counts[length], length))
+        """Where a person finds the rows with these `RowBatch.numbers`: (row group, row in it), or (null, line)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -13,8 +13,11 @@ import pyarrow as pa
 from beam_semdedup import embeddings, storage
 from beam_semdedup.arrays import in_threads
 from beam_semdedup.failures import InputError, naming_unit
-from beam_semdedup.formats import FORMATS, FileFacts, Format, InputUnit
+from beam_semdedup.formats import FileFacts, Format, InputUnit
+from beam_semdedup.jsonl import Jsonl
+from beam_semdedup.parquet import Parquet
 
+FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
 _THREADS = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -38,6 +41,25 @@ class InputFacts:
         return sum(f.num_rows for f in self.files)
 
 
+@dataclass(frozen=True)
+class VectorColumn:
+    """The column of vectors in files of `filetype`, and how it is read; see `embeddings.to_matrix`."""
+
+    filetype: str
+    field: pa.Field
+    dimension: int
+    normalize: bool
+    options: storage.Options
+
+    def read(self, unit: InputUnit, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """The usable vectors of a unit, or of its rows with these numbers in the file; batches of (m, d) float32."""
+        for batch in FORMATS[self.filetype].read(unit, pa.schema([self.field]), self.options):
+            vectors = batch.table.column(0)
+            if rows is not None and len(rows) < unit.num_rows:
+                vectors = vectors.filter(pa.array(np.isin(batch.positions, rows, assume_unique=True)))
+            yield embeddings.to_matrix(vectors, self.dimension, self.normalize)[0]
+
+
 def list_files(
     paths: Sequence[str], filetype: str, extensions: Sequence[str] | None, options: storage.Options
 ) -> list[storage.FileInfo]:
@@ -52,7 +74,7 @@ def list_files(
     found: dict[str, storage.FileInfo] = {}
     for path in paths:
         url = storage.absolute(path, options)
-        is_glob = any(c in path for c in "*?[") and not storage.exists(url, options)
+        is_glob = storage.is_pattern(path) and not storage.exists(url, options)
         roots = storage.glob(url, options) if is_glob else [url]
         files = [file for root in roots for file in storage.find(root, options)]
         if not files:
@@ -87,12 +109,12 @@ def inspect(
         InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
     """
     kind = FORMATS[filetype]
-    facts = each(lambda info: kind.inspect(info, options), files)
+    facts = in_io_threads(lambda info: kind.inspect(info, options), files)
     used = [f for f in facts if f.num_rows]
     if not used:
         raise InputError(f"input_path: {_files(len(files))} without a single row")
-    schema = _common_schema(used, filetype, id_field, embedding_field, carried)
-    dimensions = each(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
+    schema = _common_schema(kind, used, id_field, embedding_field, carried)
+    dimensions = in_io_threads(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
     known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
     if not known:
         raise InputError(f"{embedding_field!r} has no vector in any of {_files(len(used))}, {used[0].info.url} first")
@@ -106,8 +128,8 @@ def inspect(
     return InputFacts(tuple(facts), schema, dimension)
 
 
-def each(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
-    """The function's results for the files, in their order; many files are waited for at the same time."""
+def in_io_threads(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
+    """The function's results for the files, in their order; storage is waited for in many threads at a time."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(function, files))
 
@@ -130,60 +152,54 @@ def units(files: Sequence[FileFacts], rows_per_unit: int) -> list[InputUnit]:
     return result
 
 
-def sample(
-    pieces: Sequence[InputUnit],
-    filetype: str,
-    column: pa.Field,
-    size: int,
-    seed: int,
-    dimension: int,
-    normalize: bool,
-    options: storage.Options,
-    part: int = 0,
-    parts: int = 1,
-) -> np.ndarray:
-    """Unit rows of a random sample without replacement, in the order of the files; (m, d) float32, m <= size.
+def choose(
+    pieces: Sequence[InputUnit], size: int, seed: int, part: int = 0, parts: int = 1
+) -> list[tuple[InputUnit, np.ndarray]]:
+    """The rows of a random sample without replacement: the pieces with some, and their row numbers in the file.
 
-    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into
-    `pieces`. Rows that cannot be used are left out. Of the `parts` shares that follow each other in the input only
-    share `part` is read.
+    Which rows they are depends on the rows' numbers and `seed` alone, not on how the input is cut into `pieces`. With
+    `parts`, the input is cut into that many consecutive shares, and only the rows in share `part` are given.
     """
-    bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces])])
+    bounds = np.concatenate([[0], np.cumsum([piece.num_rows for piece in pieces], dtype=np.int64)])
     total = int(bounds[-1])
     chosen = None
     if size < total:
         chosen = np.random.default_rng(seed).choice(total, size, replace=False, shuffle=False)
         chosen.sort()
-    start, stop = total * part // parts, total * (part + 1) // parts
-    schema = pa.schema([column])
-    wanted: list[tuple[InputUnit, np.ndarray | None, int]] = []  # a piece, its chosen rows or all, where they go
-    expected = 0
-    for piece, first in zip(pieces, bounds[:-1], strict=True):
-        low, high = max(first, start), min(first + piece.num_rows, stop)
-        taken = np.arange(low, high) if chosen is None else chosen[slice(*np.searchsorted(chosen, [low, high]))]
-        if low < high and len(taken):
-            wanted.append((piece, None if len(taken) == piece.num_rows else taken - first + piece.first_row, expected))
-            expected += len(taken)
-    result = np.empty((expected, dimension), dtype=np.float32)
+    wanted = []
+    lows, highs = np.clip([bounds[:-1], bounds[1:]], total * part // parts, total * (part + 1) // parts)
+    for piece, first, low, high in zip(pieces, bounds[:-1], lows, highs, strict=True):
+        rows = np.arange(low, high) if chosen is None else chosen[slice(*np.searchsorted(chosen, [low, high]))]
+        if len(rows):
+            wanted.append((piece, rows - first + piece.first_row))
+    return wanted
 
-    def read(want: tuple[InputUnit, np.ndarray | None, int]) -> tuple[int, int]:
-        piece, numbers, place = want
-        filled = place
+
+def sample(
+    pieces: Sequence[InputUnit], column: VectorColumn, size: int, seed: int, part: int = 0, parts: int = 1
+) -> np.ndarray:
+    """The vectors of the rows that `choose` gives, in the order of the files; (m, d) float32, m <= size.
+
+    Rows that cannot be used are left out.
+    """
+    wanted = choose(pieces, size, seed, part, parts)
+    places = np.concatenate([[0], np.cumsum([len(rows) for _, rows in wanted], dtype=np.int64)])
+    result = np.empty((places[-1], column.dimension), dtype=np.float32)
+
+    def read(number: int) -> tuple[int, int]:
+        piece, rows = wanted[number]
+        start = filled = places[number]
         with naming_unit(piece):
-            for rows in FORMATS[filetype].read(piece, schema, options):
-                table = rows.table
-                if numbers is not None:
-                    table = table.filter(pa.array(np.isin(rows.positions, numbers, assume_unique=True)))
-                matrix, _ = embeddings.to_matrix(table.column(0), dimension, normalize)
-                result[filled : filled + len(matrix)] = matrix
-                filled += len(matrix)
-        return place, filled
+            for vectors in column.read(piece, rows):
+                result[filled : filled + len(vectors)] = vectors
+                filled += len(vectors)
+        return start, filled
 
     filled = 0
-    for low, high in in_threads(read, wanted):
-        if low > filled:  # rows before them could not be used
-            result[filled : filled + high - low] = result[low:high]
-        filled += high - low
+    for start, stop in in_threads(read, range(len(wanted))):
+        if start > filled:  # rows before them could not be used
+            result[filled : filled + stop - start] = result[start:stop]
+        filled += stop - start
     pa.default_memory_pool().release_unused()
     return result[:filled]
 
@@ -208,7 +224,7 @@ def _dimension(
 
 
 def _common_schema(
-    files: Sequence[FileFacts], filetype: str, id_field: str, embedding_field: str, carried: Sequence[str]
+    kind: Format, files: Sequence[FileFacts], id_field: str, embedding_field: str, carried: Sequence[str]
 ) -> pa.Schema:
     """The id, embedding and carried columns with the types that all files share."""
     columns: dict[str, tuple[pa.DataType, FileFacts]] = {}
@@ -218,7 +234,9 @@ def _common_schema(
                 raise InputError(
                     f"{file.info.url}: no column {name!r}; it has: {', '.join(file.schema.names) or 'none'}"
                 )
-            type_ = _read_type(file.schema.field(name).type, name == embedding_field, filetype)
+            type_ = file.schema.field(name).type
+            if name == embedding_field:
+                type_ = kind.vector_type(type_)
             if name == id_field and not embeddings.is_id_type(type_) and type_ != pa.null():
                 raise InputError(f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary")
             if name == embedding_field and not embeddings.is_embedding_type(type_):
@@ -227,7 +245,8 @@ def _common_schema(
                     "or float64"
                 )
             seen, first = columns.get(name, (type_, file))
-            joined = _join_types(seen, type_, name == embedding_field, filetype)
+            # Every list of floats becomes a float32 matrix.
+            joined = seen if name == embedding_field else _joined(kind, seen, type_)
             if joined is None:
                 raise InputError(
                     f"column {name!r} is {seen} in {first.info.url} and {type_} in {file.info.url}: "
@@ -237,25 +256,11 @@ def _common_schema(
     return pa.schema([(name, pa.string() if t == pa.null() else t) for name, (t, _) in columns.items()])
 
 
-def _read_type(type_: pa.DataType, is_embedding: bool, filetype: str) -> pa.DataType:
-    """The type that a column is read as: jsonl's vectors, of whatever numbers, as float32."""
-    if filetype == "jsonl" and is_embedding and (pa.types.is_list(type_) or type_ == pa.null()):
-        item = pa.null() if type_ == pa.null() else type_.value_type
-        if item == pa.null() or pa.types.is_integer(item) or pa.types.is_floating(item):
-            return pa.list_(pa.float32())
-    return type_
-
-
-def _join_types(a: pa.DataType, b: pa.DataType, is_embedding: bool, filetype: str) -> pa.DataType | None:
-    if is_embedding:
-        return a  # every list of floats becomes a float32 matrix
-    if a.equals(b) or b == pa.null():
+def _joined(kind: Format, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """The type of a column that has these in two files; one of nulls alone fits with any."""
+    if a == b or b == pa.null():
         return a
-    if a == pa.null():
-        return b
-    if filetype == "jsonl" and {a, b} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    return None
+    return b if a == pa.null() else kind.joined_type(a, b)
 
 
 def _together(parts: Sequence[InputUnit], file: int) -> InputUnit:

@@ -1,4 +1,4 @@
-"""KMeans: the handle of a fitted model, its fit where there is none, and the assignment of rows to centroids."""
+"""The fitted model: its handle, its fit where there is none, and the centroids that a fit starts from."""
 
 from __future__ import annotations
 
@@ -9,34 +9,17 @@ import logging
 import sys
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 import numpy as np
 
-from beam_semdedup import cuda, storage
-from beam_semdedup.arrays import (
-    exclusive,
-    in_threads,
-    namespace,
-    rounding_error,
-    row_dot,
-    slices,
-    tile_bytes,
-    to_host,
-    within_memory,
-)
+from beam_semdedup import storage
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import ENGINES, Fit, Sample
-from beam_semdedup.tiles import fold, multiply
 
 _LOG = logging.getLogger(__name__)
-_EQUALLY_NEAR = 1e-12
-LOADED_FROM: Counter[str] = Counter()
-"""How often this process loaded centroids from the "object store" and from "storage"."""
 _LOADED: dict[str, np.ndarray] = {}
 _LOADING = threading.Lock()
 
@@ -60,7 +43,6 @@ class FittedKMeans:
         with _LOADING:
             if self.content_hash not in _LOADED:
                 centroids = self._shared()
-                LOADED_FROM["storage" if centroids is None else "object store"] += 1
                 if centroids is None:
                     centroids = self._stored(options)
                 _LOADED.clear()  # a process works on one model at a time
@@ -163,99 +145,3 @@ def init_options(parameters: Parameters) -> storage.Options:
 def content_hash(data: bytes) -> str:
     """What identifies centroids: 16 hexadecimal digits of a hash of their file."""
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def place(rows: np.ndarray, centroids: np.ndarray, batch: int, xp: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nearest centroid of each row and the distances to it, as `assign` and `distances` find them, by `xp`.
-
-    On a GPU the rows are copied there part by part, each while the one before it is computed with.
-
-    Args:
-        rows: (n, d) float32 unit rows.
-        centroids: (k, d) float32.
-        batch: rows per tile.
-        xp: the module that computes.
-    """
-    if xp is np or not len(rows):
-        labels = assign(rows, centroids, batch)
-        return labels, *distances(rows, centroids, labels)
-
-    def attempt(step: int) -> list[tuple[np.ndarray, ...]]:
-        there = xp.asarray(centroids)
-        found = []
-        for uploaded in cuda.uploaded(rows[part] for part in slices(0, len(rows), step)):
-            labels = assign(uploaded, there, step)
-            found.append(tuple(map(to_host, (labels, *distances(uploaded, there, labels)))))
-        return found
-
-    with exclusive(xp):
-        parts = within_memory(batch, attempt)
-    labels, l2, cosine = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return labels, l2, cosine
-
-
-def assign(rows: Any, centroids: Any, batch: int) -> Any:
-    """The nearest centroid of each row, the first of equally near ones; (n,) int32.
-
-    Float32 products over tiles nominate; where they cannot tell the nearest two apart, float64 decides, so
-    that a row's centroid does not depend on the rows beside it. Its products too depend on the tile in their
-    last bits, so what differs by less than `_EQUALLY_NEAR` is equal.
-
-    Args:
-        rows: (n, d) float32.
-        centroids: (k, d) float32.
-        batch: rows per tile.
-    """
-    xp = namespace(rows)
-    result = xp.empty(len(rows), dtype=xp.int32)
-    squares = row_dot(centroids, centroids)
-    half, half32 = squares / 2, (squares / 2).astype(xp.float32)
-    scale = float(xp.sqrt(squares.max()))
-
-    def tile(part: slice) -> None:
-        own = rows[part]
-        score = multiply(own, centroids)
-        score -= half32
-        best = xp.full(len(own), -xp.inf, dtype=xp.float32)
-        second, at = best.copy(), xp.full(len(own), -1)
-        fold(score, len(centroids), 0, best, second, at)
-        longest = float(xp.sqrt(xp.einsum("ij,ij->i", own, own).max()))
-        doubt = 2 * rounding_error(own.shape[1]) * max(1.0, scale) * max(longest, scale, 1.0)
-        unclear = xp.flatnonzero(second >= best - xp.float32(doubt))
-        if len(unclear):
-            score[unclear, at[unclear]] = best[unclear]
-            near = score[unclear] >= best[unclear, None] - xp.float32(doubt)
-            columns = xp.flatnonzero(near.any(axis=0))
-            exact = centroids[columns].astype(xp.float64)
-            precise = own[unclear].astype(xp.float64) @ exact.T - half[columns]
-            equal = _EQUALLY_NEAR * max(1.0, scale * scale)
-            at[unclear] = columns[(precise >= precise.max(axis=1, keepdims=True) - equal).argmax(axis=1)]
-        result[part] = at
-
-    step = max(1, min(batch, tile_bytes(xp) // (4 * len(centroids))))
-    in_threads(tile, slices(0, len(rows), step))
-    return result
-
-
-def distances(rows: Any, centroids: Any, labels: Any) -> tuple[Any, Any]:
-    """The distances of each row to its centroid, computed from these two vectors alone.
-
-    Args:
-        rows: (n, d) float32 unit rows.
-        centroids: (k, d) float32.
-        labels: (n,) the centroid of each row.
-
-    Returns:
-        l2 (n,) float32, Euclidean, to the raw centroid; cosine (n,) float32, 1 - cosine.
-    """
-    xp = namespace(rows)
-    l2 = xp.empty(len(rows), dtype=xp.float32)
-    cosine = xp.empty(len(rows), dtype=xp.float32)
-    norms = row_dot(centroids, centroids)
-    for part in slices(0, len(rows), 8192):
-        own = centroids[labels[part]]
-        dot, square, norm = row_dot(rows[part], own), row_dot(rows[part], rows[part]), norms[labels[part]]
-        l2[part] = xp.sqrt(xp.maximum(square - 2 * dot + norm, 0))
-        length = xp.sqrt(square * norm)
-        cosine[part] = 1 - dot / xp.where(length > 0, length, 1)
-    return l2, cosine

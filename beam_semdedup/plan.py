@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import logging
-import math
 import os
 import re
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from beam_semdedup import arrays, inputs, kmeans, storage
+from beam_semdedup import arrays, inputs, kmeans, layout, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError, as_input_error
@@ -31,22 +30,64 @@ from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import segment_schema
 from beam_semdedup.settings import CumlKMeansConfig, DirectConfig
+from beam_semdedup.sizes import Sizes, default_clusters
 
 _LOG = logging.getLogger(__name__)
 FORMAT = 3
-SEGMENT_BYTES = 256 << 10
-"""What the vectors of a segment should have at least: each is a ranged read, and a reference in the driver."""
-_MIN_SAMPLE, _SAMPLE_PER_CLUSTER = 100_000, 256
-_UNIT_ROWS, _ASSIGN_UNIT_BYTES = 16_384, 64 << 20
-_MAX_CLUSTER_ROWS = 65_536
-_ROWS_PER_DUPLICATES_FILE, _ID_BYTES = 4_000_000, 100
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker must know of the run; small, and pickled into the transforms."""
+class Places:
+    """Where a run's results lie, by keys that hash everything they depend on.
+
+    `parameters` have absolute paths, and `n_clusters` set.
+    """
 
     parameters: Parameters
+    kmeans_key: str
+    pairwise_key: str
+    output_key: str
+
+    @property
+    def kmeans_dir(self) -> str:
+        """Of the fit and the assign stage."""
+        return storage.join(self.parameters.cache_root, layout.KMEANS, self.kmeans_key)
+
+    @property
+    def segments_dir(self) -> str:
+        """Of the assign stage's segment files."""
+        return storage.join(self.kmeans_dir, layout.SEGMENTS)
+
+    @property
+    def pairwise_dir(self) -> str:
+        """Of the pairwise stage."""
+        return storage.join(self.parameters.cache_root, layout.PAIRWISE, self.pairwise_key)
+
+    @property
+    def duplicates_dir(self) -> str:
+        """Of the duplicates."""
+        return storage.join(self.parameters.output_path, layout.DUPLICATES)
+
+    @property
+    def read_options(self) -> storage.Options:
+        """Storage options of the input."""
+        return self.parameters.read_options
+
+    @property
+    def cache_options(self) -> storage.Options:
+        """Storage options of the cache."""
+        return self.parameters.cache_options
+
+    @property
+    def write_options(self) -> storage.Options:
+        """Storage options of the output."""
+        return self.parameters.write_options
+
+
+@dataclass(frozen=True)
+class Job(Places):
+    """What a worker must know of the run; small, and pickled into the transforms."""
+
     input_schema: pa.Schema
     dimension: int
     num_rows: int
@@ -55,9 +96,6 @@ class Job:
     max_cluster_rows: int
     max_key_rows: int
     rows_per_file: int
-    kmeans_dir: str
-    pairwise_dir: str
-    output_key: str
 
     @property
     def n_clusters(self) -> int:
@@ -81,21 +119,6 @@ class Job:
         return ranking_of(self.parameters)
 
     @property
-    def read_options(self) -> storage.Options:
-        """Storage options of the input."""
-        return self.parameters.read_options
-
-    @property
-    def cache_options(self) -> storage.Options:
-        """Storage options of the cache."""
-        return self.parameters.cache_options
-
-    @property
-    def write_options(self) -> storage.Options:
-        """Storage options of the output."""
-        return self.parameters.write_options
-
-    @property
     def carried(self) -> list[pa.Field]:
         """The input's columns that segments hold besides id and embedding."""
         p = self.parameters
@@ -105,6 +128,19 @@ class Job:
     def segment_schema(self) -> pa.Schema:
         """The columns of this run's segment files."""
         return segment_schema(self.input_schema.field(self.parameters.id_field).type, self.dimension, self.carried)
+
+
+@dataclass(frozen=True)
+class Located:
+    """A run whose input is found and whose places are known.
+
+    `carried` are the columns to read besides id and embedding; `inspect` opens the files, once.
+    """
+
+    places: Places
+    files: tuple[storage.FileInfo, ...]
+    carried: tuple[str, ...]
+    inspect: Callable[[], inputs.InputFacts]
 
 
 @dataclass(frozen=True)
@@ -125,20 +161,18 @@ class Plan:
     fitted: FittedKMeans | None = None
 
 
-def make_plan(parameters: Parameters) -> Plan:
-    """Finds the input, checks all that can be checked before the run, and stores the stages' plans.
+def locate(parameters: Parameters) -> Located:
+    """Finds the input and names the places of the results; writes nothing.
 
     Raises:
-        InputError: see the command's documentation; nothing is computed then.
+        InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
     """
     p = dataclasses.replace(parameters)
     if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
         _check_device(p)
-    read_options = p.read_options
-    cache_options = p.cache_options
     files = list_input(p)
     p.output_path = storage.absolute(p.output_path, p.write_options)
-    p.cache_path = storage.absolute(p.cache_root, cache_options)
+    p.cache_path = storage.absolute(p.cache_root, p.cache_options)
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
     if p.centroids_given:
         p.init = storage.absolute(p.init, kmeans.init_options(p))
@@ -147,7 +181,7 @@ def make_plan(parameters: Parameters) -> Plan:
     @functools.cache
     def inspect() -> inputs.InputFacts:
         return inputs.inspect(
-            files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim, read_options
+            files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim, p.read_options
         )
 
     if p.n_clusters is None:
@@ -157,30 +191,39 @@ def make_plan(parameters: Parameters) -> Plan:
     pairwise_key = storage.fingerprint(
         [FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold]
     )
-    kmeans_dir = storage.join(p.cache_path, "kmeans_results", kmeans_key)
-    pairwise_dir = storage.join(p.cache_path, "pairwise_results", pairwise_key)
-    workers, memory = num_workers(p), memory_per_worker(p)
-    with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
-        assign = _stage_plan(kmeans_dir, "segments", lambda: _plan_kmeans(p, inspect(), carried, memory), cache_options)
-        compare = _stage_plan(
-            pairwise_dir,
-            "",
-            lambda: _plan_pairwise(p, assign, memory),
-            cache_options,
-        )
-    _check_rows(p, assign)
+    places = Places(p, kmeans_key, pairwise_key, storage.fingerprint([FORMAT, pairwise_key, p.eps]))
+    return Located(places, tuple(files), tuple(carried), inspect)
+
+
+def make_plan(located: Located) -> Plan:
+    """Checks all that can be checked before the run, and stores the stages' plans.
+
+    Raises:
+        InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
+    """
+    places, p = located.places, located.places.parameters
+    workers = num_workers(p)
+    memory = memory_per_worker(p, workers)
+    assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, lambda: _plan_kmeans(located, memory))
+    sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
+    compare = _stage_plan(
+        p,
+        places.pairwise_dir,
+        places.pairwise_dir,
+        lambda: {"max_cluster_rows": sizes.cluster_rows, "max_key_rows": sizes.key_rows(assign["width"])},
+    )
     if p.max_cluster_rows not in (None, compare["max_cluster_rows"]):
         _LOG.warning(
             "max_cluster_rows=%s is not used: units were finished with %s; reuse_cache=false plans anew",
             p.max_cluster_rows,
             compare["max_cluster_rows"],
         )
-    assigned = read_manifest(kmeans_dir, cache_options)
-    compared = read_manifest(pairwise_dir, cache_options)
+    assigned = layout.read_manifest(places.kmeans_dir, p.cache_options)
+    compared = layout.read_manifest(places.pairwise_dir, p.cache_options)
     if not assigned or (compared and compared["centroids"] != assigned["centroids"]):
         compared = None
     job = Job(
-        parameters=p,
+        **vars(places),
         input_schema=pa.ipc.read_schema(pa.BufferReader(base64.b64decode(assign["schema"]))),
         dimension=assign["dimension"],
         num_rows=assign["num_rows"],
@@ -189,22 +232,14 @@ def make_plan(parameters: Parameters) -> Plan:
         sample_rows=assign["sample_rows"],
         max_cluster_rows=compare["max_cluster_rows"],
         max_key_rows=compare["max_key_rows"],
-        rows_per_file=rows_per_file(assign["carried_bytes"], memory),
-        kmeans_dir=kmeans_dir,
-        pairwise_dir=pairwise_dir,
-        output_key=storage.fingerprint([FORMAT, pairwise_key, p.eps]),
+        rows_per_file=sizes.rows_per_file,
     )
-    return Plan(job, tuple(files), load_units(assign), assigned, compared, memory, workers)
+    return Plan(job, located.files, load_units(assign), assigned, compared, memory, workers)
 
 
-def _check_device(p: Parameters) -> None:
-    """That this machine has what the parameters ask for; `auto` asks for nothing."""
-    if p.device == "gpu":
-        arrays.library(p.device)
-    if isinstance(p.kmeans, CumlKMeansConfig):
-        from beam_semdedup import cuml_fit
-
-        cuml_fit.check()
+def forget(places: Places) -> None:
+    """Removes what the cache holds for a run."""
+    layout.forget([places.pairwise_dir, places.kmeans_dir], places.cache_options)
 
 
 def list_input(p: Parameters) -> list[storage.FileInfo]:
@@ -213,13 +248,6 @@ def list_input(p: Parameters) -> list[storage.FileInfo]:
     files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
     _check_paths(p, files, options)
     return files
-
-
-def forget(job: Job) -> None:
-    """Removes what the cache holds for the job's stages; the manifests first, so that they are unfinished then."""
-    for directory in (job.pairwise_dir, job.kmeans_dir):
-        storage.delete([storage.join(directory, "manifest.json")], job.cache_options)
-        storage.delete_tree(directory, job.cache_options)
 
 
 def ranking_of(p: Parameters) -> RankingStrategy:
@@ -231,72 +259,6 @@ def ranking_of(p: Parameters) -> RankingStrategy:
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
 
 
-def default_clusters(num_rows: int) -> int:
-    """`n_clusters` where it is null."""
-    return max(1, round(num_rows**0.5))
-
-
-def unit_sizes(p: Parameters, num_rows: int, dimension: int, carried_bytes: int, memory: int) -> tuple[int, int]:
-    """Centroids per key and rows per assign unit.
-
-    Args:
-        p: with `n_clusters` set.
-        carried_bytes: of a row in the columns besides id and embedding.
-        memory: bytes per worker.
-    """
-    assert p.n_clusters is not None
-    row_bytes = 4 * dimension
-    affordable = max(1, memory // 8 // (row_bytes + carried_bytes))
-    # There is a segment for each key in each unit: they are largest where a key has as many rows as a unit.
-    balanced = math.isqrt(num_rows * SEGMENT_BYTES // row_bytes)
-    key_rows = min(p.unit_rows or max(_UNIT_ROWS, balanced), affordable)
-    width = max(1, round(key_rows * p.n_clusters / num_rows))
-    keys = -(-p.n_clusters // width)
-    unit_rows = (p.assign_unit_bytes or max(_ASSIGN_UNIT_BYTES, SEGMENT_BYTES * keys)) // row_bytes
-    return width, max(1, min(unit_rows, affordable))
-
-
-def sample_sizes(p: Parameters, num_rows: int, dimension: int, memory: int) -> tuple[int, int]:
-    """How many rows the parameters ask to fit on, and how many a worker's `memory` (bytes) can hold."""
-    assert p.n_clusters is not None
-    if p.fit_data_fraction is not None:
-        asked = max(1, round(p.fit_data_fraction * num_rows))
-    else:
-        asked = min(num_rows, max(_MIN_SAMPLE, _SAMPLE_PER_CLUSTER * p.n_clusters))
-    # Beside the rows the fit holds some of them again, as candidates for initial centroids.
-    return asked, memory // 4 // (4 * dimension)
-
-
-def max_cluster_rows(p: Parameters, dimension: int, carried_bytes: int, memory: int) -> int:
-    """The ranked rows that are compared as one unit where a key is split."""
-    return p.max_cluster_rows or max(1024, min(_MAX_CLUSTER_ROWS, _held_rows(dimension, carried_bytes, memory)))
-
-
-def max_key_rows(p: Parameters, num_rows: int, dimension: int, carried_bytes: int, memory: int, width: int) -> int:
-    """The rows of a key above which it is split: twice the usual number, as then it has a large cluster.
-
-    Args:
-        p: with `n_clusters` set.
-        memory: bytes per worker.
-        width: centroids per key; the rows of a key of many are each compared with few of the others.
-    """
-    assert p.n_clusters is not None
-    block = max_cluster_rows(p, dimension, carried_bytes, memory)
-    if p.max_cluster_rows or width == 1:
-        return block
-    return max(block, min(2 * width * num_rows // p.n_clusters, _held_rows(dimension, carried_bytes, memory)))
-
-
-def _held_rows(dimension: int, carried_bytes: int, memory: int) -> int:
-    """The rows to compare that a worker's `memory` (bytes) allows."""
-    return memory // 4 // (4 * dimension + carried_bytes)
-
-
-def rows_per_file(carried_bytes: int, memory: int) -> int:
-    """The compared rows whose duplicates go into one file."""
-    return min(_ROWS_PER_DUPLICATES_FILE, memory // 4 // (_ID_BYTES + carried_bytes))
-
-
 def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
     """The assign units of a stored plan."""
     return tuple(
@@ -305,78 +267,85 @@ def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
     )
 
 
-def read_manifest(directory: str, options: storage.Options) -> dict[str, Any] | None:
-    """The manifest of a finished stage, with its files' full names; None where the stage is not finished."""
-    return storage.read_json(storage.join(directory, "manifest.json"), options)
-
-
-def _stage_plan(
-    directory: str, units: str, make: Callable[[], dict[str, Any]], options: storage.Options
-) -> dict[str, Any]:
+def _stage_plan(p: Parameters, directory: str, inner: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The plan that finished units of a stage were made by; a new one, which is stored, where there are none.
 
     Args:
-        units: where in `directory` finished units lie.
+        directory: of the stage.
+        inner: where its finished units lie.
         make: makes a plan for the present parameters and memory.
     """
-    url = storage.join(directory, "plan.json")
-    stored = storage.read_json(url, options)
-    finished = storage.names(storage.join(directory, units).rstrip("/"), options) - {"plan.json"}
-    if stored is not None and any(not name.startswith(".") for name in finished):
+    url = storage.join(directory, layout.PLAN)
+    stored = storage.read_json(url, p.cache_options)
+    if stored is not None and layout.finished_units(inner, p.cache_options):
         return stored
-    made = make()
-    if stored is None:
-        return json.loads(storage.create_if_absent(url, json.dumps(made).encode(), options))
-    if stored != made:
-        storage.write_json(url, made, options)
-    return made
+    new = make()
+    with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
+        if stored is None:
+            storage.create_if_absent(url, json.dumps(new).encode(), p.cache_options)
+            stored = storage.read_json(url, p.cache_options)
+            if stored is not None:  # perhaps that of a faster attempt
+                return stored
+        if stored != new:
+            storage.write_json(url, new, p.cache_options)
+    return new
 
 
-def _plan_kmeans(p: Parameters, facts: inputs.InputFacts, carried: list[str], memory: int) -> dict[str, Any]:
-    carried_bytes = facts.row_bytes(carried)
-    width, unit_rows = unit_sizes(p, facts.num_rows, facts.dimension, carried_bytes, memory)
-    units = inputs.units(facts.files, unit_rows)
+def _plan_kmeans(located: Located, memory: int) -> dict[str, Any]:
+    p, facts = located.places.parameters, located.inspect()
+    sizes = Sizes(p, facts.num_rows, facts.dimension, facts.row_bytes(located.carried), memory)
+    ranking_of(p).check(facts.schema)
+    sample_rows = _sample_rows(sizes)
+    _check_rows(sizes, sample_rows)
+    units = inputs.units(facts.files, sizes.unit_rows)
     return {
         "format": FORMAT,
         "files": [f.info.url for f in facts.files],
         "schema": base64.b64encode(facts.schema.serialize()).decode(),
         "dimension": facts.dimension,
-        "carried_bytes": carried_bytes,
+        "carried_bytes": sizes.carried_bytes,
         "num_rows": facts.num_rows,
-        "sample_rows": _sample_rows(p, facts, memory),
-        "width": width,
+        "sample_rows": sample_rows,
+        "width": sizes.width,
         "units": [
             [u.file, u.first_row, u.num_rows, list(u.row_groups), u.offset, u.length, u.first_line] for u in units
         ],
     }
 
 
-def _plan_pairwise(p: Parameters, assign: dict[str, Any], memory: int) -> dict[str, Any]:
-    dimension, carried = assign["dimension"], assign["carried_bytes"]
-    return {
-        "max_cluster_rows": max_cluster_rows(p, dimension, carried, memory),
-        "max_key_rows": max_key_rows(p, assign["num_rows"], dimension, carried, memory, assign["width"]),
-    }
-
-
-def _sample_rows(p: Parameters, facts: inputs.InputFacts, memory: int) -> int:
-    assert p.n_clusters is not None
-    if p.max_iter == 0:
+def _sample_rows(sizes: Sizes) -> int:
+    """How many rows are fitted on; 0 where the centroids are given."""
+    if sizes.parameters.max_iter == 0:
         return 0
-    asked, affordable = sample_sizes(p, facts.num_rows, facts.dimension, memory)
-    if affordable < min(asked, p.n_clusters):
+    asked, affordable = sizes.asked_sample, sizes.affordable_sample
+    if affordable < min(asked, sizes.n_clusters):
         raise InputError(
-            f"memory_budget: {memory:,} bytes hold {affordable:,} rows of {facts.dimension} values to fit on, fewer "
-            f"than n_clusters={p.n_clusters}; give more memory or a smaller n_clusters"
+            f"memory_budget: {sizes.memory:,} bytes hold {affordable:,} rows of {sizes.dimension} values to fit on, "
+            f"fewer than n_clusters={sizes.n_clusters}; give more memory or a smaller n_clusters"
         )
     if affordable < asked:
         _LOG.warning(
             "Fitting on %s rows instead of %s: the memory budget (%s bytes) allows no more",
             f"{affordable:,}",
             f"{asked:,}",
-            f"{memory:,}",
+            f"{sizes.memory:,}",
         )
     return min(asked, affordable)
+
+
+def _check_rows(sizes: Sizes, sample_rows: int) -> None:
+    """That there are enough rows for the clusters, and that given centroids fit them."""
+    if sizes.rows < sizes.n_clusters:
+        raise InputError(
+            f"n_clusters={sizes.n_clusters} is more than the {sizes.rows} rows of the input; give fewer or null"
+        )
+    if sizes.parameters.centroids_given:
+        kmeans.load_init(sizes.parameters, sizes.dimension)
+    if 0 < sample_rows < sizes.n_clusters:
+        raise InputError(
+            f"n_clusters={sizes.n_clusters} is more than the {sample_rows} rows to fit on; give a larger "
+            "fit_data_fraction or a smaller n_clusters"
+        )
 
 
 def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
@@ -407,22 +376,14 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
     )
 
 
-def _check_rows(p: Parameters, stored: dict[str, Any]) -> None:
-    assert p.n_clusters is not None
-    if stored["num_rows"] < p.n_clusters:
-        raise InputError(
-            f"n_clusters={p.n_clusters} is more than the {stored['num_rows']} rows of the input; give fewer or null"
-        )
-    if p.centroids_given:
-        kmeans.load_init(p, stored["dimension"])
-    if 0 < stored["sample_rows"] < p.n_clusters:
-        raise InputError(
-            f"n_clusters={p.n_clusters} is more than the {stored['sample_rows']} rows to fit on; give a larger "
-            "fit_data_fraction or a smaller n_clusters"
-        )
+def _check_device(p: Parameters) -> None:
+    """That this machine has what the parameters ask for; `auto` asks for nothing."""
+    if p.device == "gpu":
+        arrays.library(p.device)
+    if isinstance(p.kmeans, CumlKMeansConfig):
+        from beam_semdedup import cuml_fit
 
-
-PRODUCTS = ("duplicates", "rejected", "deduplicated", "kmeans_results", "pairwise_results")
+        cuml_fit.check()
 
 
 def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:
@@ -433,17 +394,16 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
         for given in p.input_path:
             root = _followed(storage.absolute(given, read_options))
             inside = storage.is_inside(place, root)
-            if any(c in given for c in "*?["):
+            if storage.is_pattern(given):
                 pattern = re.compile(glob_translate(root))
-                inside = any(
-                    pattern.match(storage.join(place, *inner)) for inner in [(), *((d, "x.parquet") for d in PRODUCTS)]
-                )
+                results = [place, *(storage.join(place, product, "x.parquet") for product in layout.PRODUCTS)]
+                inside = any(map(pattern.match, results))
             if inside:
                 raise InputError(
                     f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out"
                 )
         for file in files:
-            for product in PRODUCTS:
+            for product in layout.PRODUCTS:
                 if storage.is_inside(_followed(file.url), storage.join(place, product)):
                     raise InputError(
                         f"input_path: {file.url} is a result in {name}={path}, where results are cleared; give "

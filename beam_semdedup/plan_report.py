@@ -42,7 +42,7 @@ def report_plan(p: PlanParameters) -> PlanReport:
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
-        memory=memory_per_worker(p.run(None)),
+        memory=memory_per_worker(p.run(None), p.workers),
         gpus=p.gpus,
         fit_workers=p.fit_workers,
         storage_bandwidth=p.storage_bandwidth,

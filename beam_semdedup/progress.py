@@ -52,6 +52,16 @@ class _WithoutSecrets(logging.Formatter):
         return without_secrets(super().format(record))
 
 
+def is_log_shown() -> bool:
+    """Whether somebody chose where this project's log goes.
+
+    Not so by the handler that `logging` makes by itself for the first message of all, which one of Beam's imports has.
+    """
+    ours = logging.getLogger(__package__)
+    chosen = [h for h in logging.getLogger().handlers if getattr(h.formatter, "_fmt", "") != logging.BASIC_FORMAT]
+    return bool(ours.handlers or chosen)
+
+
 @dataclass(frozen=True)
 class StageProgress:
     """A stage: how many units it has (None: not countable, only done or not) and how many are done now."""

@@ -40,20 +40,28 @@ class RankingStrategy:
     ) -> None:
         if strategy not in ("sort", "random"):
             raise InputError(f"ranking_strategy: strategy={strategy!r} is not known; it is sort or random")
-        if isinstance(metadata_cols, str) or not all(isinstance(name, str) for name in metadata_cols):
+        if (
+            not isinstance(metadata_cols, Sequence)
+            or isinstance(metadata_cols, str)
+            or not all(isinstance(name, str) for name in metadata_cols)
+        ):
             raise InputError(f"ranking_strategy: metadata_cols must be a list of columns, found {metadata_cols!r}")
         if strategy == "sort" and not metadata_cols:
             raise InputError("ranking_strategy: metadata_cols is empty: give at least one column")
         if not isinstance(random_seed, int):
             raise InputError(f"ranking_strategy: random_seed={random_seed!r} must be an integer")
-        flags = [ascending] * len(metadata_cols) if isinstance(ascending, bool) else list(ascending)
-        if len(flags) != len(metadata_cols) or not all(isinstance(flag, bool) for flag in flags):
+        flags = [ascending] * len(metadata_cols) if isinstance(ascending, bool) else ascending
+        if (
+            not isinstance(flags, Sequence)
+            or len(flags) != len(metadata_cols)
+            or not all(isinstance(flag, bool) for flag in flags)
+        ):
             raise InputError(
                 f"ranking_strategy: ascending={ascending!r} must be true, false or one of them for each of "
                 f"{list(metadata_cols)}"
             )
         self.metadata_cols = list(metadata_cols)
-        self.ascending = flags
+        self.ascending = list(flags)
         self.strategy = strategy
         self.random_seed = random_seed
         self._id_order = "ascending"
@@ -110,6 +118,19 @@ class RankingStrategy:
             return []
         return [name for name in self.metadata_cols if name not in ("id", *DISTANCES.values())]
 
+    def check(self, schema: pa.Schema) -> None:
+        """Checks that the columns can be sorted by.
+
+        Raises:
+            InputError: a column of a type without an order; names it.
+        """
+        for name in self.input_columns:
+            type_ = schema.field(name).type
+            if pa.types.is_nested(type_) or not _has_order(type_):
+                raise InputError(
+                    f"ranking_strategy: column {name!r} is {type_}, which has no order; rank by numbers, text or times"
+                )
+
     def order(self, table: pa.Table) -> np.ndarray:
         """Positions (n,) int64 of the rows, by centroid and within a centroid from the first-ranked to the last.
 
@@ -125,8 +146,25 @@ class RankingStrategy:
         keys = [("centroid", "ascending"), *keys]
         if "id" not in self.metadata_cols:
             keys.append(("id", self._id_order))
-        nulls_last = [(*key, "at_end") for key in [*keys, *_SOURCE]]
-        return pc.sort_indices(table, sort_keys=nulls_last).to_numpy().astype(np.int64)
+        return _sorted(table, [*keys, *_SOURCE])
+
+
+def _sorted(table: pa.Table, keys: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Positions (n,) int64 of the rows in the order of the keys, columns with directions."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_float16(field.type):  # which Arrow does not sort
+            table = table.set_column(index, field.name, table.column(index).cast(pa.float32()))
+    order = pc.sort_indices(table, sort_keys=[(*key, "at_end") for key in keys])
+    return order.to_numpy().astype(np.int64)
+
+
+def _has_order(type_: pa.DataType) -> bool:
+    """Whether Arrow sorts by a column of this type together with others."""
+    try:
+        _sorted(pa.table({"x": pa.nulls(1, type_), "y": [0]}), [("x", "ascending"), ("y", "ascending")])
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:

@@ -27,16 +27,19 @@ _CONNECT_SECONDS = 10.0
 
 
 def connect(address: str | None, verbose: bool = True) -> None:
-    """Joins the cluster at `address`, or starts one on this machine where it is null; once a process.
+    """Joins the cluster at `address`, or starts one on this machine where it is null.
+
+    A process can be in one cluster at a time: the one that it is in already is used, unless `address` is another's.
 
     Args:
         verbose: whether what actors print appears here.
 
     Raises:
-        InputError: no cluster at `address`, or one that refuses.
+        InputError: no cluster at `address`, one that refuses, or another than the one that this process is in.
         RunError: Ray does not start on this machine.
     """
     if ray.is_initialized():
+        _check_same(address)
         return
     _check_address(address)
     try:
@@ -147,8 +150,30 @@ def _reserve(number: int, config: ActorConfig, seconds: float) -> PlacementGroup
     return group
 
 
+def _check_same(address: str | None) -> None:
+    """Refuses another cluster than the one that this process is in; only a host and port ask for a certain one."""
+    if address in (None, "auto", "local"):
+        return
+    joined = ray.get_runtime_context().gcs_address
+    (host, _, port), (asked_host, _, asked_port) = joined.rpartition(":"), str(address).rpartition(":")
+    if (_ip(host), port) != (_ip(asked_host), asked_port):
+        raise InputError(
+            f"ray_address={address}: this process is in the Ray cluster at {joined} already, and can be in one only; "
+            "leave that one with ray.shutdown(), or use another process"
+        )
+
+
+def _ip(host: str) -> str:
+    """The address of a host as Ray knows it, which has none that only the host itself can reach."""
+    try:
+        found = socket.gethostbyname(host)
+    except OSError:
+        return host
+    return ray.util.get_node_ip_address() if found.startswith("127.") else found
+
+
 def _check_address(address: str | None) -> None:
-    """That something listens there; Ray itself would try for minutes."""
+    """Refuses an address where nothing listens; Ray itself would try for minutes."""
     if address in (None, "auto", "local"):
         return
     host, colon, port = str(address).rpartition(":")

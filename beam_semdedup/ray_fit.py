@@ -15,12 +15,13 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from beam_semdedup import ray_cluster, storage
-from beam_semdedup.arrays import library, moved
+from beam_semdedup.arrays import library
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import RunError
-from beam_semdedup.fitting import Fit, Sample, Shard, fit_shards
+from beam_semdedup.fitting import Fit, Sample, fit_shards, where_computed
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.settings import RayKMeansConfig
+from beam_semdedup.shard import Shard
 
 _LOG = logging.getLogger(__name__)
 _MOST_LOST = 3
@@ -69,7 +70,7 @@ class _ShardActor:
         if self._shard is None:
             rows: Any = self._sample(self._number, self._parts)
             if self._config.num_gpus:
-                rows = moved(rows, library("gpu"))
+                rows = where_computed(rows, library("gpu"))
             self._shard = Shard(rows, self._batch, self._number)
         return getattr(self._shard, operation)(*arguments)
 

@@ -3,8 +3,8 @@
 Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
 list of duplicates: in memory where it is small, else in the row groups whose range of ids meets the batch.
 
-A unit that has written its file leaves what it found beside it, in `_removal/`, until the whole removal is done, so
-that one that was killed goes on where it stopped.
+A finished unit notes in `_removal/` what it removed. A removal that was killed goes on from these notes; they are
+deleted when it is done.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from apache_beam import coders
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from beam_semdedup import embeddings, formats, inputs, progress, runners, storage
-from beam_semdedup.capacity import memory_per_worker
+from beam_semdedup import embeddings, inputs, progress, runners, storage
+from beam_semdedup.capacity import memory_per_worker, num_workers
 from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
-from beam_semdedup.id_list import IdList
-from beam_semdedup.transforms import ReferenceCoder
+from beam_semdedup.id_list import IdList, IdReader
+from beam_semdedup.references import register
 from beam_semdedup.wording import counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
@@ -69,22 +65,22 @@ class RemovalResult:
     seconds: float
 
 
-for _element in (RemovalUnit, RemovedUnit):
-    coders.registry.register_coder(_element, ReferenceCoder)
+register(RemovalUnit, RemovedUnit)
 
 
 def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None) -> RemovalResult:
     """Writes the dataset at `p.input_path` without the ids listed at `p.duplicates_path`.
 
     Args:
-        listed: the files of the list, where the caller stands behind them instead of a finished run.
+        listed: the files of the list, given by a caller that has just finished the run; None: the run's summary
+            names them.
 
     Raises:
-        InputError: a list that no finished run stands behind, a wrong id column, an output that would mix
-            with the input or with files that are not from an earlier removal.
+        InputError: the list is not from a finished run, the id column is missing or of another type than the
+            list's, or the output would mix with the input or with files that are not from an earlier removal.
     """
     started = time.time()
-    memory = memory_per_worker(p)
+    memory = memory_per_worker(p, num_workers(p))
     read_options = p.read_options
     write_options = p.write_options
     paths = find_list(p) if listed is None else listed
@@ -93,8 +89,8 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     output = storage.absolute(p.output_path, write_options)
     units = _units(p, files, output, read_options)
     _check_id_column(p, files, ids, read_options)
-    key = _key(p, ids, files, units, output)
-    _prepare(output, units, key, p.clear_output, write_options)
+    job = RemovalJob(p, ids, output, _key(p, ids, files, units, output), memory)
+    _prepare(job, units)
     _LOG.info(
         "Removing %s from %s, %s",
         counted(ids.num_ids, "listed id"),
@@ -109,7 +105,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
         )
     ]
     with progress.shown(stages, p.verbose, progress.interval(output)):
-        runners.run(lambda pipeline: pipeline | RemoveDuplicates(p, units, ids, output, key, memory), p)
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), p)
     ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
     if not ledger or not ledger["finished"]:
         raise RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
@@ -127,7 +123,8 @@ def find_list(p: RemovalParameters) -> list[str]:
     """The files of the list at `p.duplicates_path`: those that the finished run's summary names.
 
     Raises:
-        InputError: there is no finished run, it had no eps, or it found repeated ids; unless allowed.
+        InputError: there is no finished run (unless partial=allow), it had no eps, or it found repeated ids (unless
+            repeated_ids=allow).
     """
     options = p.duplicates_options
     url = storage.absolute(p.duplicates_path, options)
@@ -141,7 +138,7 @@ def find_list(p: RemovalParameters) -> list[str]:
             return [storage.join(place, "duplicates", name) for name in summary["duplicates_files"]]
     if p.partial != "allow":
         raise InputError(
-            f"duplicates_path={p.duplicates_path}: no finished run stands behind it (there is no summary.json): run "
+            f"duplicates_path={p.duplicates_path}: not from a finished run (there is no summary.json): run "
             "semdedup to its end, or give partial=allow"
         )
     for place in (storage.join(url, "duplicates"), url):
@@ -170,28 +167,35 @@ def owned_files(output: str, options: storage.Options) -> list[str]:
     return [*found, *(storage.join(output, name) for name in (*ledger["files"], _LEDGER))]
 
 
-@dataclass
-class RemoveDuplicates(beam.PTransform):
-    """Writes every unit's file, then the ledger with the counts; the root transform of a pipeline."""
+@dataclass(frozen=True)
+class RemovalJob:
+    """What the units of a removal share.
+
+    `output` is the absolute output_path, `key` what the written files depend on, `memory` a worker's, in bytes.
+    """
 
     parameters: RemovalParameters
-    units: list[RemovalUnit]
     ids: IdList
     output: str
     key: str
     memory: int
 
+
+@dataclass
+class RemoveDuplicates(beam.PTransform):
+    """Writes every unit's file, then the ledger with the counts; the root transform of a pipeline."""
+
+    job: RemovalJob
+    units: list[RemovalUnit]
+
     def expand(self, root: Any) -> Any:
         """From the root of the pipeline."""
-        num_bytes = -(-self.ids.num_ids // 8)
+        num_bytes = -(-self.job.ids.num_ids // 8)
         results = (
             root
             | "List files" >> beam.Create(self.units)
             | "Spread files" >> beam.Reshuffle()
-            | "Remove duplicates"
-            >> beam.ParDo(_Remove(self.parameters, self.ids, self.output, self.key, self.memory)).with_outputs(
-                "found", main="written"
-            )
+            | "Remove duplicates" >> beam.ParDo(_Remove(self.job)).with_outputs("found", main="written")
         )
         written = results.written | "Written" >> beam.Map(lambda unit: unit).with_output_types(RemovedUnit)
         found = (
@@ -199,88 +203,59 @@ class RemoveDuplicates(beam.PTransform):
             | "Found" >> beam.Map(lambda packed: packed).with_output_types(bytes)
             | "Join found" >> beam.CombineGlobally(_Bits(num_bytes))
         )
-        write_options = self.parameters.write_options
+        write_options = self.job.parameters.write_options
         return (
             root
-            | "End" >> beam.Create([self.output])
+            | "End" >> beam.Create([self.job.output])
             | "Write ledger" >> beam.Map(_write_ledger, AsIter(written), AsSingleton(found), write_options)
         )
 
 
 class _Remove(beam.DoFn):
-    def __init__(self, parameters: RemovalParameters, ids: IdList, output: str, key: str, memory: int) -> None:
-        self._p, self._ids, self._output, self._key, self._memory = parameters, ids, output, key, memory
+    def __init__(self, job: RemovalJob) -> None:
+        self._job = job
 
     def setup(self) -> None:
-        self._reader = self._ids.reader()
+        self._reader = self._job.ids.reader()
 
     def process(self, unit: RemovalUnit) -> Iterator[Any]:
-        options = self._p.write_options
-        name = storage.fingerprint([self._key, unit.target[len(self._output) :]])
-        done = storage.join(self._output, _FOUND, f"{name}.json")
-        with naming_unit(unit.source):
-            facts = storage.read_json(done, options)
-            if not facts or not storage.exists(unit.target, options):
-                facts = self._write(unit, options)
-                storage.write_json(done, facts, options)
-        yield RemovedUnit(unit.target, facts["rows_read"], facts["rows_removed"])
-        yield beam.pvalue.TaggedOutput("found", base64.b64decode(facts["found"]))
+        removed, found = remove_from_unit(self._job, unit, self._reader)
+        yield removed
+        yield beam.pvalue.TaggedOutput("found", found)
 
-    def _write(self, unit: RemovalUnit, options: storage.Options) -> dict[str, Any]:
-        write = {"parquet": self._parquet, "jsonl": self._jsonl}[self._p.input_filetype]
-        found = [np.empty(0, dtype=np.int64)]
-        with storage.whole_file(unit.target, options) as scratch:
-            rows_read, rows_removed = write(unit, scratch, found)
-        packed = base64.b64encode(_packed(np.unique(np.concatenate(found)))).decode()
-        return {"rows_read": rows_read, "rows_removed": rows_removed, "found": packed}
 
-    def _parquet(self, unit: RemovalUnit, scratch: Path, found: list[np.ndarray]) -> tuple[int, int]:
-        rows_read = rows_removed = 0
-        with storage.open_input(unit.source, self._p.read_options) as source:
-            file = pq.ParquetFile(source)
-            schema = file.schema_arrow
-            metadata = file.metadata
-            first = metadata.row_group(0) if metadata.num_row_groups else None
-            columns = [first.column(i) for i in range(first.num_columns)] if first else []
-            codecs = {c.path_in_schema: c.compression.replace("UNCOMPRESSED", "NONE") for c in columns}
-            with pq.ParquetWriter(scratch, schema, compression=codecs or "SNAPPY") as writer:
-                for group in range(metadata.num_row_groups):
-                    size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
-                    batch_rows = max(1, min(rows, rows * (self._memory // 8) // max(1, size)))
-                    for batch in file.iter_batches(batch_rows, row_groups=[group]):
-                        table = pa.Table.from_batches([batch])
-                        ids = embeddings.decoded(table.column(self._p.id_field))
-                        duplicate, entries = self._reader.find(ids)
-                        found.append(entries)
-                        writer.write_table(table.filter(pa.array(~duplicate)).cast(schema), row_group_size=max(1, rows))
-                        rows_read += table.num_rows
-                        rows_removed += int(duplicate.sum())
-        return rows_read, rows_removed
+def remove_from_unit(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[RemovedUnit, bytes]:
+    """Writes a unit's file, unless an earlier attempt did.
 
-    def _jsonl(self, unit: RemovalUnit, scratch: Path, found: list[np.ndarray]) -> tuple[int, int]:
-        rows_read = rows_removed = 0
-        is_integer = pa.types.is_integer(self._ids.id_type)
-        schema = pa.schema([(self._p.id_field, pa.int64() if is_integer else pa.string())])
-        options = self._p.read_options
-        kind = formats.compression(unit.source)
-        with (
-            formats.open_stream(unit.source, options) as stream,
-            fsspec.open(str(scratch), "wb", compression=kind) as sink,
-        ):
-            for block in formats.blocks(stream):
-                starts, ends, _ = formats.line_spans(block)
-                table, good = formats.parse_lines([block[s:e] for s, e in zip(starts, ends, strict=True)], schema)
-                duplicate = np.zeros(len(starts), dtype=bool)
-                duplicate[good], entries = self._reader.find(table.column(0))
-                found.append(entries)
-                written = 0
-                for line in np.flatnonzero(duplicate):
-                    sink.write(block[written : starts[line]])
-                    written = ends[line] + 1
-                sink.write(block[written:])
-                rows_read += len(duplicate)
-                rows_removed += int(duplicate.sum())
-        return rows_read, rows_removed
+    Returns:
+        The counts; and the numbers of the entries of the list that were found in the file, packed.
+    """
+    options = job.parameters.write_options
+    name = storage.fingerprint([job.key, unit.target[len(job.output) :]])
+    done = storage.join(job.output, _FOUND, f"{name}.json")
+    with naming_unit(unit.source):
+        facts = storage.read_json(done, options)
+        if not facts or not storage.exists(unit.target, options):
+            facts = _write_unit(job, unit, ids)
+            storage.write_json(done, facts, options)
+    return RemovedUnit(unit.target, facts["rows_read"], facts["rows_removed"]), base64.b64decode(facts["found"])
+
+
+def _write_unit(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> dict[str, Any]:
+    p = job.parameters
+    found = [np.empty(0, dtype=np.int64)]
+
+    def is_listed(batch: pa.ChunkedArray) -> np.ndarray:
+        mask, entries = ids.find(batch)
+        found.append(entries)
+        return mask
+
+    with storage.whole_file(unit.target, p.write_options) as scratch:
+        rows_read, rows_removed = inputs.FORMATS[p.input_filetype].copy_without(
+            unit.source, scratch, pa.field(p.id_field, job.ids.id_type), is_listed, job.memory // 8, p.read_options
+        )
+    packed = base64.b64encode(_packed(np.unique(np.concatenate(found)))).decode()
+    return {"rows_read": rows_read, "rows_removed": rows_removed, "found": packed}
 
 
 class _Bits(beam.CombineFn):
@@ -346,7 +321,7 @@ def _key(
 
 
 def _names(units: Sequence[RemovalUnit | RemovedUnit], output: str) -> list[str]:
-    """The files of a ledger, as they are called in `output`, which may be copied or moved as a whole."""
+    """The files as a ledger names them: relative to `output`, which may be copied or moved as a whole."""
     return sorted(u.target[len(output) + 1 :] for u in units)
 
 
@@ -373,15 +348,16 @@ def _units(
 
 
 def _fixed_part(root: str) -> str:
-    """A glob's directory before its first wildcard; any other path itself."""
-    cut = min((root.index(c) for c in "*?[" if c in root), default=-1)
-    return root if cut < 0 else root[:cut].rsplit("/", 1)[0]
+    """The last directory of a glob before its first wildcard; any other path itself."""
+    while storage.is_pattern(root):
+        root = root.rpartition("/")[0]
+    return root
 
 
 def _check_id_column(
     p: RemovalParameters, files: Sequence[storage.FileInfo], ids: IdList, options: storage.Options
 ) -> None:
-    kind = formats.FORMATS[p.input_filetype]
+    kind = inputs.FORMATS[p.input_filetype]
 
     def wrong(info: storage.FileInfo, schema: pa.Schema) -> str:
         if p.id_field not in schema.names:
@@ -398,22 +374,23 @@ def _check_id_column(
         if head.names and wrong(info, head) and (error := wrong(info, kind.inspect(info, options).schema)):
             raise InputError(error)
 
-    inputs.each(check, files)
+    inputs.in_io_threads(check, files)
 
 
-def _prepare(output: str, units: Sequence[RemovalUnit], key: str, clear: bool, options: storage.Options) -> None:
-    """Clears what an earlier removal wrote, and states what this one will write before it writes it.
+def _prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
+    """Clears what an earlier removal wrote, and writes a ledger of what this one is going to write.
 
-    What an unfinished removal of the same files wrote stays, for this one to go on from.
+    What an unfinished removal of the same files wrote stays: this one goes on from it.
     """
+    output, options = job.output, job.parameters.write_options
     ledger = storage.read_json(storage.join(output, _LEDGER), options)
     owned = owned_files(output, options)
-    goes_on = bool(ledger) and not ledger["finished"] and ledger.get("key") == key
+    goes_on = bool(ledger) and not ledger["finished"] and ledger.get("key") == job.key
     if goes_on:
         _LOG.info("Going on with the removal that was not finished in %s", output)
     else:
         storage.delete_tree(storage.join(output, _FOUND), options)
-        if clear:
+        if job.parameters.clear_output:
             storage.delete(owned, options)
             owned = []
     places = {posixpath.dirname(unit.target) for unit in units}
@@ -422,5 +399,5 @@ def _prepare(output: str, units: Sequence[RemovalUnit], key: str, clear: bool, o
         if unit.target in present and unit.target not in owned:
             raise InputError(f"{unit.target} exists and is not from an earlier removal; choose another output_path")
     storage.write_json(
-        storage.join(output, _LEDGER), {"finished": False, "key": key, "files": _names(units, output)}, options
+        storage.join(output, _LEDGER), {"finished": False, "key": job.key, "files": _names(units, output)}, options
     )

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import storage
-from beam_semdedup.arrays import in_threads, moved
+from beam_semdedup.arrays import in_threads, to_device
+from beam_semdedup.config import SEGMENT_COLUMNS
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
@@ -39,18 +40,9 @@ class Segment:
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
     """The columns of a segment file; `source_file` and `source_row` end every order."""
-    return pa.schema(
-        [
-            ("id", id_type),
-            ("embedding", pa.list_(pa.float32(), dimension)),
-            ("centroid", pa.int32()),
-            ("l2_dist_to_cent", pa.float32()),
-            ("cosine_dist_to_cent", pa.float32()),
-            ("source_file", pa.int32()),
-            ("source_row", pa.int64()),
-            *carried,
-        ]
-    )
+    vector, distance = pa.list_(pa.float32(), dimension), pa.float32()
+    types = (id_type, vector, pa.int32(), distance, distance, pa.int32(), pa.int64())
+    return pa.schema([*zip(SEGMENT_COLUMNS, types, strict=True), *carried])
 
 
 @functools.cache
@@ -162,6 +154,11 @@ class RankedRows:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix."""
+        return len(self._order) * self._vectors[0].shape[1] * self._vectors[0].itemsize
+
     def window(self, start: int, stop: int) -> RankedRows:
         """The rows ranked `[start, stop)`, sharing the vectors."""
         result = copy.copy(self)
@@ -181,7 +178,7 @@ class RankedRows:
 
         parts = zip(self._vectors, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
         in_threads(gather, [part for part in parts if part[2] < part[3]])
-        return moved(result, self._xp)
+        return to_device(result, self._xp)
 
 
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:

@@ -15,10 +15,11 @@ from beam_semdedup.tiles import LONGEST, fold, multiply, rounded, screening_erro
 TIE = 1e-6
 """Similarities closer than this are ties, which the earliest-ranked row wins."""
 
+_ALIGNED = 8
 _GATHERED_BATCHES = 4  # rows that a thread compares with each gathered strip, in strips
 
 
-class Rows(Protocol):
+class RankedVectors(Protocol):
     """(n, d) float32 rows in rank order: an array, or what gathers them when it is indexed."""
 
     def __len__(self) -> int: ...
@@ -27,7 +28,7 @@ class Rows(Protocol):
 
 
 def max_similarity(
-    rows: Rows, low: int, high: int, batch: int, threshold: float | None = None
+    rows: RankedVectors, low: int, high: int, batch: int, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """For the rows ranked `[low, high)` of one cluster, the similarity to and rank of the best earlier row.
 
@@ -61,28 +62,28 @@ def max_similarity(
     ranks = np.flatnonzero(first == np.arange(high))
     asking = slice(int(np.searchsorted(ranks, low)), len(ranks))
     if asking.start < asking.stop:
-        own = ranks[asking] - low
-        scores[own], best = _best_earlier(_chosen(rows, ranks), asking, batch, threshold)
-        winners[own] = ranks[best]
+        asked = ranks[asking] - low
+        scores[asked], best = _best_earlier(_chosen(rows, ranks), asking, batch, threshold)
+        winners[asked] = ranks[best]
     return scores, winners
 
 
-def first_identical(rows: Rows, high: int, batch: int) -> np.ndarray:
+def first_identical(rows: RankedVectors, high: int, batch: int) -> np.ndarray:
     """For the rows ranked before `high`, the rank of the first bit-identical one; (high,) int64."""
     hashes = in_threads(lambda part: hash_rows(rows[part]), slices(0, high, batch))
     return to_host(first_of_hash(rows, namespace(hashes[0]).concatenate(hashes), batch))
 
 
-def first_of_hash(rows: Rows, hashes: Any, batch: int) -> Any:
+def first_of_hash(rows: RankedVectors, hashes: Any, batch: int) -> Any:
     """For each row the position of the first bit-identical one of those with the same hash; (n,) int64."""
     xp = namespace(hashes)
     _, firsts, inverse = xp.unique(hashes, return_index=True, return_inverse=True)
     result = firsts[inverse]
     repeated = to_host(xp.flatnonzero(result != xp.arange(len(result))))
     for part in slices(0, len(repeated), batch):
-        own = repeated[part]
-        equal = (rows[own] == rows[to_host(result[own])]).all(axis=1)
-        unequal = own[~to_host(equal)]
+        later = repeated[part]
+        equal = (rows[later] == rows[to_host(result[later])]).all(axis=1)
+        unequal = later[~to_host(equal)]
         result[unequal] = xp.asarray(unequal)  # two rows with one hash
     return result
 
@@ -97,7 +98,7 @@ def unclear(best: Any, second: Any, dimension: int, threshold: float | None, lon
     """
     xp = namespace(best)
     if threshold is None:
-        return (second >= best - xp.float32(TIE + 2 * rounding_error(dimension))) & (second > -xp.inf)
+        return (second >= best - xp.float32(TIE + 2 * rounding_error(dimension, xp))) & (second > -xp.inf)
     return abs(best - xp.float32(threshold)) <= screening_reach(dimension, longest)
 
 
@@ -109,7 +110,9 @@ def screening_reach(dimension: int, longest: float) -> float:
     return screening_error(dimension, longest) + TIE + 2.0**-22
 
 
-def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
+def _best_earlier(
+    rows: RankedVectors, asking: slice, batch: int, threshold: float | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores and positions of the winners for the rows at `asking`, among rows of which no two are identical."""
     longest = 1.0
     if threshold is not None:
@@ -122,8 +125,8 @@ def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None
     score = np.zeros(len(winner), dtype=np.float32)
 
     def compute(part: slice) -> None:
-        own, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
-        score[part] = to_host(row_dot(own, best).astype(np.float32).clip(-1, 1))
+        queries, best = rows[asking.start + part.start : asking.start + part.stop], rows[winner[part]]
+        score[part] = to_host(row_dot(queries, best).astype(np.float32).clip(-1, 1))
 
     for part in slices(0, len(open_ones), batch):
         winner[open_ones[part] - asking.start] = _settle(rows, open_ones[part], batch)
@@ -133,7 +136,7 @@ def _best_earlier(rows: Rows, asking: slice, batch: int, threshold: float | None
 
 
 def _nominate(
-    rows: Rows, part: slice, batch: int, threshold: float | None, longest: float
+    rows: RankedVectors, part: slice, batch: int, threshold: float | None, longest: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The most similar earlier rows of the rows in `part`, and the positions of those that are `unclear`."""
     prepare = (lambda strip: strip) if threshold is None else rounded
@@ -142,13 +145,13 @@ def _nominate(
     best = xp.full(len(queries), -xp.inf, dtype=xp.float32)
     second = xp.full(len(queries), -xp.inf, dtype=xp.float32)
     winner = xp.arange(part.start, part.stop)
-    for own, products, column in _tiles(rows, queries, part.start, batch, prepare):
-        fold(products, part.start + own.start - column, column, best[own], second[own], winner[own])
+    for which, products, column in _tiles(rows, queries, part.start, batch, prepare):
+        fold(products, part.start + which.start - column, column, best[which], second[which], winner[which])
     found = xp.flatnonzero(unclear(best, second, queries.shape[1], threshold, longest))
     return to_host(winner), part.start + to_host(found)
 
 
-def _settle(rows: Rows, asking: np.ndarray, batch: int) -> np.ndarray:
+def _settle(rows: RankedVectors, asking: np.ndarray, batch: int) -> np.ndarray:
     """The winners of the rows at some positions, ascending, from float64 products.
 
     One pass over the earlier rows finds the maxima, one the first within `TIE`.
@@ -172,7 +175,7 @@ def _settle(rows: Rows, asking: np.ndarray, batch: int) -> np.ndarray:
 
 
 def _tiles(
-    rows: Rows, queries: Any, start: int, batch: int, prepare: Callable[[Any], Any]
+    rows: RankedVectors, queries: Any, start: int, batch: int, prepare: Callable[[Any], Any]
 ) -> Iterator[tuple[slice, Any, int]]:
     """Which of the queries, at positions from `start` on, their products with a strip of rows, and its first column.
 
@@ -183,26 +186,28 @@ def _tiles(
     space = xp.empty(min(batch, len(queries)) * min(batch, stop), dtype=xp.float32)
     for strip in slices(0, stop - 1, batch):
         candidates = prepare(rows[strip])
-        for own in slices(max(0, strip.start + 1 - start), len(queries), batch):
-            cut = start + own.start < strip.stop
-            for low in slices(own.start, own.stop, max(1, batch // 4)) if cut else [own]:
-                shape = low.stop - low.start, min(strip.stop, start + low.stop - 1) - strip.start
+        for which in slices(max(0, strip.start + 1 - start), len(queries), batch):
+            cut = start + which.start < strip.stop
+            for low in slices(which.start, which.stop, max(1, batch // 4)) if cut else [which]:
+                # Rows of products begin at multiples of 32 bytes, which tensor cores are faster with.
+                needed = -(-(start + low.stop - 1 - strip.start) // _ALIGNED) * _ALIGNED
+                shape = low.stop - low.start, min(len(candidates), needed)
                 out = space[: shape[0] * shape[1]].reshape(shape)
                 yield low, multiply(queries[low], candidates[: shape[1]], out), strip.start
 
 
-def _chosen(rows: Rows, ranks: np.ndarray) -> Rows:
+def _chosen(rows: RankedVectors, ranks: np.ndarray) -> RankedVectors:
     """The rows at some ranks, ascending."""
     if len(ranks) == ranks[-1] + 1:
         return rows
     return rows[ranks] if _is_array(rows) else _Chosen(rows, ranks)
 
 
-def _is_array(rows: Rows) -> bool:
+def _is_array(rows: RankedVectors) -> bool:
     return hasattr(rows, "dtype")
 
 
-def longest_row(rows: Rows, batch: int) -> float:
+def longest_row(rows: RankedVectors, batch: int) -> float:
     """The largest norm of a row."""
     squares = in_threads(lambda part: float(row_dot(rows[part], rows[part]).max()), slices(0, len(rows), batch))
     return max(squares) ** 0.5
@@ -211,7 +216,7 @@ def longest_row(rows: Rows, batch: int) -> float:
 class _Chosen:
     """The rows at some ranks of others that are gathered when they are indexed."""
 
-    def __init__(self, rows: Rows, ranks: np.ndarray) -> None:
+    def __init__(self, rows: RankedVectors, ranks: np.ndarray) -> None:
         self._rows, self._ranks = rows, ranks
 
     def __len__(self) -> int:

@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from beam_semdedup.arrays import namespace, row_dot, to_host
+from beam_semdedup.arrays import namespace, pair_dot, to_host
 from beam_semdedup.similarity import TIE, first_of_hash, hash_rows, longest_row, unclear
 from beam_semdedup.tiles import LONGEST, fold, multiply, rounded
 
-LARGEST = 1024
-"""Rows of a cluster from which on it is worth launches of its own."""
+LARGEST = 4096
+"""Rows of a cluster up to which it is compared with others at once.
+
+On its own a cluster takes some eighty calls of the GPU, about a millisecond of the host; one of 4,096 rows of 768
+values keeps an H100 busy for half of that, with the half of its products that are not needed (estimated, not measured).
+"""
 
 _PADDING = 1.25
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+_MOST_BATCHES = 65_535  # some versions of cuBLAS take no more
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # of all bits, so that equal rows of two clusters differ in their hashes
 
 
 def max_similarity_of_each(
@@ -35,14 +40,14 @@ def max_similarity_of_each(
     xp = namespace(rows)
     everyone = xp.arange(len(rows))
     cluster = xp.searchsorted(xp.asarray(starts), everyone, side="right") - 1
-    own = xp.flatnonzero((cluster >= 0) & (everyone < xp.asarray(stops)[cluster]))
-    cluster, members = cluster[own], rows[own] if len(own) < len(rows) else rows
+    positions = xp.flatnonzero((cluster >= 0) & (everyone < xp.asarray(stops)[cluster]))
+    cluster, members = cluster[positions], rows[positions] if len(positions) < len(rows) else rows
     hashes = hash_rows(members) + cluster.astype(xp.uint64) * _ODD
-    first = own[first_of_hash(members, hashes, len(own))]
-    scores, winners = xp.ones(len(own), dtype=xp.float32), first.copy()
+    first = positions[first_of_hash(members, hashes, max(1, memory // (8 * rows.shape[1])))]
+    scores, winners = xp.ones(len(positions), dtype=xp.float32), first.copy()
     # Only the first of several identical rows takes part in the products: it would win against the others.
-    asking = xp.flatnonzero(first == own)
-    scores[asking], winners[asking] = _best_earlier(rows, own[asking], cluster[asking], memory, threshold)
+    asking = xp.flatnonzero(first == positions)
+    scores[asking], winners[asking] = _best_earlier(rows, positions[asking], cluster[asking], memory, threshold)
     return to_host(scores), to_host(winners)
 
 
@@ -55,22 +60,22 @@ def _best_earlier(rows: Any, asking: Any, cluster: Any, memory: int, threshold: 
     scores, winners = xp.zeros(len(asking), dtype=xp.float32), asking.copy()
     _, starts, sizes = map(to_host, xp.unique(cluster, return_index=True, return_counts=True))
     for group, width in _groups(sizes, dimension, memory):
-        places = xp.arange(width)
-        inside = places < xp.asarray(sizes[group])[:, None]
-        # What fills a cluster up to the width stands behind its rows, and is compared with nothing that counts.
-        table = xp.asarray(starts[group])[:, None] + xp.where(inside, places, 0)
+        ranks = xp.arange(width)
+        inside = ranks < xp.asarray(sizes[group])[:, None]
+        # Padding ranks after the cluster's own rows, so no real row is compared with it.
+        table = xp.asarray(starts[group])[:, None] + xp.where(inside, ranks, 0)
         members = rows[asking[table.ravel()]].reshape(*table.shape, dimension)
-        best, second, place = _nominate(members, threshold is not None)
-        at = place.reshape(table.shape)
+        best, second, winner = _nominate(members, threshold is not None)
+        at = winner.reshape(table.shape)
         open_ones = unclear(best, second, dimension, threshold, longest).reshape(table.shape) & inside
         which = to_host(xp.flatnonzero(open_ones.any(axis=1)))
         step = max(1, memory // (width * (32 * width + 24 * dimension)))
         for part in (which[start : start + step] for start in range(0, len(which), step)):
             at[part] = xp.where(open_ones[part], _settle(members[part]), at[part])
         found = inside & (at >= 0)
-        own, other = table[found], xp.take_along_axis(table, xp.maximum(at, 0), axis=1)[found]
-        scores[own] = row_dot(rows[asking[own]], rows[asking[other]]).astype(xp.float32).clip(-1, 1)
-        winners[own] = asking[other]
+        later, earlier = table[found], xp.take_along_axis(table, xp.maximum(at, 0), axis=1)[found]
+        scores[later] = pair_dot(rows, rows, asking[later], asking[earlier]).astype(xp.float32).clip(-1, 1)
+        winners[later] = asking[earlier]
     return scores, winners
 
 
@@ -82,24 +87,24 @@ def _groups(sizes: np.ndarray, dimension: int, memory: int) -> Iterator[tuple[np
         width = int(sizes[order[start]])
         similar = int(np.searchsorted(-sizes[order], -int(width / _PADDING), side="right"))
         affordable = memory // (width * (16 * dimension + 8 * width))
-        stop = start + max(1, min(similar - start, affordable))
+        stop = start + max(1, min(similar - start, affordable, _MOST_BATCHES))
         yield order[start:stop], width
         start = stop
 
 
 def _nominate(members: Any, rounding: bool) -> tuple[Any, Any, Any]:
-    """The best and second best product of each row with earlier ones of its cluster, and the place of the best."""
+    """The best and second best product of each row with earlier ones of its cluster, and the rank of the best."""
     xp = namespace(members)
     clusters, width, _ = members.shape
     prepared = rounded(members) if rounding else members
     best = xp.full(clusters * width, -xp.inf, dtype=xp.float32)
-    second, place = best.copy(), xp.full(clusters * width, -1, dtype=xp.int64)
-    fold(multiply(prepared, prepared), 0, 0, best, second, place)
-    return best, second, place
+    second, winner = best.copy(), xp.full(clusters * width, -1, dtype=xp.int64)
+    fold(multiply(prepared, prepared), 0, 0, best, second, winner)
+    return best, second, winner
 
 
 def _settle(members: Any) -> Any:
-    """The place of each row's winner, from float64 products; (c, m)."""
+    """The rank of each row's winner, from float64 products; (c, m)."""
     xp = namespace(members)
     exact = members.astype(xp.float64)
     similarity = exact @ exact.swapaxes(1, 2)

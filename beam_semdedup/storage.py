@@ -1,6 +1,6 @@
 """Files through fsspec: listing, reading ranges, and writing so that a file is whole or is not there.
 
-Every function takes `options`, the `storage_options` of the file system that the URL belongs to.
+`options` are the `storage_options` of the file system that a URL belongs to.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ def filesystem(url: str, options: Options | None = None) -> tuple[fsspec.Abstrac
 
     Object stores come without a cache of listings, in which a file that another worker just wrote is missing.
     """
+    if "::" in url:
+        raise InputError(
+            f"{url}: fsspec takes :: for a chain of file systems, such as an archive in a bucket, which is not "
+            "supported; give the place of the files themselves"
+        )
     options = options or {}
     try:
         fs, path = fsspec.core.url_to_fs(url, **options)
@@ -69,7 +74,7 @@ def absolute(url: str, options: Options | None = None) -> str:
     fs, path = filesystem(url, options)
     if isinstance(fs, LocalFileSystem):
         return os.path.abspath(path)  # noqa: PTH100 - resolve() would follow links
-    return fs.unstrip_protocol(path.rstrip("/") or path)
+    return _url(fs, path.rstrip("/") or path, url)
 
 
 def join(url: str, *names: str) -> str:
@@ -77,9 +82,19 @@ def join(url: str, *names: str) -> str:
     return posixpath.join(url, *names)
 
 
+def basename(url: str) -> str:
+    """The last component of `url`."""
+    return posixpath.basename(url)
+
+
 def is_inside(url: str, directory: str) -> bool:
     """Whether `url` is `directory` or lies in it; both as `absolute` spells them."""
     return url == directory or url.startswith(directory.rstrip("/") + "/")
+
+
+def is_pattern(path: str) -> bool:
+    """Whether `path` has wildcards in it; a file may be called so all the same."""
+    return any(character in path for character in "*?[")
 
 
 def exists(url: str, options: Options | None = None) -> bool:
@@ -102,7 +117,7 @@ def find(url: str, options: Options | None = None) -> list[FileInfo]:
             if local:
                 files.append(_local_info(name))
             else:
-                files.append(_file_info(fs.unstrip_protocol(name), info if "size" in info else fs.info(name)))
+                files.append(_file_info(_url(fs, name, url), info if "size" in info else fs.info(name)))
     return files
 
 
@@ -112,7 +127,7 @@ def glob(pattern: str, options: Options | None = None) -> list[str]:
     local = isinstance(fs, LocalFileSystem)
     left_out = tuple({*_HIDDEN} - {part[0] for part in path.split("/") if part})
     found = [name for name in fs.glob(path) if not any(part.startswith(left_out) for part in name.split("/"))]
-    return sorted(name if local else fs.unstrip_protocol(name) for name in found)
+    return sorted(name if local else _url(fs, name, pattern) for name in found)
 
 
 def names(url: str, options: Options | None = None) -> set[str]:
@@ -283,6 +298,24 @@ def fingerprint(facts: Any) -> str:
     """A key of 16 hexadecimal digits for a JSON-able description."""
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _url(fs: fsspec.AbstractFileSystem, path: str, near: str) -> str:
+    """The URL of a path, on the host and as the user of `near`: the URL of this path, of one above it, or of a glob.
+
+    Some file systems have no host in their paths (webhdfs, hdfs, sftp, ftp, smb, github), and fsspec no way back to it.
+    """
+    url = fs.unstrip_protocol(path)
+    if fs._get_kwargs_from_urls(url) == fs._get_kwargs_from_urls(near):
+        return url
+    protocol, _, place = near.partition("://")
+    host, _, inner = place.rstrip("/").partition("/")
+    inner = inner.lstrip("/")
+    whole = fs._strip_protocol(near).rstrip("/")
+    if not whole.endswith(inner):
+        return url
+    # What comes before the URL's path is / or nothing, or a container, which the URL names beside the host (abfs).
+    return f"{protocol}://{host}/{path[len(whole) - len(inner) :].lstrip('/')}"
 
 
 def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:

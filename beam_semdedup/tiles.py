@@ -48,7 +48,7 @@ def screening_error(dimension: int, longest: float) -> float:
 
 
 def fold(products: Any, diagonal: int, column: int, best: Any, second: Any, winner: Any) -> None:
-    """Takes the products of some rows with some earlier ones into their best and second best so far, in place.
+    """Updates each row's best and second-best product, in place.
 
     Args:
         products: (…, m, c) float32, overwritten; row i counts up to its column i + `diagonal`, exclusive.

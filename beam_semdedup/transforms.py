@@ -3,66 +3,31 @@
 No vector crosses an edge: the elements are small frozen dataclasses that say where vectors are, each with the
 coder registered here.
 """
+# Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
-import functools
-import json
-import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import coders
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
-from beam_semdedup import kmeans, stages, storage
+from beam_semdedup import kmeans
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.plan import Job, Plan
+from beam_semdedup.references import register
 from beam_semdedup.segments import Segment
-from beam_semdedup.stages import AssignedUnit, ComparedUnit, DuplicatesFile, PairwiseUnit
-
-
-class ReferenceCoder(coders.Coder):
-    """Encodes a frozen dataclass of plain values, tuples and such dataclasses as a JSON list."""
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-
-    @classmethod
-    def from_type_hint(cls, typehint: Any, registry: Any) -> typing.Self:
-        """How Beam's registry makes the coder of an element type."""
-        return cls(typehint)
-
-    def encode(self, value: Any) -> bytes:
-        """The element as bytes; equal elements have equal bytes."""
-        return json.dumps(_to_list(value), separators=(",", ":")).encode()
-
-    def decode(self, encoded: bytes) -> Any:
-        """The element that `encode` was given."""
-        return _from_list(self._kind, json.loads(encoded))
-
-    def is_deterministic(self) -> bool:
-        """Always, so that elements can be keys."""
-        return True
-
-    def to_type_hint(self) -> type:
-        """The element type."""
-        return self._kind
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ReferenceCoder) and other._kind is self._kind
-
-    def __hash__(self) -> int:
-        return hash(self._kind)
-
+from beam_semdedup.stages import assign, compare, duplicates, fit
+from beam_semdedup.stages.assign import AssignedUnit
+from beam_semdedup.stages.compare import ComparedUnit, PairwiseUnit
+from beam_semdedup.stages.duplicates import DuplicatesFile
 
 ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignedUnit, PairwiseUnit, ComparedUnit, DuplicatesFile)
 """Every type that crosses a Beam edge, besides integers and pairs."""
 
-for _element in ELEMENTS:
-    coders.registry.register_coder(_element, ReferenceCoder)
+register(*ELEMENTS)
 
 
 @dataclasses.dataclass
@@ -77,7 +42,7 @@ class FitKMeans(beam.PTransform):
         return (
             root
             | "Start" >> beam.Create([0])
-            | "Fit KMeans" >> beam.Map(lambda _: stages.fit(job)).with_output_types(FittedKMeans)
+            | "Fit KMeans" >> beam.Map(lambda _: fit.fit_centroids(job)).with_output_types(FittedKMeans)
             | "Fit once" >> beam.Reshuffle()
         )
 
@@ -95,14 +60,14 @@ class AssignCentroids(beam.PTransform):
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
         ).with_output_types(AssignedUnit)
-        _ = without | "Finish assignment" >> _Finish(_write_assigned, self.job, self.fitted)
+        _ = without | "Finish assignment" >> _Finish(assign.finish, self.job, self.fitted)
         addressed = beam.FlatMap(lambda unit: _largest_first(unit.segments)).with_output_types(Segment)
         return assigned | "Address segments" >> addressed
 
 
 @dataclasses.dataclass
 class FindAssigned(beam.PTransform):
-    """The `Segment`s of a finished assign stage, from the manifest's files."""
+    """The `Segment`s of a finished assign stage, from the files that its manifest names."""
 
     job: Job
     files: list[str]
@@ -115,7 +80,7 @@ class FindAssigned(beam.PTransform):
             | "List segment files" >> beam.Create(self.files)
             | "Spread segment files" >> beam.Reshuffle()
             | "Read references"
-            >> beam.FlatMap(lambda path: _largest_first(stages.find_assigned(job, path))).with_output_types(Segment)
+            >> beam.FlatMap(lambda name: _largest_first(assign.find_assigned(job, name))).with_output_types(Segment)
         )
 
 
@@ -134,13 +99,13 @@ class PairwiseSimilarity(beam.PTransform):
             | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by centroid" >> beam.GroupByKey()
             | "Plan comparisons"
-            >> beam.FlatMapTuple(lambda key, parts: stages.pairwise_units(job, key, list(parts))).with_output_types(
+            >> beam.FlatMapTuple(lambda key, parts: compare.pairwise_units(job, key, list(parts))).with_output_types(
                 PairwiseUnit
             )
             | "Spread comparisons" >> beam.Reshuffle()
             | "Compare within clusters" >> beam.ParDo(_Compare(job), AsSingleton(self.fitted))
         )
-        _ = compared | "Finish comparison" >> _Finish(_write_compared, job, self.fitted)
+        _ = compared | "Finish comparison" >> _Finish(compare.finish, job, self.fitted)
         return compared
 
 
@@ -160,7 +125,7 @@ class IdentifyDuplicates(beam.PTransform):
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
             >> beam.MapTuple(
-                lambda number, parts: stages.select_duplicates(job, number, list(parts))
+                lambda number, parts: duplicates.select_duplicates(job, number, list(parts))
             ).with_output_types(DuplicatesFile)
         )
 
@@ -181,16 +146,12 @@ class SemanticDedup(beam.PTransform):
         """From the root of the pipeline."""
         job, plan = self.plan.job, self.plan
         if plan.compared:
-            units = [_from_list(ComparedUnit, unit) for unit in plan.compared["units"]]
-            finished = [dataclasses.replace(u, path=storage.join(job.pairwise_dir, u.path), reused=True) for u in units]
-            compared = root | "Find comparisons" >> beam.Create(finished)
+            compared = root | "Find comparisons" >> beam.Create(compare.find_compared(job, plan.compared))
         else:
             if plan.assigned:
                 handle = FittedKMeans(kmeans.centroids_uri(job.kmeans_dir), plan.assigned["centroids"])
                 fitted = root | "Find centroids" >> beam.Create([handle])
-                found = root | "Find assigned rows" >> FindAssigned(
-                    job, [storage.join(job.kmeans_dir, "segments", name) for name in plan.assigned["files"]]
-                )
+                found = root | "Find assigned rows" >> FindAssigned(job, plan.assigned["files"])
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
@@ -208,7 +169,7 @@ class _Assign(beam.DoFn):
         self._rejected = Metrics.counter("semdedup", "rows-rejected")
 
     def process(self, unit: InputUnit, fitted: FittedKMeans) -> Iterator[AssignedUnit]:
-        assigned = stages.assign_unit(self._job, unit, fitted)
+        assigned = assign.assign_unit(self._job, unit, fitted)
         self._read.inc(assigned.num_rows)
         self._rejected.inc(assigned.rejected)
         yield assigned
@@ -220,7 +181,7 @@ class _Compare(beam.DoFn):
         self._compared = Metrics.counter("semdedup", "rows-compared")
 
     def process(self, unit: PairwiseUnit, fitted: FittedKMeans) -> Iterator[ComparedUnit]:
-        compared = stages.compare_unit(self._job, unit, fitted)
+        compared = compare.compare_unit(self._job, unit, fitted)
         self._compared.inc(compared.num_rows)
         yield compared
 
@@ -228,7 +189,7 @@ class _Compare(beam.DoFn):
 class _Finish(beam.PTransform):
     """Writes the manifest of a stage when all of its units are there, even where there are none."""
 
-    def __init__(self, write: Any, job: Job, fitted: PCollection[FittedKMeans]) -> None:
+    def __init__(self, write: Callable[..., None], job: Job, fitted: PCollection[FittedKMeans]) -> None:
         super().__init__()
         self._write, self._job, self._fitted = write, job, fitted
 
@@ -243,69 +204,5 @@ class _Finish(beam.PTransform):
 
 
 def _largest_first(found: Iterable[Segment]) -> list[Segment]:
-    """In the order in which a runner that deals keys out to its workers in turn gives each about the same work."""
+    """The largest first: runners deal keys out to their workers in turn, so that each has about as much to do."""
     return sorted(found, key=lambda segment: -segment.num_rows)
-
-
-def _write_assigned(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
-    units = sorted(units, key=lambda u: u.path)
-    manifest = {
-        "centroids": fitted.content_hash,
-        "width": job.width,
-        "files": [_name(u.path) for u in units],
-        "num_rows": sum(u.num_rows for u in units),
-        "rejected": sum(u.rejected for u in units),
-        **_done(units),
-    }
-    stages.write_manifest(job.kmeans_dir, manifest, job.cache_options)
-
-
-def _write_compared(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMeans) -> None:
-    units = sorted(units, key=lambda u: u.path)
-    manifest = {
-        "centroids": fitted.content_hash,
-        "units": [dataclasses.astuple(dataclasses.replace(u, path=_name(u.path))) for u in units],
-        "num_rows": sum(u.num_rows for u in units),
-        "largest_cluster": max((u.largest_cluster for u in units), default=0),
-        "repeated_ids": sum(u.repeated_ids for u in units),
-        "examples": [example for u in units for example in u.examples][:5],
-        "pairs_done": sum(u.pairs for u in units if not u.reused),
-        **_done(units),
-    }
-    stages.write_manifest(job.pairwise_dir, manifest, job.cache_options)
-
-
-def _done(units: Iterable[Any]) -> dict[str, int]:
-    """How much of a stage was computed, and how much found."""
-    fresh = [u.num_rows for u in units if not u.reused]
-    return {"units_done": len(fresh), "units_reused": sum(u.reused for u in units), "rows_done": sum(fresh)}
-
-
-def _name(path: str) -> str:
-    """The last part of a path: a manifest names its files so, and its directory may be moved."""
-    return path.rsplit("/", 1)[-1]
-
-
-@functools.cache
-def _fields(kind: Any) -> dict[str, Any]:
-    """The names and types of a dataclass's fields; empty for any other type. There are millions of references."""
-    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-
-
-def _to_list(value: Any) -> Any:
-    """A dataclass as a list of its values, with lists in place of the dataclasses and tuples within."""
-    if isinstance(value, tuple):
-        return [_to_list(item) for item in value]
-    kind: Any = type(value)
-    names = _fields(kind)
-    return [_to_list(getattr(value, name)) for name in names] if names else value
-
-
-def _from_list(kind: Any, values: Any) -> Any:
-    """`values`, as JSON gives it back, as an instance of a dataclass, a tuple of them, or itself."""
-    fields = _fields(kind)
-    if fields:
-        return kind(*(_from_list(hint, value) for hint, value in zip(fields.values(), values, strict=True)))
-    if typing.get_origin(kind) is tuple:
-        return tuple(_from_list(typing.get_args(kind)[0], value) for value in values)
-    return values

@@ -1,4 +1,8 @@
-"""The workers of the local runner and of the one on Ray: a Beam SDK harness as a process, and as an actor."""
+"""The workers of the runners: a Beam SDK harness as a process, and as an actor of Ray.
+
+A process prints `level|message` for each record of the log, with the level's number, and `STARTED` once it has all that
+it needs; `runners.process` reads that. Beam is imported only after the watch for the driver's end has begun.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import logging
 import os
 import sys
 import threading
+
+STARTED = "started|"
 
 
 def main() -> None:
@@ -16,6 +22,7 @@ def main() -> None:
     _show(logging.getLogger(), logging.ERROR, "%(message)s")
     from apache_beam.runners.worker import sdk_worker_main
 
+    print(STARTED, flush=True)
     sdk_worker_main.main(sys.argv)
 
 

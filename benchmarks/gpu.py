@@ -6,26 +6,28 @@ Needs CuPy; without PyTorch the loop is left out, and without Beam the whole job
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beam_semdedup import arrays, fitting, kmeans, tiles
+from beam_semdedup import arrays, fitting, tiles
+from beam_semdedup.assignment import assign, assign_with_distances
+from beam_semdedup.config import Parameters
+from beam_semdedup.shard import Shard
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.small_clusters import LARGEST, max_similarity_of_each
+from benchmarks import report
 from benchmarks.bench import Goal, Result
-from benchmarks.report import table
+from benchmarks.data import EPS
 
-EPS = 0.03
 _LOOP_ROWS = 1024
 _COPIES, _MADE_ROWS = 0.1, 1 << 18
 _LIBRARIES = ("cupy-cuda12x", "cupy-cuda13x", "torch", "numpy", "cuml-cu12", "cuml-cu13")
@@ -58,7 +60,7 @@ class Sizes:
         return replace(self, mixed=mixed, small=small, clusters=tuple(map(less, self.clusters)), **rows)
 
 
-class Bench:
+class GpuBench:
     """The device, its rates, and what was found."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -118,9 +120,9 @@ class Bench:
         self.result.goals.append(Goal(what, measured, limit, unit, at_most))
 
 
-def run(sizes: Sizes) -> Bench:
+def run(sizes: Sizes) -> GpuBench:
     """Measures everything."""
-    bench = Bench(sizes)
+    bench = GpuBench(sizes)
     with arrays.exclusive(bench.xp):
         rates = _rates(bench)
         _large(bench, rates)
@@ -132,7 +134,7 @@ def run(sizes: Sizes) -> Bench:
     return bench
 
 
-def _rates(bench: Bench) -> dict[str, float]:
+def _rates(bench: GpuBench) -> dict[str, float]:
     """Operations per second of products of both kinds, and bytes per second read and written by a copy."""
     xp, size, d = bench.xp, bench.sizes.matrix, bench.sizes.dimension
     rates = {}
@@ -147,14 +149,14 @@ def _rates(bench: Bench) -> dict[str, float]:
     return rates
 
 
-def _loop(bench: Bench, rows: Any, bounds: list[tuple[int, int]], dtype: str) -> Callable[[], Any]:
+def _loop(bench: GpuBench, rows: Any, bounds: list[tuple[int, int]], dtype: str) -> Callable[[], Any]:
     """What NeMo Curator's `pairwise_cosine_similarity_batched` computes, for each cluster."""
     torch = bench.torch
-    there = torch.from_dlpack(rows).to(getattr(torch, dtype))
+    tensor = torch.from_dlpack(rows).to(getattr(torch, dtype))
 
     def compare() -> None:
         for start, stop in bounds:
-            cluster = there[start:stop]
+            cluster = tensor[start:stop]
             for first in range(0, stop - start, _LOOP_ROWS):
                 products = cluster @ cluster[first : first + _LOOP_ROWS].T
                 torch.triu(products, diagonal=1 - first).max(dim=0)
@@ -162,7 +164,9 @@ def _loop(bench: Bench, rows: Any, bounds: list[tuple[int, int]], dtype: str) ->
     return compare
 
 
-def _ours(bench: Bench, rows: Any, bounds: list[tuple[int, int]], threshold: float | None) -> Callable[[], np.ndarray]:
+def _ours(
+    bench: GpuBench, rows: Any, bounds: list[tuple[int, int]], threshold: float | None
+) -> Callable[[], np.ndarray]:
     """Our scores of all clusters."""
     xp = bench.xp
     starts, stops = np.array(bounds).T
@@ -181,7 +185,7 @@ def _ours(bench: Bench, rows: Any, bounds: list[tuple[int, int]], threshold: flo
     return compare
 
 
-def _compare(bench: Bench, case: str, sizes: np.ndarray, rates: dict[str, float]) -> dict[str, float]:
+def _compare(bench: GpuBench, case: str, sizes: np.ndarray, rates: dict[str, float]) -> dict[str, float]:
     """Both precisions and both loops on clusters of these sizes; the seconds of each."""
     rows, ends = bench.unit_rows(int(sizes.sum())), np.cumsum(sizes)
     bounds = list(zip((ends - sizes).tolist(), ends.tolist(), strict=True))
@@ -204,7 +208,7 @@ def _compare(bench: Bench, case: str, sizes: np.ndarray, rates: dict[str, float]
     return seconds
 
 
-def _large(bench: Bench, rates: dict[str, float]) -> None:
+def _large(bench: GpuBench, rates: dict[str, float]) -> None:
     size = bench.sizes.large
     case = f"one cluster of {size:,}"
     seconds = _compare(bench, case, np.array([size]), rates)
@@ -213,13 +217,13 @@ def _large(bench: Bench, rates: dict[str, float]) -> None:
         bench.goal(f"{case}: {who}, needed products over the device's", needed / seconds[who] / rates[dtype], 0.6, "")
 
 
-def _mixed(bench: Bench, rates: dict[str, float]) -> None:
+def _mixed(bench: GpuBench, rates: dict[str, float]) -> None:
     number, least, most = bench.sizes.mixed
     sizes = np.exp(np.random.default_rng(0).uniform(np.log(least), np.log(most), number)).astype(np.int64)
     _compare(bench, f"{number:,} clusters of {least} to {most:,}", sizes, rates)
 
 
-def _small(bench: Bench, rates: dict[str, float]) -> None:
+def _small(bench: GpuBench, rates: dict[str, float]) -> None:
     number, size = bench.sizes.small
     case = f"{number:,} clusters of {size}"
     seconds = _compare(bench, case, np.full(number, size), rates)
@@ -228,31 +232,32 @@ def _small(bench: Bench, rates: dict[str, float]) -> None:
         bench.goal(f"{case}: {who}, seconds over those of reading the rows", seconds[who] / floor, 3, at_most=True)
 
 
-def _assign(bench: Bench, rates: dict[str, float]) -> None:
+def _assign(bench: GpuBench, rates: dict[str, float]) -> None:
     rows, batch = arrays.to_host(bench.unit_rows(bench.sizes.assigned)), 32_768
     part = bench.xp.asarray(rows[:batch])
     for k in bench.sizes.clusters:
         centroids = rows[:: max(1, len(rows) // k)][:k]
-        there, case = bench.xp.asarray(centroids), f"assign {len(rows):,} to {k:,}"
-        seconds = bench.seconds(lambda c=centroids: kmeans.place(rows, c, batch, bench.xp))
+        on_device, case = bench.xp.asarray(centroids), f"assign {len(rows):,} to {k:,}"
+        seconds = bench.seconds(lambda c=centroids: assign_with_distances(rows, c, batch, bench.xp))
         bench.add(case, "from the host, with distances", seconds, float(len(rows)) * k, len(rows), rates["float32"])
         with arrays.exclusive(bench.xp):
-            seconds = bench.seconds(lambda c=there: kmeans.assign(part, c, batch))
+            seconds = bench.seconds(lambda c=on_device: assign(part, c, batch))
         bench.add(case, f"{len(part):,} rows on the device", seconds, float(len(part)) * k, len(part), rates["float32"])
 
 
-def _fit(bench: Bench) -> None:
+def _fit(bench: GpuBench) -> None:
     rows, k = bench.unit_rows(bench.sizes.fitted), bench.sizes.clusters[0]
-    p = fitting.Parameters(input_path=["-"], output_path="-", n_clusters=min(k, len(rows)))
-    shard = fitting.Shard(rows, batch=p.max_samples_per_batch)
+    p = Parameters(input_path=["-"], output_path="-", n_clusters=min(k, len(rows)))
+    shards = fitting.in_this_process(Shard(rows, batch=p.max_samples_per_batch))
+    fitting.fit_shards(shards, None, dataclasses.replace(p, max_iter=1))  # CuPy compiles what it calls first
     started = time.perf_counter()
-    fit = fitting.fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], None, p)
+    fit = fitting.fit_shards(shards, None, p)
     seconds = time.perf_counter() - started
     pairs = float(len(rows)) * k * fit.iterations
     bench.add(f"fit {len(rows):,}, k={k:,}, {fit.iterations} iterations", "local", seconds, pairs, len(rows))
 
 
-def _job(bench: Bench) -> None:
+def _job(bench: GpuBench) -> None:
     """The whole job, with reading and writing of files."""
     if not find_spec("apache_beam"):
         bench.result.notes.append("The whole job was left out: Beam is not installed.")
@@ -272,35 +277,14 @@ def _job(bench: Bench) -> None:
     bench.goal(f"whole job, {size:,} rows", size / seconds, 83_000, "rows/s")
 
 
-def _device(bench: Bench) -> dict[str, str]:
-    """The device's name and the versions of what ran."""
-    found = {"device:": bench.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def write(bench: Bench, path: Path) -> str:
+def write(bench: GpuBench, path: Path) -> str:
     """Writes JSON and Markdown to `path` with these endings, and returns the Markdown."""
-    device, result = _device(bench), bench.result
-    goals = [{**asdict(goal), "met": goal.met, "verdict": goal.verdict} for goal in result.goals]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stored = {"device": device, **asdict(result), "goals": goals}
-    path.with_suffix(".json").write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
-    shown = [
-        {
-            "goal": goal.what,
-            "asked": f"at {'most' if goal.at_most else 'least'} {goal.limit:,} {goal.unit}",
-            "measured": goal.measured,
-            "": goal.verdict,
-        }
-        for goal in result.goals
-    ]
-    parts = ["# On a GPU", ", ".join(f"{k} {v}" for k, v in device.items()), table(shown), table(result.table)]
-    text = "\n\n".join([*parts, *result.notes]) + "\n"
+    name = bench.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    stored = {"device": {"device:": name, **report.versions(_LIBRARIES)}, **report.as_stored(bench.result)}
+    report.write_json(stored, path.with_suffix(".json"))
+    device = ", ".join(f"{k} {v}" for k, v in stored["device"].items())
+    tables = [report.goals_table(stored["goals"]), report.table(stored["table"])]
+    text = "\n\n".join(["# On a GPU", device, *tables, *stored["notes"]]) + "\n"
     path.with_suffix(".md").write_text(text)
     return text
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import platform
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,14 +27,23 @@ def update(path: Path, scenario: str, result: Result, seconds: float) -> None:
     """Puts the result of one scenario into the JSON file, beside those of the others."""
     stored = json.loads(path.read_text()) if path.exists() else {"scenarios": {}}
     stored["machine"] = machine()
-    goals = [{**asdict(goal), "met": goal.met, "verdict": goal.verdict} for goal in result.goals]
     stored["scenarios"][scenario] = {
         "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "seconds": round(seconds, 1),
         "load": round(os.getloadavg()[2], 2),
-        **asdict(result),
-        "goals": goals,
+        **as_stored(result),
     }
+    write_json(stored, path)
+
+
+def as_stored(result: Result) -> dict[str, Any]:
+    """A result as it stands in the JSON file: of each goal also whether it is met."""
+    goals = [{**asdict(goal), "met": goal.met, "verdict": goal.verdict} for goal in result.goals]
+    return {**asdict(result), "goals": goals}
+
+
+def write_json(stored: dict[str, Any], path: Path) -> None:
+    """Writes the JSON file, and the directory that it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
 
@@ -49,18 +60,9 @@ def write(path: Path) -> str:
 
 def markdown(stored: dict[str, Any], plot: str) -> str:
     """The goals, then each scenario's table and remarks."""
-    goals = [
-        {
-            "goal": goal["what"],
-            "asked": f"at {'most' if goal['at_most'] else 'least'} {number(goal['limit'])} {goal['unit']}",
-            "measured": f"{number(goal['measured'])} {goal['unit']}",
-            "": goal["verdict"],
-        }
-        for scenario in stored["scenarios"].values()
-        for goal in scenario["goals"]
-    ]
+    goals = [goal for scenario in stored["scenarios"].values() for goal in scenario["goals"]]
     parts = ["# Results", ", ".join(f"{k} {v}" for k, v in stored["machine"].items()), f"![]({plot})"]
-    parts += ["## Goals", table(goals)]
+    parts += ["## Goals", goals_table(goals)]
     for name, scenario in stored["scenarios"].items():
         title = importlib.import_module(f"benchmarks.scenarios.{name}").__doc__ or ""
         parts += [f"## {name}", title.strip(), table(scenario["table"]), *scenario["notes"]]
@@ -69,6 +71,21 @@ def markdown(stored: dict[str, Any], plot: str) -> str:
             f"{scenario['load']:.1f}."
         )
     return "\n\n".join(parts) + "\n"
+
+
+def goals_table(goals: list[dict[str, Any]]) -> str:
+    """A Markdown table of goals `as_stored`: what was asked, what was measured, and the verdict."""
+    return table(
+        [
+            {
+                "goal": goal["what"],
+                "asked": f"at {'most' if goal['at_most'] else 'least'} {number(goal['limit'])} {goal['unit']}",
+                "measured": f"{number(goal['measured'])} {goal['unit']}",
+                "": goal["verdict"],
+            }
+            for goal in goals
+        ]
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -91,12 +108,6 @@ def number(value: Any) -> str:
 
 def machine() -> dict[str, str]:
     """The machine and the versions of what ran, without any name that says whose machine it is."""
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            versions[library] = "not installed"
     cores = f"{len(os.sched_getaffinity(0))} ({platform.machine()})"
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB"
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
@@ -105,8 +116,17 @@ def machine() -> dict[str, str]:
         "memory:": memory,
         "BLAS:": ", ".join(f"{pool['internal_api']} for {pool.get('architecture', '?')}" for pool in pools),
         "python": platform.python_version(),
-        **versions,
+        **versions(_LIBRARIES),
     }
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """The versions of those libraries that are installed."""
+    installed = {}
+    for library in libraries:
+        with contextlib.suppress(PackageNotFoundError):
+            installed[library] = version(library)
+    return installed
 
 
 def draw(stored: dict[str, Any], path: Path) -> None:

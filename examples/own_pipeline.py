@@ -19,9 +19,8 @@ from beam_semdedup import (
 
 def main(input_path: str, output_path: str) -> None:
     """Runs the stages one by one and prints how many duplicates each output file has."""
-    plan = SemanticDeduplicationWorkflow(
-        input_path=input_path, output_path=output_path, n_clusters=70, eps=0.05, reuse_cache=False
-    ).plan()
+    workflow = SemanticDeduplicationWorkflow(input_path=input_path, output_path=output_path, n_clusters=70, eps=0.05)
+    plan = workflow.plan()
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         fitted = pipeline | FitKMeans(plan.job)
         units = pipeline | "List input" >> beam.Create(plan.units)

@@ -239,12 +239,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if cuda_on_cpu.COMPILER is None:
         pytest.skip("no g++ to compile the CUDA source for a CPU with")
     cupy = cupy_stand_in.cupy
-    caches = (arrays.library, arrays._say_once, cuda._kernel, cuda._copy_stream)
+    caches = (arrays.library, arrays._say_once, cuda._kernel, cuda._copy_stream, cuda._cublas_handle)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         for cache in caches:
             cache.cache_clear()
         yield cupy
     cupy.limit, cupy.devices = 1 << 40, 1
+    cupy.allocators.clear()
     for cache in caches:
         cache.cache_clear()

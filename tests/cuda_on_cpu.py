@@ -62,9 +62,9 @@ static void thread() { body(); ended[running] = 1; swapcontext(&threads[running]
 extern "C" int launch(const char* name, const int* grid, const int* block, void** arguments, int number)
 {
     if (!std::strcmp(name, "fold")) body = [] { call(fold); };
-    else if (!std::strcmp(name, "row_dot")) body = [] { call(row_dot); };
+    else if (!std::strcmp(name, "pair_dot")) body = [] { call(pair_dot); };
     else if (!std::strcmp(name, "hash_rows")) body = [] { call(hash_rows); };
-    else if (!std::strcmp(name, "add_up")) body = [] { call(add_up); };
+    else if (!std::strcmp(name, "sums_of_runs")) body = [] { call(sums_of_runs); };
     else return 1;
     given.assign(arguments, arguments + number);
     blockDim = {block[0], block[1], block[2]};

@@ -33,6 +33,10 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     def get(self) -> np.ndarray:
         return self._values.copy()
 
+    def set(self, values: np.ndarray, stream: Any = None) -> None:
+        assert (values.dtype, values.shape) == (self._values.dtype, self._values.shape)
+        self._values[...] = values
+
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
@@ -140,10 +144,22 @@ class _Stream:
 
     def record(self) -> Any:
         self.events += 1
-        return self.events
+        return types.SimpleNamespace(number=self.events, synchronize=lambda: None)
 
     def wait_event(self, event: Any) -> None:
-        assert event
+        assert event.number
+
+
+def _malloc(size: int) -> None:
+    raise NotImplementedError
+
+
+class CUBLASError(RuntimeError):
+    """What cuBLAS raises, memory that does not suffice included."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
 
 
 class _CuPy(types.ModuleType):
@@ -153,31 +169,40 @@ class _CuPy(types.ModuleType):
         super().__init__("cupy")
         self.limit = 1 << 40
         self.devices = 1
+        self.allocators: list[Any] = []
         self.RawKernel = _Kernel
         names = types.SimpleNamespace
         self.cuda = names(
             Stream=_Stream,
             get_current_stream=_Stream,
             Device=lambda: names(attributes={"L2CacheSize": 1 << 20}, synchronize=lambda: None),
-            device=names(get_cublas_handle=lambda: 1),
-            cublas=names(CUBLAS_OP_N=0, CUBLAS_OP_T=1, gemmStridedBatchedEx=_gemm),
+            set_allocator=self.allocators.append,
+            cublas=names(
+                **{"CUBLAS_OP_N": 0, "CUBLAS_OP_T": 1, "CUBLASError": CUBLASError},
+                create=lambda: 1,
+                gemmStridedBatchedEx=_gemm,
+            ),
+            nvrtc=names(getVersion=lambda: (12, 9)),
             runtime=names(
                 CUDA_R_16F=_HALF,
                 CUDA_R_32F=_SINGLE,
                 memGetInfo=lambda: (self.limit, self.limit),
+                getDevice=lambda: 0,
                 getDeviceCount=lambda: self.devices,
                 getDeviceProperties=lambda number: {"name": b"a stand-in"},
             ),
         )
 
     def get_default_memory_pool(self) -> Any:
-        return types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+        return types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None, malloc=_malloc)
 
     def get_array_module(self, *arrays: Any) -> Any:
         return self if any(isinstance(a, Array) for a in arrays) else np
 
-    def asarray(self, values: Any) -> Array:
-        return values if isinstance(values, Array) else Array(np.array(values))
+    def asarray(self, values: Any, dtype: Any = None) -> Array:
+        if isinstance(values, Array) and dtype in (None, values.dtype):
+            return values
+        return Array(np.array(_values(values) if isinstance(values, Array) else values, dtype=dtype))
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(np, name)

@@ -143,7 +143,10 @@ def test_blas_has_one_thread_within_and_afterwards_what_it_had(monkeypatch):
 
 def test_without_a_gpu_numpy_computes_and_gpu_is_an_error_that_says_what_is_missing(no_gpu):
     assert arrays.library("cpu") is arrays.library("auto") is np
-    with pytest.raises(InputError, match=r"device=gpu, but .* CuPy cannot be imported .*; install cupy-cuda12x or"):
+    with pytest.raises(
+        InputError,
+        match=r"device=gpu, but .* CuPy or CUDA's libraries cannot be loaded .*; install cupy-cuda12x\[ctk\] or",
+    ):
         arrays.library("gpu")
 
 
@@ -204,5 +207,5 @@ def test_tiles_follow_the_cache_and_the_memory_of_a_gpu(device):
         False,
     )
     rows = random_rows(0, 3, 4)
-    assert arrays.moved(rows, np) is rows
-    np.testing.assert_array_equal(arrays.to_host(arrays.moved(rows, device)), rows)
+    assert arrays.to_device(rows, np) is rows
+    np.testing.assert_array_equal(arrays.to_host(arrays.to_device(rows, device)), rows)

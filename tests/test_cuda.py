@@ -12,15 +12,15 @@ import numpy as np
 import oracle
 import pyarrow as pa
 import pytest
+from device_checks import assert_rows_are_assigned_as_on_numpy, assert_rows_are_multiplied_and_hashed_as_on_numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_fitting import blobs
-from test_similarity import BATCHES, clusters, grids
-from test_small_clusters import units
-from test_tiles import EPS, folded, folds, plainly_folded
+from strategies import BATCHES, EPS, blobs, clusters, folded, folds, grids, plainly_folded, units
 
-from beam_semdedup import arrays, cuda, fitting, kmeans, similarity, tiles
+from beam_semdedup import arrays, assignment, cuda, fitting, tiles
+from beam_semdedup.config import Parameters
 from beam_semdedup.segments import RankedRows
+from beam_semdedup.shard import Shard
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.small_clusters import max_similarity_of_each
 
@@ -30,12 +30,7 @@ with_device = settings(max_examples=40, suppress_health_check=[HealthCheck.funct
 
 @pytest.mark.parametrize("d", [1, 31, 32, 33, 384])
 def test_rows_are_multiplied_and_hashed_on_a_device_as_on_numpy(device, d):
-    a, b = (np.random.default_rng(seed).normal(size=(20, d)).astype(np.float32) for seed in (0, 1))
-    there = device.asarray(a), device.asarray(b)
-    found = arrays.row_dot(*there).get()
-    np.testing.assert_allclose(found, arrays.row_dot(a, b), rtol=0, atol=1e-13 * d)
-    np.testing.assert_array_equal(arrays.row_dot(there[0][3:9], there[1][3:9]).get(), found[3:9])
-    np.testing.assert_array_equal(similarity.hash_rows(there[0]).get(), similarity.hash_rows(a))
+    assert_rows_are_multiplied_and_hashed_as_on_numpy(device, 20, d)
 
 
 @needs_compiler
@@ -76,7 +71,7 @@ def test_the_source_compiles_for_gpus(architecture):
     compiler.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     compiler.nvrtcGetPTX(program, ptx)
-    for name in (b"fold", b"add_up", b"row_dot", b"hash_rows"):
+    for name in (b"fold", b"sums_of_runs", b"pair_dot", b"hash_rows"):
         assert b".entry " + name in ptx.value
 
 
@@ -134,20 +129,16 @@ def test_ranked_rows_are_copied_to_the_device_when_indexed(device):
 
 
 @pytest.mark.parametrize("batch", [5, 97, 1000])
-def test_rows_are_placed_on_a_device_as_on_numpy(device, batch):
+def test_rows_are_assigned_on_a_device_as_on_numpy(device, batch):
     rows = blobs(0)
     centroids = np.concatenate([rows[:20], rows[:3]])
-    found, wanted = kmeans.place(rows, centroids, batch, device), kmeans.place(rows, centroids, batch, np)
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    np.testing.assert_array_equal(found[0], wanted[0])
-    assert [len(x) for x in kmeans.place(rows[:0], centroids, batch, device)] == [0, 0, 0]
+    assert_rows_are_assigned_as_on_numpy(device, rows, centroids, batch)
+    assert_rows_are_assigned_as_on_numpy(device, rows[:0], centroids, batch)
 
 
 @pytest.mark.parametrize("init", ["k-means||", "random"])
 def test_a_fit_on_a_device_is_that_of_numpy(device, init):
-    p = fitting.Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, init=init, device="gpu")
+    p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, init=init, device="gpu")
     found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
     p.device = "cpu"
     wanted = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
@@ -158,9 +149,8 @@ def test_a_fit_on_a_device_is_that_of_numpy(device, init):
 def test_an_empty_cluster_is_given_a_row_on_a_device(device):
     sample = device.asarray(np.array([[1, 0], [0.99, 0.01], [0.9, 0.1], [0, 1]], dtype=np.float32))
     start = np.array([[1, 0], [-5, -5], [-6, -6]], dtype=np.float32)
-    shard = fitting.Shard(sample)
-    p = fitting.Parameters(input_path=["/"], output_path="/", n_clusters=3, max_iter=1, min_moved=0)
-    found = fitting.fit_shards(lambda operation, *rest: [getattr(shard, operation)(*rest)], start, p)
+    p = Parameters(input_path=["/"], output_path="/", n_clusters=3, max_iter=1, min_moved=0)
+    found = fitting.fit_shards(fitting.in_this_process(Shard(sample)), start, p)
     np.testing.assert_allclose(found.centroids, [[0.995, 0.005], [0, 1], [0.9, 0.1]], atol=1e-6)
 
 
@@ -171,12 +161,39 @@ def test_memory_that_does_not_suffice_for_a_tile_halves_it(device, caplog):
     with pytest.raises(MemoryError):
         max_similarity(there, 0, 400, 400)
     for _ in range(2):
-        found = arrays.within_memory(400, lambda batch: max_similarity(there, 0, 400, batch))
+        found = arrays.halving_on_memory_error(400, lambda batch: max_similarity(there, 0, 400, batch))
         for a, b in zip(found, max_similarity(rows, 0, 400, 64), strict=True):
             np.testing.assert_array_equal(a, b)
-    labels = kmeans.place(rows, rows[:50], 400, device)[0]
-    np.testing.assert_array_equal(labels, kmeans.assign(rows, rows[:50], 400))
+    labels = assignment.assign_with_distances(rows, rows[:50], 400, device)[0]
+    np.testing.assert_array_equal(labels, assignment.assign(rows, rows[:50], 400))
     assert [record.getMessage() for record in caplog.records] == ["Out of memory: going on with smaller tiles"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(1, MemoryError), (3, MemoryError), (7, RuntimeError)])
+def test_memory_that_cublas_lacks_is_memory_that_does_not_suffice(device, monkeypatch, status, kind):
+    def refuse(*arguments):
+        raise device.cuda.cublas.CUBLASError(status)
+
+    monkeypatch.setattr(device.cuda.cublas, "gemmStridedBatchedEx", refuse)
+    there = device.asarray(np.ones((2, 3), np.float32))
+    with pytest.raises(kind):
+        tiles.multiply(there, there)
+
+
+def test_rows_without_room_on_the_device_stay_on_the_host_and_it_is_said(device, caplog):
+    device.limit = blobs(0).nbytes
+    p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, device="gpu")
+    found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    p.device = "cpu"
+    np.testing.assert_array_equal(found.centroids, fitting.LocalEngine().fit(lambda: blobs(0), None, p).centroids)
+    assert "The GPU has no room for" in caplog.text
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3])
+def test_parts_are_uploaded_in_their_order_even_if_not_all_are_taken(device, taken):
+    parts = [np.full(3, i, np.float32) for i in range(3)]
+    found = [part.get() for _, part in zip(range(taken), cuda.uploaded(parts), strict=False)]
+    np.testing.assert_array_equal(np.reshape(found, (-1, 3)), np.reshape(parts[:taken], (-1, 3)))
 
 
 def test_memory_that_does_not_suffice_for_one_row_is_an_error():
@@ -184,18 +201,18 @@ def test_memory_that_does_not_suffice_for_one_row_is_an_error():
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        arrays.within_memory(5, attempt)
+        arrays.halving_on_memory_error(5, attempt)
 
 
 def test_nothing_is_imported_that_a_machine_for_kernels_lacks():
     import subprocess
 
-    missing = ("apache_beam", "ray", "cuml", "cupy", "hydra", "sklearn")
+    missing = ("apache_beam", "ray", "cuml", "cupy", "hydra", "sklearn", "rich")
     code = f"""
 import sys
 for name in {missing!r}:
     sys.modules[name] = None
-from beam_semdedup import arrays, cuda, fitting, kmeans, segments, similarity, small_clusters, tiles
+from beam_semdedup import arrays, assignment, cuda, fitting, kmeans, segments, shard, similarity, small_clusters, tiles
 import benchmarks.gpu
 """
     root = Path(__file__).parents[1]

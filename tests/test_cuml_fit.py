@@ -65,6 +65,7 @@ def test_a_fit_is_given_to_cuml_and_taken_from_it(cuml):
     found = cuml_fit.CumlEngine().fit(lambda: ROWS, None, parameters())
     np.testing.assert_array_equal(found.centroids, ROWS[:4])
     assert (found.inertia, found.iterations, found.rows) == (1.5, 3, 9)
+    assert cuml.allocators == [cuml.get_default_memory_pool().malloc]  # in place of cuML's
 
 
 def test_parameters_of_the_same_name_are_handed_on():
@@ -72,6 +73,11 @@ def test_parameters_of_the_same_name_are_handed_on():
     assert set(given) <= set(inspect.signature(KMeans).parameters)
     assert (given["tol"], given["n_init"], given["oversampling_factor"], given["random_state"]) == (0.5, 3, 4, 7)
     assert (given["init"], given["device_buffer_samples"], given["output_type"]) == ("k-means||", 0, "numpy")
+
+
+def test_a_tol_that_cuml_refuses_is_as_small_as_it_takes():
+    given = cuml_fit.arguments(ROWS, None, parameters(tol=0), True)
+    assert 0 < np.float32(given["tol"]) < 1e-20
 
 
 def test_initial_centroids_are_where_it_starts():

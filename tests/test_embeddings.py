@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import oracle
 import pyarrow as pa
@@ -141,6 +143,11 @@ def test_lengths_are_counted_without_nulls():
     assert embeddings.lengths(pa.array([[1.0], None, [2.0], [], [1.0, None]])) == {1: 2, 0: 1, 2: 1}
     assert embeddings.lengths(pa.array([[1.0, 2.0], None], pa.list_(pa.float16(), 2))) == {2: 1}
     assert embeddings.lengths(pa.array([], pa.large_list(pa.float64()))) == {}
+
+
+def test_the_commonest_length_is_no_empty_one_and_of_equally_common_ones_the_shortest():
+    assert embeddings.commonest_length(Counter({0: 9, 2: 3, 1: 3, 5: 1})) == 1
+    assert embeddings.commonest_length(Counter({0: 9})) is None
 
 
 def test_ids_are_integers_strings_or_binary():

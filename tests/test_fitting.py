@@ -5,43 +5,17 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import blobs, inertia, seeds, unit_rows
 
-from beam_semdedup import fitting, kmeans
+from beam_semdedup import assignment, fitting
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
-from beam_semdedup.fitting import LocalEngine, Shard
-
-seeds = st.integers(0, 2**32)
+from beam_semdedup.fitting import LocalEngine, in_this_process
+from beam_semdedup.shard import Shard
 
 
 def parameters(**values):
     return Parameters(input_path=["/nowhere"], output_path="/nowhere", **values)
-
-
-def unit_rows(seed, n, d):
-    return oracle.normalized(np.random.default_rng(seed).normal(size=(n, d)))
-
-
-def blobs(seed, n=600, d=8, centers=10, spread=0.25):
-    rng = np.random.default_rng(seed)
-    return oracle.normalized(
-        rng.normal(size=(centers, d))[rng.integers(0, centers, n)] + spread * rng.normal(size=(n, d))
-    )
-
-
-def inertia(rows, centroids):
-    return (oracle.distances(rows, centroids, oracle.nearest(rows, centroids))[0] ** 2).sum()
-
-
-def reached(shards, calls=None):
-    """What reaches shards as a cluster would: it knows nothing of them but the names of their operations."""
-
-    def run(operation, *arguments):
-        if calls is not None:
-            calls.append(operation)
-        return [getattr(shard, operation)(*arguments) for shard in shards]
-
-    return run
 
 
 def sharded(rows, cuts, **options):
@@ -78,7 +52,7 @@ def test_initial_centroids_are_different_rows_of_the_sample(seed, n, d, factor, 
     sample = unit_rows(seed, n, d)
     shards = sharded(sample, cuts, batch=data.draw(st.sampled_from([1, 3, 7, 1024])))
     chosen = fitting.scalable_init(
-        reached(shards), [len(s.rows) for s in shards], k, factor, np.random.default_rng(seed)
+        in_this_process(*shards), [len(s.rows) for s in shards], k, factor, np.random.default_rng(seed)
     )
     assert (chosen.shape, chosen.dtype) == ((k, d), np.float32)
     rows = [row.tobytes() for row in sample]
@@ -86,7 +60,7 @@ def test_initial_centroids_are_different_rows_of_the_sample(seed, n, d, factor, 
 
 
 def initial(sample, k, seed):
-    return fitting.scalable_init(reached([Shard(sample)]), [len(sample)], k, 2.0, np.random.default_rng(seed))
+    return fitting.scalable_init(in_this_process(Shard(sample)), [len(sample)], k, 2.0, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -155,49 +129,24 @@ def test_the_iterations_are_those_of_a_plain_float64_lloyd(seed, iterations):
 def test_shards_find_what_one_finds(seed, k, cuts, batch):
     sample = blobs(seed, n=300)
     p = parameters(n_clusters=k, tol=0, min_moved=0, max_iter=15)
-    one = fitting.fit_shards(reached([Shard(sample)]), sample[:k], p)
-    several = fitting.fit_shards(reached(sharded(sample, cuts, batch=batch)), sample[:k], p)
+    one = fitting.fit_shards(in_this_process(Shard(sample)), sample[:k], p)
+    several = fitting.fit_shards(in_this_process(*sharded(sample, cuts, batch=batch)), sample[:k], p)
     np.testing.assert_allclose(several.centroids, one.centroids, atol=1e-6)
     assert (several.iterations, several.rows) == (one.iterations, 300)
     assert several.inertia == pytest.approx(one.inertia, rel=1e-6, abs=1e-9)
 
 
 def test_shards_are_reached_by_their_operations_only():
-    calls = []
-    p = parameters(n_clusters=10, n_init=2)
-    fitting.fit_shards(reached(sharded(blobs(0), [200, 350]), calls), None, p)
+    calls, shards = [], in_this_process(*sharded(blobs(0), [200, 350]))
+
+    def run(operation, *arguments):
+        calls.append(operation)
+        return shards(operation, *arguments)
+
+    fitting.fit_shards(run, None, parameters(n_clusters=10, n_init=2))
     assert calls[0] == "size"
     assert calls.count("start_init") == calls.count("owned") == 2
     assert set(calls) <= {"size", "start_init", "take", "approach", "draw", "owned", "step", "farthest"}
-
-
-@given(seed=seeds, n=st.integers(1, 80), d=st.integers(1, 6), k=st.integers(1, 9))
-@settings(max_examples=40)
-def test_a_step_counts_and_sums_the_rows_of_each_centroid(seed, n, d, k):
-    rows, rng = unit_rows(seed, n, d), np.random.default_rng(seed)
-    shard = Shard(rows, batch=7)
-    before = np.full(n, -1)
-    for _ in range(4):
-        centroids = rng.normal(size=(k, d)).astype(np.float32)
-        sums, counts, moved = shard.step(centroids)
-        labels = ((rows[:, None].astype(np.float64) - centroids) ** 2).sum(axis=2).argmin(axis=1)
-        np.testing.assert_array_equal(counts, np.bincount(labels, minlength=k))
-        np.testing.assert_allclose(
-            sums, [rows[labels == c].sum(axis=0, dtype=np.float64) for c in range(k)], atol=1e-12
-        )
-        assert moved == (labels != before).sum()
-        before = labels
-
-
-def test_sums_that_follow_the_moving_rows_do_not_drift():
-    rows, rng = unit_rows(0, 2000, 16), np.random.default_rng(0)
-    shard = Shard(rows)
-    start = rows[:5].copy()
-    for _ in range(300):
-        start += 0.02 * rng.normal(size=start.shape).astype(np.float32)
-        sums, _, moved = shard.step(start)
-        assert moved
-    np.testing.assert_allclose(sums, Shard(rows).step(start)[0], atol=1e-11)
 
 
 def test_an_empty_cluster_is_given_the_farthest_row():
@@ -205,7 +154,7 @@ def test_an_empty_cluster_is_given_the_farthest_row():
     start = np.array([[1, 0], [-5, -5], [-6, -6]], dtype=np.float32)
     for cuts in ([], [2], [1, 3]):
         found = fitting.fit_shards(
-            reached(sharded(sample, cuts)), start, parameters(n_clusters=3, max_iter=1, min_moved=0)
+            in_this_process(*sharded(sample, cuts)), start, parameters(n_clusters=3, max_iter=1, min_moved=0)
         )
         np.testing.assert_allclose(found.centroids, [[0.995, 0.005], [0, 1], [0.9, 0.1]], atol=1e-6)
         assert found.inertia == pytest.approx(2 * (0.005**2 + 0.005**2), rel=1e-4)
@@ -215,7 +164,7 @@ def test_no_cluster_stays_empty_where_rows_differ():
     sample = blobs(3)
     start = np.concatenate([sample[:5], np.full((5, 8), -9, np.float32)])
     found = fit(sample, start, n_clusters=10)
-    assert set(kmeans.assign(sample, found.centroids, 100)) == set(range(10))
+    assert set(assignment.assign(sample, found.centroids, 100)) == set(range(10))
 
 
 @pytest.mark.parametrize("init", ["random", "k-means||"])
@@ -223,7 +172,7 @@ def test_as_many_clusters_as_rows_leave_no_distance(init):
     sample = unit_rows(0, 12, 5)
     found = fit(sample, n_clusters=12, init=init)
     assert found.inertia == pytest.approx(0, abs=1e-9)
-    assert set(kmeans.assign(sample, found.centroids, 5)) == set(range(12))
+    assert set(assignment.assign(sample, found.centroids, 5)) == set(range(12))
 
 
 @pytest.mark.parametrize("init", ["random", "k-means||"])
@@ -236,8 +185,10 @@ def test_fewer_different_rows_than_clusters_can_be_fitted(init):
 
 
 def test_fewer_rows_than_clusters_are_refused():
-    with pytest.raises(InputError, match="n_clusters=5 is more than the 4 usable rows"):
-        fitting.fit_shards(reached(sharded(unit_rows(0, 4, 8), [1])), None, parameters(n_clusters=5))
+    with pytest.raises(
+        InputError, match="n_clusters=5 is more than the 4 usable rows that it is fitted on; give fewer, or"
+    ):
+        fitting.fit_shards(in_this_process(*sharded(unit_rows(0, 4, 8), [1])), None, parameters(n_clusters=5))
 
 
 @pytest.mark.parametrize("init", ["random", "k-means||"])

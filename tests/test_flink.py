@@ -170,7 +170,7 @@ def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any], home: P
     settings = {"name": "flink", "flink_master": cluster["address"]}
     parameters = resolve({"input_path": "in", "output_path": "out", "runner": settings})
     assert capacity.num_workers(parameters) == 5
-    assert capacity.memory_per_worker(parameters) == 2 << 30
+    assert capacity.memory_per_worker(parameters, 5) == 2 << 30
     assert flink_cluster.slots_per_host(parameters.runner, 1) == 8
     cluster["/overview"] = {"slots-available": 0, "slots-total": 12}
     assert capacity.num_workers(parameters) == 12
@@ -346,7 +346,7 @@ def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     lost: list[str] = []
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (_, start):
-        assert start("one", "localhost:1") == "the worker did not start; no module named beam"
+        assert "no module named beam" in start("one", "localhost:1")
     assert "ended with exit code 3" in lost[0]
 
 

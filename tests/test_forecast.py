@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_semdedup import inputs, plan, segments
+from beam_semdedup import inputs, segments
 from beam_semdedup.calibration import Rates
 from beam_semdedup.config import PlanParameters
 from beam_semdedup.forecast import Data, Machines, forecast, recommend
+from beam_semdedup.sizes import SEGMENT_BYTES
 from beam_semdedup.validation import resolve
 from beam_semdedup.workflow import SemanticDeduplicationWorkflow
 
@@ -137,7 +138,7 @@ def test_what_the_advice_asks_for_helps():
     (small,) = [limit for limit in limits if limit.what.startswith("segments")]
     memory = int(small.advice.removeprefix("memory_budget=").split("GiB")[0]) << 30
     found = made(rows=10**9, clusters=30_000, machines=Machines(memory=memory))
-    assert found.segment_bytes >= 0.9 * plan.SEGMENT_BYTES
+    assert found.segment_bytes >= 0.9 * SEGMENT_BYTES
     assert not [limit for limit in found.limits if limit.what.startswith("segments")]
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import formats, inputs, storage
+from beam_semdedup import inputs, jsonl, parquet, storage
 from beam_semdedup.failures import InputError, UnitError
 from beam_semdedup.formats import FileFacts, InputUnit
-from beam_semdedup.inputs import InputFacts
+from beam_semdedup.inputs import InputFacts, VectorColumn
 
 VECTORS = pa.list_(pa.float32())
 SCHEMA = pa.schema([("id", pa.int64()), ("embeddings", VECTORS)])
@@ -283,11 +283,12 @@ class TestInspect:
         assert message(dataset.path).startswith(f"{broken}: not a readable parquet file")
 
     def test_jsonl_numbers_fit_together_and_nulls_fit_with_anything(self, tmp_path):
-        write_lines(tmp_path / "a.jsonl", {"id": None, "embeddings": None, "score": 1})
-        write_lines(tmp_path / "b.jsonl", {"id": "x", "embeddings": [1, 2], "score": 0.5})
-        write_lines(tmp_path / "c.jsonl", {"id": "y", "embeddings": [0.5, 2], "score": None})
-        found = inspect(tmp_path, filetype="jsonl", carried=("score",))
-        assert [str(f.type) for f in found.schema] == ["string", "list<item: float>", "double"]
+        write_lines(tmp_path / "a.jsonl", {"id": None, "embeddings": None, "score": 1, "tags": []})
+        write_lines(tmp_path / "b.jsonl", {"id": "x", "embeddings": [1, 2], "score": 0.5, "tags": ["new"]})
+        write_lines(tmp_path / "c.jsonl", {"id": "y", "embeddings": [0.5, 2], "score": None, "tags": None})
+        found = inspect(tmp_path, filetype="jsonl", carried=("score", "tags"))
+        types = [str(f.type) for f in found.schema]
+        assert types == ["string", "list<item: float>", "double", "list<item: string>"]
         assert found.dimension == 2
 
     def test_a_carried_jsonl_column_may_change_its_type_or_begin_far_down_the_file(self, tmp_path):
@@ -351,14 +352,47 @@ class TestUnits:
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl{'.gz' if compressed else ''}"
         path.write_bytes(gzip.compress(text) if compressed else text)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(formats, "_JSONL_PART_BYTES", block_bytes)
-            kind = formats.FORMATS["jsonl"]
+            patched.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+            kind = inputs.FORMATS["jsonl"]
             units = inputs.units([kind.inspect(storage.find(str(path))[0], {})], rows_per_unit)
             rows = [r for unit in units for r in kind.read(unit, SCHEMA, {})]
         path.unlink()
         assert [i for r in rows for i in r.table.column("id").to_pylist()] == list(range(lines))
         assert [n for r in rows for n in r.numbers.tolist()] == [i * (blanks + 1) + 1 for i in range(lines)]
         assert sum(unit.num_rows for unit in units) == lines
+
+
+class TestChoose:
+    @staticmethod
+    def chosen(part_rows: list[list[int]], rows_per_unit: int, *arguments: int) -> list[tuple[int, int]]:
+        """The files and numbers of the rows."""
+        found = inputs.choose(inputs.units(made_up(part_rows), rows_per_unit), *arguments)
+        assert all(len(rows) for _, rows in found)
+        return [(unit.file, row) for unit, rows in found for row in rows.tolist()]
+
+    @given(
+        part_rows=st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=4),
+        rows_per_unit=st.integers(1, 40),
+        size=st.integers(0, 100),
+        parts=st.integers(1, 8),
+    )
+    def test_its_shares_are_one_sample_however_the_input_is_cut(self, part_rows, rows_per_unit, size, parts):
+        whole = self.chosen(part_rows, 10**6, size, 5)
+        assert len(set(whole)) == len(whole) == min(size, sum(map(sum, part_rows)))
+        assert whole == sorted(whole)
+        assert set(whole) <= {(file, row) for file, rows in enumerate(part_rows) for row in range(sum(rows))}
+        shares = [self.chosen(part_rows, rows_per_unit, size, 5, part, parts) for part in range(parts)]
+        assert [row for share in shares for row in share] == whole
+        assert size < sum(map(sum, part_rows)) or max(map(len, shares)) - min(map(len, shares)) <= 1
+
+    def test_every_row_has_the_same_chance(self):
+        counts = np.zeros(100)
+        for seed in range(200):
+            for file, row in self.chosen([[40], [40], [20]], 33, 20, seed):
+                counts[40 * file + row] += 1
+        # 40 of 200 expected, with a standard deviation of 5.7.
+        assert counts.min() > 40 - 5 * 5.7
+        assert counts.max() < 40 + 5 * 5.7
 
 
 def sampled(
@@ -370,11 +404,10 @@ def sampled(
     filetype: str = "parquet",
     normalize: bool = True,
     field: pa.Field | None = None,
-    **share: int,
 ) -> np.ndarray:
     units = inputs.units(found.files, rows_per_unit)
-    column = field or pa.field("embeddings", VECTORS)
-    return inputs.sample(units, filetype, column, size, seed, found.dimension, normalize, {}, **share)
+    column = VectorColumn(filetype, field or pa.field("embeddings", VECTORS), found.dimension, normalize, {})
+    return inputs.sample(units, column, size, seed)
 
 
 class TestSample:
@@ -419,34 +452,14 @@ class TestSample:
         assert self.numbers(numbered, 30, seed=6) != reference
         for rows_per_unit in (1, 3, 10, 33, 80):
             assert self.numbers(numbered, 30, seed=5, rows_per_unit=rows_per_unit) == reference
-        monkeypatch.setattr(formats, "_BATCH_BYTES", 100)
-        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 100)
+        monkeypatch.setattr(parquet, "_BATCH_BYTES", 100)
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 100)
         assert self.numbers(numbered, 30, seed=5) == reference
-
-    @pytest.mark.parametrize("size", [3, 30, 100])
-    def test_its_shares_are_its_parts_in_the_order_of_the_files(self, numbered, size):
-        for parts in (1, 2, 3, 8):
-            for rows_per_unit in (3, 33):
-                shares = [
-                    self.numbers(numbered, size, seed=5, rows_per_unit=rows_per_unit, part=part, parts=parts)
-                    for part in range(parts)
-                ]
-                assert [number for share in shares for number in share] == self.numbers(numbered, size, seed=5)
-                assert size < 100 or max(map(len, shares)) - min(map(len, shares)) <= 1
 
     def test_it_is_the_same_rows_from_parquet_and_jsonl(self, parquet_dataset, jsonl_dataset):
         parquet = sampled(inspect(parquet_dataset.path), 77)
         jsonl = sampled(inspect(jsonl_dataset.path, filetype="jsonl"), 77, filetype="jsonl")
         np.testing.assert_array_equal(parquet, jsonl)
-
-    def test_every_row_has_the_same_chance(self, tmp_path):
-        numbered = self.write_numbered(tmp_path, "parquet")
-        counts = np.zeros(100)
-        for seed in range(200):
-            counts[np.array(self.numbers(numbered, 20, seed=seed), dtype=int)] += 1
-        # 40 of 200 expected, with a standard deviation of 5.7.
-        assert counts.min() > 40 - 5 * 5.7
-        assert counts.max() < 40 + 5 * 5.7
 
     @pytest.mark.parametrize("normalize", [True, False])
     def test_rows_are_float32_and_of_length_one_if_asked(self, parquet_dataset, normalize):

@@ -305,3 +305,33 @@ def test_the_input_columns_are_those_that_the_program_does_not_compute():
     assert strategy.input_columns == ["quality", "date"]
     assert RankingStrategy.by_distance("hard", "l2", 1).input_columns == []
     assert RankingStrategy(["quality"], strategy="random").input_columns == []
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64()), pa.string_view()]
+)
+def test_columns_without_an_order_are_refused_before_the_run(type_):
+    with pytest.raises(InputError, match=r"ranking_strategy: column 'x' is .*, which has no order; rank by numbers"):
+        RankingStrategy.metadata_based(["x"]).check(pa.schema([("x", type_)]))
+
+
+@pytest.mark.parametrize("type_", [*METADATA, pa.float16(), pa.decimal128(9, 2), pa.date32(), pa.time64("us")])
+def test_columns_with_an_order_pass(type_):
+    RankingStrategy.metadata_based(["x", "cosine_dist_to_cent", "id"]).check(pa.schema([("x", type_)]))
+
+
+def test_half_floats_rank_as_numbers():
+    table = make_table([1, 2, 3, 4], pa.int64(), [0] * 4, x=pa.array(np.array([0.5, np.nan, -2, 0.25], np.float16)))
+    assert RankingStrategy.metadata_based(["x"]).order(table).tolist() == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize("ascending", [1, None, "yes", [1]])
+def test_flags_that_are_none_are_refused(ascending):
+    with pytest.raises(InputError, match=r"ascending=.* must be true, false or one of them for each"):
+        RankingStrategy(["x"], ascending)
+
+
+@pytest.mark.parametrize("columns", [None, 5, "x", [1]])
+def test_columns_that_are_no_list_of_names_are_refused(columns):
+    with pytest.raises(InputError, match="metadata_cols must be a list of columns"):
+        RankingStrategy(columns)

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import psutil
 import pytest
+import strategies
 
-from beam_semdedup import Parameters, fitting, kmeans, stages
+from beam_semdedup import Parameters, fitting, kmeans
 from beam_semdedup.failures import InputError, RunError
-from beam_semdedup.plan import make_plan
+from beam_semdedup.plan import Job, locate, make_plan
 from beam_semdedup.settings import RayKMeansConfig
+from beam_semdedup.stages.fit import fit_centroids, read_sample
 from beam_semdedup.validation import resolve
 
 ray = pytest.importorskip("ray")
@@ -39,7 +40,6 @@ def nothing_is_left(local_ray: None) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kmeans, "_LOADED", {})
-    kmeans.LOADED_FROM.clear()
 
 
 def processes() -> list[psutil.Process]:
@@ -60,18 +60,17 @@ def parameters(actors: int, **values: Any) -> Parameters:
     )
 
 
-def blobs(seed: int, n: int = 3000, d: int = 16, centers: int = 20) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return oracle.normalized(rng.normal(size=(centers, d))[rng.integers(0, centers, n)] + rng.normal(size=(n, d)) / 3)
+def blobs(seed: int) -> np.ndarray:
+    return strategies.blobs(seed, 3000, 16, 20, 1 / 3)
 
 
 def shares(rows: np.ndarray) -> Callable[..., np.ndarray]:
     return lambda part=0, parts=1: np.array_split(rows, parts)[part]
 
 
-def fit_job(out: Path, **values: Any) -> tuple[stages.Job, kmeans.FittedKMeans, dict[str, Any]]:
-    job = make_plan(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values})).job
-    fitted = stages.fit(job)
+def fit_job(out: Path, **values: Any) -> tuple[Job, kmeans.FittedKMeans, dict[str, Any]]:
+    job = make_plan(locate(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values}))).job
+    fitted = fit_centroids(job)
     return job, fitted, json.loads((Path(job.kmeans_dir) / "model.json").read_text())
 
 
@@ -97,9 +96,9 @@ def test_several_actors_find_what_one_finds_from_the_same_start():
 
 def test_actors_read_their_shares_and_fit_as_well_as_this_process(tmp_path):
     job, local, model = fit_job(tmp_path / "local")
-    whole = stages.read_sample(job)
+    whole = read_sample(job)
     for parts in (1, 2, 3, 7):
-        read = [stages.read_sample(job, part, parts) for part in range(parts)]
+        read = [read_sample(job, part, parts) for part in range(parts)]
         np.testing.assert_array_equal(np.concatenate(read), whole)
         assert max(map(len, read)) - min(map(len, read)) <= 1
     _, remote, other = fit_job(tmp_path / "ray", kmeans={"name": "ray", "num_actors": 2})
@@ -161,12 +160,13 @@ def test_more_actors_than_rows_are_no_harm():
 # The fitted model in the object store
 
 
-def load_elsewhere(fitted: kmeans.FittedKMeans) -> tuple[dict[str, int], bool, np.ndarray]:
-    """Where a worker process of the cluster loads a model from, whether it may write to it, and the model."""
+def load_elsewhere(fitted: kmeans.FittedKMeans) -> np.ndarray:
+    """The model as a worker process of the cluster loads it, once."""
 
-    def load() -> tuple[dict[str, int], bool, np.ndarray]:
-        centroids = [fitted.centroids({}) for _ in range(3)][-1]
-        return dict(kmeans.LOADED_FROM), centroids.flags.writeable, centroids
+    def load() -> np.ndarray:
+        first, *others = (fitted.centroids({}) for _ in range(3))
+        assert all(centroids is first for centroids in others)
+        return first
 
     return ray.get(ray.remote(max_calls=1)(load).remote())
 
@@ -188,19 +188,20 @@ def test_processes_of_the_cluster_take_a_published_model_from_the_object_store(t
         assert fitted.content_hash in shared.actor
         wait_for(shared)
         (tmp_path / "m" / "centroids.npy").rename(tmp_path / "away.npy")
-        source, writeable, centroids = load_elsewhere(shared)
-        np.testing.assert_array_equal(centroids, expected)
-        assert source == {"object store": 1}
-        assert not writeable
+        np.testing.assert_array_equal(load_elsewhere(shared), expected)
         np.testing.assert_array_equal(shared.centroids({}), expected)
-        assert dict(kmeans.LOADED_FROM) == {"object store": 1}
+        assert not shared.centroids({}).flags.writeable  # it is shared
 
 
 def test_two_runs_publish_the_same_model_at_the_same_time(tmp_path):
-    fitted, _ = stored_model(tmp_path / "m")
+    fitted, expected = stored_model(tmp_path / "m")
     with ray_fit.published(fitted, {}) as first, ray_fit.published(fitted, {}) as second:
         assert first.actor != second.actor
-        assert load_elsewhere(first)[0] == load_elsewhere(second)[0] == {"object store": 1}
+        for shared in (first, second):
+            wait_for(shared)
+        (tmp_path / "m" / "centroids.npy").unlink()
+        for shared in (first, second):
+            np.testing.assert_array_equal(load_elsewhere(shared), expected)
 
 
 def test_where_the_actor_is_gone_the_model_comes_from_storage(tmp_path, caplog):
@@ -209,19 +210,16 @@ def test_where_the_actor_is_gone_the_model_comes_from_storage(tmp_path, caplog):
         wait_for(shared)
         [holder] = processes()
         os.kill(holder.pid, signal.SIGKILL)
-        source, _, centroids = load_elsewhere(shared)
-        np.testing.assert_array_equal(centroids, expected)
-        assert source == {"storage": 1}
+        np.testing.assert_array_equal(load_elsewhere(shared), expected)
     for _ in range(3):
         np.testing.assert_array_equal(shared.centroids({}), expected)
-    assert dict(kmeans.LOADED_FROM) == {"storage": 1}
     [line] = [r.getMessage() for r in caplog.records if "read from storage" in r.getMessage()]
     assert line.startswith("The centroids are read from storage, as Ray no longer has them: ")
 
 
 def test_an_unpublished_model_comes_from_storage(tmp_path):
-    fitted, _ = stored_model(tmp_path / "m")
-    assert load_elsewhere(fitted)[0] == {"storage": 1}
+    fitted, expected = stored_model(tmp_path / "m")
+    np.testing.assert_array_equal(load_elsewhere(fitted), expected)
 
 
 def test_the_module_is_imported_only_where_ray_fits():

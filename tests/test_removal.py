@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import bz2
 import gzip
 import json
-import lzma
 import posixpath
-from collections.abc import Callable, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import embeddings, formats, id_list, removal, runners, storage
+from beam_semdedup import id_list, jsonl, removal, storage
 from beam_semdedup.config import RemovalParameters
-from beam_semdedup.failures import InputError
+from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.id_list import IdList
+from beam_semdedup.parquet import Parquet
 from beam_semdedup.removal import RemovalResult
 from beam_semdedup.validation import resolve
 
@@ -99,63 +96,6 @@ class TestParquet:
         assert result.files == tuple(f"{tmp_path}/out/{Path(f).name}" for f in parquet_dataset.files)
         assert files_in(tmp_path / "out") == {*(Path(f).name for f in parquet_dataset.files), "_removal.json"}
 
-    def test_all_columns_types_and_metadata_are_kept(self, tmp_path):
-        n = 20
-        columns = {
-            "id": pa.array(range(n), pa.int32()),
-            "half": pa.array(np.arange(n, dtype=np.float16)),
-            "day": pa.array(range(n), pa.date32()),
-            "time": pa.array(range(n), pa.timestamp("us", "Europe/Vienna")),
-            "long": pa.array(range(n), pa.duration("ms")),
-            "price": pa.array([Decimal(i) / 4 for i in range(n)], pa.decimal128(12, 3)),
-            "flag": pa.array([None, True, False, True] * 5),
-            "nothing": pa.nulls(n),
-            "kind": pa.array(["a", "b", None, "a"] * 5).dictionary_encode(),
-            "large": pa.array(["é" * i for i in range(n)], pa.large_string()),
-            "raw": pa.array([bytes([i] * 3) for i in range(n)], pa.binary(3)),
-            "small": pa.array(range(n), pa.uint8()),
-            "vector": pa.array([[float(i), 1.0] for i in range(n)], pa.list_(pa.float32(), 2)),
-            "halves": pa.array([np.full(i % 4, i, np.float16) for i in range(n)], pa.large_list(pa.float16())),
-            "nested": pa.array([{"a": [{"b": i, "c": None}], "d": {"e": str(i)}} for i in range(n)]),
-            "map": pa.array([[(str(i), i)] for i in range(n)], pa.map_(pa.string(), pa.int64())),
-            "tensor": pa.ExtensionArray.from_storage(
-                pa.fixed_shape_tensor(pa.float32(), (1, 2)),
-                pa.array([[float(i), 1.0] for i in range(n)], pa.list_(pa.float32(), 2)),
-            ),
-        }
-        schema = pa.schema(
-            [
-                pa.field(name, a.type, nullable=name != "id", metadata={"unit": "of " + name})
-                for name, a in columns.items()
-            ],
-            metadata={"made by": "a test", "pandas": "{}"},
-        )
-        table = pa.table(list(columns.values()), schema=schema)
-        pq.write_table(table, tmp_path / "in.parquet", row_group_size=6)
-        before = pq.read_table(tmp_path / "in.parquet")
-        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", [3, 17]), tmp_path / "out")
-        after = pq.read_table(tmp_path / "out/in.parquet")
-        assert after.schema.equals(before.schema, check_metadata=True)
-        assert after.equals(before.filter(pa.array([i not in (3, 17) for i in range(n)])))
-
-    def test_row_groups_stay_where_they_were(self, tmp_path):
-        write(tmp_path / "in.parquet", range(100), rows_per_group=30)
-        gone = [0, 1, *range(30, 60), 99]
-        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", gone), tmp_path / "out")
-        metadata = pq.read_metadata(tmp_path / "out/in.parquet")
-        assert [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)] == [28, 0, 30, 9]
-
-    def test_the_compression_of_each_column_is_kept(self, tmp_path):
-        (tmp_path / "in").mkdir()
-        for codec in ("none", "snappy", "gzip", "brotli", "zstd", "lz4"):
-            table = pa.table({"id": range(10), "text": ["x"] * 10, "v": [[1.0]] * 10})
-            codecs = {"id": "none", "text": codec, "v.list.element": "gzip"}
-            pq.write_table(table, tmp_path / "in" / f"{codec}.parquet", compression=codecs)
-        for file in remove(tmp_path / "in", finished_run(tmp_path / "run", [3]), tmp_path / "out").files:
-            groups = [pq.read_metadata(path).row_group(0) for path in (tmp_path / "in" / Path(file).name, file)]
-            before, after = ([group.column(i).compression for i in range(3)] for group in groups)
-            assert after == before
-
     def test_files_without_rows_and_files_that_lose_all_rows_stay(self, tmp_path):
         write(tmp_path / "in/none.parquet", pa.array([], pa.int64()))
         write(tmp_path / "in/all.parquet", [1, 2])
@@ -164,164 +104,10 @@ class TestParquet:
         assert [ids_in(tmp_path / f"out/{n}.parquet") for n in ("none", "all", "some")] == [[], [], [3]]
         assert (result.rows_read, result.rows_removed, result.ids_removed) == (4, 3, 2)
 
-    def test_row_groups_larger_than_the_memory_are_taken_in_pieces(self, tmp_path):
-        write(tmp_path / "in.parquet", range(5000), rows_per_group=5000, text=["x" * 50] * 5000)
-        gone = list(range(0, 5000, 7))
-        remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", gone), tmp_path / "out", memory_budget=100_000)
-        after = pq.read_table(tmp_path / "out/in.parquet")
-        assert after.column("id").to_pylist() == [i for i in range(5000) if i % 7]
-        assert pq.read_metadata(tmp_path / "out/in.parquet").num_row_groups > 1
-
     def test_another_id_column_than_id(self, tmp_path):
         pq.write_table(pa.table({"key.of": ["a", "b"], "id": ["b", "a"]}), tmp_path / "in.parquet")
         remove(tmp_path / "in.parquet", finished_run(tmp_path / "run", ["a"]), tmp_path / "out", id_field="key.of")
         assert pq.read_table(tmp_path / "out/in.parquet").column("key.of").to_pylist() == ["b"]
-
-
-INTEGERS = [
-    (pa.int8(), [-1, 5, 7]),
-    (pa.int32(), [-1, 5, 7]),
-    (pa.int64(), [-1, 5, 7]),
-    (pa.uint64(), [1, 5, 2**64 - 1]),
-]
-TEXTS = [(pa.string(), ["é", "", "b"]), (pa.large_string(), ["é", "", "b"])]
-BYTES = [(pa.binary(), [b"\xff\x00", b"", b"b"]), (pa.large_binary(), [b"\xff\x00", b"", b"b"])]
-
-
-class TestIdTypes:
-    """`IdReader.find`: which ids of a column are in a list, whatever the two are made of."""
-
-    @staticmethod
-    def open(tmp_path: Path, *ids: pa.Array, rows_per_group: int = 1000, memory: int = 1 << 30) -> IdList:
-        paths = []
-        for number, array in enumerate(ids):
-            paths.append(str(tmp_path / f"list-{number}.parquet"))
-            pq.write_table(pa.table({"id": array}), paths[-1], row_group_size=rows_per_group)
-        return IdList.open(paths, {}, memory)
-
-    @pytest.mark.parametrize(
-        ("type_", "values"), [*INTEGERS, *TEXTS, *BYTES, (pa.binary(2), [b"ab", b"\xff\x00", b"cd"])]
-    )
-    @pytest.mark.parametrize("encoded", [False, True])
-    def test_ids_of_every_type_are_found(self, tmp_path, type_, values, encoded):
-        ids = pa.array([values[2], None, values[0], values[1], values[0]], type_)
-        column = embeddings.decoded(pa.chunked_array([ids.dictionary_encode() if encoded else ids]))
-        found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).reader().find(column)
-        assert found[0].tolist() == [False, False, True, True, True]
-        assert found[1].tolist() == [0, 1]
-
-    @pytest.mark.parametrize(
-        ("one", "other", "values", "common"),
-        [
-            (pa.int8(), pa.int64(), ([1, -1, 2], [1, 2**40, -1]), [1, -1]),
-            (pa.int32(), pa.uint32(), ([1, -1, 2], [1, 2**32 - 1, 9]), [1]),
-            (pa.int64(), pa.uint64(), ([5, -1, 2], [2**64 - 1, 5, 7]), [5]),
-            (pa.string(), pa.large_string(), (["a", "é"], ["é", "c"]), ["é"]),
-            (pa.string(), pa.binary(), (["a", "é"], ["é".encode(), b"\xff"]), ["é"]),
-            (pa.binary(2), pa.large_binary(), ([b"ab", b"cd"], [b"cd", b"c"]), [b"cd"]),
-        ],
-    )
-    def test_ids_are_found_in_a_list_of_another_type(self, tmp_path, one, other, values, common):
-        first, second = pa.array(values[0], one), pa.array(values[1], other)
-        for ids, listed in ((first, second), (second, first)):
-            mask, found = self.open(tmp_path, listed).reader().find(pa.chunked_array([ids]))
-            meant = {c if pa.types.is_integer(one) or isinstance(c, bytes) else c.encode() for c in common}
-            plain = [v.encode() if isinstance(v, str) else v for v in ids.to_pylist()]
-            assert [v for v, m in zip(plain, mask, strict=True) if m] == [v for v in plain if v in meant]
-            assert len(found) == len(common)
-
-    def test_a_null_is_no_id_on_either_side(self, tmp_path):
-        mask, found = self.open(tmp_path, pa.array([None, 1])).reader().find(pa.chunked_array([[None, 1, 2]]))
-        assert mask.tolist() == [False, True, False]
-        assert found.tolist() == [1]
-
-    def test_an_entry_that_repeats_is_found_each_time(self, tmp_path):
-        ids = self.open(tmp_path, pa.array([5, 5, 6, 7, 5]), pa.array([5, 8]), rows_per_group=3)
-        mask, found = ids.reader().find(pa.chunked_array([[5], [8]]))
-        assert mask.tolist() == [True, True]
-        assert found.tolist() == [0, 1, 4, 5, 6]
-
-    def test_nothing_is_found_in_nothing(self, tmp_path):
-        some, none = pa.chunked_array([[1, 2]]), pa.chunked_array([[]], pa.int64())
-        for ids in (self.open(tmp_path), self.open(tmp_path, pa.array([], pa.int64()))):
-            mask, found = ids.reader().find(some)
-            assert (mask.tolist(), found.tolist()) == ([False, False], [])
-        mask, found = self.open(tmp_path, pa.array([1])).reader().find(none)
-        assert (mask.tolist(), found.tolist()) == ([], [])
-        mask, _ = self.open(tmp_path, pa.array([1])).reader().find(pa.chunked_array([pa.nulls(2, pa.int64())]))
-        assert mask.tolist() == [False, False]
-
-    @given(
-        listed=st.lists(st.lists(st.integers(-5, 60), max_size=25), max_size=3),
-        batches=st.lists(st.lists(st.integers(-5, 60) | st.none(), max_size=12), max_size=4),
-        rows_per_group=st.integers(1, 9),
-        in_memory=st.booleans(),
-        text=st.booleans(),
-        statistics=st.booleans(),
-    )
-    def test_it_finds_what_a_set_finds_whatever_is_skipped_and_kept(
-        self, tmp_path_factory, listed, batches, rows_per_group, in_memory, text, statistics
-    ):
-        def ids(values: Sequence[Any]) -> pa.Array:
-            made = [None if v is None else f"{v:03d}" if text else v for v in values]
-            return pa.array(made, pa.string() if text else pa.int64())
-
-        directory = tmp_path_factory.mktemp("list")
-        paths = [f"{directory}/{number}.parquet" for number in range(len(listed))]
-        for path, values in zip(paths, listed, strict=True):
-            table = pa.table({"id": ids(sorted(values))})
-            pq.write_table(table, path, row_group_size=rows_per_group, write_statistics=statistics)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(id_list, "_LIST_BATCH_ROWS", 4)
-            opened = IdList.open(paths, {}, 1 << 30 if in_memory else 0)
-            assert opened.in_memory == in_memory
-            assert opened.num_ids == sum(map(len, listed))
-            entries = [v for values in listed for v in sorted(values)]
-            reader = opened.reader()
-            for batch in batches:
-                mask, found = reader.find(pa.chunked_array([ids(batch)]))
-                assert mask.tolist() == [v is not None and v in set(entries) for v in batch]
-                assert found.tolist() == [n for n, v in enumerate(entries) if v in batch]
-
-    @pytest.mark.parametrize("memory", [0, 1 << 30])
-    def test_a_list_is_opened_once_for_all_batches(self, tmp_path, monkeypatch, memory):
-        opened = self.open(tmp_path, pa.array([1, 2, 3]), pa.array([7, 9]), memory=memory)
-        footers = []
-        parquet_file = pq.ParquetFile
-        monkeypatch.setattr(
-            pq, "ParquetFile", lambda s, metadata=None: footers.append(metadata) or parquet_file(s, metadata=metadata)
-        )
-        reader = opened.reader()
-        for value in (2, 7, 9, 20):
-            assert reader.find(pa.chunked_array([[value]]))[0].tolist() == [value != 20]
-        assert footers.count(None) == 2
-
-    @pytest.mark.parametrize("type_", [pa.int64(), pa.uint64(), pa.string(), pa.binary()])
-    def test_row_groups_out_of_the_range_of_ids_are_not_read(self, tmp_path, monkeypatch, type_):
-        def ids(*values: int) -> pa.Array:
-            return pa.array(values).cast(pa.int64() if pa.types.is_integer(type_) else pa.string()).cast(type_)
-
-        reader = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10, memory=0).reader()
-        read: list[int] = []
-        entries = id_list.StreamedIds._entries
-        monkeypatch.setattr(
-            id_list.StreamedIds,
-            "_entries",
-            lambda self, file, groups: read.extend(groups) or entries(self, file, groups),
-        )
-        mask, found = reader.find(pa.chunked_array([ids(125, 131)]))
-        assert mask.tolist() == [True, True]
-        assert found.tolist() == [25, 31]
-        assert read == [2, 3]
-        read.clear()
-        assert reader.find(pa.chunked_array([ids(170, 999)]))[0].tolist() == [False, False]
-        assert read == []
-
-    def test_a_file_that_is_no_list_of_ids_is_an_error_that_names_it(self, tmp_path):
-        for table in (pa.table({"key": [1]}), pa.table({"id": [1.5]})):
-            pq.write_table(table, tmp_path / "a.parquet")
-            with pytest.raises(InputError, match=rf"{tmp_path}/a.parquet: no column 'id' with integers, strings or b"):
-                IdList.open([str(tmp_path / "a.parquet")], {}, 1)
 
 
 class TestWholeRuns:
@@ -329,7 +115,12 @@ class TestWholeRuns:
 
     @pytest.mark.parametrize(
         ("type_", "values"),
-        [INTEGERS[1], TEXTS[1], BYTES[0], (pa.dictionary(pa.int8(), pa.string()), list("abc"))],
+        [
+            (pa.int32(), [-1, 5, 7]),
+            (pa.large_string(), ["é", "", "b"]),
+            (pa.binary(), [b"\xff\x00", b"", b"b"]),
+            (pa.dictionary(pa.int8(), pa.string()), list("abc")),
+        ],
     )
     def test_ids_keep_their_type_and_are_removed(self, tmp_path, type_, values):
         write(tmp_path / "in.parquet", pa.array([*values, None], type_), rows_per_group=2)
@@ -393,17 +184,17 @@ class TestWholeRuns:
         write(tmp_path / "in/a.parquet", [1, 2])
         write(tmp_path / "in/b.parquet", [3, 4])
         run = finished_run(tmp_path / "run", [1])
-        original = removal._Remove._parquet
+        original = Parquet.copy_without
 
-        def fail(self: Any, unit: Any, scratch: Path, bits: Any) -> Any:
-            if unit.source.endswith("b.parquet"):
-                scratch.write_bytes(b"half")
+        def fail(self: Any, source: str, target: Path, *rest: Any) -> Any:
+            if source.endswith("b.parquet"):
+                target.write_bytes(b"half")
                 raise OSError("the disk is full")
-            return original(self, unit, scratch, bits)
+            return original(self, source, target, *rest)
 
         with monkeypatch.context() as patched:
-            patched.setattr(removal._Remove, "_parquet", fail)
-            with pytest.raises(runners.RunError, match=rf"{tmp_path}/in/b\.parquet: OSError: the disk is full"):
+            patched.setattr(Parquet, "copy_without", fail)
+            with pytest.raises(RunError, match=rf"{tmp_path}/in/b\.parquet: OSError: the disk is full"):
                 remove(tmp_path / "in", run, tmp_path / "out")
         assert "b.parquet" not in files_in(tmp_path / "out")
         assert not json.loads((tmp_path / "out/_removal.json").read_text())["finished"]
@@ -423,24 +214,24 @@ class TestResume:
     @staticmethod
     def stop(tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """Ends a removal when one of its two files is written; the names of those written from now on."""
-        original, written = removal._Remove._parquet, []
+        original, written = Parquet.copy_without, []
 
-        def fail(self: Any, unit: Any, scratch: Path, found: Any) -> Any:
+        def fail(self: Any, source: str, *rest: Any) -> Any:
             if written:
                 raise OSError("killed")
-            written.append(Path(unit.source).name)
-            return original(self, unit, scratch, found)
+            written.append(Path(source).name)
+            return original(self, source, *rest)
 
         with monkeypatch.context() as patched:
-            patched.setattr(removal._Remove, "_parquet", fail)
-            with pytest.raises(runners.RunError, match="killed"):
+            patched.setattr(Parquet, "copy_without", fail)
+            with pytest.raises(RunError, match="killed"):
                 remove(tmp_path / "in", run, tmp_path / "out")
         (first,), later = written, []
         assert (tmp_path / "out" / first).exists()
         monkeypatch.setattr(
-            removal._Remove,
-            "_parquet",
-            lambda self, unit, *rest: later.append(Path(unit.source).name) or original(self, unit, *rest),
+            Parquet,
+            "copy_without",
+            lambda self, source, *rest: later.append(Path(source).name) or original(self, source, *rest),
         )
         return later
 
@@ -496,49 +287,9 @@ class TestFound:
         assert len(removal._packed(np.arange(10**6))) < 10**5
 
 
-COMPRESSORS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
-    "": (bytes, bytes),
-    ".gz": (gzip.compress, gzip.decompress),
-    ".bz2": (bz2.compress, bz2.decompress),
-    ".xz": (lzma.compress, lzma.decompress),
-    ".zst": (zstandard.compress, lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data)),
-}
-
-
 class TestJsonl:
-    def test_lines_go_and_every_other_byte_stays_however_it_is_compressed(self, tmp_path):
-        lines = [
-            b'{"id": 1, "x": {"nested": [1, {"a": null}]}}\n',
-            b'{"id":2}\r\n',
-            b"\n",
-            b'  {"x": "\xc3\xa9", "id": 3}  \n',
-            b'{"id": 4, "oops\n',
-            b'{"id": "2"}\n',
-            b'{"id": null}\n',
-            b"null\n",
-            b'{"id": 2, "embeddings": [1e3, NaN]}\n',
-            b'{"other": 5}\n',
-            b'{"id": 6}',
-        ]
-        (tmp_path / "in").mkdir()
-        for suffix, (compress, _) in COMPRESSORS.items():
-            (tmp_path / f"in/a.jsonl{suffix}").write_bytes(compress(b"".join(lines)))
-        run = finished_run(tmp_path / "run", [2, 3, 7])
-        result = remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
-        for suffix, (_, decompress) in COMPRESSORS.items():
-            after = decompress((tmp_path / f"out/a.jsonl{suffix}").read_bytes())
-            assert after == b"".join(line for n, line in enumerate(lines) if n not in (1, 3, 8))
-        assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (50, 15, 2, 1)
-
-    def test_string_ids_and_the_last_line(self, tmp_path):
-        content = write_lines(tmp_path / "in.jsonl", {"id": "a"}, {"id": "2024-01-01"}, {"id": "é", "x": 1}).rstrip()
-        (tmp_path / "in.jsonl").write_bytes(content)
-        run = finished_run(tmp_path / "run", ["2024-01-01", "é"])
-        assert remove(tmp_path / "in.jsonl", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 2
-        assert (tmp_path / "out/in.jsonl").read_bytes() == b'{"id": "a"}\n'
-
     def test_lines_of_many_blocks(self, tmp_path, monkeypatch, jsonl_dataset):
-        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 1000)
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 1000)
         run = finished_run(tmp_path / "run", sorted(jsonl_dataset.copies))
         result = remove(jsonl_dataset.path, run, tmp_path / "out", input_filetype="jsonl")
         assert (result.rows_read, result.rows_removed) == (300, 30)
@@ -612,15 +363,15 @@ class TestStructure:
         assert not (tmp_path / "out").exists()
 
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(formats, "_JSONL_PART_BYTES", 30)
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 30)
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]
         write_lines(tmp_path / "in/a.jsonl", *lines)
         write_lines(tmp_path / "in/b.jsonl", *({"x": "y" * 20} for _ in range(3)), *lines)
         write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
         write_lines(tmp_path / "in/d.jsonl", {"id": None}, {"id": None})
-        whole, inspect = [], formats.Jsonl.inspect
+        whole, inspect = [], jsonl.Jsonl.inspect
         monkeypatch.setattr(
-            formats.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
+            jsonl.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
         )
         run = finished_run(tmp_path / "run", [1])
         assert remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 3
@@ -663,7 +414,7 @@ class TestTheList:
         run = finished_run(tmp_path / "run", [1, 2])
         Path(run, "summary.json").unlink()
         for place in (run, f"{run}/duplicates", tmp_path / "nowhere"):
-            assert "no finished run stands behind it" in message(source, place, tmp_path / "out")
+            assert "not from a finished run (there is no summary.json)" in message(source, place, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_it_is_taken_if_that_is_allowed(self, tmp_path, source):

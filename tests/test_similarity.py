@@ -4,33 +4,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from strategies import BATCHES, clusters, grids
 
-from beam_semdedup import kmeans, similarity
+from beam_semdedup import assignment, similarity
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import RankedRows
 from beam_semdedup.similarity import max_similarity
-
-BATCHES = [1, 3, 7, 1024]
-
-
-@st.composite
-def clusters(draw, max_size=30):
-    """Unit rows of one cluster in rank order, with identical rows, ties and rows 1e-8 to 1e-6 apart in cosine."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    n, d = draw(st.integers(1, max_size)), draw(st.sampled_from([1, 2, 3, 8, 33]))
-    base = rng.normal(size=(draw(st.integers(1, n)), d))
-    rows = base[rng.integers(0, len(base), n)]
-    scales = draw(st.lists(st.sampled_from([0, 1e-4, 3e-4, 1e-3]), min_size=1, max_size=4))
-    return oracle.normalized(rows + rng.normal(size=(n, d)) * rng.choice(scales, size=(n, 1)))
-
-
-@st.composite
-def grids(draw):
-    """Unit rows with few different values, so that many similarities are exactly equal."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    rows = rng.integers(-1, 2, size=(draw(st.integers(1, 30)), draw(st.integers(1, 5))))
-    rows[:, 0] += 2 * (rows == 0).all(axis=1)
-    return oracle.normalized(rows)
 
 
 def assert_same(found, expected):
@@ -180,7 +159,7 @@ def test_binary_embeddings_whose_products_round_most_are_compared_exactly(d, bat
 
 def dedup(rows, ids, labels, centroids, strategy, batch=1024, block=10**9, positions=None, id_type=None):
     """The (id, max_id, score) of every row by centroid and rank: what the pairwise stage writes."""
-    l2, cosine = kmeans.distances(rows, centroids, labels)
+    l2, cosine = assignment.distances(rows, centroids, labels)
     table = pa.table(
         {
             "id": pa.array(ids, id_type),
@@ -242,7 +221,7 @@ def test_the_result_is_that_of_the_oracle_and_independent_of_order_tiles_and_blo
     rng = np.random.default_rng(seed)
     n = len(rows)
     centroids = rows[rng.integers(0, n, 3)]
-    labels = kmeans.assign(rows, centroids, 1024)
+    labels = assignment.assign(rows, centroids, 1024)
     ids = {
         "unique": rng.permutation(n).tolist(),
         "repeated": rng.integers(0, 3, n).tolist(),
@@ -254,14 +233,14 @@ def test_the_result_is_that_of_the_oracle_and_independent_of_order_tiles_and_blo
     found = dedup(rows, ids, labels, centroids, strategy, id_type=id_type)
 
     if keep != "random":
-        _, cosine = kmeans.distances(rows, centroids, labels)
+        _, cosine = assignment.distances(rows, centroids, labels)
         keys = [(cosine.tolist(), keep == "easy"), (ids, keep == "easy"), (list(range(n)), True)]
         compared = oracle.compare(rows, labels, ids, oracle.rank_order(labels.tolist(), keys))
         assert found == list(zip(compared.ids, compared.max_ids, compared.scores, strict=True))
 
     shuffle = rng.permutation(n)
     other_ids = [ids[i] for i in shuffle]
-    other_labels = kmeans.assign(rows[shuffle], centroids, batch)
+    other_labels = assignment.assign(rows[shuffle], centroids, batch)
     other = dedup(rows[shuffle], other_ids, other_labels, centroids, strategy, batch, block, shuffle, id_type)
     assert other == found
 

@@ -3,22 +3,10 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_similarity import clusters, grids
-from test_tiles import EPS
+from strategies import EPS, units
 
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.small_clusters import max_similarity_of_each
-
-
-@st.composite
-def units(draw):
-    """The rows of several clusters end to end, and where each cluster begins and ends."""
-    parts = draw(st.lists(clusters(12) | grids(), min_size=1, max_size=8))
-    dimension = parts[0].shape[1]
-    parts = [part for part in parts if part.shape[1] == dimension]
-    parts += draw(st.lists(st.sampled_from(parts), max_size=3))  # clusters with rows in common
-    ends = np.cumsum([len(part) for part in parts])
-    return np.concatenate(parts), np.array([0, *ends[:-1]]), ends
 
 
 def expected(rows, starts, stops, threshold=None):

@@ -3,17 +3,23 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import re
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import fsspec
 import pyarrow as pa
 import pytest
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.ftp import FTPFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.utils import infer_storage_options
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -429,7 +435,46 @@ class TestListing:
         assert [f.url for f in storage.find(url, options)] == [f"{url}/b.txt", f"{url}/in/deep/d.txt"]
 
 
+@pytest.fixture
+def without_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems that connect when they are made, and do not here."""
+    for module in ("paramiko", "smbclient", "smbprotocol", "smbprotocol.exceptions"):
+        monkeypatch.setitem(sys.modules, module, MagicMock())
+    monkeypatch.setattr(FTPFileSystem, "_connect", lambda self: setattr(self, "ftp", MagicMock()))
+    monkeypatch.setattr("requests.get", MagicMock())
+
+
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs of the protocol `hosted` belong to file systems in memory, one for each host."""
+
+    class Hosted(MemoryFileSystem):
+        protocol = "hosted"
+
+        def __init__(self, host: str, **_: Any) -> None:
+            super().__init__()
+            self.store, self.pseudo_dirs = stores.setdefault(host, ({}, [""]))
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return infer_storage_options(path)["path"].rstrip("/")
+
+        @staticmethod
+        def _get_kwargs_from_urls(url: str) -> dict[str, Any]:
+            return {k: v for k, v in infer_storage_options(url).items() if k not in ("path", "protocol")}
+
+    stores: dict[str, Any] = {}
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hosted", Hosted)
+
+
 class TestSpelling:
+    def test_a_pattern_has_wildcards(self):
+        assert [path for path in ("a/*", "a?/b", "[ab]", "a/b", "s3://a/b.c") if storage.is_pattern(path)] == [
+            "a/*",
+            "a?/b",
+            "[ab]",
+        ]
+
     def test_local_paths_become_absolute_and_plain(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert storage.absolute("data/") == f"{tmp_path}/data"
@@ -440,6 +485,72 @@ class TestSpelling:
     def test_urls_keep_their_protocol_and_lose_a_trailing_slash(self):
         assert storage.absolute("memory://a/b/") == "memory:///a/b"
         assert storage.absolute("s3a://bucket/key/", {"anon": True}) == "s3://bucket/key"
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "webhdfs://namenode:9870/data/in",
+            "webhdfs://user@namenode/data",
+            "webhdfs:///data",
+            "ftp://host/data/in",
+            "ftp://user:pass%40word@host:2121/data",
+            "sftp://host/data/in",
+            "sftp://user:password@host:2222/data",
+            "smb://workgroup;user:password@host/share/data",
+            "github://org:repo@main/data/in",
+        ],
+    )
+    def test_urls_keep_the_host_and_the_user(self, without_connections, url):
+        options = {"host": "namenode"} if ":///" in url else {}
+        for slashes in ("", "/", "//"):
+            assert storage.absolute(url + slashes, options) == url
+        fs, path = storage.filesystem(url, options)
+        assert storage._url(fs, f"{path}/x/a.parquet", url) == f"{url}/x/a.parquet"
+        glob = f"{url}/*/[ab].parquet"
+        assert storage._url(fs, f"{path}/x/a.parquet", storage.absolute(glob, options)) == f"{url}/x/a.parquet"
+
+    @pytest.mark.parametrize("url", ["ftp://host", "sftp://host", "github://org:repo@main"])
+    def test_the_top_of_a_host_has_a_url_too(self, without_connections, url):
+        assert storage.absolute(url) == storage.absolute(f"{url}/") == f"{url}/"
+        fs, path = storage.filesystem(f"{url}/")
+        assert storage._url(fs, f"{path}a.parquet", f"{url}/") == f"{url}/a.parquet"
+
+    def test_a_container_that_is_a_part_of_the_path_is_not_doubled(self):
+        class Azure(MemoryFileSystem):
+            """As adlfs takes URLs apart."""
+
+            protocol = "abfs"
+
+            @classmethod
+            def _strip_protocol(cls, path: str) -> str:
+                return re.sub(r"^abfs://([^@/]*)(@[^/]*)?", r"\1", path).rstrip("/")
+
+            @staticmethod
+            def _get_kwargs_from_urls(url: str) -> dict[str, str]:
+                account = re.match(r"abfs://[^@/]*@([^/]*)", url)
+                return {"account": account[1]} if account else {}
+
+        for account in ("", "@account.dfs.core.windows.net"):
+            url = f"abfs://container{account}/data"
+            assert storage._url(Azure(), "container/data/a", url) == f"{url}/a"
+
+    def test_what_is_listed_on_a_host_is_read_from_it(self, hosted):
+        for host in ("one", "two"):
+            for name in ("a.txt", "in/b.txt"):
+                storage.write_bytes(f"hosted://user:password@{host}:99/tree/{name}", f"{name} on {host}".encode())
+        for host in ("one", "two"):
+            url = storage.absolute(f"hosted://user:password@{host}:99/tree/")
+            listed = [f.url for f in storage.find(url)]
+            assert listed == [f"{url}/a.txt", f"{url}/in/b.txt"]
+            assert storage.glob(f"{url}/**/*.txt") == listed
+            assert [storage.read_bytes(u) for u in listed] == [f"{n} on {host}".encode() for n in ("a.txt", "in/b.txt")]
+
+    @pytest.mark.parametrize(
+        "url", ["zip://inner::/tmp/x.zip", "zip://*.parquet::s3://bucket/x.zip", "simplecache::s3://bucket/key"]
+    )
+    def test_a_chain_of_file_systems_is_an_input_error_that_says_what_to_give(self, url):
+        with pytest.raises(InputError, match=f"^{re.escape(url)}: fsspec takes :: for a chain"):
+            storage.absolute(url)
 
     @pytest.mark.parametrize(
         ("url", "directory", "inside"),

@@ -3,45 +3,10 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_similarity import BATCHES, clusters, grids
+from strategies import BATCHES, EPS, clusters, folded, folds, grids, plainly_folded
 
 from beam_semdedup import tiles
 from beam_semdedup.similarity import max_similarity, screening_reach
-
-EPS = [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1, 1.9]
-
-
-def starting(rows):
-    return np.full(rows, -np.inf, np.float32), np.full(rows, -np.inf, np.float32), np.full(rows, -1, np.int64)
-
-
-@st.composite
-def folds(draw):
-    """Products of several clusters' rows with many equal ones, the diagonal, and where the tiles of columns begin."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    clusters, rows, columns = draw(st.integers(1, 3)), draw(st.integers(1, 20)), draw(st.integers(1, 90))
-    products = rng.integers(-3, draw(st.sampled_from([0, 5, 10**6])), size=(clusters, rows, columns)) / 4
-    cuts = sorted(draw(st.sets(st.integers(1, columns - 1), max_size=3))) if columns > 1 else []
-    return products.astype(np.float32), draw(st.integers(-25, 95)), [0, *cuts, columns]
-
-
-def folded(fold, products, diagonal, cuts):
-    state = starting(products.shape[0] * products.shape[1])
-    for column, end in zip(cuts[:-1], cuts[1:], strict=True):
-        fold(products[..., column:end].copy(), diagonal - column, column, *state)
-    return state
-
-
-def plainly_folded(products, diagonal):
-    best, second, winner = starting(products.shape[0] * products.shape[1])
-    for i, row in enumerate(products.reshape(-1, products.shape[2])):
-        earlier = range(min(products.shape[2], max(0, i % products.shape[1] + diagonal)))
-        order = sorted(earlier, key=lambda j: (-row[j], j))
-        if order:
-            best[i], winner[i] = row[order[0]], order[0]
-        if len(order) > 1:
-            second[i] = row[order[1]]
-    return best, second, winner
 
 
 @given(case=folds())

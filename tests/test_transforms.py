@@ -11,13 +11,16 @@ from apache_beam.coders.coders import PaneInfoCoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_semdedup import plan, runners
+from beam_semdedup import runners
 from beam_semdedup.config import Parameters
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
+from beam_semdedup.plan import locate, make_plan
+from beam_semdedup.references import ReferenceCoder
 from beam_semdedup.segments import Segment
-from beam_semdedup.stages import ComparedUnit, DuplicatesFile, PairwiseUnit
-from beam_semdedup.transforms import ELEMENTS, ReferenceCoder, SemanticDedup
+from beam_semdedup.stages.compare import ComparedUnit, PairwiseUnit
+from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.transforms import ELEMENTS, SemanticDedup
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 
@@ -100,13 +103,13 @@ def parameters(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plans(parameters):
     """A plan for each of `EDGES`, after a run in which an element that is pickled is an error."""
-    fresh = plan.make_plan(parameters)
+    fresh = make_plan(locate(parameters))
     with pytest.MonkeyPatch.context() as patch:
         for kind in set(ELEMENTS) - {InputUnit}:  # the plan's units are part of the pipeline's definition
             patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
         runners.run(lambda pipeline: pipeline | SemanticDedup(fresh), parameters)
-    half_finished = plan.make_plan(dataclasses.replace(parameters, which_to_keep="easy"))
-    finished = plan.make_plan(parameters)
+    half_finished = make_plan(locate(dataclasses.replace(parameters, which_to_keep="easy")))
+    finished = make_plan(locate(parameters))
     return dict(zip(EDGES, (fresh, half_finished, finished), strict=True))
 
 

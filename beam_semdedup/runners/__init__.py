@@ -9,13 +9,13 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_semdedup.failures import RunError, WorkerLost, is_interrupt, known_cause
+from beam_semdedup.config import ClusterParameters
+from beam_semdedup.failures import WorkerLost, is_interrupt, known_cause
 
-__all__ = ["RunError", "run"]
 _LOG = logging.getLogger(__name__)
 
 
-def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
+def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
     """Runs the pipeline that `build` puts together, and returns when it is done.
 
     Where a worker is lost it runs again, up to `runner.max_retries` times; finished units are found and kept.

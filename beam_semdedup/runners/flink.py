@@ -4,8 +4,8 @@ Flink is embedded in the job server, whose workers this process starts, or it is
 each task manager. The finished units are the checkpoints: a job that fails ends at once, and is started again with the
 slots that are there then, so that Flink itself neither restarts tasks nor takes checkpoints.
 
-Tested here with a job server of Beam's own in Python in the place of the jar, which was not to be had, so that what
-Flink does with these options is taken from Beam's documentation and source.
+Tested here with a job server of Beam's own in Python in the place of the jar, which was not available: what Flink does
+with these options is taken from Beam's documentation and source.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 from beam_semdedup import flink_cluster, flink_jar
 from beam_semdedup.arrays import cores
 from beam_semdedup.capacity import num_workers
+from beam_semdedup.config import ClusterParameters
 from beam_semdedup.failures import RunError, WorkerLost, known_cause
+from beam_semdedup.runners import harness
 from beam_semdedup.runners.worker_pool import WorkerPool
 from beam_semdedup.settings import FlinkConfig
 
 _LOG = logging.getLogger(__name__)
 _WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")
 _GRACE_SECONDS = 5.0
-_CACHE_MB = 100
 # Ends the command when standard input closes, which the operating system does however this process ends.
 _TIED = 'exec 3<&0; "$@" </dev/null & pid=$!; { read -r _ <&3; kill -9 $pid; } >/dev/null 2>&1 & wait $pid'
 
 
-def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
+def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
     """See `runners.run`."""
-    config: FlinkConfig = parameters.runner
+    config = parameters.runner
+    assert isinstance(config, FlinkConfig)
     number = num_workers(parameters)
     jar = flink_jar.find(config)
     deaths: list[str] = []
@@ -112,7 +114,7 @@ class _Done(PipelineResult):
 
 
 def _failure(state: str, said: list[Any]) -> Exception:
-    """What a job failed of: an error for people, one of Python code, or a loss that another attempt may not have."""
+    """Why a job failed: an error with a message for people, one of Python code, or a loss to recover from."""
     texts = [message.message_text for message in said]
     errors = [m.message_text for m in said if m.importance == api.JobMessage.JOB_MESSAGE_ERROR]
     cause = known_cause(JobFailed("\n".join(texts)))
@@ -142,7 +144,7 @@ def _options(config: FlinkConfig, number: int, jar: str, scratch: str, environme
             "parallelism": number,
             "sdk_worker_parallelism": number if config.embedded else flink_cluster.slots_per_host(config, number),
             "number_of_execution_retries": 0,
-            "max_cache_memory_usage_mb": _CACHE_MB,
+            **harness.OPTIONS,
             **environment,
             **(_rocksdb() if not config.embedded and config.flink_version >= "2" else {}),
             **given,
@@ -151,9 +153,9 @@ def _options(config: FlinkConfig, number: int, jar: str, scratch: str, environme
 
 
 def _rocksdb() -> dict[str, str]:
-    """For Flink 2, where a batch job's groups are state, on the heap otherwise.
+    """Flink 2 keeps the groups of a batch job as state, which by default is on the heap and may not fit there.
 
-    It is a part of Flink's distribution, not of the job server's jar. Without checkpoints the path is not used.
+    RocksDB is a part of Flink's distribution, not of the job server's jar. Without checkpoints the path is not used.
     """
     return {"state_backend": "rocksdb", "state_backend_storage_path": "file:///tmp/semdedup-flink"}
 
@@ -164,7 +166,7 @@ def _job_name(options: PipelineOptions) -> str:
 
 @contextmanager
 def _environment(config: FlinkConfig, number: int, deaths: list[str]) -> Iterator[dict[str, str]]:
-    """Beam's options that say where workers come from; within it those of this process are there."""
+    """Beam's options that say where workers come from; within it the pool is open, where that is this process's."""
     kind = config.environment
     if kind == "auto":
         kind = "loopback" if config.embedded else "external"

@@ -1,7 +1,7 @@
 """Beam SDK harnesses that are watched: a run whose worker dies fails at once, with the cause.
 
-Beam's `FnApiRunner` does not notice a dead worker and waits for ever. A `Workers` belongs to one run of a pipeline
-and brings its own kind of handler, which starts a harness, watches it, and says `lost` when it is gone.
+Beam's `FnApiRunner` does not notice a dead worker and waits for ever. A `Workers` belongs to one run of a pipeline. It
+makes a `Handler` for each worker, which starts a harness, watches it, and calls `lost` when it is gone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from google.protobuf import json_format, text_format
 from beam_semdedup.failures import WorkerLost
 
 URN = "beam_semdedup:environment:workers:v1"
+OPTIONS = {"max_cache_memory_usage_mb": 100}
+"""Beam's options that hold on every runner."""
 _CAUSE_SECONDS = 10.0
-_OPTIONS = {"max_cache_memory_usage_mb": 100}
 _READERS = ("beam_control_read", "read_grpc_client_inputs")
 _RUNS: dict[bytes, Workers] = {}
 
@@ -68,7 +69,7 @@ def watched(make: Callable[..., Handler], number: int) -> Iterator[Workers]:
 
 def execute(build: Callable[[beam.Pipeline], Any], workers: Workers | None) -> None:
     """Runs the pipeline that `build` puts together on some workers, or in this process, to its end."""
-    options = PipelineOptions(flags=[], **_OPTIONS, direct_num_workers=workers.number if workers else 1)
+    options = PipelineOptions(flags=[], **OPTIONS, direct_num_workers=workers.number if workers else 1)
     environment, provided = None, None
     if workers:
         environment = Environment(workers.key)
@@ -123,15 +124,15 @@ class Handler(worker_handlers.GrpcWorkerHandler):
 
     def start(self) -> None:
         """Starts the worker."""
-        raise AssertionError("for subclasses")
+        raise NotImplementedError
 
     def watch(self) -> None:
-        """Returns when the worker has ended or the run is closing; says `lost` if it was too early."""
-        raise AssertionError("for subclasses")
+        """Returns when the worker has ended; calls `lost` unless the run is closing."""
+        raise NotImplementedError
 
     def kill(self) -> None:
         """Ends a worker that does not answer."""
-        raise AssertionError("for subclasses")
+        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         """What Beam's harness reads from its environment variables."""
@@ -154,7 +155,7 @@ class Handler(worker_handlers.GrpcWorkerHandler):
             self._fail(message)
 
     def close(self) -> None:
-        """Ends the worker; at once where it has not answered: this or another one died, or an interrupt."""
+        """Ends the worker; at once where it still owes an answer: a worker died, or the run was interrupted."""
         if self.control_conn._futures_by_id:
             self._noticed.wait(0.5)
             if self.is_disconnected():

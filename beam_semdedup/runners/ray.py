@@ -19,6 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from beam_semdedup import ray_cluster
 from beam_semdedup.capacity import num_workers
+from beam_semdedup.config import ClusterParameters
 from beam_semdedup.runners import harness
 from beam_semdedup.settings import RayConfig
 from beam_semdedup.worker import RayWorker
@@ -27,21 +28,22 @@ _LOG = logging.getLogger(__name__)
 _CAUSE_SECONDS = 5.0
 
 
-def run(build: Callable[[beam.Pipeline], Any], parameters: Any) -> None:
+def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
     """See `runners.run`."""
     with actors(parameters) as workers:
         harness.execute(build, workers)
 
 
 @contextmanager
-def actors(parameters: Any, others: int = logging.CRITICAL) -> Iterator[harness.Workers]:
+def actors(parameters: ClusterParameters, others: int = logging.CRITICAL) -> Iterator[harness.Workers]:
     """The workers of a run that takes place within it; afterwards nothing of the cluster stays claimed.
 
     Args:
         others: the level from which on the log of other packages than this one is shown.
     """
     ray_cluster.connect(parameters.ray_address, parameters.verbose)
-    config: RayConfig = parameters.runner
+    config = parameters.runner
+    assert isinstance(config, RayConfig)
     with ray_cluster.reserved(num_workers(parameters), config, parameters.ray_timeout) as group:
         bundles = itertools.count()
 

@@ -13,10 +13,8 @@ import argparse
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,11 +28,12 @@ from apache_beam.portability.api import (
 )
 from google.protobuf import json_format, text_format
 
+from beam_semdedup import worker
+from beam_semdedup.runners.process import WorkerProcess
+
 _LOG = logging.getLogger(__name__)
 _MODULE = "beam_semdedup.runners.worker_pool"  # __name__ is __main__ in a pool of its own
-_STARTED = "started"
 _START_SECONDS = 60
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -48,7 +47,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def __init__(self, address: str, threads: int, lost: Callable[[str], None] = _LOG.error) -> None:
         self._threads, self._lost = threads, lost
-        self._workers: dict[str, subprocess.Popen[str]] = {}
+        self._workers: dict[str, WorkerProcess] = {}
         self._server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
         beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(address)
@@ -66,25 +65,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         """As Beam asks for it."""
         identity = f"--id={request.worker_id}", f"--provision_endpoint={request.provision_endpoint.url}"
         try:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, *identity],
-                env={**dict.fromkeys(_THREADS, str(self._threads)), **os.environ},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,  # Ctrl-C is for whoever holds the pool
-            )
+            process = WorkerProcess(_MODULE, *identity, threads=self._threads)
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
-        self._workers[request.worker_id] = worker
-        started, last_lines = threading.Event(), deque[str](maxlen=5)
-        watch = threading.Thread(target=self._watch, args=(request.worker_id, worker, started, last_lines), daemon=True)
-        watch.start()
-        started.wait(_START_SECONDS)  # Flink would wait for ever for a worker that does not come
-        if worker.poll():
-            return beam_fn_api_pb2.StartWorkerResponse(error="; ".join(["the worker did not start", *last_lines]))
+        self._workers[request.worker_id] = process
+        threading.Thread(target=self._watch, args=(request.worker_id, process), daemon=True).start()
+        process.started.wait(_START_SECONDS)  # Flink would wait for ever for a worker that does not come
+        if process.has_failed():
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"the worker did not start: {process.how_it_ended()}")
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:
@@ -93,37 +81,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StopWorkerResponse()
 
     def _stop(self, worker_id: str) -> None:
-        worker = self._workers.pop(worker_id, None)
-        if worker is None:
-            return
-        assert worker.stdin is not None
-        worker.stdin.close()
-        try:
-            worker.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+        process = self._workers.pop(worker_id, None)
+        if process:
+            process.stop()
 
-    def _watch(
-        self, worker_id: str, worker: subprocess.Popen[str], started: threading.Event, last_lines: deque[str]
-    ) -> None:
-        assert worker.stdout is not None
-        for line in worker.stdout:
-            level, _, message = line.rstrip().partition("|")
-            if level == _STARTED:
-                started.set()
-            elif level.isdigit():
-                _LOG.log(int(level), message)
-            else:
-                last_lines.append(line.rstrip())
-        code = worker.wait()
-        started.set()
-        if self._workers.pop(worker_id, None) is None or code == 0:
-            return
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        why = " (the system does that when memory runs out: try a smaller memory_budget)" if code == -9 else ""
-        said = "".join(f"\n  {line}" for line in last_lines if code > 0)
-        self._lost(f"worker process {worker.pid} {how}{why}; finished units are kept{said}")
+    def _watch(self, worker_id: str, process: WorkerProcess) -> None:
+        process.follow()
+        if self._workers.pop(worker_id, None) and process.has_failed():
+            self._lost(process.how_it_ended())
 
 
 def main() -> None:
@@ -149,10 +114,6 @@ def main() -> None:
 
 
 def _work() -> None:
-    from apache_beam.runners.worker import sdk_worker_main  # noqa: F401  (what is missing is missed here)
-
-    from beam_semdedup import worker
-
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--id", required=True)
     parser.add_argument("--provision_endpoint", required=True)
@@ -171,7 +132,6 @@ def _work() -> None:
         "PIPELINE_OPTIONS": json_format.MessageToJson(answer.info.pipeline_options),
     }
     sys.argv[1:] = []
-    print(f"{_STARTED}|", flush=True)
     worker.main()
 
 

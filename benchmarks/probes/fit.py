@@ -15,12 +15,12 @@ from benchmarks.peers.bare import assign
 
 def ours(sample: np.ndarray, initial: Path | None, clusters: int, parameters: dict[str, Any]) -> tuple[np.ndarray, int]:
     """The project's own engine."""
-    from beam_semdedup import kmeans
+    from beam_semdedup.fitting import ENGINES
     from beam_semdedup.validation import resolve
 
     given = {"init": str(initial)} if initial else {}
     p = resolve({"input_path": "-", "output_path": "-", "n_clusters": clusters, **given, **parameters})
-    fit = kmeans.ENGINES["local"]().fit(lambda: sample, np.load(initial) if initial else None, p)
+    fit = ENGINES["local"]().fit(lambda: sample, np.load(initial) if initial else None, p)
     return fit.centroids, fit.iterations
 
 

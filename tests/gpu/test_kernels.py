@@ -6,13 +6,12 @@ import numpy as np
 import oracle
 import pyarrow as pa
 import pytest
+from device_checks import assert_rows_are_multiplied_and_hashed_as_on_numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_similarity import BATCHES, clusters, grids
-from test_small_clusters import units
-from test_tiles import EPS, folded, folds, plainly_folded, starting
+from strategies import BATCHES, EPS, clusters, folded, folds, grids, plainly_folded, starting, units
 
-from beam_semdedup import arrays, cuda, similarity, tiles
+from beam_semdedup import arrays, cuda, tiles
 from beam_semdedup.segments import RankedRows
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.small_clusters import max_similarity_of_each
@@ -59,12 +58,7 @@ def test_a_fold_of_many_rows_is_that_of_numpy(cupy):
 
 @pytest.mark.parametrize("d", [1, 31, 384, 768])
 def test_rows_are_multiplied_and_hashed_as_on_numpy(cupy, d):
-    a, b = (np.random.default_rng(seed).normal(size=(2000, d)).astype(np.float32) for seed in (0, 1))
-    there = cupy.asarray(a), cupy.asarray(b)
-    found = arrays.row_dot(*there).get()
-    np.testing.assert_allclose(found, arrays.row_dot(a, b), rtol=0, atol=1e-12 * d)
-    np.testing.assert_array_equal(arrays.row_dot(there[0][7:99], there[1][7:99]).get(), found[7:99])
-    np.testing.assert_array_equal(similarity.hash_rows(there[0]).get(), similarity.hash_rows(a))
+    assert_rows_are_multiplied_and_hashed_as_on_numpy(cupy, 2000, d)
 
 
 @pytest.mark.parametrize("shape", [(100, 300, 384), (1, 1, 1), (33, 65, 7), (0, 3, 4)])
@@ -78,12 +72,12 @@ def test_products_are_exact_to_their_bounds(cupy, shape, batches):
     single = tiles.multiply(*there).get()
     half = tiles.multiply(*map(tiles.rounded, there)).get()
     assert (single.dtype, half.dtype) == (np.float32, np.float32)
-    assert np.abs(single - exact).max(initial=0) <= arrays.rounding_error(d)
+    assert np.abs(single - exact).max(initial=0) <= arrays.rounding_error(d, cupy)
     assert np.abs(half - exact).max(initial=0) <= tiles.screening_error(d, 1.0001)
 
 
 @pytest.mark.parametrize("kind", ["constant", "binary", "normal"])
-@pytest.mark.parametrize("d", [210, 306, 768, 4096])
+@pytest.mark.parametrize("d", [210, 306, 768, 1536, 1801, 2789, 3072, 4096])
 def test_rounding_error_bounds_the_error_of_float32_products(cupy, d, kind):
     rng = np.random.default_rng(d)
     vectors = {
@@ -95,7 +89,7 @@ def test_rounding_error_bounds_the_error_of_float32_products(cupy, d, kind):
     exact = rows.astype(np.float64) @ rows.astype(np.float64).T
     there = cupy.asarray(rows)
     for n in (1, 3, 300):
-        assert np.abs(tiles.multiply(there[:n], there).get() - exact[:n]).max() <= arrays.rounding_error(d)
+        assert np.abs(tiles.multiply(there[:n], there).get() - exact[:n]).max() <= arrays.rounding_error(d, cupy)
 
 
 @given(rows=clusters() | grids(), batch=st.sampled_from(BATCHES), eps=st.sampled_from([None, *EPS]), data=st.data())
@@ -181,7 +175,7 @@ def test_memory_that_does_not_suffice_halves_the_tile(cupy, texts):
             tried.append(batch)
             return max_similarity(there, 0, len(texts), batch)
 
-        found = arrays.within_memory(1 << 14, attempt)
+        found = arrays.halving_on_memory_error(1 << 14, attempt)
     finally:
         pool.set_limit(size=0)
     assert len(tried) > 1
@@ -193,7 +187,7 @@ def test_threads_that_take_turns_find_what_one_finds(cupy, texts):
     found = {}
 
     def work(number):
-        rows = arrays.moved(texts, cupy)
+        rows = arrays.to_device(texts, cupy)
         with arrays.exclusive(cupy):
             found[number] = max_similarity(rows, 0, len(texts), 1024)
 

@@ -43,6 +43,15 @@ def semdedup(called: Callable[..., Ended]) -> Callable[..., Ended]:
     return functools.partial(called, cli.main)
 
 
+@pytest.fixture(scope="session")
+def init(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of 100 random unit vectors, as centroids for the demo data."""
+    path = tmp_path_factory.mktemp("init") / "centroids.npy"
+    rows = np.random.default_rng(0).normal(size=(100, 384))
+    np.save(path, rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    return str(path)
+
+
 @pytest.fixture
 def given_centroids(tmp_path: Path) -> Callable[..., str]:
     """Stores rows as centroids, and returns the path of the .npy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from runs import comparisons, dedup, duplicates, unit_files
 
-from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow, removal
+from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow, removal, runners
 
 Store = Callable[[np.ndarray], str]
 
@@ -78,6 +79,12 @@ def test_a_plan_alone_deletes_nothing(parquet_dataset: Any, tmp_path: Path) -> N
     assert unit_files(tmp_path / "out") == before
 
 
+def test_a_refused_run_leaves_nothing(parquet_dataset: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is more than the"):
+        dedup(parquet_dataset.path, tmp_path / "out", n_clusters=10**6)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plan_without_finished_units_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
     def plan(**sizes: Any) -> Any:
         return SemanticDeduplicationWorkflow(
@@ -106,11 +113,76 @@ def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, 
     assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
 
 
-def test_a_run_whose_rows_are_all_rejected_ends(given_centroids: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"not a file of ours"])
+@pytest.mark.parametrize(
+    ("pattern", "changed"),
+    [("pairwise_results/*/*.parquet", {"eps": 0.06}), ("*/*/segments/*", {"which_to_keep": "easy"})],
+)
+def test_files_of_a_finished_stage_that_are_damaged_or_gone_are_computed_by_the_next_run(
+    content: bytes | None, pattern: str, changed: dict[str, Any], parquet_dataset: Any, tmp_path: Path
+) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "other", **changed))
+    dedup(parquet_dataset.path, tmp_path / "out")
+    damaged = next((tmp_path / "out").glob(pattern))
+    damaged.unlink() if content is None else damaged.write_bytes(content)
+    with pytest.raises(RunError, match=f"{damaged.name} is damaged or gone; the same command computes it again"):
+        dedup(parquet_dataset.path, tmp_path / "out", **changed)
+    assert duplicates(dedup(parquet_dataset.path, tmp_path / "out", **changed)) == expected
+
+
+def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out"))
+    for stage in ("kmeans_results", "pairwise_results"):
+        next((tmp_path / "out" / stage).glob("*/plan.json")).write_text('{"format": 3, "fi')
+        assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
+
+
+def test_a_run_whose_rows_are_all_rejected_says_why(given_centroids: Store, tmp_path: Path) -> None:
     write(tmp_path / "data" / "x.parquet", np.zeros((20, 4)))
     init = given_centroids(np.eye(4)[:3])
-    summary = dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, init=init, max_iter=0)
-    assert (summary.rows_rejected, summary.rows_kept, summary.num_duplicates) == (20, 0, 0)
+    with pytest.raises(InputError, match=r"all 20 are rejected \(20: embedding has zero norm\); see .*/out/rejected"):
+        dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, init=init, max_iter=0)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (stored["rows_rejected"], stored["rows_kept"], stored["num_duplicates"]) == (20, 0, 0)
+
+
+def after_the_pipeline(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+    """Does something once when the next run's pipeline has ended."""
+    run = runners.run
+
+    def run_once(*arguments: Any) -> None:
+        monkeypatch.setattr(runners, "run", run)
+        run(*arguments)
+        then()
+
+    monkeypatch.setattr(runners, "run", run_once)
+
+
+def test_runs_that_write_to_one_place_do_not_mix(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = []
+    other = {"eps": 0.3, "remove": True, "cache_path": tmp_path / "cache"}
+    after_the_pipeline(monkeypatch, lambda: later.append(dedup(parquet_dataset.path, tmp_path / "out", **other)))
+    with pytest.raises(RunError, match="another run has begun to write to output_path="):
+        dedup(parquet_dataset.path, tmp_path / "out", cache_path=tmp_path / "cache", remove=True)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (stored["eps"], stored["num_duplicates"]) == (0.3, later[0].num_duplicates)
+    assert len(list((tmp_path / "out" / "duplicates").iterdir())) == len(stored["duplicates_files"])
+
+
+def test_input_that_changes_during_a_run_is_noticed_and_nothing_of_it_kept(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "other"))
+    data = tmp_path / "data"
+    shutil.copytree(parquet_dataset.path, data)
+    changed = sorted(data.rglob("*.parquet"))[0]
+    after_the_pipeline(monkeypatch, lambda: os.utime(changed, (1, 1)))
+    with pytest.raises(RunError, match=f"{changed.name} changed during the run, as 1 input file; run again"):
+        dedup(data, tmp_path / "out")
+    assert not unit_files(tmp_path / "out")
+    assert duplicates(dedup(data, tmp_path / "out")) == expected
 
 
 def test_a_refused_run_writes_nothing_into_the_input(parquet_dataset: Any) -> None:

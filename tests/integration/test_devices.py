@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from runs import comparisons, dedup, duplicates
 
-from beam_semdedup import InputError, cuml_fit, stages
+from beam_semdedup import InputError, cuml_fit, small_clusters
 
 GIVEN = {"max_iter": 0, "n_clusters": None}
 
@@ -25,7 +25,7 @@ def test_a_gpu_finds_what_numpy_finds(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stages.small_clusters, "LARGEST", largest)
+    monkeypatch.setattr(small_clusters, "LARGEST", largest)
     init = given_centroids(parquet_dataset.embeddings[:5].astype(np.float32))
     common = {**GIVEN, "init": init, "max_cluster_rows": split}
     here = dedup(parquet_dataset.path, tmp_path / "cpu", device="cpu", **common)

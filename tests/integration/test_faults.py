@@ -18,21 +18,10 @@ import apache_beam as beam
 import numpy as np
 import psutil
 import pytest
-from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
+from runs import DEMO, SIZES, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
-from beam_semdedup import Summary, cli, progress, runners
+from beam_semdedup import RunError, Summary, cli, progress, runners
 from beam_semdedup.validation import resolve
-
-# Small units, so that there are many moments between them.
-SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("init") / "centroids.npy"
-    rows = np.random.default_rng(0).normal(size=(100, 384))
-    np.save(path, rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +155,7 @@ def test_a_killed_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
     wait(lambda: len(unit_files(out)) >= 3)
     worker = _workers(process)[1]
     worker.send_signal(getattr(signal, name))
-    ended = finish(process, 10)
+    ended = finish(process)
     assert ended.code == 1
     assert re.search(rf"^Failed: worker process {worker.pid} was killed by {name}.*goes on", ended.err, re.MULTILINE)
     assert "Traceback" not in ended.err
@@ -273,7 +262,7 @@ def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> No
     thread.start()
     try:
         wait(running.exists)
-        with pytest.raises(runners.RunError, match="was killed by SIGKILL"):
+        with pytest.raises(RunError, match="was killed by SIGKILL"):
             runners.run(lambda p: p | beam.Create([0]) | beam.Map(die), _parameters(2))
     finally:
         died.touch()

@@ -15,17 +15,14 @@ from typing import Any
 
 import apache_beam as beam
 import flink_stand_in
-import numpy as np
 import psutil
 import pytest
-from runs import DEMO, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
+from runs import DEMO, SIZES, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
 from beam_semdedup import Summary, flink_jar, runners
-from beam_semdedup.failures import InputError, UnitError
+from beam_semdedup.failures import InputError, RunError, UnitError
 from beam_semdedup.validation import resolve
 
-# Small units, so that there are many moments between them.
-SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
 LAUNCH = Path(__file__).parents[2] / "launch" / "flink"
 
 needs_the_jar = pytest.mark.skipif(
@@ -35,12 +32,9 @@ needs_the_jar = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def fixed(init: str) -> dict[str, Any]:
     """Parameters with given centroids."""
-    path = tmp_path_factory.mktemp("init") / "centroids.npy"
-    rows = np.random.default_rng(0).normal(size=(100, 384))
-    np.save(path, rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    return {"n_clusters": 100, "init": str(path), "max_iter": 0, "eps": 0.05, **SIZES}
+    return {"n_clusters": 100, "init": init, "max_iter": 0, "eps": 0.05, **SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +89,7 @@ def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def _assert_gone(processes: list[psutil.Process]) -> None:
-    wait(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes), 20)
+    wait(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes))
 
 
 def _working(process: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
@@ -147,7 +141,7 @@ def test_what_a_unit_says_comes_back_and_is_not_tried_again(kind: type[Exception
         raise kind(f"file.parquet: {number} is wrong")
 
     parameters = resolve({"input_path": "in", "output_path": "out", "runner": _settings(stand_in)})
-    raised = {UnitError: runners.RunError, InputError: InputError, ArithmeticError: RuntimeError}[kind]
+    raised = {UnitError: RunError, InputError: InputError, ArithmeticError: RuntimeError}[kind]
     with pytest.raises(raised, match=r"file\.parquet: 7 is wrong") as error:
         runners.run(lambda p: p | beam.Create([7]) | beam.Map(fail), parameters)
     if kind is not ArithmeticError:
@@ -163,7 +157,7 @@ def test_a_killed_worker_is_said_and_the_run_can_be_gone_on_with(
     family = _working(process, tmp_path / "out")
     worker = _workers(process)[1]
     worker.kill()
-    ended = finish(process, 30)
+    ended = finish(process)
     assert ended.code == 1
     assert re.search(rf"^Failed: worker process {worker.pid} was killed by SIGKILL", ended.err, re.MULTILINE)
     assert "Traceback" not in ended.err
@@ -211,7 +205,7 @@ def test_an_interrupted_run_leaves_nothing_running(
     process = started()
     family = _working(process, tmp_path / "out")
     process.send_signal(signal.SIGINT)
-    ended = finish(process, 20)
+    ended = finish(process)
     assert ended.code == 130
     assert "Interrupted. Finished units are kept" in ended.err
     assert "Traceback" not in ended.err
@@ -286,7 +280,7 @@ def test_on_a_cluster_the_workers_come_from_a_pool_and_the_slots_from_its_rest_a
         cluster["/jobs/overview"] = {"jobs": [job]}
         cluster["/jobs/a1?mode=cancel"] = lambda: job.update(state="CANCELED") or {}
         interrupted.send_signal(signal.SIGINT)
-        assert finish(interrupted, 20).code == 130
+        assert finish(interrupted).code == 130
         assert job["state"] == "CANCELED"
 
 

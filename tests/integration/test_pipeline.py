@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -558,3 +560,28 @@ def test_centroids_without_rows_do_no_harm(parquet_dataset: Any, tmp_path: Path)
     summary = dedup(parquet_dataset.path, tmp_path / "out", init=init, n_clusters=7, max_iter=0, unit_rows=1)
     assert len(set(comparisons(summary)["centroid"].to_pylist())) < 7
     assert summary.rows_kept + summary.num_duplicates == 300
+
+
+@pytest.mark.parametrize(
+    ("set_up", "shown", "hidden"),
+    [
+        ("", " Found ", "direct_num_workers"),
+        (
+            "logging.basicConfig(level='INFO', format='theirs|%(message)s')",
+            "theirs|Found ",
+            "\nFound",
+        ),
+    ],
+)
+def test_a_script_sees_what_the_run_does_in_the_log_that_it_chose_or_else_on_standard_error(
+    set_up: str, shown: str, hidden: str, parquet_dataset: Any, tmp_path: Path
+) -> None:
+    code = f"""
+import logging
+from beam_semdedup import SemanticDeduplicationWorkflow
+{set_up}
+SemanticDeduplicationWorkflow(input_path={parquet_dataset.path!r}, output_path={str(tmp_path)!r}, n_clusters=3).run()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown in ended.stderr
+    assert hidden not in ended.stderr

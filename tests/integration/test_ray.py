@@ -5,32 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from runs import COMMAND, DEMO, comparisons, dedup, duplicates, finish, start, unit_files, wait
+from runs import COMMAND, DEMO, SIZES, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
 from beam_semdedup import InputError, RunError, Summary
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
+from beam_semdedup import ray_cluster  # noqa: E402
+
 FIXED = {"n_clusters": 100, "max_iter": 0, "eps": 0.05}
-SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
 TWO = {"name": "ray", "num_workers": 2}
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("init") / "centroids.npy"
-    rows = np.random.default_rng(0).normal(size=(100, 384))
-    np.save(path, rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +78,7 @@ def _pid(process: psutil.Process) -> int:
 
 
 def _assert_nothing_claimed() -> None:
-    wait(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], 10)
+    wait(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"])
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
@@ -95,6 +86,24 @@ def test_an_address_without_a_cluster_is_an_error(address: str, init: str, tmp_p
     assert not ray.is_initialized()
     with pytest.raises(InputError, match=f"^ray_address={address}: "):
         dedup(DEMO, tmp_path / "out", TWO, init=init, ray_address=address, **FIXED)
+
+
+@pytest.mark.parametrize("asked", ["same", "localhost", "auto", "local", None])
+def test_the_cluster_that_the_process_is_in_is_used(local_ray: Any, asked: str | None) -> None:
+    joined = local_ray.get_runtime_context().gcs_address
+    ray_cluster.connect({"same": joined, "localhost": f"localhost:{joined.split(':')[1]}"}.get(asked, asked))
+    assert local_ray.get_runtime_context().gcs_address == joined
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.255.255.1", "nowhere.invalid"])
+def test_another_cluster_than_the_one_that_the_process_is_in_is_an_error(
+    local_ray: Any, init: str, tmp_path: Path, host: str
+) -> None:
+    joined = local_ray.get_runtime_context().gcs_address
+    other = f"{host}:1" if host == "localhost" else f"{host}:{joined.split(':')[1]}"
+    said = f"^ray_address={other}: this process is in the Ray cluster at {joined} already.*ray.shutdown"
+    with pytest.raises(InputError, match=said):
+        dedup(DEMO, tmp_path / "out", {"name": "ray"}, init=init, ray_address=other, **FIXED)
 
 
 @pytest.mark.slow
@@ -115,13 +124,11 @@ def test_a_killed_actor_ends_the_run_with_its_cause_and_it_can_be_gone_on_with(
     once = {**TWO, "max_retries": 0}
     running = in_background(lambda: dedup(DEMO, tmp_path / "out", once, init=init, **FIXED, **SIZES))
     wait(lambda: len(unit_files(tmp_path / "out")) >= 3)
-    killed = time.monotonic()
     _actors()[1].kill()
     with pytest.raises(
         RunError, match=r"a worker on [\d.]+ was lost \(.*[Ww]orker.*; finished units are kept"
     ) as raised:
         running()
-    assert time.monotonic() - killed < 10
     assert "\n" not in str(raised.value)
     _assert_nothing_claimed()
     before = unit_files(tmp_path / "out")

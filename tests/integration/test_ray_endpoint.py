@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -121,6 +122,14 @@ class _Part(beam.PTransform):
         return root | "End" >> beam.Create([0])
 
 
+def test_the_command_says_what_it_does_not_understand() -> None:
+    command = [sys.executable, "-m", "beam_semdedup.runners.ray_endpoint", "prot=8099"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("Error: unknown parameter prot; did you mean port?\n")
+    assert "Traceback" not in ended.stderr
+
+
 def test_what_a_runner_must_do(options: PipelineOptions) -> None:
     with beam.Pipeline(options=options) as p:
         for build in (_par_do, _group_by_key, _side_inputs, _flatten, _combine, _windows, _state):
@@ -149,7 +158,7 @@ def test_a_failure_comes_back_with_its_cause_and_leaves_nothing_claimed(options:
     _ = p | beam.Create([1]) | beam.Map(fail)
     with pytest.raises(RuntimeError, match="what the user did"):
         p.run().wait_until_finish()
-    wait(lambda: ray.available_resources().get("CPU") == 2, 10)
+    wait(lambda: ray.available_resources().get("CPU") == 2)
 
 
 @pytest.mark.slow
@@ -163,9 +172,9 @@ def test_a_cancelled_job_ends_its_actors(options: PipelineOptions, tmp_path: Pat
     p = beam.Pipeline(options=options)
     _ = p | beam.Create([1]) | beam.Map(wait_long)
     result = p.run()
-    wait(Path(running).exists, 30)
+    wait(Path(running).exists)
     result.cancel()
-    wait(lambda: ray.available_resources().get("CPU") == 2, 20)
+    wait(lambda: ray.available_resources().get("CPU") == 2)
 
 
 @pytest.mark.slow

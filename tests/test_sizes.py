@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from beam_semdedup import plan
+from beam_semdedup.sizes import SEGMENT_BYTES, Sizes
 from beam_semdedup.validation import resolve
 
 MEMORY = 64 << 30
@@ -10,8 +10,8 @@ MEMORY = 64 << 30
 
 def sizes(rows, clusters, dimension=384, memory=MEMORY, **values):
     p = resolve({"input_path": "in", "output_path": "out", "n_clusters": clusters, **values})
-    width, unit_rows = plan.unit_sizes(p, rows, dimension, 0, memory)
-    return width, unit_rows, plan.max_key_rows(p, rows, dimension, 0, memory, width)
+    found = Sizes(p, rows, dimension, 0, memory)
+    return found.width, found.unit_rows, found.key_rows(found.width)
 
 
 @pytest.mark.parametrize(("rows", "clusters"), [(10_000, 100), (250_000, 500), (1_000_000, 1000), (1_000_000, 50)])
@@ -26,7 +26,7 @@ def test_units_of_a_million_rows_are_of_the_usual_sizes(rows, clusters):
 def test_segments_of_very_many_rows_have_a_floor(rows, clusters):
     width, unit_rows, block = sizes(rows, clusters)
     key_rows = rows * width / clusters
-    assert unit_rows / (rows / key_rows) * 4 * 384 >= 0.85 * plan.SEGMENT_BYTES
+    assert unit_rows / (rows / key_rows) * 4 * 384 >= 0.85 * SEGMENT_BYTES
     if width > 1:
         assert block >= 1.9 * key_rows  # a key of many clusters is one unit of work
 

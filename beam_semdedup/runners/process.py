@@ -1,0 +1,88 @@
+"""A worker in a process of its own: how it is started, followed and ended, and what is said when it dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+
+from beam_semdedup import worker
+
+_LOG = logging.getLogger(__name__)
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class WorkerProcess:
+    """Starts a module that ends in `worker.main`, in this interpreter; `started` is set once it has.
+
+    The worker ends when the pipe to its standard input closes, which the operating system does however this process
+    ends, so that no worker writes anything after that.
+
+    Args:
+        module: that `python -m` runs with these arguments.
+        threads: that BLAS may use in it, unless the environment says another number.
+        environment: the variables that it has besides those of this process.
+
+    Raises:
+        OSError: there is no room for another process.
+    """
+
+    def __init__(self, module: str, *arguments: str, threads: int, environment: Mapping[str, str] | None = None):
+        number = os.environ.get("OMP_NUM_THREADS") or str(threads)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env={**dict.fromkeys(_THREADS, number), **os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for this process to handle
+        )
+        self._last_lines: deque[str] = deque(maxlen=5)
+        self.started = threading.Event()
+
+    def follow(self) -> None:
+        """Passes its log on, and returns when it has ended; then `started` is set in any case."""
+        assert self._process.stdout is not None
+        for line in map(str.rstrip, self._process.stdout):
+            level, _, message = line.partition("|")
+            if line == worker.STARTED:
+                self.started.set()
+            elif level.isdigit():
+                _LOG.log(int(level), message)
+            else:
+                self._last_lines.append(line)
+        self._process.wait()
+        self.started.set()
+
+    def has_failed(self) -> bool:
+        """Whether it has ended, and not in peace."""
+        return bool(self._process.poll())
+
+    def how_it_ended(self) -> str:
+        """How it ended, and the last that it said besides its log, for people."""
+        code = self._process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        why = " (the system does that when memory runs out: try a smaller memory_budget)" if code == -9 else ""
+        said = "".join(f"\n  {line}" for line in self._last_lines)
+        return f"worker process {self._process.pid} {how}{why}; finished units are kept, the same command goes on{said}"
+
+    def stop(self) -> None:
+        """Asks it to end, and ends it when it does not."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.wait()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()

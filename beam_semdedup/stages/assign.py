@@ -1,0 +1,163 @@
+"""A unit of the assign stage: the rows of a piece of the input, each with its nearest centroid, in a segment file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from beam_semdedup import arrays, embeddings, layout, segments, storage
+from beam_semdedup.arrays import in_threads
+from beam_semdedup.assignment import assign_with_distances
+from beam_semdedup.failures import naming_unit
+from beam_semdedup.formats import InputUnit, RowBatch
+from beam_semdedup.inputs import FORMATS
+from beam_semdedup.kmeans import FittedKMeans
+from beam_semdedup.plan import Job
+from beam_semdedup.segments import Segment
+from beam_semdedup.stages import files
+
+
+@dataclass(frozen=True)
+class AssignedUnit:
+    """A finished unit of the assign stage and what it refers to."""
+
+    path: str
+    num_rows: int
+    rejected: int
+    reused: bool
+    segments: tuple[Segment, ...]
+
+
+def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit:
+    """Writes the segment file of a unit, and its rejected rows before it."""
+    name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}"
+    if unit.row_groups:
+        name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
+    p, path = job.parameters, storage.join(job.segments_dir, name + ".arrow")
+    wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows, "width": job.width}
+    with naming_unit(unit):
+        finished = segments.read_index(path, job.cache_options)
+        if finished and finished[0].items() >= wanted.items():
+            return AssignedUnit(path, unit.num_rows, finished[0]["rejected"], True, finished[1])
+        table, rejected = _assign_rows(job, unit, fitted.centroids(job.cache_options))
+        if table.num_rows + rejected.num_rows != unit.num_rows:
+            raise RuntimeError(
+                f"{table.num_rows + rejected.num_rows} rows instead of the planned {unit.num_rows}: the file changed "
+                "during the run; run again"
+            )
+        rejected_path = storage.join(job.kmeans_dir, layout.REJECTED, name + ".parquet")
+        if rejected.num_rows:
+            files.write(rejected_path, rejected, {}, p.cache_options, p.cache_compression)
+        facts = {**wanted, "rejected": rejected.num_rows}
+        index = segments.write(path, table, job.width, facts, job.cache_options)
+        return AssignedUnit(path, unit.num_rows, rejected.num_rows, False, index)
+
+
+def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
+    """The references of a segment file that a finished stage's manifest names."""
+    path = storage.join(job.segments_dir, name)
+    finished = segments.read_index(path, job.cache_options)
+    if finished is None:
+        raise layout.discard(path, job.kmeans_dir, job.cache_options)
+    return finished[1]
+
+
+def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
+    """Writes the manifest of the stage, whose files it names without their directory, which may be moved."""
+    units = sorted(units, key=lambda unit: unit.path)
+    manifest = {
+        "centroids": fitted.content_hash,
+        "width": job.width,
+        "files": [storage.basename(unit.path) for unit in units],
+        "rejected": sum(unit.rejected for unit in units),
+    }
+    layout.write_manifest(job.kmeans_dir, manifest, units, job.cache_options)
+
+
+def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
+    """The usable rows with their centroids and distances, and the rejected rows."""
+    p, xp = job.parameters, arrays.library(job.parameters.device)
+    batches = FORMATS[p.input_filetype].read(unit, job.input_schema, job.read_options)
+
+    def parse(rows: RowBatch) -> _Batch:
+        return _parse(job, unit, rows)
+
+    def assign(parsed: Sequence[_Batch]) -> tuple[pa.Table, pa.Table]:
+        vectors = parsed[0].vectors if len(parsed) == 1 else np.concatenate([batch.vectors for batch in parsed])
+        labels, l2, cosine = assign_with_distances(vectors, centroids, p.max_samples_per_batch, xp)
+        usable = pa.concat_tables([batch.usable for batch in parsed])
+        for name, values in (
+            ("embedding", segments.to_column(vectors)),
+            ("centroid", pa.array(labels)),
+            ("l2_dist_to_cent", pa.array(l2)),
+            ("cosine_dist_to_cent", pa.array(cosine)),
+        ):
+            usable = usable.append_column(job.segment_schema.field(name), values)
+        return usable.select(job.segment_schema.names), pa.concat_tables([batch.rejected for batch in parsed])
+
+    if xp is np:  # each batch while others are read
+        parts = in_threads(lambda rows: assign([parse(rows)]), batches)
+    else:  # all together: a GPU wants many rows, and the centroids are copied there each time
+        parsed = in_threads(parse, batches)
+        parts = [assign(parsed)] if parsed else []
+    empty = job.segment_schema.empty_table(), _rejected_schema(job).empty_table()
+    usable, rejected = (pa.concat_tables(tables) for tables in zip(empty, *parts, strict=True))
+    return usable, rejected
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of a unit: the usable ones, without the columns that their centroid decides, and the rejected ones."""
+
+    usable: pa.Table
+    vectors: np.ndarray
+    rejected: pa.Table
+
+
+def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
+    p, ids = job.parameters, rows.table.column(job.parameters.id_field)
+    reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
+    named = ids.is_valid().to_numpy()
+    vectors, reasons[named] = embeddings.to_matrix(
+        rows.table.column(p.embedding_field).filter(pa.array(named)),
+        job.dimension,
+        not p.assume_normalized,
+    )
+    bad = reasons != 0
+    usable = pa.array(~bad)
+    columns = {
+        "id": ids.filter(usable),
+        "source_file": pa.array(np.full(len(vectors), unit.file, dtype=np.int32)),
+        "source_row": pa.array(rows.positions[~bad]),
+        **{field.name: rows.table.column(field.name).filter(usable) for field in job.carried},
+    }
+    schema = pa.schema([job.segment_schema.field(name) for name in columns])
+    rejected = [_rejected(job, unit, rows.numbers[bad], ids.filter(pa.array(bad)), reasons[bad])]
+    if len(rows.malformed):
+        malformed = np.full(len(rows.malformed), embeddings.MALFORMED, dtype=np.uint8)
+        rejected.append(_rejected(job, unit, rows.malformed, pa.nulls(len(malformed), ids.type), malformed))
+    return _Batch(pa.table(columns, schema=schema), vectors, pa.concat_tables(rejected))
+
+
+def _rejected_schema(job: Job) -> pa.Schema:
+    return pa.schema(
+        [
+            ("source_file", pa.string()),
+            ("row_group", pa.int32()),
+            ("row", pa.int64()),
+            ("id", job.input_schema.field(job.parameters.id_field).type),
+            ("reason", pa.string()),
+        ]
+    )
+
+
+def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
+    if not len(numbers):
+        return _rejected_schema(job).empty_table()
+    row_group, row = FORMATS[job.parameters.input_filetype].places(unit, numbers, job.read_options)
+    reason = pa.array(np.array(embeddings.REASONS)[reasons])
+    return pa.table([pa.array([unit.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))

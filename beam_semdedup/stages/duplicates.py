@@ -1,0 +1,103 @@
+"""The last stage: the rows of some pairwise units whose score makes them duplicates, in a file; and repeated ids."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_semdedup import layout, storage
+from beam_semdedup.failures import naming_unit
+from beam_semdedup.plan import Job
+from beam_semdedup.ranking import hash_ids
+from beam_semdedup.stages import files
+from beam_semdedup.stages.compare import EXAMPLES, ComparedUnit
+
+
+@dataclass(frozen=True)
+class DuplicatesFile:
+    """A finished file of duplicates and how many rows of its clusters are none."""
+
+    path: str
+    duplicates: int
+    kept: int
+
+
+def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> DuplicatesFile:
+    """Writes the rows of some pairwise units whose score reaches 1 - eps, sorted by id."""
+    p = job.parameters
+    path = storage.join(job.duplicates_dir, layout.part_name(job.output_key, f"{number:05d}"))
+    with naming_unit(f"duplicates file {number}"):
+        kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.path)), strict=True)
+        table = pa.concat_tables(found)
+        by_id = [("id", "ascending", "at_end"), ("centroid", "ascending", "at_end")]
+        table = table.take(pc.sort_indices(table, sort_keys=by_id))
+        groups = p.duplicates_num_row_groups_hint
+        size = max(1, -(-table.num_rows // groups)) if groups else 65_536
+        facts = {"duplicates": table.num_rows, "kept": sum(kept)}
+        files.write(path, table, facts, p.write_options, p.write_compression, size)
+    return DuplicatesFile(path, table.num_rows, sum(kept))
+
+
+def _split(job: Job, unit: ComparedUnit) -> tuple[int, pa.Table]:
+    """How many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
+    facts = files.read_facts(unit.path, job.cache_options)
+    if facts is None:
+        raise layout.discard(unit.path, job.pairwise_dir, job.cache_options)
+    with naming_unit(unit.path), storage.open_input(unit.path, job.cache_options) as source:
+        return _split_file(job, pq.ParquetFile(source), facts["starts_cluster"])
+
+
+def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[int, pa.Table]:
+    assert job.parameters.eps is not None
+    threshold = 1 - job.parameters.eps
+    kept, duplicates = 0, []
+    previous = -1 if starts_cluster else file.read_row_group(0, columns=["centroid"])[0][0].as_py()
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        centroids = table.column("centroid").to_numpy()
+        first_ranked = np.diff(centroids, prepend=previous) != 0
+        scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)
+        kept += int(((scores < threshold) | first_ranked).sum())
+        duplicates.append(table.filter(pa.array((scores >= threshold) & ~first_ranked)))
+        previous = centroids[-1]
+    return kept, pa.concat_tables(duplicates).replace_schema_metadata(None)
+
+
+def repeated_in_files(paths: Sequence[str], options: storage.Options, memory: int) -> tuple[int, list[str]]:
+    """How many ids stand more than once in the files' columns `id`, by a 64-bit hash of them, and some of them.
+
+    Reads the files once for each part of the hashes that fits in `memory` bytes.
+    """
+    with contextlib.ExitStack() as opened:
+        sources = [pq.ParquetFile(opened.enter_context(storage.open_input(path, options))) for path in paths]
+        return _repeated_by_hash(sources, memory)
+
+
+def _repeated_by_hash(sources: Sequence[pq.ParquetFile], memory: int) -> tuple[int, list[str]]:
+    parts = 1 + sum(source.metadata.num_rows for source in sources) * 32 // memory
+    count, examples = 0, dict[str, None]()
+    for part in range(parts):
+        hashes = [np.empty(0, dtype=np.uint64)]
+        for ids in _ids(sources):
+            values = hash_ids(ids, seed=0)
+            hashes.append(values[values % np.uint64(parts) == part])
+        values, counts = np.unique(np.concatenate(hashes), return_counts=True)
+        repeated = values[counts > 1]
+        count += len(repeated)
+        if len(repeated) and len(examples) < EXAMPLES:
+            for ids in _ids(sources):
+                found = ids.filter(pa.array(np.isin(hash_ids(ids, seed=0), repeated[:EXAMPLES])))
+                examples.update((str(value), None) for value in found.to_pylist())
+    return count, list(examples)[:EXAMPLES]
+
+
+def _ids(sources: Sequence[pq.ParquetFile]) -> Iterator[pa.ChunkedArray]:
+    for source in sources:
+        for batch in source.iter_batches(columns=["id"]):
+            yield pa.chunked_array([batch.column(0)])
