@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from beam_semdedup import segments, storage
 from beam_semdedup.arrays import cores
-from beam_semdedup.config import Parameters, resolve
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import in_this_process, lloyd
 from beam_semdedup.inputs import VectorColumn
@@ -31,6 +31,7 @@ from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.compare import ComparedUnit, compare_unit, pairwise_units
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
+from beam_semdedup.validation import resolve
 
 _ROWS, _TINY_ROWS = 32_768, 64
 _FEW, _SOME, _MANY = 8, 64, 1024  # numbers of centroids: clusters of 4096, 512 and 32 rows
@@ -300,7 +301,7 @@ class _Calibration:
         p = self._plan("tiny", _FEW).job.parameters
         arguments = [f"{name}={getattr(p, name)}" for name in ("init", "max_iter", "eps", "verbose")]
         arguments += [f"input_path={p.input_path[0]}", "reuse_cache=false", f"output_path={self._directory / 'start'}"]
-        command = [sys.executable, "-c", "from beam_semdedup.cli import main; main()", *arguments]
+        command = [sys.executable, "-m", __package__, *arguments]
         return _least(lambda: subprocess.run(command, check=True, capture_output=True), 2)[0]
 
 

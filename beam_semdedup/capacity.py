@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from beam_semdedup.arrays import cores
-from beam_semdedup.config import ClusterParameters, FlinkConfig, Parameters, RayConfig, RemovalParameters
+from beam_semdedup.config import ClusterParameters, Parameters, RemovalParameters
+from beam_semdedup.settings import FlinkConfig, RayConfig
 
 _CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),

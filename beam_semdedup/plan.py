@@ -24,12 +24,13 @@ from fsspec.utils import glob_translate
 
 from beam_semdedup import arrays, inputs, kmeans, layout, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
-from beam_semdedup.config import CumlKMeansConfig, DirectConfig, Parameters
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError, as_input_error
 from beam_semdedup.formats import InputUnit
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.segments import segment_schema
+from beam_semdedup.settings import CumlKMeansConfig, DirectConfig
 from beam_semdedup.sizes import Sizes, default_clusters
 
 _LOG = logging.getLogger(__name__)
@@ -187,7 +188,9 @@ def locate(parameters: Parameters) -> Located:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
-    pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.threshold])
+    pairwise_key = storage.fingerprint(
+        [FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold]
+    )
     places = Places(p, kmeans_key, pairwise_key, storage.fingerprint([FORMAT, pairwise_key, p.eps]))
     return Located(places, tuple(files), tuple(carried), inspect)
 

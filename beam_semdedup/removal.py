@@ -29,6 +29,7 @@ from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList, IdReader
 from beam_semdedup.references import register
+from beam_semdedup.wording import counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
@@ -92,9 +93,9 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     _prepare(job, units)
     _LOG.info(
         "Removing %s from %s, %s",
-        progress.counted(ids.num_ids, "listed id"),
-        progress.counted(len(units), "file"),
-        progress.in_bytes(sum(f.size for f in files)),
+        counted(ids.num_ids, "listed id"),
+        counted(len(units), "file"),
+        in_bytes(sum(f.size for f in files)),
     )
     stages = [
         progress.StageProgress(

@@ -175,7 +175,7 @@ def _compare_clusters(
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
-            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.screening_threshold)
         )
         scores[low - unit.low : high - unit.low] = score
         winners[low - unit.low : high - unit.low] = winner + start
@@ -185,7 +185,7 @@ def _compare_clusters(
         scores[inside], winners[inside] = arrays.halving_on_memory_error(
             arrays.tile_bytes(xp),
             lambda memory: small_clusters.max_similarity_of_each(
-                rows, starts[which], stops[which], memory, p.threshold
+                rows, starts[which], stops[which], memory, p.screening_threshold
             ),
         )
 

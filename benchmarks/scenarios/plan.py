@@ -6,8 +6,9 @@ import subprocess
 
 from beam_semdedup import calibration
 from beam_semdedup.arrays import cores
-from beam_semdedup.config import PlanParameters, resolve
+from beam_semdedup.config import PlanParameters
 from beam_semdedup.forecast import Data, Machines, forecast
+from beam_semdedup.validation import resolve
 from benchmarks.bench import Bench, Goal, Result, semdedup
 from benchmarks.scenarios import growth
 

@@ -20,8 +20,8 @@ import pytest
 from runs import DEMO, SIZES, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
 from beam_semdedup import Summary, flink_jar, runners
-from beam_semdedup.config import resolve
 from beam_semdedup.failures import InputError, RunError, UnitError
+from beam_semdedup.validation import resolve
 
 LAUNCH = Path(__file__).parents[2] / "launch" / "flink"
 

@@ -19,7 +19,7 @@ SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanReport:
     """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines."""
 
     machines: Machines
@@ -30,15 +30,15 @@ class Planned:
     table: tuple[Forecast, ...]
 
 
-def plan_run(p: PlanParameters) -> Planned:
+def report_plan(p: PlanParameters) -> PlanReport:
     """The forecasts that the parameters ask for.
 
     Raises:
-        InputError: the input cannot be read, a column is missing, more clusters than rows; see `config.resolve` too.
+        InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
     """
     data = _data(p)
     if p.n_clusters and p.n_clusters > data.rows:
-        raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows of the input")
+        raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
@@ -49,7 +49,7 @@ def plan_run(p: PlanParameters) -> Planned:
     )
     rates, source = _rates(p, data.dimension, machines.cores)
     recommended = recommend(p, data, machines, rates)
-    return Planned(
+    return PlanReport(
         machines,
         rates,
         source,
