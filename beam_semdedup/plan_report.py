@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from beam_semdedup import calibration, inputs
+from beam_semdedup import inputs
 from beam_semdedup.arrays import cores
-from beam_semdedup.calibration import Rates
+from beam_semdedup.calibration import calibrate
 from beam_semdedup.capacity import memory_per_worker
 from beam_semdedup.config import PlanParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.forecast import Data, Forecast, Machines, forecast, recommend
+from beam_semdedup.rates import REFERENCE, Rates, load_rates, save_rates
 
 _LOG = logging.getLogger(__name__)
 SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
@@ -76,10 +77,10 @@ def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rat
     """The rates, and where they are from."""
     if p.calibrate:
         _LOG.info("Measuring how fast this machine is, in about 20 s")
-        measured = calibration.calibrate(dimension, number_of_cores)
+        measured = calibrate(dimension, number_of_cores)
         if p.calibration is not None:
-            calibration.save(measured, p.calibration)
+            save_rates(measured, p.calibration)
         return measured, "measured on this machine now"
     if p.calibration is not None:
-        return calibration.load(p.calibration), f"from {p.calibration}"
-    return calibration.REFERENCE, "of two cores of a cloud machine (calibrate=true measures this one)"
+        return load_rates(p.calibration), f"from {p.calibration}"
+    return REFERENCE, "of two cores of a cloud machine (calibrate=true measures this one)"
