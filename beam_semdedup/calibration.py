@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup import segments, storage
-from beam_semdedup.arrays import cores
 from beam_semdedup.config import Parameters
 from beam_semdedup.fitting import in_this_process, lloyd
 from beam_semdedup.inputs import VectorColumn
@@ -29,6 +28,7 @@ from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.compare import ComparedUnit, compare_unit, pairwise_units
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
+from beam_semdedup.threads import cores
 from beam_semdedup.validation import resolve
 
 _ROWS, _TINY_ROWS = 32_768, 64

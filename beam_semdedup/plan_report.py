@@ -6,13 +6,13 @@ import logging
 from dataclasses import dataclass
 
 from beam_semdedup import inputs
-from beam_semdedup.arrays import cores
 from beam_semdedup.calibration import calibrate
 from beam_semdedup.capacity import memory_per_worker
 from beam_semdedup.config import PlanParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.forecast import Data, Forecast, Machines, forecast, recommend
 from beam_semdedup.rates import REFERENCE, Rates, load_rates, save_rates
+from beam_semdedup.threads import cores
 
 _LOG = logging.getLogger(__name__)
 SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from beam_semdedup import arrays, calibration
+from beam_semdedup import calibration, threads
 
 
 @pytest.fixture
@@ -17,10 +17,10 @@ def tiny(monkeypatch):
 
 
 def test_rates_are_measured_of_as_many_cores_as_asked_for(tiny):
-    before = arrays.cores()
+    before = threads.cores()
     rates = calibration.calibrate(8, 1)
     assert (rates.cores, rates.dimension, rates.start) == (1, 8, 2.0)
-    assert arrays.cores() == before
+    assert threads.cores() == before
     assert all(value >= 0 for value in dataclasses.astuple(rates))
     for name in ("fit_flops", "assign_flops", "compare_flops", "read_value", "row", "unit", "disk"):
         assert getattr(rates, name) > 0, name

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import arrays, segments, small_clusters, storage
-from beam_semdedup.arrays import in_threads
 from beam_semdedup.config import RESULT_COLUMNS
 from beam_semdedup.failures import naming_unit
 from beam_semdedup.kmeans import FittedKMeans
@@ -22,6 +21,7 @@ from beam_semdedup.references import from_list, to_list
 from beam_semdedup.segments import RankedRows, Segment
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.stages import files
+from beam_semdedup.threads import in_threads
 
 EXAMPLES = 5
 """How many repeated ids are told of."""
