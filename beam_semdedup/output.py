@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from beam_semdedup import layout, removal, storage
 from beam_semdedup.failures import InputError, RunError, as_input_error
-from beam_semdedup.plan import Places
+from beam_semdedup.job import Places
 from beam_semdedup.summary import PROGRAM
 from beam_semdedup.wording import without_secrets
 

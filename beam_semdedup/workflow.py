@@ -15,7 +15,8 @@ import numpy as np
 from beam_semdedup import kmeans, layout, output, progress, removal, runners, storage
 from beam_semdedup.config import Parameters, RemovalParameters
 from beam_semdedup.failures import InputError, RunError
-from beam_semdedup.plan import Job, Located, Plan, forget, list_input, locate, make_plan
+from beam_semdedup.job import Job
+from beam_semdedup.plan import Located, Plan, forget, list_input, locate, make_plan
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.settings import RayKMeansConfig
 from beam_semdedup.stages import files

@@ -14,8 +14,8 @@ from beam_semdedup.assignment import assign_with_distances
 from beam_semdedup.failures import naming_unit
 from beam_semdedup.formats import InputUnit, RowBatch
 from beam_semdedup.inputs import FORMATS
+from beam_semdedup.job import Job
 from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.plan import Job
 from beam_semdedup.segments import Segment
 from beam_semdedup.stages import files
 from beam_semdedup.threads import in_threads

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from beam_semdedup import arrays, segments, small_clusters, storage
 from beam_semdedup.config import RESULT_COLUMNS
 from beam_semdedup.failures import naming_unit
+from beam_semdedup.job import Job
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.layout import comparison_name, write_manifest
-from beam_semdedup.plan import Job
 from beam_semdedup.references import from_list, to_list
 from beam_semdedup.segments import RankedRows, Segment
 from beam_semdedup.similarity import max_similarity
