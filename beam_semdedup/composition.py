@@ -15,7 +15,7 @@ from typing import Any
 
 from beam_semdedup.failures import InputError
 from beam_semdedup.settings import GROUPS, default
-from beam_semdedup.validation import closest
+from beam_semdedup.validation import unknown
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,7 @@ def _check_known(schema: type, argument: str) -> None:
     mapping = name.partition(".")[0]
     if name in names or (mapping in names and mapping not in GROUPS) or re.match(r"hydra[./]", name):
         return
-    close = closest(name, names)
-    raise InputError(f"unknown parameter {name}; " + (f"did you mean {close}?" if close else "see --help"))
+    raise unknown(name, names, "see --help")
 
 
 def _check_value(schema: type, argument: str, multirun: bool) -> None:
