@@ -107,11 +107,14 @@ def _terminate(*_: object) -> None:
 
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """The worst exit code of the jobs that the arguments ask for."""
-    composition.check_overrides(schema, arguments)
-    composition.register(schema)
+    arguments, stored = composition.read_stored(name, arguments)
+    arguments = composition.understood(schema, arguments)
+    composition.register(schema, stored)
     multirun = composition.is_multirun(arguments)
     writes = schema is not PlanParameters
-    shared = sweep.shared_outputs(name, arguments) if multirun and writes else []
+    outputs = sweep.outputs(name, arguments) if multirun and writes else []
+    shared = sweep.shared(outputs)
+    place = sweep.table_place(name, arguments, outputs) if multirun and schema is Parameters else None
 
     def task(job: composition.Job) -> None:
         outcome: dict[str, Any] = {"overrides": job.overrides}
@@ -125,7 +128,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
             return DONE
 
         if job.overrides:
-            print(without_secrets(f"\n{', '.join(job.overrides)}"))
+            print(without_secrets(f"\n{', '.join(map(composition.shown, job.overrides))}"))
         outcome["exit_code"] = _guarded(run)
         Path(scratch, f"outcome-{job.number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
@@ -135,7 +138,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         composition.run(name, arguments, Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if multirun and schema is Parameters:
-        sweep.report(outcomes, arguments, shared)
+        sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 
 
