@@ -1,6 +1,6 @@
 """The commands: Hydra composes, the workflow, removal or planning works, exit codes say how it went.
 
-0: done. 1: a run failed. 2: bad input or parameters. 130: interrupted.
+0: done. 1: a run failed. 2: bad input or parameters. 130: interrupted (Ctrl-C). 143: terminated (SIGTERM).
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import atexit
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +24,9 @@ from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.validation import resolve
 from beam_semdedup.wording import without_secrets
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+_TERMINATED = threading.Event()
+"""Set once this process has received SIGTERM."""
 
 
 def main() -> None:
@@ -73,8 +77,8 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
 
         print(version("beam-semdedup"))
         sys.exit(DONE)
-    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
-        code = _guarded(lambda: _run_jobs(name, schema, action, arguments, Path(scratch)))
+    signal.signal(signal.SIGTERM, _terminate)
+    code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
     if "ray" in sys.modules:
         from beam_semdedup import ray_cluster
 
@@ -87,22 +91,30 @@ def _end(code: int) -> None:
 
     After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
     """
-    if code != INTERRUPTED:
+    if code not in (INTERRUPTED, TERMINATED):
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _run_jobs(
-    name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str], scratch: Path
-) -> int:
+def _terminate(*_: object) -> None:
+    """Ends the run as Ctrl-C does, and lets it end: whoever sends SIGTERM may send it again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _TERMINATED.set()
+    raise KeyboardInterrupt
+
+
+def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """The worst exit code of the jobs that the arguments ask for."""
-    composition.check_overrides(schema, arguments)
-    composition.register(schema)
+    arguments, stored = composition.read_stored(name, arguments)
+    arguments = composition.understood(schema, arguments)
+    composition.register(schema, stored)
     multirun = composition.is_multirun(arguments)
     writes = schema is not PlanParameters
-    shared = sweep.shared_outputs(name, arguments) if multirun and writes else []
+    outputs = sweep.outputs(name, arguments) if multirun and writes else []
+    shared = sweep.shared(outputs)
+    place = sweep.table_place(name, arguments, outputs) if multirun and schema is Parameters else None
 
     def task(job: composition.Job) -> None:
         outcome: dict[str, Any] = {"overrides": job.overrides}
@@ -116,16 +128,17 @@ def _run_jobs(
             return DONE
 
         if job.overrides:
-            print(without_secrets(f"\n{', '.join(job.overrides)}"))
+            print(without_secrets(f"\n{', '.join(map(composition.shown, job.overrides))}"))
         outcome["exit_code"] = _guarded(run)
-        (scratch / f"outcome-{job.number:06d}.json").write_text(json.dumps(outcome))
-        if outcome["exit_code"] == INTERRUPTED:
+        Path(scratch, f"outcome-{job.number:06d}.json").write_text(json.dumps(outcome))
+        if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    composition.run(name, arguments, scratch, task)
-    outcomes = [json.loads(path.read_text()) for path in sorted(scratch.glob("outcome-*.json"))]
+    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+        composition.run(name, arguments, Path(scratch), task)
+        outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if multirun and schema is Parameters:
-        sweep.report(outcomes, arguments, shared)
+        sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 
 
@@ -137,11 +150,11 @@ def _guarded(action: Callable[[], int]) -> int:
     """The exit code of `action`, after saying on standard error what went wrong."""
     try:
         return action()
-    except _Told:
-        return INTERRUPTED
-    except KeyboardInterrupt:
-        console.say("Interrupted. Finished units are kept: the same command goes on from there.")
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        code, how = (TERMINATED, "Terminated") if _TERMINATED.is_set() else (INTERRUPTED, "Interrupted")
+        if not isinstance(interrupt, _Told):
+            console.say(f"{how}. Finished units are kept: the same command goes on from there.")
+        return code
     except InputError as error:
         console.say(f"Error: {error}")
         return BAD_INPUT

@@ -29,7 +29,8 @@ _COMMANDS: dict[type, Command] = {
     Parameters: Command(
         "semdedup",
         "input_path=… output_path=… [eps=…]",
-        "Finds rows of embedding files that mean the same.",
+        "Finds rows of embedding files that mean the same.\n"
+        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.",
     ),
     RemovalParameters: Command(
         "semdedup-remove",
@@ -170,8 +171,8 @@ def print_help(schema: type) -> None:
         console.print(table)
         console.print()
     console.print(
-        "Several values, separated by commas, with -m: one run for each (a sweep). A path with = or other special\n"
-        "characters: 'input_path=\"/data/a=b\"'. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."
+        "Several values, separated by commas, with -m: one run for each (a sweep). Exit codes: 0 done, 1 failed,\n"
+        "2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM); the same command goes on where it ended."
     )
 
 

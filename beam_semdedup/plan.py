@@ -76,6 +76,7 @@ def locate(parameters: Parameters) -> Located:
     p = dataclasses.replace(parameters)
     _check_installed(p)
     files = list_input(p)
+    p.input_path = [storage.absolute(path, p.read_options) for path in p.input_path]
     p.output_path = storage.absolute(p.output_path, p.write_options)
     p.cache_path = storage.absolute(p.cache_root, p.cache_options)
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
@@ -176,7 +177,8 @@ def _stage_plan(p: Parameters, directory: str, inner: str, make: Callable[[], di
     if stored is not None and layout.finished_units(inner, p.cache_options):
         return stored
     new = make()
-    with as_input_error(f"cache_path={p.cache_path}: cannot be written"):
+    name = "output_path" if p.cache_path == p.output_path else "cache_path"
+    with as_input_error(f"{name}={p.cache_path}: cannot be written"):
         if stored is None:
             storage.create_if_absent(url, json.dumps(new).encode(), p.cache_options)
             stored = storage.read_json(url, p.cache_options)

@@ -6,7 +6,9 @@ Only the modules named `ray…` and `runners.ray` import Ray.
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,13 +45,14 @@ def connect(address: str | None, verbose: bool = True) -> None:
         return
     _check_address(address)
     try:
-        ray.init(
-            address=address or "local",
-            namespace=NAMESPACE,
-            log_to_driver=verbose,
-            logging_level=logging.ERROR,
-            include_dashboard=None if address else False,
-        )
+        with _own_termination():
+            ray.init(
+                address=address or "local",
+                namespace=NAMESPACE,
+                log_to_driver=verbose,
+                logging_level=logging.ERROR,
+                include_dashboard=None if address else False,
+            )
     except Exception as error:  # of whatever kind: Ray raises bare ones too
         said = " ".join(str(error).split())
         if address in (None, "local"):
@@ -57,6 +60,17 @@ def connect(address: str | None, verbose: bool = True) -> None:
         raise InputError(f"ray_address={address}: the Ray cluster there cannot be joined: {said}") from error
     nodes = len(_alive())
     _LOG.info("Ray: %s with %s", counted(nodes, "node"), _in_words(ray.cluster_resources()))
+
+
+@contextmanager
+def _own_termination() -> Iterator[None]:
+    """Keeps what this process does on SIGTERM, which Ray replaces: it would end it with exit code 15, and a trace."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def disconnect() -> None:

@@ -10,24 +10,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigTypeError, InterpolationKeyError, OmegaConfBaseException, ValidationError
 
 from beam_semdedup.config import COMPRESSIONS, RESULT_COLUMNS, SEGMENT_COLUMNS, Parameters, PlanParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.settings import GROUPS, CumlKMeansConfig, RayConfig, default
+from beam_semdedup.wording import HIDDEN
+
+_OTHER_NAMES = {
+    "kmeans_max_iter": "max_iter",
+    "perform_removal": "remove",
+    "threshold": "eps (= 1 - threshold)",
+    "similarity_threshold": "eps (= 1 - similarity_threshold)",
+    "k": "n_clusters",
+    "num_clusters": "n_clusters",
+    "id_column": "id_field",
+    "embedding_column": "embedding_field",
+    "metadata_columns": "metadata_fields",
+}
+"""What other programs call some of the parameters."""
 
 
 def resolve(values: Any, schema: type = Parameters) -> Any:
     """Checked parameters, as an instance of `schema`.
 
     Args:
-        values: a mapping of parameter names to values; what comes out is taken too, and comes out as it is.
+        values: a mapping of parameter names to values, paths and scalars of NumPy among them; what comes out is taken
+            too, and comes out as it is.
         schema: `Parameters`, or another of the dataclasses above.
 
     Raises:
         InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
     """
-    values = {name: _without_pathlike(value) for name, value in dict(values).items()}
+    values = _plain(dict(values))
     groups = {
         name: _group(name, values.pop(name, None), registry)
         for name, registry in GROUPS.items()
@@ -47,8 +62,40 @@ def resolve(values: Any, schema: type = Parameters) -> Any:
     return parameters
 
 
-def closest(wrong: str, names: Sequence[str]) -> str | None:
+def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
+    """The error of a parameter that is none of some names; `otherwise` is said where nothing like it was meant."""
+    group, _, setting = name.partition(".")
+    owners = [f"{group}={choice}" for choice in choices_with(group, setting)]
+    if owners:
+        return InputError(f"{name} belongs to {' and '.join(owners)}: add {owners[0]}")
+    close = _closest(name, names)
+    return InputError(f"unknown parameter {name}; {f'did you mean {close}?' if close else otherwise}")
+
+
+def required(name: str) -> InputError:
+    """The error of a parameter that has no default and is not given."""
+    return InputError(f"{name} is required: give {name}=…")
+
+
+def choices_with(group: str, setting: str) -> list[str]:
+    """The choices of a group that have a setting."""
+    choices = GROUPS.get(group, {}).items()
+    return [name for name, settings in choices if setting in {f.name for f in dataclasses.fields(settings)}]
+
+
+def about_interpolation(error: Exception) -> str:
+    """What to do about an interpolation of what is no parameter; nothing for any other error."""
+    if not isinstance(error, InterpolationKeyError):
+        return ""
+    (key,) = re.findall("'(.*)'", str(error).splitlines()[0]) or ["NAME"]
+    return f"; an environment variable is written ${{oc.env:{key}}}, or in double quotes, for the shell to expand it"
+
+
+def _closest(wrong: str, names: Sequence[str]) -> str | None:
     """Which of some names was meant: one spelled much like it, else one that it begins with (`epsilon`: eps)."""
+    other = _OTHER_NAMES.get(wrong, "")
+    if other.partition(" ")[0] in names:
+        return other
     near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.75)
     begun = [name for name in names if wrong.startswith(name)]
     return next(iter(near or begun or difflib.get_close_matches(wrong, names, n=1)), None)
@@ -82,19 +129,17 @@ def _group(name: str, value: Any, registry: dict[str, type]) -> Any:
 
 def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
     """An instance of `schema` with `values`, converted to its types."""
-    known = [f.name for f in dataclasses.fields(schema)]
+    known = [f"{prefix}{f.name}" for f in dataclasses.fields(schema)]
     for name in values:
-        if name not in known:
-            close = closest(str(name), known)
-            hint = f"did you mean {prefix}{close}?" if close else f"known: {', '.join(known)}"
-            raise InputError(f"unknown parameter {prefix}{name}; {hint}")
+        if f"{prefix}{name}" not in known:
+            raise unknown(f"{prefix}{name}", known, f"known: {', '.join(known)}")
     merged, name = OmegaConf.structured(schema), "?"
     try:
         for name, value in values.items():
             merged.merge_with({name: value})
         missing = sorted(str(name) for name in OmegaConf.missing_keys(merged))
         if missing:
-            raise InputError(f"{prefix}{missing[0]} is required: give {prefix}{missing[0]}=…")
+            raise required(f"{prefix}{missing[0]}")
         return OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         declared = next(str(f.type) for f in dataclasses.fields(schema) if f.name == name)
@@ -104,7 +149,7 @@ def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
         name = error.full_key or name
         what = str(error.msg or error).splitlines()[0]
         found = f" (found {values[name]!r})" if name in values else ""
-        raise InputError(f"{prefix}{name}: {what}{found}") from error
+        raise InputError(f"{prefix}{name}: {what}{found}{about_interpolation(error)}") from error
 
 
 _TYPES = {
@@ -124,11 +169,15 @@ def _wrong(value: Any, declared: str) -> str:
     return f"={value!r}: expected {_TYPES[declared.removesuffix(' | None')]}"
 
 
-def _without_pathlike(value: Any) -> Any:
-    """`value` with text in place of paths, also in a list of them."""
+def _plain(value: Any) -> Any:
+    """Nested `value` with text in place of paths, and Python's scalars and lists in place of NumPy's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return [_without_pathlike(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if hasattr(value, "ndim"):  # without an import of NumPy, which takes longer than all else here
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _list_of_paths(value: Any) -> list[str]:
@@ -174,6 +223,12 @@ def _check_keys(name: str, value: Mapping[str, Any], known: Sequence[str]) -> No
     if not isinstance(options, dict):
         # Its type and not the value, which may hold credentials.
         raise InputError(f"{name}.storage_options must be a mapping, found {type(options).__name__}")
+    if HIDDEN in options.values():
+        hidden = next(key for key, option in options.items() if option == HIDDEN)
+        raise InputError(
+            f"{name}.storage_options.{hidden} is not stored with a run's configuration; give it again: "
+            f"{name}.storage_options.{hidden}=…"
+        )
     if compression not in COMPRESSIONS:
         raise InputError(f"{name}.compression={compression!r} is not known; it is one of: {', '.join(COMPRESSIONS)}")
 

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+HIDDEN = "***"
+"""What stands in the place of a credential."""
+
 
 def counted(number: int, what: str) -> str:
     """A number of things for people."""
@@ -33,9 +36,9 @@ def without_secrets(values: Any) -> Any:
     """A copy of nested `values` for files and messages: `***` for storage_options and for user:password@ in URLs."""
     if isinstance(values, Mapping):
         return {
-            k: {name: "***" for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)
+            k: {name: HIDDEN for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)
             for k, v in values.items()
         }
     if isinstance(values, str):
-        return re.sub(r"(?<=://)[^/\n]*@", "***@", values)
+        return re.sub(r"(?<=://)[^/\n]*@", f"{HIDDEN}@", values)
     return [without_secrets(v) for v in values] if isinstance(values, (list, tuple)) else values

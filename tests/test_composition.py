@@ -18,7 +18,7 @@ CHECKOUT = Path(composition.__file__).resolve().parent.parent
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group]])
 def test_a_choice_brings_its_settings(group, name):
-    composition.register(Parameters)
+    composition.register(Parameters, {})
     composed = composition.compose("semdedup", [f"{group}={name}"])
     assert composed[group] == dataclasses.asdict(GROUPS[group][name]())
 
@@ -27,7 +27,7 @@ def test_a_choice_brings_its_settings(group, name):
     ("schema", "name"), [(Parameters, "semdedup"), (RemovalParameters, "removal"), (PlanParameters, "plan")]
 )
 def test_the_configuration_of_a_command_is_its_parameters(schema, name):
-    composition.register(schema)
+    composition.register(schema, {})
     assert set(composition.plain(composition.compose(name, []))) == {f.name for f in dataclasses.fields(schema)}
 
 
@@ -38,6 +38,90 @@ def test_options_and_their_values_are_no_overrides(options):
     overrides = ["eps=0.1", "runner=ray"]
     assert composition.overrides_of([*options, *overrides]) == overrides
     assert composition.overrides_of([*overrides, *options]) == overrides
+
+
+class TestUnderstood:
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("plain", "/data/x.parquet", "s3://bucket/a b", "", "0.1", "null", "~", "'quoted=1'", '"say \\"x\\""'),
+            *("[a, b]", "[]", "{a: 1, b: [c, '=']}", "${eps}", "${oc.env:HOME}/o", "a\\=b", "a\\,b"),
+        ],
+    )
+    def test_what_the_grammar_takes_stays_as_it_is(self, value):
+        argument = f"cache_path={value}" if value != "~" else "~cache_path"
+        assert composition.understood(Parameters, [argument]) == [argument]
+
+    @pytest.mark.parametrize(
+        "argument",
+        ["eps=0.1,0.2", "eps=range(1,3)", "eps=choice(a,b)", "id_field='a=1',b", "metadata_fields=[a],[b, c]"],
+    )
+    def test_a_sweep_that_the_grammar_takes_stays_as_it_is(self, argument):
+        assert composition.understood(Parameters, ["-m", argument]) == ["-m", argument]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "date=1",
+            "ä",
+            "~/o",
+            "a(b",
+            "a b (1)",
+            "it's",
+            'say "x"',
+            "a&b;c!d#e",
+            "x\ny",
+            "\\=\\ä\\",
+            "[a]b",
+            "{",
+            "$(x)",
+        ],
+    )
+    def test_what_it_refuses_is_quoted_and_means_itself(self, value):
+        for schema, name in ((Parameters, "input_path"), (RemovalParameters, "duplicates_path")):
+            (argument,) = composition.understood(schema, [f"{name}={value}"])
+            (parsed,) = composition._parsed([argument])
+            assert (parsed.key_or_group, parsed.value()) == (name, value)
+            assert composition.shown(argument) == f"{name}={value}"
+
+    @pytest.mark.parametrize(
+        ("argument", "values"),
+        [
+            ("input_path=/d=1,/d=2", ["/d=1", "/d=2"]),
+            ("output_path=ä, b,'c=,'", ["ä", "b", "c=,"]),
+            ("input_path=[/d=1,x],[/d=2]", [["/d=1", "x"], ["/d=2"]]),
+            ("output_path=a=${eps},~/b", ["a=${eps}", "~/b"]),
+        ],
+    )
+    def test_each_value_of_a_sweep_is_quoted_by_itself(self, argument, values):
+        _, argument = composition.understood(Parameters, ["-m", argument])
+        jobs = [composition._parsed(job)[0].value() for job in composition.jobs_of([argument])]
+        assert jobs == values
+
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("input_path=[/d=1, /ä/*.parquet,'x=']", ["/d=1", "/ä/*.parquet", "x="]),
+            ("metadata_fields=[größe]", ["größe"]),
+            (
+                "read_kwargs={storage_options: {account_key: ab/c+d==, n: 1}}",
+                {"storage_options": {"account_key": "ab/c+d==", "n": 1}},
+            ),
+            ("ranking_strategy={metadata_cols: [größe, b]}", {"metadata_cols": ["größe", "b"]}),
+        ],
+    )
+    def test_what_is_in_a_list_or_a_mapping_is_quoted_by_itself(self, argument, value):
+        (argument,) = composition.understood(Parameters, [argument])
+        assert composition._parsed([argument])[0].value() == value
+
+    def test_options_and_what_follows_them_are_left_alone(self):
+        arguments = ["--cfg", "job", "-p", "runner", "eps=0.1"]
+        assert composition.understood(Parameters, arguments) == arguments
+        assert composition.understood(Parameters, ["-sc", "install=bash"]) == ["-sc", "install=bash"]
+
+    def test_settings_of_a_configuration_of_ones_own_are_left_to_hydra(self):
+        arguments = ["--config-dir=conf", "--config-name=mine", "runner.num_cpus=2"]
+        assert composition.understood(Parameters, arguments) == arguments
 
 
 class TestConfDir:

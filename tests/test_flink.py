@@ -354,6 +354,14 @@ def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch
 def test_a_pool_says_what_it_does_not_understand(argument: str) -> None:
     command = [sys.executable, "-m", "beam_semdedup.runners.worker_pool", *argument.split()]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "what can be given is port=50000 threads=1" in ended.stderr
+    assert ended.returncode == 2
+    assert f"Error: cannot understand {argument.split()[-1]!r}: what can be given is port=50000" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_pool_has_a_help() -> None:
+    command = [sys.executable, "-m", "beam_semdedup.runners.worker_pool", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout.startswith("semdedup-worker [port=50000] [threads=1]\n")

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import MISSING
 
+from beam_semdedup import validation
 from beam_semdedup.config import RESULT_COLUMNS, SEGMENT_COLUMNS, Parameters, RemovalParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.settings import GROUPS, DirectConfig, default
@@ -48,7 +50,12 @@ def test_what_was_resolved_resolves_to_itself(id_field):
 
 class TestNames:
     @pytest.mark.parametrize(
-        ("wrong", "meant"), [("n_cluster", "n_clusters"), ("epsilon", "eps"), ("inputpath", "input_path")]
+        ("wrong", "meant"),
+        [
+            *(("n_cluster", "n_clusters"), ("epsilon", "eps"), ("inputpath", "input_path"), ("k", "n_clusters")),
+            *(("kmeans_max_iter", "max_iter"), ("perform_removal", "remove"), ("id_column", "id_field")),
+            *(("threshold", "eps (= 1 - threshold)"), ("embedding_column", "embedding_field")),
+        ],
     )
     def test_an_unknown_name_is_an_error_that_suggests_what_was_meant(self, wrong, meant):
         assert message(**{wrong: 1}) == f"unknown parameter {wrong}; did you mean {meant}?"
@@ -68,8 +75,57 @@ class TestNames:
         with pytest.raises(InputError, match=r"^duplicates_path is required"):
             resolve(REQUIRED, RemovalParameters)
 
+    @pytest.mark.parametrize(
+        ("group", "setting", "owners"),
+        [
+            ("runner", "num_cpus", ["ray"]),
+            ("runner", "flink_master", ["flink"]),
+            ("kmeans", "num_actors", ["ray"]),
+            ("kmeans", "device_buffer_samples", ["cuml"]),
+        ],
+    )
+    def test_a_setting_of_another_choice_is_an_error_that_says_whose_it_is(self, group, setting, owners):
+        said = message(**{group: {"name": next(iter(GROUPS[group])), setting: 1}})
+        assert said == f"{group}.{setting} belongs to {group}={owners[0]}: add {group}={owners[0]}"
+
+    def test_every_other_name_is_of_a_parameter_that_exists_and_of_none_itself(self):
+        names = {f.name for f in dataclasses.fields(Parameters)}
+        assert {other.partition(" ")[0] for other in validation._OTHER_NAMES.values()} <= names
+        assert not set(validation._OTHER_NAMES) & names
+
 
 class TestTypes:
+    def test_scalars_of_numpy_are_those_of_python(self):
+        resolved = parameters(
+            n_clusters=np.int64(5),
+            eps=np.float32(0.05),
+            tol=np.float64(0.5),
+            assume_normalized=np.bool_(True),
+            id_field=np.str_("key"),
+            metadata_fields=[np.str_("text")],
+            runner={"name": "direct", "num_workers": np.int32(2)},
+            ranking_strategy={"metadata_cols": ["text"], "ascending": np.bool_(False)},
+        )
+        found = dataclasses.asdict(resolved)
+        assert found["n_clusters"] == 5
+        assert found["eps"] == pytest.approx(0.05)
+        assert (found["tol"], found["assume_normalized"], found["runner"]["num_workers"]) == (0.5, True, 2)
+        assert json.loads(json.dumps(found)) == found
+
+    def test_arrays_of_numpy_are_lists(self):
+        assert parameters(metadata_fields=np.array(["a", "b"])).metadata_fields == ["a", "b"]
+        assert message(n_clusters=np.arange(2)) == "n_clusters=[0, 1]: expected an integer"
+
+    def test_an_interpolation_of_what_is_no_parameter_is_an_error_that_says_how_the_environment_is_read(self):
+        said = message(output_path="${HOME}/o")
+        assert said.startswith("output_path: Interpolation key 'HOME' not found")
+        assert "${oc.env:HOME}" in said
+
+    def test_credentials_that_are_not_stored_are_asked_for(self):
+        said = message(read_kwargs={"storage_options": {"anon": False, "key": "***"}})
+        assert said.startswith("read_kwargs.storage_options.key is not stored")
+        assert said.endswith("give it again: read_kwargs.storage_options.key=…")
+
     @pytest.mark.parametrize(
         ("name", "value"),
         [

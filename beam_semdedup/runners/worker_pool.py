@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,11 +29,21 @@ from apache_beam.portability.api import (
 from google.protobuf import json_format, text_format
 
 from beam_semdedup import worker
+from beam_semdedup.failures import InputError
 from beam_semdedup.runners.process import WorkerProcess
 
 _LOG = logging.getLogger(__name__)
 _MODULE = "beam_semdedup.runners.worker_pool"  # __name__ is __main__ in a pool of its own
 _START_SECONDS = 60
+_HELP = """semdedup-worker [port=50000] [threads=1]
+
+Starts worker processes for the task manager of Flink on this host (runner=flink, runner.environment=external) until it
+is interrupted or terminated.
+
+ port     where it listens, as runner.worker_pool=HOST:PORT says; 0: any free port (50000)
+ threads  that each worker uses: the cores of a slot (1)
+
+Exit codes: 0 ended, 2 bad parameters, or a port that is taken."""
 
 
 class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
@@ -96,21 +106,33 @@ def main() -> None:
     if any(argument.startswith("--id") for argument in sys.argv[1:]):
         _work()
         return
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(_HELP)
+        return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     try:
-        given = dict(argument.split("=") for argument in sys.argv[1:])
-        port, threads = int(given.pop("port", 50000)), int(given.pop("threads", 1))
-        if given:
-            raise ValueError(f"unknown: {', '.join(given)}")
+        port, threads = _given(sys.argv[1:])
         pool = WorkerPool(f"[::]:{port}", threads)
-    except (ValueError, RuntimeError) as error:
-        sys.exit(f"Error: {error}; what can be given is port=50000 threads=1")
+    except (InputError, RuntimeError) as error:  # the latter where the port is taken
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
     with pool:
         _LOG.info("Worker pool listening on port %s, with %s", pool.port, sys.executable)
         ended.wait()
+
+
+def _given(arguments: Sequence[str]) -> tuple[int, int]:
+    """The port and the number of threads."""
+    given = {"port": 50000, "threads": 1}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in given or not value.isdecimal():
+            raise InputError(f"cannot understand {argument!r}: what can be given is port=50000 threads=1; see --help")
+        given[name] = int(value)
+    return given["port"], given["threads"]
 
 
 def _work() -> None:

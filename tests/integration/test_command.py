@@ -17,7 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from runs import Ended, dedup, finish, read_parquet, start
 
-from beam_semdedup import cli
+from beam_semdedup import cli, storage
 
 Command = Callable[..., Ended]
 
@@ -76,7 +76,14 @@ def _tree(root: Path) -> set[str]:
             "n_clusters=[1,",
             r"n_clusters=\[1,: cannot be understood; a list is written \[a, b\], a mapping \{a: 1, b: 2\}$",
         ),
-        ("cache_path=[a]b", "cache_path=.*: the value has characters that need quotes"),
+        ("eps=0.1;0.2", "eps='0.1;0.2': expected a number"),
+        ("runner.num_cpus=2", "runner.num_cpus belongs to runner=ray: add runner=ray$"),
+        ("kmeans.num_actors=2", "kmeans.num_actors belongs to kmeans=ray: add kmeans=ray$"),
+        ("runner.flink_master=host:8081", "runner.flink_master belongs to runner=flink: add runner=flink$"),
+        ("threshold=0.9", r"unknown parameter threshold; did you mean eps \(= 1 - threshold\)\?"),
+        ("num_clusters=9", "unknown parameter num_clusters; did you mean n_clusters?"),
+        ("cache_path=${HOME}/c", r"cache_path: Interpolation key 'HOME' not found; .* written \$\{oc.env:HOME\}"),
+        ("cache_path=${HOME}/ä", r"cache_path: Interpolation key 'HOME' not found; .* written \$\{oc.env:HOME\}"),
         ("n_clusters", "cannot understand 'n_clusters': parameters are given as name=value"),
         ("=3", "cannot understand '=3'"),
         ("eps=0.1,0.2", "eps=0.1,0.2: several values are a sweep: add -m"),
@@ -186,23 +193,172 @@ def test_input_among_the_results_is_refused(semdedup: Command, data: Path, tmp_p
     assert len(list((tmp_path / "duplicates").iterdir())) == 2
 
 
-@pytest.mark.parametrize("special", ["date=1", "a&b", "a(b", "it's", "a,b", 'say "x"', "a b"])
-def test_a_path_with_special_characters_works_in_the_quotes_that_the_message_shows(
-    special: str, semdedup: Command, data: Path, tmp_path: Path
+@pytest.mark.parametrize("quoted", [False, True], ids=["as it is", "in Hydra's quotes"])
+@pytest.mark.parametrize("special", ["date=2026-01-01", "ä b", "a&b", "a(b", "it's", 'say "x"', "[a]"])
+def test_a_path_may_have_special_characters(
+    special: str, quoted: bool, semdedup: Command, data: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / special
+    paths = {"input_path": tmp_path / special / "in", "output_path": tmp_path / special / "out"}
+    paths["input_path"].parent.mkdir()
+    data.rename(paths["input_path"])
+    given = {name: str(path).replace('"', '\\"') if quoted else path for name, path in paths.items()}
+    arguments = [f'{name}="{path}"' if quoted else f"{name}={path}" for name, path in given.items()]
+    ended = semdedup(*arguments, "n_clusters=3", "eps=0.05", "verbose=false")
+    assert (ended.code, ended.err) == (0, "")
+    assert (paths["output_path"] / "summary.json").exists()
+
+
+def test_the_home_directory_may_be_written_as_in_a_shell(
+    semdedup: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(data.parent))
+    ended = semdedup("input_path=~/data", "output_path=~/out", "n_clusters=3", "eps=0.05")
+    assert ended.code == 0, ended.err
+    assert (data.parent / "out" / "summary.json").exists()
+
+
+def test_a_path_with_a_comma_works_in_the_quotes_that_the_message_shows(
+    semdedup: Command, data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a,b=1"
     data.rename(path)
     # More clusters than rows: the answer shows that the input was found, and nothing needs to run.
     others = (f"output_path={tmp_path}/out", "n_clusters=61")
-    found = "n_clusters=61 is more than the 60 rows of the input"
-    ended = semdedup(f"input_path={path}", *others)
-    assert "Traceback" not in ended.err
-    if special != "a b":
-        assert found not in ended.err
-        shown = re.search(r"'input_path=.*\"'", ended.err)
-        assert shown
-        ended = semdedup(*shlex.split(shown[0]), *others)
-    assert found in ended.err
+    refused = semdedup(f"input_path={path}", *others)
+    assert "several values are a sweep: add -m" in refused.err
+    shown = re.search(r"'input_path=\"/.*\"'", refused.err)
+    assert shown
+    assert "n_clusters=61 is more than the 60 rows of the input" in semdedup(*shlex.split(shown[0]), *others).err
+
+
+def test_a_removal_takes_special_characters(called: Callable[..., Ended], data: Path, tmp_path: Path) -> None:
+    dedup(data, tmp_path / "sw" / "eps=0.03", n_clusters=3)
+    paths = (f"input_path={data}", f"duplicates_path={tmp_path}/sw/eps=0.03", f"output_path={tmp_path}/ä=1")
+    ended = called(cli.remove_main, *paths, "verbose=false")
+    assert (ended.code, ended.err) == (0, "")
+    assert read_parquet(tmp_path / "ä=1").num_rows < 60
+
+
+@pytest.mark.parametrize("name", ["output_path", "cache_path"])
+def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
+    name: str, refused: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")  # which the root of a container never meets
+
+    monkeypatch.setattr(storage, "create_if_absent", refuse)
+    cache = [f"cache_path={data.parent}/cache"] if name == "cache_path" else []
+    place = data.parent / name.replace("output_path", "out").replace("_path", "")
+    assert f"Error: {name}={place}: cannot be written: PermissionError: " in refused(*cache).err
+
+
+def test_output_in_a_file_is_refused_by_name(semdedup: Command, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = semdedup(f"input_path={data}", f"output_path={tmp_path}/file", "n_clusters=3")
+    assert ended.code == 2
+    assert f"Error: output_path={tmp_path}/file: cannot be written: NotADirectoryError" in ended.err
+
+
+class TestAStoredRun:
+    """`--config-path` with the output of an earlier run."""
+
+    def test_is_repeated(self, semdedup: Command, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        given = ("input_path=../data", "output_path=../out", "n_clusters=4", "eps=0.05", "metadata_fields=[text]")
+        assert semdedup(*given, "which_to_keep=easy", "verbose=false", "runner.num_workers=auto").code == 0
+        out = data.parent / "out"
+        first, configuration = _tree(out), (out / "semdedup.yaml").read_text()
+        monkeypatch.chdir("/")
+        ended = semdedup(f"--config-path={out}")
+        assert (ended.code, ended.err) == (0, "")
+        assert re.search(r"pairwise +0.0 +0 +1\n", ended.out)
+        assert _tree(out) == first
+        again = (out / "semdedup.yaml").read_text()
+        assert re.sub("# Run .*", "", again) == re.sub("# Run .*", "", configuration)
+
+    @pytest.mark.parametrize("option", [["--config-path", "../out"], ["-cp", "../out"], ["--config-path=../out"]])
+    def test_is_repeated_with_something_else(self, option: list[str], semdedup: Command, data: Path) -> None:
+        first = dedup(data, data.parent / "out", n_clusters=3, runner={"name": "direct", "num_workers": 1})
+        ended = semdedup(*option, "output_path=../other=1", "cache_path=../out", "eps=0.5", "runner.num_workers=1")
+        assert ended.code == 0, ended.err
+        found = json.loads((data.parent / "other=1" / "summary.json").read_text())
+        assert (found["n_clusters"], found["eps"], found["stages"]["pairwise"]["units_done"]) == (3, 0.5, 0)
+        assert found["num_duplicates"] > (first.num_duplicates or 0)
+        assert list(Path.cwd().iterdir()) == []
+
+    def test_keeps_the_settings_of_its_groups_unless_others_are_chosen(
+        self, semdedup: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stored = {"input_path": [str(data)], "output_path": "../out", "runner": {"name": "ray", "num_cpus": 2.0}}
+        Path("semdedup.yaml").write_text(json.dumps(stored))
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.runner) or {})
+        for more in ([], ["runner.num_cpus=3"], ["runner=direct"], ["runner=ray"]):
+            assert semdedup("--config-path=.", *more).code == 0
+        assert [(r.name, getattr(r, "num_cpus", None)) for r in seen] == [
+            *(("ray", 2.0), ("ray", 3.0), ("direct", None), ("ray", 2.0))
+        ]
+        assert "runner.options belongs to runner=flink" in semdedup("--config-path=.", "runner.options={}").err
+
+    def test_is_swept(self, semdedup: Command, data: Path) -> None:
+        dedup(data, data.parent / "out", n_clusters=3)
+        ended = semdedup("-m", "--config-path=../out", "eps=0.1,0.5")
+        assert ended.code == 0, ended.err
+        for eps in ("0.1", "0.5"):
+            found = json.loads((data.parent / "out" / f"eps={eps}" / "summary.json").read_text())
+            assert (found["n_clusters"], found["stages"]["pairwise"]["units_done"]) == (3, 0)
+
+    def test_may_be_written_by_hand(self, semdedup: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path("semdedup.yaml").write_text(
+            "input_path: in\noutput_path: o/${eps}\nkmeans: ray\nrunner: {num_workers: 3}\n"
+        )
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters) or {})
+        assert semdedup("--config-path=.", "eps=0.5").code == 0
+        (found,) = seen
+        assert (found.output_path, found.kmeans.name, found.runner.num_workers, found.max_iter) == (
+            "o/0.5",
+            "ray",
+            3,
+            300,
+        )
+
+    @pytest.mark.parametrize("content", [None, "- a", "a: [", "unheard: 1"])
+    def test_that_is_none_is_refused(self, content: str | None, semdedup: Command) -> None:
+        if content is not None:
+            Path("semdedup.yaml").write_text(content)
+        ended = semdedup("--config-path=.", "input_path=in", "output_path=out")
+        assert ended.code == 2
+        assert "Traceback" not in ended.err
+        assert ("unknown parameter unheard" if content == "unheard: 1" else f"{Path.cwd()}/semdedup.yaml") in ended.err
+
+
+def test_the_shell_completes_parameters(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = semdedup("-sc", "install=bash")
+    assert (installed.code, installed.err) == (0, "")
+    assert "complete -o nospace" in installed.out
+    for typed, completed in (("n_cl", "n_clusters="), ("runner=r", "runner=ray")):
+        monkeypatch.setenv("COMP_LINE", f"semdedup {typed}")
+        assert semdedup("-sc", "query=bash").out.split() == [completed]
+
+
+@pytest.mark.parametrize("options", [["-m", "--cfg", "job"], ["-m", "--info", "all"], ["--resolve"]])
+def test_options_that_exclude_each_other_are_refused(options: list[str], semdedup: Command) -> None:
+    ended = semdedup(*options, "input_path=in", "output_path=out")
+    assert ended.code == 2
+    assert re.fullmatch("Error: .*--cfg.*\n", ended.err)
+
+
+def test_a_launcher_that_is_not_installed_says_how_to(
+    semdedup: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    groups = ConfigStore.instance().repo["hydra"]
+    launchers = {name: node for name, node in groups["launcher"].items() if name != "joblib.yaml"}
+    monkeypatch.setitem(groups, "launcher", launchers)
+    ended = semdedup("-m", f"input_path={data}", "output_path=out", "eps=0.1,0.2", "hydra/launcher=joblib")
+    assert ended.code == 2
+    assert "hydra/launcher=joblib is not installed: pip install 'beam-semdedup[sweep]'" in ended.err
 
 
 def test_a_finished_run_says_what_it_found_and_where_it_is(semdedup: Command, data: Path, tmp_path: Path) -> None:

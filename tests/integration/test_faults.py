@@ -163,20 +163,35 @@ def test_a_killed_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
     _assert_resumes(dedup(DEMO, out, **_fixed(init), **SIZES), before, out, undisturbed)
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [("SIGINT", 130, "Interrupted"), ("SIGTERM", 143, "Terminated")],
+)
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_interrupted_run_says_so_and_can_be_gone_on_with(
-    num_workers: int, started: Callable[..., subprocess.Popen[str]], undisturbed: Summary, init: str, tmp_path: Path
+    num_workers: int,
+    name: str,
+    code: int,
+    said: str,
+    started: Callable[..., subprocess.Popen[str]],
+    undisturbed: Summary,
+    init: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "out"
+    out, scratch = tmp_path / "out", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     process = started(**{"runner.num_workers": num_workers})
     wait(lambda: len(unit_files(out)) >= 3)
     workers = _workers(process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     ended = finish(process)
-    assert ended.code == 130
-    assert ended.err.count("Interrupted. Finished units are kept: the same command goes on from there.") == 1
+    assert ended.code == code
+    assert ended.err.count(f"{said}. Finished units are kept: the same command goes on from there.") == 1
     assert "Traceback" not in ended.err
     wait(lambda: not any(worker.is_running() for worker in workers))
+    assert list(scratch.glob("semdedup-*")) == []
     before = unit_files(out)
     _assert_resumes(dedup(DEMO, out, **_fixed(init), **SIZES), before, out, undisturbed)
 

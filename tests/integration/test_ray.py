@@ -201,17 +201,22 @@ def test_a_node_that_is_killed_in_the_middle(
 
 
 @pytest.mark.slow
-def test_an_interrupted_command_ends_its_ray(init: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [("SIGINT", 130, "Interrupted"), ("SIGTERM", 143, "Terminated")],
+)
+def test_an_interrupted_command_ends_its_ray(name: str, code: int, said: str, init: str, tmp_path: Path) -> None:
     given = {**FIXED, **SIZES, "init": init, "runner": "ray", "runner.num_workers": 2}
     process = start(
         [f"input_path={DEMO}", f"output_path={tmp_path}/out", *(f"{k}={v}" for k, v in given.items())], tmp_path
     )
     wait(lambda: len(unit_files(tmp_path / "out")) >= 3)
     children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(getattr(signal, name))
     ended = finish(process)
-    assert ended.code == 130
-    assert "Interrupted. Finished units are kept" in ended.err
+    assert ended.code == code
+    assert f"{said}. Finished units are kept" in ended.err
+    assert "SIGTERM received" not in ended.err
     assert "Traceback" not in ended.err
     _, alive = psutil.wait_procs(children, timeout=30)
     assert [child.cmdline() for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []

@@ -70,12 +70,12 @@ def test_a_sweep_ends_with_a_table_and_a_csv(sweep: Command, tmp_path: Path) -> 
     for row in rows:
         found = _summary(tmp_path / "out" / f"eps={row['eps']}")
         assert int(row["duplicates"]) == found["num_duplicates"]
-        assert float(row["kept"]) == round(found["rows_kept"] / 60, 4)
+        assert float(row["kept_share"]) == round(found["rows_kept"] / 60, 4)
         assert float(row["seconds"]) == found["total_time"]
         assert row["output_path"] == found["paths"]["output"]
         assert row["exit_code"] == "0"
         printed = next(line for line in ended.out.splitlines() if f"│ {row['eps']} " in line)
-        assert all(value in printed for value in (row["duplicates"], row["kept"], row["seconds"], row["reused"]))
+        assert all(value in printed for value in (row["duplicates"], row["kept_share"], row["seconds"], row["reused"]))
     assert [row["reused"] for row in rows] == ["", "fit, assign, pairwise"]
     assert f"The table is in {tmp_path}/out/sweep.csv" in ended.out
     assert ended.out.index("\neps=0.05\n") < ended.out.index("\neps=0.5\n") < ended.out.index("Sweep")
@@ -221,13 +221,72 @@ def test_jobs_of_a_removal_do_not_replace_each_others_files(
     assert len(set(kept)) == 2
 
 
-def test_a_table_that_cannot_be_written_is_a_warning(sweep: Command, tmp_path: Path) -> None:
-    (tmp_path / "out" / "sweep.csv").mkdir(parents=True)
+def test_a_table_that_cannot_be_written_is_a_warning(sweep: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, *_: Any) -> None:
+        raise PermissionError(url)
+
+    monkeypatch.setattr(storage, "write_bytes", refuse)
+    monkeypatch.setattr(cli, "_deduplicate", _pretend)
     ended = sweep("eps=0.05,0.5")
     assert ended.code == 0
-    assert ended.err.startswith("Warning: the table could not be written: IsADirectoryError: ")
+    assert ended.err.startswith("Warning: the table could not be written: PermissionError: ")
     assert "Traceback" not in ended.err
     assert "Sweep" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output_path", "home"),
+    [
+        (["eps=0.05,0.5"], "../out", "out"),
+        (["eps=0.05,0.5", "cache_path=../cache"], "../results/eps-${eps}", "cache"),
+        (["eps=0.05"], "../results/a,../results/b", "results"),
+        (["eps=0.05,0.5"], "../results/a,../results/b", "results"),
+    ],
+)
+def test_a_foreign_table_is_not_replaced(
+    arguments: list[str], output_path: str, home: str, sweep: Command, tmp_path: Path
+) -> None:
+    table = tmp_path / home / "sweep.csv"
+    table.parent.mkdir()
+    table.write_text("precious\n")
+    ended = sweep(*arguments, output_path=output_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.fullmatch(f"Error: {table} is not from this program; .* give another output_path\n", ended.err)
+    assert table.read_text() == "precious\n"
+    assert [path for path in tmp_path.rglob("*") if path.suffix in (".arrow", ".json", ".yaml")] == []
+
+
+def test_a_table_of_an_earlier_sweep_is_replaced_even_of_one_whose_jobs_failed(sweep: Command, tmp_path: Path) -> None:
+    assert sweep("n_clusters=100,2").code == 2
+    assert sweep("n_clusters=2,3", "eps=0.1").code == 0
+    assert [row["n_clusters"] for row in _table(tmp_path / "out" / "sweep.csv")] == ["2", "3"]
+
+
+def test_brackets_are_shown(sweep: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cli, "_deduplicate", _pretend)
+    ended = sweep("ranking_strategy={metadata_cols: [id]},{metadata_cols: [text]}")
+    assert ended.code == 0, ended.err
+    assert "│ {metadata_cols:[id]} " in ended.out
+    assert _table(tmp_path / "out" / "sweep.csv")[1]["ranking_strategy"] == "{metadata_cols:[text]}"
+
+
+def test_paths_with_special_characters_are_swept(sweep: Command, tmp_path: Path) -> None:
+    outputs = [tmp_path / "a=1", tmp_path / "ä (2)"]
+    ended = sweep("eps=0.05", output_path=",".join(map(str, outputs)))
+    assert (ended.code, ended.err) == (0, "")
+    rows = _table(tmp_path / "sweep.csv")
+    assert [row["output_path"] for row in rows] == list(map(str, outputs))
+    assert all((output / "summary.json").exists() for output in outputs)
+
+
+def test_jobs_that_share_one_of_several_outputs_are_named_by_what_else_they_vary(
+    sweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_deduplicate", _pretend)
+    ended = sweep("eps=0.05,0.5", output_path=f"{tmp_path}/a=1,{tmp_path}/b")
+    assert ended.code == 0, ended.err
+    found = [row["output_path"] for row in _table(tmp_path / "sweep.csv")]
+    assert found == [f"{tmp_path}/{output}/eps={eps}" for output in ("a=1", "b") for eps in ("0.05", "0.5")]
 
 
 def test_no_credential_of_a_sweep_is_written_or_shown(
