@@ -116,7 +116,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
     shared = sweep.shared(outputs)
     place = sweep.table_place(name, arguments, outputs) if multirun and schema is Parameters else None
 
-    def task(job: composition.Job) -> None:
+    def task(job: composition.ComposedJob) -> None:
         outcome: dict[str, Any] = {"overrides": job.overrides}
 
         def run() -> int:

@@ -21,7 +21,7 @@ _CLOSING = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
 
 
 @dataclass(frozen=True)
-class Job:
+class ComposedJob:
     """One run: its number in the sweep, the overrides that the sweep varies, and what they were composed to."""
 
     number: int
@@ -124,7 +124,7 @@ def plain(composed: Any) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
-def run(name: str, arguments: Sequence[str], scratch: Path, task: Callable[[Job], None]) -> None:
+def run(name: str, arguments: Sequence[str], scratch: Path, task: Callable[[ComposedJob], None]) -> None:
     """Has Hydra do what a command line asks for: mostly, to call `task` with a job, or with each job of a sweep.
 
     Args:
@@ -139,7 +139,7 @@ def run(name: str, arguments: Sequence[str], scratch: Path, task: Callable[[Job]
         current = HydraConfig.get()
         plain = OmegaConf.to_container(current.overrides.task)  # which does not resolve the interpolations in them
         own = [str(o) for o in plain or [] if key_of(str(o)) in swept(arguments)]
-        task(Job(current.job.num if is_multirun(arguments) else 0, own, composed))
+        task(ComposedJob(current.job.num if is_multirun(arguments) else 0, own, composed))
 
     # Hydra shows its own errors and exits with 1 unless it is told to raise them.
     os.environ.update({"SEMDEDUP_SCRATCH": str(scratch), "HYDRA_FULL_ERROR": "1"})
