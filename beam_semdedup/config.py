@@ -229,7 +229,8 @@ class Parameters(ClusterParameters, InputParameters):
     )
     write_kwargs: dict[str, Any] = parameter(
         {},
-        "{storage_options: {…}, compression: zstd} for what is written to output_path",
+        "{storage_options: {…}, compression: zstd} for what is written to output_path; files in deduplicated/ keep the "
+        "compression of the input's",
         keys=["storage_options", "compression"],
         group=_WHERE,
     )
@@ -343,7 +344,10 @@ class Parameters(ClusterParameters, InputParameters):
         False, "also write the input without its duplicates to output_path/deduplicated", group=_SIMILARITY
     )
     repeated_ids: str = parameter(
-        "error", "what a removal does when ids repeat", choices=["error", "allow"], group=_SIMILARITY
+        "error",
+        "what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included",
+        choices=["error", "allow"],
+        group=_SIMILARITY,
     )
     duplicates_num_row_groups_hint: int | None = parameter(
         None, "row groups per file in duplicates/; null: one per 65536 rows", at_least=1, group=_SIMILARITY
@@ -439,7 +443,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
     )
     repeated_ids: str = parameter(
         "error",
-        "allow: remove although the run found repeated ids",
+        "allow: remove although ids repeat: all rows of a listed id go, the kept one included",
         choices=["error", "allow"],
         group=_SIMILARITY,
     )

@@ -468,12 +468,28 @@ def repeated(parquet_dataset: Any) -> Path:
 
 
 def test_repeated_ids_are_counted_and_refuse_removal(repeated: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not removed: 1 ids stand on more than one row .* repeated_ids=allow"):
+    with pytest.raises(InputError, match=r"not removed: ids repeat, 1 time within clusters, .* repeated_ids=allow"):
         dedup(repeated, tmp_path / "out", remove=True)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["repeated_ids"]["count"] == 1
     assert stored["num_duplicates"] > 0
     assert not list((tmp_path / "out").glob("deduplicated/*.parquet"))
+
+
+def test_an_id_of_a_duplicate_that_also_stands_on_another_row_refuses_removal(tmp_path: Path) -> None:
+    """Which neither the clusters nor the duplicates show."""
+    angles = np.array([0.0, 0.001, 1.5, 1.7])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    pq.write_table(pa.table({"id": ["a", "x", "b", "x"], "embeddings": list(rows)}), tmp_path / "in.parquet")
+    fixed = {"init": np.array([[1, 0.0], [0.0, 1]]), "n_clusters": 2, "max_iter": 0, "eps": 0.01, "remove": True}
+    by_id = {"ranking_strategy": {"metadata_cols": ["id"]}}
+    with pytest.raises(InputError, match=r"not removed: ids repeat, 1 of the listed ones in the dataset, such as 'x'"):
+        dedup(tmp_path / "in.parquet", tmp_path / "out", **fixed, **by_id)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (stored["num_duplicates"], stored["removal"]) == (1, None)
+    assert not list((tmp_path / "out").rglob("deduplicated/*"))
+    summary = dedup(tmp_path / "in.parquet", tmp_path / "out", repeated_ids="allow", **fixed, **by_id)
+    assert summary.removal["rows_removed"] == 2
 
 
 def test_repeated_ids_are_removed_where_that_is_allowed(repeated: Path, tmp_path: Path) -> None:
