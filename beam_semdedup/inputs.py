@@ -74,8 +74,7 @@ def list_files(
     found: dict[str, storage.FileInfo] = {}
     for path in paths:
         url = storage.absolute(path, options)
-        is_glob = storage.is_pattern(path) and not storage.exists(url, options)
-        roots = storage.glob(url, options) if is_glob else [url]
+        roots = storage.glob(url, options) if storage.is_pattern(url, options) else [url]
         files = [file for root in roots for file in storage.find(root, options)]
         if not files:
             raise InputError(f"input_path: no files at {path}")

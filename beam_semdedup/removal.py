@@ -385,10 +385,11 @@ def _units(
 ) -> list[RemovalUnit]:
     """Each file with its target, the same path below `output` as below its input_path."""
     roots = [storage.absolute(path, read_options) for path in p.input_path]
+    fixed = [storage.fixed_part(root, read_options) for root in roots]
+    place = storage.followed(output)
     targets: dict[str, str] = {}
     for file in files:
-        containing = [r for r in map(_fixed_part, roots) if storage.is_inside(file.url, r)]
-        root = max(containing, key=len, default="")
+        root = max((r for r in fixed if storage.is_inside(file.url, r)), key=len, default="")
         inner = file.url[len(root) :].strip("/") if root != file.url else ""
         target = storage.join(output, inner or file.url.rsplit("/", 1)[-1])
         if target in targets:
@@ -396,20 +397,13 @@ def _units(
                 f"input_path: {targets[target]} and {file.url} would both be written to {target}: give a "
                 "directory that holds both as input_path, or remove from one after the other with an output_path each"
             )
-        if storage.is_inside(file.url, output):
+        if storage.is_inside(storage.followed(file.url), place):
             raise InputError(f"output_path={p.output_path} holds the input file {file.url}; choose another")
         targets[target] = file.url
     for root in roots:
-        if storage.is_inside(output, root):
+        if storage.is_inside(place, storage.followed(root)):
             raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
     return [RemovalUnit(source, target) for target, source in targets.items()]
-
-
-def _fixed_part(root: str) -> str:
-    """The last directory of a glob before its first wildcard; any other path itself."""
-    while storage.is_pattern(root):
-        root = root.rpartition("/")[0]
-    return root
 
 
 def _check_id_column(

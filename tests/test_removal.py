@@ -309,6 +309,24 @@ class TestStructure:
         remove(f"{tmp_path}/in/x/**/*.parquet", run, tmp_path / "globbed")
         assert files_in(tmp_path / "globbed") == {"b.parquet", "y/c.parquet", "_removal.json"}
 
+    def test_a_directory_that_is_called_like_a_pattern_is_itself(self, tmp_path):
+        write(tmp_path / "data[1]/x/a.parquet", [1, 2])
+        run = finished_run(tmp_path / "run", [1])
+        remove(tmp_path / "data[1]", run, tmp_path / "out")
+        assert files_in(tmp_path / "out") == {"x/a.parquet", "_removal.json"}
+        assert "lies inside input_path" in message(tmp_path / "data[1]", run, tmp_path / "data[1]/out")
+
+    def test_directories_behind_links_are_part_of_the_dataset(self, tmp_path):
+        write(tmp_path / "in/a.parquet", [1, 2])
+        write(tmp_path / "other/x/b.parquet", [3, 4])
+        (tmp_path / "in/c").symlink_to(tmp_path / "other")
+        run = finished_run(tmp_path / "run", [1, 3])
+        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 2
+        assert files_in(tmp_path / "out") == {"a.parquet", "c/x/b.parquet", "_removal.json"}
+        assert "lies inside input_path" in message(tmp_path / "in/c", run, tmp_path / "other/out")
+        (tmp_path / "in/d").symlink_to(tmp_path / "out")
+        assert "holds the input file" in message(tmp_path / "in", run, tmp_path / "out")
+
     def test_several_inputs_are_laid_over_each_other(self, tmp_path):
         write(tmp_path / "one/a.parquet", [1, 2])
         write(tmp_path / "two/x/b.parquet", [3, 5])
