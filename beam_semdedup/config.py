@@ -205,7 +205,7 @@ class InputParameters:
     read_kwargs: dict[str, Any] = parameter(
         {}, "{storage_options: {…}} for fsspec when reading the input", keys=["storage_options"], group=_WHERE
     )
-    id_field: str = parameter("id", "column with a unique id: integer, string or binary", group=_COLUMNS)
+    id_field: str = parameter("id", "column with a unique id: integer, string or binary (a UUID too)", group=_COLUMNS)
     memory_budget: Any = parameter(
         None,
         "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
@@ -245,7 +245,7 @@ class Parameters(ClusterParameters, InputParameters):
     )
 
     embedding_field: str = parameter(
-        "embeddings", "column with the vectors: a list of float16, float32 or float64", group=_COLUMNS
+        "embeddings", "column with the vectors: a list of floats or integers", group=_COLUMNS
     )
     embedding_dim: int | None = parameter(
         None, "length of the vectors; null: found out; checked when given", at_least=1, group=_COLUMNS

@@ -117,3 +117,12 @@ class Format(Protocol):
 
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
         """Where a person finds the rows with these `RowBatch.numbers`: (row group, row in it), or (null, line)."""
+
+
+def joined_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both; None where there is none."""
+    try:
+        schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None

@@ -240,11 +240,10 @@ def _common_schema(
                 raise InputError(f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary")
             if name == embedding_field and not embeddings.is_embedding_type(type_):
                 raise InputError(
-                    f"{file.info.url}: embedding column {name!r} is {type_}, expected a list of float16, float32 "
-                    "or float64"
+                    f"{file.info.url}: embedding column {name!r} is {type_}, expected a list of floats or integers"
                 )
             seen, first = columns.get(name, (type_, file))
-            # Every list of floats becomes a float32 matrix.
+            # Every list of numbers becomes a float32 matrix.
             joined = seen if name == embedding_field else _joined(kind, seen, type_)
             if joined is None:
                 raise InputError(

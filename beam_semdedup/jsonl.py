@@ -17,7 +17,7 @@ import pyarrow.json as pj
 
 from beam_semdedup import embeddings, storage
 from beam_semdedup.failures import as_input_error
-from beam_semdedup.formats import FileFacts, InputUnit, RowBatch
+from beam_semdedup.formats import FileFacts, InputUnit, RowBatch, joined_type
 
 _BLOCK_BYTES = 1 << 20
 _VECTORS = pa.list_(pa.float32())
@@ -68,11 +68,11 @@ class Jsonl:
 
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
         """See `Format.vector_type`; a list of any numbers is read as float32, also where all happen to be integers."""
-        return _VECTORS if _joined(type_, _VECTORS) else type_
+        return _VECTORS if joined_type(type_, _VECTORS) else type_
 
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         """See `Format.joined_type`; the same rule as within a file."""
-        return _joined(a, b)
+        return joined_type(a, b)
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
@@ -224,7 +224,7 @@ def _count(counts: Counter[pa.DataType], type_: pa.DataType, num_values: int) ->
     """Counts values under their type, or joins it with one that was counted before into one that holds both."""
     if type_ not in counts:
         for other in counts:
-            if joined := _joined(other, type_):
+            if joined := joined_type(other, type_):
                 num_values += counts.pop(other)
                 type_ = joined
                 break
@@ -270,15 +270,6 @@ def _values(line: bytes) -> dict[str, Any]:
         return dict(json.loads(line, parse_int=float))
     except (ValueError, RecursionError):
         return {}
-
-
-def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None where there is none."""
-    try:
-        schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
 
 
 def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:

@@ -414,7 +414,7 @@ def _check_id_column(
     def wrong(info: storage.FileInfo, schema: pa.Schema) -> str:
         if p.id_field not in schema.names:
             return f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(schema.names)}"
-        type_ = schema.field(p.id_field).type
+        type_ = embeddings.plain_type(schema.field(p.id_field).type)
         differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
             return f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"

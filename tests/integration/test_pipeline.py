@@ -531,6 +531,26 @@ def test_remove_writes_the_input_without_its_duplicates(parquet_dataset: Any, tm
     assert Path(summary.paths["deduplicated"]).is_dir()
 
 
+def test_uuids_and_quantised_vectors_are_read_and_removed(make_dataset: Callable[..., Any], tmp_path: Path) -> None:
+    dataset = make_dataset(rows=60, copies=10, files=2)
+    for file, views in zip(dataset.files, (True, False), strict=True):
+        table = pq.read_table(file)
+        ids = pa.array([int(i).to_bytes(16, "big") for i in table["id"].to_pylist()], pa.binary(16)).cast(pa.uuid())
+        vectors = np.array(table["embeddings"].to_pylist())
+        quantised = pa.array(list(np.round(vectors * 20).astype(np.int8)))
+        text = table["text"].combine_chunks().cast(pa.string_view() if views else pa.large_string())
+        pq.write_table(pa.table({"id": ids, "embeddings": quantised, "text": text}), file)
+    summary = dedup(dataset.path, tmp_path / "out", n_clusters=2, eps=0.001, metadata_fields=["text"], remove=True)
+    found = {int.from_bytes(i, "big") for i in duplicates(summary)["id"].to_pylist()}
+    exact = {tuple(v): i for i, v in zip(dataset.ids, dataset.embeddings.tolist(), strict=True)}
+    assert len(exact) == 55
+    assert len(found) >= 5
+    assert summary.removal["rows_removed"] == summary.num_duplicates == len(found)
+    assert duplicates(summary)["text"].to_pylist() == [f"text of {i}" for i in sorted(found)]
+    kept = pq.read_table(tmp_path / "out/deduplicated/part-0.parquet")
+    assert kept.schema.types == [pa.uuid(), pa.list_(pa.field("element", pa.int8())), pa.string_view()]
+
+
 def test_the_transforms_work_in_a_pipeline_of_ones_own(parquet_dataset: Any, tmp_path: Path) -> None:
     def plan(output: str) -> Any:
         return SemanticDeduplicationWorkflow(
