@@ -45,7 +45,8 @@ class InputUnit:
 class FileFacts:
     """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in.
 
-    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say.
+    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say. `conflicts` are the
+    columns that have values of types which do not fit together, with what is where, in words.
     """
 
     info: storage.FileInfo
@@ -53,6 +54,7 @@ class FileFacts:
     num_rows: int
     parts: tuple[InputUnit, ...]
     column_bytes: Mapping[str, int] = field(default_factory=dict)
+    conflicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Format(Protocol):
     @property
     def extensions(self) -> tuple[str, ...]:
         """How the files' names end."""
+
+    @property
+    def without_columns(self) -> str:
+        """What is wrong with a file that has rows, and no column in any of them."""
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """The facts of one file; InputError, naming it, where it cannot be read."""

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from beam_semdedup import embeddings, storage
 from beam_semdedup.arrays import in_threads
-from beam_semdedup.failures import InputError, naming_unit
+from beam_semdedup.failures import InputError, as_input_error, naming_unit
 from beam_semdedup.formats import FileFacts, Format, InputUnit
 from beam_semdedup.jsonl import Jsonl
 from beam_semdedup.parquet import Parquet
 
 FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
 _THREADS = 16
+_FLOATING_IDS = "; write integers beyond int64, which are read as floats, and numbers with fractions as strings"
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -127,6 +128,21 @@ def inspect(
     return InputFacts(tuple(facts), schema, dimension)
 
 
+def check_column(url: str, schema: pa.Schema, name: str, shown: str) -> None:
+    """That a file has one column of that name, `shown` in a message; InputError otherwise."""
+    count = schema.names.count(name)
+    if not count:
+        raise InputError(f"{url}: no column {shown}; it has: {', '.join(schema.names)}")
+    if count > 1:
+        raise InputError(f"{url}: column {shown} stands there {count} times; rename all but one")
+
+
+def check_any_column(kind: Format, facts: FileFacts) -> None:
+    """That a file with rows has columns too; InputError otherwise."""
+    if facts.num_rows and not facts.schema.names:
+        raise InputError(f"{facts.info.url}: {kind.without_columns}")
+
+
 def in_io_threads(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
     """The function's results for the files, in their order; storage is waited for in many threads at a time."""
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -216,7 +232,8 @@ def _files(number: int) -> str:
 def _dimension(
     kind: Format, facts: FileFacts, embedding_field: str, given: int | None, options: storage.Options
 ) -> int | None:
-    found = kind.dimension(facts, embedding_field, options)
+    with as_input_error(f"{facts.info.url}: {embedding_field!r} cannot be read"):
+        found = kind.dimension(facts, embedding_field, options)
     if given is not None and found not in (given, None):
         raise InputError(f"{facts.info.url}: {embedding_field!r} has dimension {found}, embedding_dim={given}")
     return given or found
@@ -228,16 +245,19 @@ def _common_schema(
     """The id, embedding and carried columns with the types that all files share."""
     columns: dict[str, tuple[pa.DataType, FileFacts]] = {}
     for file in files:
+        check_any_column(kind, file)
         for name in dict.fromkeys([id_field, embedding_field, *carried]):
-            if name not in file.schema.names:
-                raise InputError(
-                    f"{file.info.url}: no column {name!r}; it has: {', '.join(file.schema.names) or 'none'}"
-                )
+            check_column(file.info.url, file.schema, name, repr(name))
+            if name in file.conflicts and name != embedding_field:
+                raise InputError(f"{file.info.url}: column {name!r} is {file.conflicts[name]}: write it with one type")
             type_ = file.schema.field(name).type
             if name == embedding_field:
                 type_ = kind.vector_type(type_)
             if name == id_field and not embeddings.is_id_type(type_) and type_ != pa.null():
-                raise InputError(f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary")
+                raise InputError(
+                    f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary"
+                    + (_FLOATING_IDS if pa.types.is_floating(type_) else "")
+                )
             if name == embedding_field and not embeddings.is_embedding_type(type_):
                 raise InputError(
                     f"{file.info.url}: embedding column {name!r} is {type_}, expected a list of floats or integers"

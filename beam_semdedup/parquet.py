@@ -30,6 +30,7 @@ class Parquet:
     """Parquet files, planned from their footers."""
 
     extensions = (".parquet", ".pq")
+    without_columns = "it has no columns"
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """See `Format.inspect`; reads the footer."""

@@ -10,6 +10,7 @@ deleted when it is done.
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import posixpath
 import time
@@ -411,20 +412,24 @@ def _check_id_column(
 ) -> None:
     kind = inputs.FORMATS[p.input_filetype]
 
-    def wrong(info: storage.FileInfo, schema: pa.Schema) -> str:
-        if p.id_field not in schema.names:
-            return f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(schema.names)}"
+    def check_type(info: storage.FileInfo, schema: pa.Schema) -> None:
+        inputs.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
         type_ = embeddings.plain_type(schema.field(p.id_field).type)
         differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
-            return f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
-        return ""
+            raise InputError(
+                f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+            )
 
     def check(info: storage.FileInfo) -> None:
         # The start of a file is enough to say that it fits, but not that it does not.
-        head = kind.head(info, options)
-        if head.names and wrong(info, head) and (error := wrong(info, kind.inspect(info, options).schema)):
-            raise InputError(error)
+        with contextlib.suppress(InputError):
+            check_type(info, kind.head(info, options))
+            return
+        facts = kind.inspect(info, options)
+        inputs.check_any_column(kind, facts)
+        if facts.num_rows:
+            check_type(info, facts.schema)
 
     inputs.in_io_threads(check, files)
 

@@ -386,6 +386,20 @@ class TestStructure:
             )
         assert not (tmp_path / "out").exists()
 
+    def test_an_id_column_that_stands_twice_is_an_error(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        pq.write_table(pa.table([[1], [2]], names=["id", "id"]), tmp_path / "in/a.parquet")
+        said = message(tmp_path / "in", finished_run(tmp_path / "run", [1]), tmp_path / "out")
+        assert said == f"{tmp_path}/in/a.parquet: column id_field='id' stands there 2 times; rename all but one"
+
+    def test_a_jsonl_file_without_an_object_in_a_line_is_an_error(self, tmp_path):
+        write_lines(tmp_path / "in/a.jsonl", {"id": 1})
+        write_lines(tmp_path / "in/b.jsonl", [{"id": 1}])
+        write_lines(tmp_path / "in/c.jsonl", b"")
+        run = finished_run(tmp_path / "run", [1])
+        said = message(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
+        assert said.startswith(f"{tmp_path}/in/b.jsonl: no line is a JSON object")
+
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
         monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 30)
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]

@@ -542,8 +542,6 @@ def test_uuids_and_quantised_vectors_are_read_and_removed(make_dataset: Callable
         pq.write_table(pa.table({"id": ids, "embeddings": quantised, "text": text}), file)
     summary = dedup(dataset.path, tmp_path / "out", n_clusters=2, eps=0.001, metadata_fields=["text"], remove=True)
     found = {int.from_bytes(i, "big") for i in duplicates(summary)["id"].to_pylist()}
-    exact = {tuple(v): i for i, v in zip(dataset.ids, dataset.embeddings.tolist(), strict=True)}
-    assert len(exact) == 55
     assert len(found) >= 5
     assert summary.removal["rows_removed"] == summary.num_duplicates == len(found)
     assert duplicates(summary)["text"].to_pylist() == [f"text of {i}" for i in sorted(found)]
