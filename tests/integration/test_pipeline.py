@@ -347,7 +347,7 @@ def test_a_malformed_line_is_rejected_with_its_number(tmp_path: Path) -> None:
     lines[4] = "{not json"
     lines[9] = ""
     lines[11] = '{"id": 11}'
-    lines[20] = '{"id": "eleven", "embeddings": [1, 2, 3]}'
+    lines[20] = '{"id": 20, "embeddings": "eleven"}'
     lines[25] = '{"id": 25, "embeddings": [1, 2]}'
     with gzip.open(tmp_path / "in.jsonl.gz", "wt") as file:
         file.write("\n".join(lines))
