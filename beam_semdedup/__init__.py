@@ -7,66 +7,52 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from beam_semdedup.config import Parameters, RemovalParameters
-    from beam_semdedup.failures import InputError, RunError
-    from beam_semdedup.kmeans import FittedKMeans
-    from beam_semdedup.plan import Plan
-    from beam_semdedup.ranking import RankingStrategy
-    from beam_semdedup.removal import RemovalResult, remove_duplicates
-    from beam_semdedup.transforms import (
-        AssignCentroids,
-        FitKMeans,
-        IdentifyDuplicates,
-        PairwiseSimilarity,
-        SemanticDedup,
-    )
-    from beam_semdedup.workflow import SemanticDeduplicationWorkflow, Summary
+if TYPE_CHECKING:  # for tools that read types; `_HOMES` is for Python
+    from beam_semdedup.config import Parameters as Parameters
+    from beam_semdedup.config import RemovalParameters as RemovalParameters
+    from beam_semdedup.failures import InputError as InputError
+    from beam_semdedup.failures import RunError as RunError
+    from beam_semdedup.kmeans import FittedKMeans as FittedKMeans
+    from beam_semdedup.plan import Plan as Plan
+    from beam_semdedup.ranking import RankingStrategy as RankingStrategy
+    from beam_semdedup.removal import RemovalResult as RemovalResult
+    from beam_semdedup.removal import remove_duplicates as remove_duplicates
+    from beam_semdedup.transforms import AssignCentroids as AssignCentroids
+    from beam_semdedup.transforms import FitKMeans as FitKMeans
+    from beam_semdedup.transforms import IdentifyDuplicates as IdentifyDuplicates
+    from beam_semdedup.transforms import PairwiseSimilarity as PairwiseSimilarity
+    from beam_semdedup.transforms import SemanticDedup as SemanticDedup
+    from beam_semdedup.workflow import SemanticDeduplicationWorkflow as SemanticDeduplicationWorkflow
+    from beam_semdedup.workflow import Summary as Summary
 
 _HOMES = {
-    "config": ("InputError", "Parameters", "RemovalParameters"),
-    "kmeans": ("FittedKMeans",),
-    "plan": ("Plan",),
-    "ranking": ("RankingStrategy",),
-    "removal": ("RemovalResult", "remove_duplicates"),
-    "failures": ("RunError",),
-    "transforms": (
-        "AssignCentroids",
-        "FitKMeans",
-        "IdentifyDuplicates",
-        "PairwiseSimilarity",
-        "SemanticDedup",
-    ),
-    "workflow": ("SemanticDeduplicationWorkflow", "Summary"),
+    "Parameters": "config",
+    "RemovalParameters": "config",
+    "InputError": "failures",
+    "RunError": "failures",
+    "FittedKMeans": "kmeans",
+    "Plan": "plan",
+    "RankingStrategy": "ranking",
+    "RemovalResult": "removal",
+    "remove_duplicates": "removal",
+    "AssignCentroids": "transforms",
+    "FitKMeans": "transforms",
+    "IdentifyDuplicates": "transforms",
+    "PairwiseSimilarity": "transforms",
+    "SemanticDedup": "transforms",
+    "SemanticDeduplicationWorkflow": "workflow",
+    "Summary": "workflow",
 }
 
-__all__ = [
-    "AssignCentroids",
-    "FitKMeans",
-    "FittedKMeans",
-    "IdentifyDuplicates",
-    "InputError",
-    "PairwiseSimilarity",
-    "Parameters",
-    "Plan",
-    "RankingStrategy",
-    "RemovalParameters",
-    "RemovalResult",
-    "RunError",
-    "SemanticDedup",
-    "SemanticDeduplicationWorkflow",
-    "Summary",
-    "remove_duplicates",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     # Beam takes seconds to import; `semdedup --help` and workers should not wait for what they do not use.
-    for module, names in _HOMES.items():
-        if name in names:
-            handlers = logging.root.handlers[:]
-            found = getattr(import_module(f"beam_semdedup.{module}"), name)
-            # Beam's import logs, which sets logging up: the caller's own logging.basicConfig would do nothing then.
-            logging.root.handlers[:] = handlers
-            return found
-    raise AttributeError(f"module 'beam_semdedup' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'beam_semdedup' has no attribute {name!r}")
+    handlers = logging.root.handlers[:]
+    module = import_module(f"beam_semdedup.{_HOMES[name]}")
+    # Beam's import logs, which sets logging up: the caller's own logging.basicConfig would do nothing then.
+    logging.root.handlers[:] = handlers
+    return getattr(module, name)

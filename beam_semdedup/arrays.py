@@ -1,9 +1,7 @@
 """Which array library computes, on which device, and on how much of it.
 
 Kernels take arrays and ask `namespace` for the library that the arrays belong to, so that the same code runs
-on NumPy and CuPy; who makes the arrays asks `library`. Nothing else in the project decides that. On NumPy they compute
-their tiles `in_threads`, each with one BLAS thread: what follows a product then runs on all cores too, and threads of
-BLAS never wait for each other, which on a busy machine costs more than the product.
+on NumPy and CuPy; who makes the arrays asks `library`. Nothing else in the project decides that.
 """
 
 from __future__ import annotations
@@ -12,9 +10,7 @@ import functools
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,12 +18,12 @@ import numpy as np
 
 from beam_semdedup import cuda
 from beam_semdedup.failures import InputError
+from beam_semdedup.threads import alone, slices
 
 _LOG = logging.getLogger(__name__)
 _GPU = threading.Lock()
 _TILE_BYTES, _TILE_MULTIPLE = 4 << 20, 256
 _T = TypeVar("_T")
-_R = TypeVar("_R")
 _ROW_DOT_BYTES = 1 << 20  # the float64 copies stay in the cache; smaller ones have threads wait for the interpreter
 
 
@@ -81,12 +77,8 @@ def exclusive(xp: Any) -> Iterator[None]:
     if xp is np:
         yield
         return
-    with _GPU:
-        before, _HERE.computes = getattr(_HERE, "computes", False), True
-        try:
-            yield
-        finally:
-            _HERE.computes = before
+    with _GPU, alone():
+        yield
 
 
 def has_room(xp: Any, size: int) -> bool:
@@ -183,78 +175,3 @@ def rounding_error(dimension: int, xp: Any = np) -> float:
     """
     additions = 2.5 * dimension**0.5 if xp is np else dimension / 4
     return float(np.finfo(np.float32).eps) * max(4.0, additions)
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads() -> int:
-    """How many threads of this process compute: as many as OMP_NUM_THREADS says, else one per core.
-
-    The runners set it in the worker processes that they start, Ray in its actors.
-    """
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(said)) if said.isdigit() else cores()
-
-
-def slices(start: int, stop: int, step: int) -> Iterator[slice]:
-    """`[start, stop)` in consecutive slices of at most `step`."""
-    return (slice(low, min(low + step, stop)) for low in range(start, stop, step))
-
-
-def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """The function's results for the items, in their order, computed in `threads()` threads.
-
-    Within such a thread, where it calls this again, one after the other. Items are taken from an iterator as they are
-    needed, a few ahead of the computation.
-    """
-    with _one_blas_thread():
-        number = 1 if getattr(_HERE, "computes", False) else threads()
-        if number == 1:
-            return [function(item) for item in items]
-        results: list[_R] = []
-        waiting: deque[Future[_R]] = deque()
-        with ThreadPoolExecutor(number, "compute", _mark_as_computing) as pool:
-            try:
-                for item in items:
-                    waiting.append(pool.submit(function, item))
-                    if len(waiting) > 2 * number:
-                        results.append(waiting.popleft().result())
-                results.extend(future.result() for future in waiting)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return results
-
-
-_HERE = threading.local()
-_LIMIT = threading.Lock()
-_LIMITED: list[Any] = []
-"""What ends the limit of BLAS threads, once for each block that is within it."""
-
-
-def _mark_as_computing() -> None:
-    _HERE.computes = True
-
-
-@functools.cache
-def _blas() -> Any:
-    import threadpoolctl
-
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Within it, and until no other thread of the process is within it, BLAS uses one thread."""
-    with _LIMIT:
-        _LIMITED.append(_LIMITED[0] if _LIMITED else _blas().limit(limits=1))
-    try:
-        yield
-    finally:
-        with _LIMIT:
-            limit = _LIMITED.pop()
-            if not _LIMITED:
-                limit.restore_original_limits()

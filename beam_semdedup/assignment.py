@@ -10,14 +10,13 @@ from beam_semdedup import cuda
 from beam_semdedup.arrays import (
     exclusive,
     halving_on_memory_error,
-    in_threads,
     namespace,
     rounding_error,
     row_dot,
-    slices,
     tile_bytes,
     to_host,
 )
+from beam_semdedup.threads import in_threads, slices
 from beam_semdedup.tiles import fold, multiply
 
 _EQUALLY_NEAR = 1e-12

@@ -1,10 +1,8 @@
-"""How fast a worker is at what a run does: rates of the reference machine, or measured with the run's own functions."""
+"""How fast this machine is at what a run does, measured with the run's own functions."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -20,17 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup import segments, storage
-from beam_semdedup.arrays import cores
-from beam_semdedup.config import Parameters, resolve
-from beam_semdedup.failures import InputError
+from beam_semdedup.config import Parameters
 from beam_semdedup.fitting import in_this_process, lloyd
 from beam_semdedup.inputs import VectorColumn
 from beam_semdedup.plan import Plan, locate, make_plan
+from beam_semdedup.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.shard import Shard
 from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.compare import ComparedUnit, compare_unit, pairwise_units
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
+from beam_semdedup.threads import cores
+from beam_semdedup.validation import resolve
 
 _ROWS, _TINY_ROWS = 32_768, 64
 _FEW, _SOME, _MANY = 8, 64, 1024  # numbers of centroids: clusters of 4096, 512 and 32 rows
@@ -38,89 +37,6 @@ _ITERATIONS, _REPEATS = 3, 7
 _DISK_BYTES = 1 << 30
 _THREADS = "OMP_NUM_THREADS"
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the parts of a run take a worker with `cores` cores, in seconds unless said otherwise.
-
-    A *value* is one number of a vector. The rates of products are in floating-point operations per second, of the
-    stage as a whole: what is done with a product counts as part of it.
-    """
-
-    cores: int
-    dimension: int
-    """Of the vectors that were measured; products of longer ones are somewhat faster."""
-    fit_flops: float
-    assign_flops: float
-    compare_flops: float
-    read_value: float
-    """To decode and normalise a value of a parquet file for the fit."""
-    fit_value: float
-    """To add up a value in one iteration of the fit."""
-    assign_value: float
-    """To read a value, compute distances of it and write it to a segment file."""
-    compare_value: float
-    """To read, gather and hash a value of a segment."""
-    row: float
-    """To apply eps to a compared row."""
-    segment: float
-    """To write one more segment, and to read it."""
-    unit: float
-    """Each unit of work, beside its rows."""
-    disk: float
-    """Bytes per second of the local disk, written to fresh memory and read again."""
-    start: float
-    """A whole command on next to no rows, in one process."""
-    start_workers: float
-    """What it takes longer with worker processes."""
-    reference: float
-    """To shuffle a reference to a segment through Beam's local runner, in the driver."""
-    gpu_flops: float = 20e12
-    """Of one GPU, for products and what is done with them: assumed, not measured; change it in the file."""
-
-
-REFERENCE = Rates(
-    cores=2,
-    dimension=384,
-    fit_flops=390e9,
-    assign_flops=400e9,
-    compare_flops=380e9,
-    read_value=3.9e-9,
-    fit_value=1.0e-9,
-    assign_value=7.5e-9,
-    compare_value=3.9e-9,
-    row=50e-9,
-    segment=115e-6,
-    unit=6e-3,
-    disk=0.7e9,
-    start=1.2,
-    start_workers=0.7,
-    reference=17e-6,
-)
-"""Measured on two cores of a shared cloud machine (AMD EPYC, local disk, 384 dimensions)."""
-
-
-def load(path: str) -> Rates:
-    """The rates that `save` wrote.
-
-    Raises:
-        InputError: there is no such file, or it holds something else.
-    """
-    try:
-        return Rates(**json.loads(Path(path).read_text()))
-    except FileNotFoundError as error:
-        raise InputError(f"calibration={path}: no such file; calibrate=true measures and writes it") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"calibration={path}: not a calibration; calibrate=true writes a new one") from error
-
-
-def save(rates: Rates, path: str) -> None:
-    """Writes rates as JSON; InputError where that cannot be."""
-    try:
-        Path(path).write_text(json.dumps(dataclasses.asdict(rates), indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"calibration={path}: cannot be written: {error}") from error
 
 
 def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
@@ -135,14 +51,6 @@ def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
     number = min(number_of_cores or cores(), cores())
     with tempfile.TemporaryDirectory(prefix="semdedup-calibrate-") as scratch, _in_threads(number):
         return _Calibration(Path(scratch), dimension).rates(number)
-
-
-def computed_scores(pairs: float, rows: float, batch: int) -> float:
-    """The scores that are computed for the `pairs` that `rows` rows need: as if tiles on the diagonal were whole.
-
-    They are cut into lower ones, which multiply slower, so that small clusters take about as long.
-    """
-    return pairs + min(pairs + rows, rows * (batch + 1) / 2)
 
 
 @dataclass(frozen=True)
@@ -300,7 +208,7 @@ class _Calibration:
         p = self._plan("tiny", _FEW).job.parameters
         arguments = [f"{name}={getattr(p, name)}" for name in ("init", "max_iter", "eps", "verbose")]
         arguments += [f"input_path={p.input_path[0]}", "reuse_cache=false", f"output_path={self._directory / 'start'}"]
-        command = [sys.executable, "-c", "from beam_semdedup.cli import main; main()", *arguments]
+        command = [sys.executable, "-m", __package__, *arguments]
         return _least(lambda: subprocess.run(command, check=True, capture_output=True), 2)[0]
 
 

@@ -6,8 +6,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup.arrays import cores
-from beam_semdedup.config import ClusterParameters, FlinkConfig, Parameters, RayConfig, RemovalParameters
+from beam_semdedup.config import ClusterParameters, Parameters, RemovalParameters
+from beam_semdedup.settings import FlinkConfig, RayConfig
+from beam_semdedup.threads import cores
 
 _CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),

@@ -1,159 +1,41 @@
-"""The parameters: each is declared, documented, defaulted and validated here and nowhere else.
+"""The parameters of the commands: each is declared, documented and defaulted once, here or in `settings`.
 
 `Parameters` is the structured configuration that Hydra composes for the command and that
-`SemanticDeduplicationWorkflow(**parameters)` builds from keywords; `resolve` checks either one.
+`SemanticDeduplicationWorkflow(**parameters)` builds from keywords; `validation.resolve` checks either one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import os
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigTypeError, OmegaConfBaseException, ValidationError
+from omegaconf import MISSING
 
-from beam_semdedup.failures import InputError
+from beam_semdedup.settings import (
+    DirectConfig,
+    KMeansConfig,
+    LocalKMeansConfig,
+    RayConfig,
+    RunnerConfig,
+    default,
+    parameter,
+)
 
-
-def parameter(default: Any, help: str, **check: Any) -> Any:
-    """A dataclass field with its documentation and its check.
-
-    `check` holds any of: `choices` (allowed values), `above`/`at_least`/`below`/`at_most` (bounds of a
-    number; strings and nulls pass), `words` (the strings allowed beside numbers), `bytes` (a size such as
-    4GiB is allowed), `group` (the heading in `--help`).
-    """
-    metadata = {"help": help, **check}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def default(f: dataclasses.Field) -> Any:
-    """The default of a parameter."""
-    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-
-
-@dataclass
-class RunnerConfig:
-    """Where the pipeline runs: `name` chooses the runner, the other fields belong to it."""
-
-    name: str = MISSING
-    num_workers: Any = parameter(1, "worker processes", at_least=1, words=["auto"])
-    max_retries: int = parameter(0, "how often a run is started again after a worker was lost", at_least=0)
-
-
-@dataclass
-class DirectConfig(RunnerConfig):
-    """This machine, through Beam's local runner."""
-
-    name: str = "direct"
-    # On two cores one process with two threads is faster than two processes up to 250,000 rows, and takes 1.1 times as
-    # long at 1,000,000, with half their memory (benchmarks/results/cpu.md: given, workers).
-    num_workers: Any = parameter(
-        1,
-        "1: in this process, on all cores; n: n worker processes that share them; auto: one per core",
-        at_least=1,
-        words=["auto"],
-    )
-
-
-@dataclass
-class ActorConfig:
-    """What each actor on a Ray cluster has to itself."""
-
-    num_cpus: float = parameter(1.0, "CPUs of an actor", above=0)
-    num_gpus: float = parameter(0.0, "GPUs of an actor", at_least=0)
-    resources: dict[str, Any] = parameter({}, "custom resources of an actor, such as {big_memory: 1}")
-
-
-@dataclass
-class RayConfig(ActorConfig, RunnerConfig):
-    """A Ray cluster (ray_address), or a Ray of its own on this machine: each worker is an actor."""
-
-    name: str = "ray"
-    num_workers: Any = parameter(
-        "auto", "actors; auto: as many as the cluster's CPUs and GPUs allow", at_least=1, words=["auto"]
-    )
-    max_retries: int = parameter(3, "how often a run is started again after a worker was lost", at_least=0)
-    runtime_env: dict[str, Any] = parameter({}, "Ray's runtime environment of the actors")
-
-
-@dataclass
-class FlinkConfig(RunnerConfig):
-    """A Flink cluster (flink_master), or a Flink in Beam's job server on this machine: one worker process per slot."""
-
-    name: str = "flink"
-    flink_master: str = parameter("[local]", "[local]: on this machine; or host:port of the cluster's REST API")
-    flink_version: str = parameter("1.20", "Flink's version", choices=["1.19", "1.20", "2.0", "2.1", "2.2"])
-    flink_job_server_jar: str | None = parameter(None, "path or URL of Beam's job server; null: found or fetched")
-    num_workers: Any = parameter(
-        "auto",
-        "parallelism; auto: the cores of this machine, or the free slots of the cluster",
-        at_least=1,
-        words=["auto"],
-    )
-    max_retries: int = parameter(3, "how often a run is started again after a worker was lost", at_least=0)
-    environment: str = parameter(
-        "auto",
-        "workers are started by this command (loopback), the worker_pool of each host (external), or Flink (process); "
-        "auto: loopback where Flink is on this machine, else external",
-        choices=["auto", "loopback", "external", "process"],
-    )
-    worker_pool: str = parameter("localhost:50000", "the worker pool, as a task manager reaches it")
-    options: dict[str, Any] = parameter({}, "further options of Beam, such as {job_server_jvm_properties: [-Xmx4g]}")
-
-    @property
-    def embedded(self) -> bool:
-        """Whether Flink runs inside the job server on this machine."""
-        return self.flink_master == "[local]"
-
-
-@dataclass
-class KMeansConfig:
-    """Which engine fits the centroids: `name` chooses it."""
-
-    name: str = MISSING
-
-
-@dataclass
-class LocalKMeansConfig(KMeansConfig):
-    """Lloyd iterations in the process that runs the fit."""
-
-    name: str = "local"
-
-
-@dataclass
-class RayKMeansConfig(ActorConfig, KMeansConfig):
-    """Lloyd iterations in actors of a Ray cluster (ray_address), or of a Ray of its own on this machine."""
-
-    name: str = "ray"
-    num_actors: int = parameter(1, "actors; each holds a share of the rows to fit on", at_least=1)
-
-
-@dataclass
-class CumlKMeansConfig(KMeansConfig):
-    """cuml.cluster.KMeans on the GPU of the process that runs the fit; parameters of the same names go to it."""
-
-    name: str = "cuml"
-    device_buffer_samples: int | None = parameter(
-        None, "rows that are on the GPU at a time; 0: all; null: all where they fit, else what fits", at_least=0
-    )
-
-
-GROUPS: dict[str, dict[str, type[Any]]] = {
-    "runner": {"direct": DirectConfig, "ray": RayConfig, "flink": FlinkConfig},
-    "kmeans": {"local": LocalKMeansConfig, "ray": RayKMeansConfig, "cuml": CumlKMeansConfig},
-}
-"""The parameters that name a choice with settings of its own; the first is the default."""
-
+RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
+"""The columns of pairwise_results and duplicates, before the metadata fields."""
+SEGMENT_COLUMNS = (
+    "id",
+    "embedding",
+    "centroid",
+    "l2_dist_to_cent",
+    "cosine_dist_to_cent",
+    "source_file",
+    "source_row",
+)
+"""The columns of a segment file, before the metadata fields."""
 COMPRESSIONS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
-"""What parquet files can be compressed with."""
+"""What parquet files can be compressed with; the first is the default."""
 
 _WHERE = "Where things are"
 _COLUMNS = "What is in the files"
@@ -171,7 +53,7 @@ def _storage_options(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compression(kwargs: dict[str, Any]) -> str:
-    return kwargs.get("compression", "zstd")
+    return kwargs.get("compression", COMPRESSIONS[0])
 
 
 @dataclass
@@ -379,8 +261,8 @@ class Parameters(ClusterParameters, InputParameters):
     kmeans: KMeansConfig = field(default_factory=LocalKMeansConfig, metadata={"group": _GROUPS})
 
     @property
-    def threshold(self) -> float | None:
-        """The score of a duplicate, where only the side on which a score is of it must be exact."""
+    def screening_threshold(self) -> float | None:
+        """1 - eps with precision=screened, else None."""
         return None if self.precision == "exact" or self.eps is None else 1 - self.eps
 
     @property
@@ -534,259 +416,3 @@ class PlanParameters:
         values = {name: getattr(self, name) for name in shared}
         runner = DirectConfig(num_workers=self.workers)
         return Parameters(**{**values, "output_path": "", "n_clusters": n_clusters, "runner": runner})
-
-
-def resolve(values: Any, schema: type = Parameters) -> Any:
-    """Checked parameters, as an instance of `schema`.
-
-    Args:
-        values: a mapping of parameter names to values; what comes out is taken too, and comes out as it is.
-        schema: `Parameters`, or another of the dataclasses above.
-
-    Raises:
-        InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
-    """
-    values = {name: _without_pathlike(value) for name, value in dict(values).items()}
-    groups = {
-        name: _group(name, values.pop(name, None), registry)
-        for name, registry in GROUPS.items()
-        if name in {f.name for f in dataclasses.fields(schema)}
-    }
-    parameters = _typed(schema, {k: v for k, v in values.items() if v != MISSING}, "")
-    for name, group in groups.items():
-        setattr(parameters, name, group)
-        _check_fields(group, f"{name}.")
-    _check_fields(parameters, "")
-    if getattr(parameters, "input_path", None) is not None:
-        parameters.input_path = _list_of_paths(parameters.input_path)
-    if schema is Parameters:
-        _check_together(parameters)
-    if schema is PlanParameters:
-        _check_size(parameters)
-    return parameters
-
-
-def conf_dir() -> Path:
-    """Where the Hydra configuration lies: packaged with a wheel, else the checkout's `conf/`."""
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "conf", package.parent / "conf"):
-        if (candidate / "semdedup.yaml").is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"no conf/semdedup.yaml in {package} or {package.parent}: the installation of beam-semdedup is incomplete"
-    )
-
-
-def closest(wrong: str, names: Sequence[str]) -> str | None:
-    """Which of some names was meant: one spelled much like it, else one that it begins with (`epsilon`: eps)."""
-    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.75)
-    begun = [name for name in names if wrong.startswith(name)]
-    return next(iter(near or begun or difflib.get_close_matches(wrong, names, n=1)), None)
-
-
-def number_of_bytes(value: int | str) -> int:
-    """The number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
-    if not match:
-        raise ValueError(f"{value!r} is not a size such as 4GiB")
-    number, prefix, binary = match.groups()
-    power = " kmgt".index(prefix.lower() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def without_secrets(values: Any) -> Any:
-    """A copy of nested `values` for files and logs: `***` for storage_options and for user:password@ in URLs."""
-    if isinstance(values, Mapping):
-        return {
-            k: {name: "***" for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)
-            for k, v in values.items()
-        }
-    if isinstance(values, str):
-        return re.sub(r"(?<=://)[^/]*@", "***@", values)
-    return [without_secrets(v) for v in values] if isinstance(values, (list, tuple)) else values
-
-
-def _group(name: str, value: Any, registry: dict[str, type]) -> Any:
-    """The dataclass instance of a group given as null, a name, a mapping or an instance."""
-    if value is None:
-        value = next(iter(registry))
-    if dataclasses.is_dataclass(value):
-        value = dataclasses.asdict(value)  # type: ignore[arg-type]
-    if not isinstance(value, Mapping):
-        value = {"name": value}
-    chosen = value.get("name")
-    if chosen not in list(registry):
-        raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(registry)}")
-    return _typed(registry[chosen], dict(value), f"{name}.")
-
-
-def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
-    """An instance of `schema` with `values`, converted to its types."""
-    known = [f.name for f in dataclasses.fields(schema)]
-    for name in values:
-        if name not in known:
-            close = closest(str(name), known)
-            hint = f"did you mean {prefix}{close}?" if close else f"known: {', '.join(known)}"
-            raise InputError(f"unknown parameter {prefix}{name}; {hint}")
-    merged, name = OmegaConf.structured(schema), "?"
-    try:
-        for name, value in values.items():
-            merged.merge_with({name: value})
-        missing = sorted(str(name) for name in OmegaConf.missing_keys(merged))
-        if missing:
-            raise InputError(f"{prefix}{missing[0]} is required: give {prefix}{missing[0]}=…")
-        return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        declared = next(str(f.type) for f in dataclasses.fields(schema) if f.name == name)
-        is_nested = declared.startswith("dict") and isinstance(value, Mapping)
-        if isinstance(error, (ValidationError, ConfigTypeError)) and not is_nested:
-            raise InputError(f"{prefix}{name}{_wrong(value, declared)}") from error
-        name = error.full_key or name
-        what = str(error.msg or error).splitlines()[0]
-        found = f" (found {values[name]!r})" if name in values else ""
-        raise InputError(f"{prefix}{name}: {what}{found}") from error
-
-
-_TYPES = {
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "list[str]": "a list of text",
-    "Any": "text, a number, a list or a mapping",
-}
-
-
-def _wrong(value: Any, declared: str) -> str:
-    """The end of a message about a `value` that has not the type of its parameter."""
-    if declared.startswith("dict"):
-        return f": expected a mapping, found {type(value).__name__}"  # not the value, which may hold credentials
-    return f"={value!r}: expected {_TYPES[declared.removesuffix(' | None')]}"
-
-
-def _without_pathlike(value: Any) -> Any:
-    """`value` with text in place of paths, also in a list of them."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return [_without_pathlike(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _list_of_paths(value: Any) -> list[str]:
-    paths = [value] if isinstance(value, str) else value
-    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {value!r}")
-    return paths
-
-
-def _check_fields(instance: Any, prefix: str) -> None:
-    for f in dataclasses.fields(instance):
-        check, value, name = f.metadata, getattr(instance, f.name), prefix + f.name
-        if value is None:
-            if default(f) is not None:
-                raise InputError(f"{name} must not be null")
-            continue
-        if value == "":
-            raise InputError(f"{name} is empty")
-        if isinstance(value, list) and "list[str]" in str(f.type) and not all(isinstance(item, str) for item in value):
-            raise InputError(f"{name}{_wrong(value, str(f.type))}")
-        if "choices" in check and value not in check["choices"]:
-            raise InputError(f"{name}={value!r} is not known; it is one of: {', '.join(check['choices'])}")
-        if "keys" in check:
-            for key in value:
-                if key not in check["keys"]:
-                    raise InputError(f"{name} has an unknown key {key!r}; known: {', '.join(check['keys'])}")
-            if not isinstance(value.get("storage_options", {}), dict):
-                found = type(value["storage_options"]).__name__  # not the value, which may hold credentials
-                raise InputError(f"{name}.storage_options must be a mapping, found {found}")
-            if value.get("compression", "zstd") not in COMPRESSIONS:
-                raise InputError(
-                    f"{name}.compression={value['compression']!r} is not known; it is one of: {', '.join(COMPRESSIONS)}"
-                )
-        if check.get("bytes"):
-            try:
-                value = number_of_bytes(value)
-            except ValueError as error:
-                raise InputError(f"{name}: {error}") from error
-            setattr(instance, f.name, value)
-        if "words" in check and not (isinstance(value, int) and not isinstance(value, bool)):
-            if value not in check["words"]:
-                raise InputError(f"{name}={value!r}: expected an integer or {' or '.join(check['words'])}")
-            continue
-        _check_bounds(name, value, check)
-
-
-def _check_bounds(name: str, value: Any, check: Mapping[str, Any]) -> None:
-    outside = {
-        "at_least": lambda bound: not value >= bound,
-        "above": lambda bound: not value > bound,
-        "at_most": lambda bound: not value <= bound,
-        "below": lambda bound: not value < bound,
-    }
-    for word, is_outside in outside.items():
-        if word in check and is_outside(check[word]):
-            raise InputError(f"{name}={value!r} is out of range: it must be {word.replace('_', ' ')} {check[word]}")
-
-
-RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
-SEGMENT_COLUMNS = (
-    "id",
-    "embedding",
-    "centroid",
-    "l2_dist_to_cent",
-    "cosine_dist_to_cent",
-    "source_file",
-    "source_row",
-)
-
-
-def _check_together(p: Parameters) -> None:
-    """What no single parameter can say, and the normal form of those that have several spellings."""
-    p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_field]
-    _check_carried("metadata_fields", p.metadata_fields, p)
-    if p.id_field == p.embedding_field:
-        raise InputError(f"id_field and embedding_field are both {p.id_field!r}")
-    if p.ranking_strategy is not None:
-        from beam_semdedup.ranking import RankingStrategy
-
-        strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
-        # The id column is called `id` from the first stage on, so that another one of that name is not carried.
-        named = {*strategy.input_columns, *(name for name in strategy.metadata_cols if name == "id")}
-        _check_carried("ranking_strategy", sorted(named - {p.id_field}), p)
-        p.ranking_strategy = strategy.to_value()
-    if p.centroids_given and not p.init.endswith(".npy"):
-        raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
-    if p.max_iter == 0 and not p.centroids_given:
-        raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
-    if p.precision == "screened" and p.eps is None:
-        raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
-    if p.device == "gpu" and isinstance(p.runner, RayConfig) and not p.runner.num_gpus:
-        raise InputError("device=gpu with runner=ray needs runner.num_gpus, the share of a GPU that a worker has")
-    if p.device == "cpu" and isinstance(p.kmeans, CumlKMeansConfig):
-        raise InputError("kmeans=cuml needs a GPU, found device=cpu")
-    if p.remove and p.eps is None:
-        raise InputError("remove=true needs eps: without it there are no duplicates to remove")
-
-
-def _check_size(p: PlanParameters) -> None:
-    """That there is one thing to plan for."""
-    given = [f"{name}={getattr(p, name)}" for name in ("rows", "dimension", "carried_bytes") if getattr(p, name)]
-    if p.input_path is not None and given:
-        raise InputError(f"input_path says what {given[0]} would: give either")
-    if p.input_path is None and (p.rows is None or p.dimension is None):
-        raise InputError("nothing to plan for: give input_path=…, or rows=… and dimension=…")
-    if p.n_clusters and p.rows and p.n_clusters > p.rows:
-        raise InputError(f"n_clusters={p.n_clusters} is more than rows={p.rows}")
-
-
-def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
-    """That columns of the input can be carried beside the columns that the program adds."""
-    reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS})
-    for column in columns:
-        if column in reserved:
-            raise InputError(
-                f"{name}: {column!r} is a column of the results ({', '.join(reserved)}); rename it in the input"
-            )
-        if column == p.embedding_field:
-            raise InputError(f"{name}: {column!r} is the embedding_field; vectors are not carried through")

@@ -5,41 +5,41 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from beam_semdedup import config
-from beam_semdedup.progress import counted, in_bytes, in_time
+from omegaconf import MISSING
+
+from beam_semdedup.config import HEADINGS, Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.settings import GROUPS, default
+from beam_semdedup.wording import counted, in_bytes, in_time, without_secrets
 
 
 @dataclass(frozen=True)
 class Command:
-    """What `--help` says of a command, and the node of Hydra's configuration that holds its parameters."""
+    """What `--help` says of a command."""
 
     name: str
     usage: str
     what: str
-    node: str
 
 
-COMMANDS: dict[type, Command] = {
-    config.Parameters: Command(
+_COMMANDS: dict[type, Command] = {
+    Parameters: Command(
         "semdedup",
         "input_path=… output_path=… [eps=…]",
         "Finds rows of embedding files that mean the same.",
-        "parameters",
     ),
-    config.RemovalParameters: Command(
+    RemovalParameters: Command(
         "semdedup-remove",
         "input_path=… duplicates_path=… output_path=…",
         "Writes a dataset without its duplicates.",
-        "removal_parameters",
     ),
-    config.PlanParameters: Command(
+    PlanParameters: Command(
         "semdedup-plan",
         "input_path=… | rows=… dimension=… [workers=…]",
         "Says what a run of semdedup will take, before it runs.",
-        "plan_parameters",
     ),
 }
 
@@ -49,6 +49,7 @@ def print_summary(summary: Any) -> None:
     from beam_semdedup.removal import repeated_ids_in_words
     from beam_semdedup.summary import reasons
 
+    paths = without_secrets(summary.paths)
     lines = [f"Read        {summary.rows_read:>14,} rows"]
     if summary.eps is not None:
         share = summary.num_duplicates / summary.rows_read
@@ -58,7 +59,7 @@ def print_summary(summary: Any) -> None:
         ]
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
-        + (f"  ({reasons(summary.rejected)}; see {summary.paths['rejected']})" if summary.rows_rejected else "")
+        + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
     )
     lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
     lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")
@@ -70,10 +71,10 @@ def print_summary(summary: Any) -> None:
     if summary.repeated_ids["count"]:
         lines.append(f"Warning: {repeated_ids_in_words(summary.repeated_ids)}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
-    lines.append(f"Results: {summary.paths['output']} ({results})")
+    lines.append(f"Results: {paths['output']} ({results})")
     print("\n".join(lines))
     if summary.removal:
-        print_removal(summary.removal, summary.paths["deduplicated"])
+        print_removal(summary.removal, paths["deduplicated"])
         if summary.rows_rejected:
             print(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
@@ -83,22 +84,35 @@ def print_removal(result: dict[str, Any], output: str) -> None:
     kept = result["rows_read"] - result["rows_removed"]
     print(
         f"Removed {counted(result['rows_removed'], 'row')} ({counted(result['ids_removed'], 'id')}), kept {kept:,}, "
-        f"in {output}; not found: {counted(result['ids_not_found'], 'listed id')}"
+        f"in {without_secrets(output)}; not found: {counted(result['ids_not_found'], 'listed id')}"
     )
 
 
-def print_plan(planned: Any) -> None:
-    """What a run will take, a `planning.Planned`."""
-    from rich.table import Table
+def print_plan(report: Any) -> None:
+    """What a run will take, a `plan_report.PlanReport`."""
+    _print_asked(report)
+    print("\nOther sizes on the same machines, with the recommended n_clusters:")
+    table = _table(
+        ">rows", ">n_clusters", ">segments", ">rows each", ">worker", ">driver", ">predicted", "bottleneck", "breaks"
+    )
+    for f in report.table:
+        numbers = [f"{f.data.rows:,}", f"{f.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
+        amounts = [in_bytes(f.worker_memory), in_bytes(f.driver_memory), in_time(f.seconds)]
+        table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
+    wide().print(table)
+    for what, advice in {limit.what: limit.advice for f in report.table for limit in f.limits}.items():
+        print(f"{what}: {advice}")
 
-    asked, best, machines, rates = planned.asked, planned.recommended, planned.machines, planned.rates
-    data, console = asked.data, wide()
+
+def _print_asked(report: Any) -> None:
+    asked, best, machines, rates = report.asked, report.recommended, report.machines, report.rates
+    data = asked.data
     store = f", {in_bytes(machines.storage_bandwidth)}/s of storage each" if machines.storage_bandwidth else ""
     print(
         f"{data.rows:,} rows of {data.dimension} values, on {counted(machines.workers, 'worker')} with "
         f"{counted(machines.cores, 'core')} and {in_bytes(machines.memory)} of memory budget each, "
         f"{counted(machines.gpus, 'GPU')}{store}\n"
-        f"Rates: {planned.source}; assign {rates.assign_flops / 1e9:,.0f}, compare {rates.compare_flops / 1e9:,.0f} "
+        f"Rates: {report.source}; assign {rates.assign_flops / 1e9:,.0f}, compare {rates.compare_flops / 1e9:,.0f} "
         f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
     )
     lines = [
@@ -114,32 +128,25 @@ def print_plan(planned: Any) -> None:
         ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
     ]
     print("\n".join(f"{name:<12}{text}" for name, text in lines) + "\n")
-    table = Table("Stage", box=None, padding=(0, 2, 0, 0))
-    for column in ("TFLOP", "read", "written", "predicted"):
-        table.add_column(column, justify="right")
-    table.add_column("bottleneck")
+    table = _table("Stage", ">TFLOP", ">read", ">written", ">predicted", "bottleneck")
     for stage in asked.stages:
         amounts = [f"{stage.flops / 1e12:,.2f}" if stage.flops else ""]
         amounts += [in_bytes(amount) if amount else "" for amount in (stage.bytes_read, stage.bytes_written)]
         table.add_row(stage.name, *amounts, in_time(stage.seconds), stage.bottleneck)
     table.add_row("total", "", "", "", in_time(asked.seconds), asked.bottleneck)
-    console.print(table)
+    wide().print(table)
     for limit in asked.limits:
         print(f"Breaks: {limit.what}; {limit.advice}")
-    print("\nOther sizes on the same machines, with the recommended n_clusters:")
+
+
+def _table(*columns: str) -> Any:
+    """A table without lines; `>` before the name of a column aligns it to the right."""
+    from rich.table import Table
+
     table = Table(box=None, padding=(0, 2, 0, 0))
-    columns = ("rows", "n_clusters", "segments", "rows each", "worker", "driver", "predicted")
     for column in columns:
-        table.add_column(column, justify="right")
-    table.add_column("bottleneck")
-    table.add_column("breaks")
-    for f in planned.table:
-        numbers = [f"{f.data.rows:,}", f"{f.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
-        amounts = [in_bytes(f.worker_memory), in_bytes(f.driver_memory), in_time(f.seconds)]
-        table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
-    console.print(table)
-    for what, advice in {limit.what: limit.advice for f in planned.table for limit in f.limits}.items():
-        print(f"{what}: {advice}")
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return table
 
 
 def print_help(schema: type) -> None:
@@ -147,35 +154,44 @@ def print_help(schema: type) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console, command = wide(), COMMANDS[schema]
+    console, command = wide(), _COMMANDS[schema]
     console.print(f"[bold]{command.name}[/] {escape(f'{command.usage} [name=value …]')}\n\n{command.what}\n")
-    fields = dataclasses.fields(schema)
-    for group in [heading for heading in config.HEADINGS if heading in {f.metadata["group"] for f in fields}]:
+    for heading in HEADINGS:
+        rows = [row for f in dataclasses.fields(schema) if f.metadata["group"] == heading for row in _help_rows(f)]
+        if not rows:
+            continue
         table = Table(
-            title=group, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 1)
+            title=heading, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 1)
         )
         table.add_column(style="cyan", no_wrap=True)
         table.add_column()
-        for f in fields:
-            if f.metadata.get("group") != group:
-                continue
-            if f.name in ("runner", "kmeans"):
-                for name, settings in config.GROUPS[f.name].items():
-                    table.add_row(f"{f.name}={name}", escape((settings.__doc__ or "").splitlines()[0]))
-                    for s in dataclasses.fields(settings):
-                        if s.name != "name":
-                            table.add_row(f"  {f.name}.{s.name}", escape(f"{s.metadata['help']} ({s.default})"))
-                continue
-            value = config.default(f)
-            choices = " | ".join(f.metadata.get("choices", ()))
-            default = "required" if value == "???" else json.dumps(value)
-            table.add_row(f.name, escape("; ".join(t for t in (choices, f.metadata["help"]) if t) + f" ({default})"))
+        for name, text in rows:
+            table.add_row(name, escape(text))
         console.print(table)
         console.print()
     console.print(
         "Several values, separated by commas, with -m: one run for each (a sweep). A path with = or other special\n"
         "characters: 'input_path=\"/data/a=b\"'. Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."
     )
+
+
+def _help_rows(f: dataclasses.Field[Any]) -> Iterator[tuple[str, str]]:
+    """A parameter and what it means; of a group, each choice with its settings."""
+    if f.name not in GROUPS:
+        yield f.name, _meaning(f)
+        return
+    for name, settings in GROUPS[f.name].items():
+        yield f"{f.name}={name}", (settings.__doc__ or "").splitlines()[0]
+        for setting in dataclasses.fields(settings):
+            if setting.name != "name":
+                yield f"  {f.name}.{setting.name}", _meaning(setting)
+
+
+def _meaning(f: dataclasses.Field[Any]) -> str:
+    value = default(f)
+    typed = "required" if value == MISSING else value if isinstance(value, str) else json.dumps(value)
+    choices = " | ".join(f.metadata.get("choices", ()))
+    return "; ".join(text for text in (choices, f.metadata["help"]) if text) + f" ({typed})"
 
 
 def wide() -> Any:
@@ -187,4 +203,4 @@ def wide() -> Any:
 
 def say(message: str) -> None:
     """A line on standard error."""
-    print(message, file=sys.stderr)
+    print(without_secrets(message), file=sys.stderr)

@@ -200,9 +200,11 @@ def uploaded(parts: Iterable[np.ndarray]) -> Iterator[Any]:
         for part in parts:
             under_way.append(_Copy(part))
             if len(under_way) > 1:
-                yield under_way.pop(0).awaited_by(computing)
+                yield under_way[0].awaited_by(computing)
+                under_way.pop(0)  # only now, as the host's array must outlive the copy
         while under_way:
-            yield under_way.pop(0).awaited_by(computing)
+            yield under_way[0].awaited_by(computing)
+            under_way.pop(0)
     finally:
         for copy in under_way:  # their memory may be given to others as soon as they are forgotten
             copy.awaited_by(computing)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup.arrays import exclusive, has_room, library
-from beam_semdedup.config import CumlKMeansConfig, Parameters
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import Fit, Sample, check_enough_rows
+from beam_semdedup.settings import CumlKMeansConfig
 
 _LOG = logging.getLogger(__name__)
 _BUFFER_ROWS, _INIT_ROWS_PER_CLUSTER = 1 << 20, 32

@@ -58,16 +58,21 @@ def known_cause(error: Exception) -> InputError | RunError | None:
     Beam hands it on as a text with its own traceback around it.
     """
     if isinstance(error, (InputError, RunError)):
-        return error
+        message = _without_transform(str(error))
+        return error if message == str(error) else type(error)(message)
     text = f"{type(error).__module__}.{type(error).__name__}: {error}"
     for kind in (InputError, UnitError, RunError):
         names = f"{kind.__module__}.{kind.__name__}: "
         start = text.rfind(names)
         if start >= 0:
-            message = _AFTER.split(text[start + len(names) :])[0]
-            message = re.sub(r" \[while running '[^']*'\]\s*$", "", message.strip())
+            message = _without_transform(_AFTER.split(text[start + len(names) :])[0].strip())
             return InputError(message) if kind is InputError else RunError(message)
     return None
+
+
+def _without_transform(message: str) -> str:
+    """A message without the name of the transform that Beam adds to it."""
+    return re.sub(r" \[while running '[^']*'\]\s*$", "", message)
 
 
 def is_interrupt(error: BaseException | None) -> bool:

@@ -125,6 +125,8 @@ def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> 
 
 def check_enough_rows(n_clusters: int, rows: int) -> None:
     """InputError where there are fewer rows to fit on than clusters."""
+    if not rows:
+        raise InputError("no row to fit on can be used: their vectors are null, zero, not finite or of another length")
     if rows < n_clusters:
         raise InputError(
             f"n_clusters={n_clusters} is more than the {rows} usable rows that it is fitted on; give fewer, or a "

@@ -9,8 +9,8 @@ import urllib.request
 from collections import Counter
 from typing import Any
 
-from beam_semdedup.config import FlinkConfig
 from beam_semdedup.failures import InputError
+from beam_semdedup.settings import FlinkConfig
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 10

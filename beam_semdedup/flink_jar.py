@@ -15,8 +15,8 @@ from pathlib import Path
 from apache_beam.utils.subprocess_server import JavaHelper, JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from beam_semdedup.config import FlinkConfig
 from beam_semdedup.failures import InputError
+from beam_semdedup.settings import FlinkConfig
 
 _LOG = logging.getLogger(__name__)
 _GROUP = "org.apache.beam"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_semdedup import inputs, segments
-from beam_semdedup.calibration import Rates, computed_scores
 from beam_semdedup.config import PlanParameters
 from beam_semdedup.formats import FileFacts
+from beam_semdedup.rates import Rates, computed_scores
 from beam_semdedup.sizes import SEGMENT_BYTES, Sizes, default_clusters
 
 PROCESS_BYTES = 220 << 20

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup import embeddings, storage
-from beam_semdedup.arrays import in_threads
 from beam_semdedup.failures import InputError, as_input_error, naming_unit
 from beam_semdedup.formats import FileFacts, Format, InputUnit
 from beam_semdedup.jsonl import Jsonl
 from beam_semdedup.parquet import Parquet
+from beam_semdedup.threads import in_threads
 
 FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
 _THREADS = 16

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from beam_semdedup import layout, removal, storage
-from beam_semdedup.config import without_secrets
 from beam_semdedup.failures import InputError, RunError, as_input_error
-from beam_semdedup.plan import Places
+from beam_semdedup.job import Places
 from beam_semdedup.summary import PROGRAM
+from beam_semdedup.wording import without_secrets
 
 _CONFIG = "semdedup.yaml"
 _CONFIG_HEAD = f"# The configuration of a {PROGRAM} run; storage credentials are left out.\n"

@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
@@ -22,110 +23,16 @@ from fsspec.utils import glob_translate
 
 from beam_semdedup import arrays, inputs, kmeans, layout, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
-from beam_semdedup.config import CumlKMeansConfig, DirectConfig, Parameters
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError, as_input_error
 from beam_semdedup.formats import InputUnit
+from beam_semdedup.job import Job, Places, ranking_of
 from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.ranking import RankingStrategy
-from beam_semdedup.segments import segment_schema
+from beam_semdedup.settings import CumlKMeansConfig, DirectConfig
 from beam_semdedup.sizes import Sizes, default_clusters
 
 _LOG = logging.getLogger(__name__)
 FORMAT = 3
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a run's results lie, by keys that hash everything they depend on.
-
-    `parameters` have absolute paths, and `n_clusters` set.
-    """
-
-    parameters: Parameters
-    kmeans_key: str
-    pairwise_key: str
-    output_key: str
-
-    @property
-    def kmeans_dir(self) -> str:
-        """Of the fit and the assign stage."""
-        return storage.join(self.parameters.cache_root, layout.KMEANS, self.kmeans_key)
-
-    @property
-    def segments_dir(self) -> str:
-        """Of the assign stage's segment files."""
-        return storage.join(self.kmeans_dir, layout.SEGMENTS)
-
-    @property
-    def pairwise_dir(self) -> str:
-        """Of the pairwise stage."""
-        return storage.join(self.parameters.cache_root, layout.PAIRWISE, self.pairwise_key)
-
-    @property
-    def duplicates_dir(self) -> str:
-        """Of the duplicates."""
-        return storage.join(self.parameters.output_path, layout.DUPLICATES)
-
-    @property
-    def read_options(self) -> storage.Options:
-        """Storage options of the input."""
-        return self.parameters.read_options
-
-    @property
-    def cache_options(self) -> storage.Options:
-        """Storage options of the cache."""
-        return self.parameters.cache_options
-
-    @property
-    def write_options(self) -> storage.Options:
-        """Storage options of the output."""
-        return self.parameters.write_options
-
-
-@dataclass(frozen=True)
-class Job(Places):
-    """What a worker must know of the run; small, and pickled into the transforms."""
-
-    input_schema: pa.Schema
-    dimension: int
-    num_rows: int
-    width: int
-    sample_rows: int
-    max_cluster_rows: int
-    max_key_rows: int
-    rows_per_file: int
-
-    @property
-    def n_clusters(self) -> int:
-        """The number of centroids, resolved."""
-        assert self.parameters.n_clusters is not None
-        return self.parameters.n_clusters
-
-    @property
-    def num_keys(self) -> int:
-        """Groups of neighbouring centroids that are compared as one unit."""
-        return -(-self.n_clusters // self.width)
-
-    @property
-    def keys_per_file(self) -> int:
-        """How many keys' duplicates go into one file."""
-        return max(1, round(self.rows_per_file * self.num_keys / self.num_rows))
-
-    @property
-    def ranking(self) -> RankingStrategy:
-        """The order within clusters."""
-        return ranking_of(self.parameters)
-
-    @property
-    def carried(self) -> list[pa.Field]:
-        """The input's columns that segments hold besides id and embedding."""
-        p = self.parameters
-        return [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
-
-    @property
-    def segment_schema(self) -> pa.Schema:
-        """The columns of this run's segment files."""
-        return segment_schema(self.input_schema.field(self.parameters.id_field).type, self.dimension, self.carried)
 
 
 @dataclass(frozen=True)
@@ -166,8 +73,7 @@ def locate(parameters: Parameters) -> Located:
         InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
     """
     p = dataclasses.replace(parameters)
-    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
-        _check_device(p)
+    _check_installed(p)
     files = list_input(p)
     p.output_path = storage.absolute(p.output_path, p.write_options)
     p.cache_path = storage.absolute(p.cache_root, p.cache_options)
@@ -186,7 +92,9 @@ def locate(parameters: Parameters) -> Located:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
-    pairwise_key = storage.fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.threshold])
+    pairwise_key = storage.fingerprint(
+        [FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold]
+    )
     places = Places(p, kmeans_key, pairwise_key, storage.fingerprint([FORMAT, pairwise_key, p.eps]))
     return Located(places, tuple(files), tuple(carried), inspect)
 
@@ -244,15 +152,6 @@ def list_input(p: Parameters) -> list[storage.FileInfo]:
     files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
     _check_paths(p, files, options)
     return files
-
-
-def ranking_of(p: Parameters) -> RankingStrategy:
-    """The order that the parameters ask for, by the columns of segments, where the id column is called `id`."""
-    if p.ranking_strategy is not None:
-        strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
-        strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
-        return strategy
-    return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
 
 
 def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
@@ -372,14 +271,18 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
     )
 
 
-def _check_device(p: Parameters) -> None:
-    """That this machine has what the parameters ask for; `auto` asks for nothing."""
-    if p.device == "gpu":
-        arrays.library(p.device)
-    if isinstance(p.kmeans, CumlKMeansConfig):
-        from beam_semdedup import cuml_fit
+def _check_installed(p: Parameters) -> None:
+    """That this machine has what the parameters ask for; `device=auto` asks for nothing."""
+    for name, config in (("runner", p.runner), ("kmeans", p.kmeans)):
+        if config.name == "ray" and find_spec("ray") is None:
+            raise InputError(f"{name}=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
+    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
+        if p.device == "gpu":
+            arrays.library(p.device)
+        if isinstance(p.kmeans, CumlKMeansConfig):
+            from beam_semdedup import cuml_fit
 
-        cuml_fit.check()
+            cuml_fit.check()
 
 
 def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:

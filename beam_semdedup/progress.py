@@ -24,6 +24,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from beam_semdedup.wording import without_secrets
+
 _LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 5.0
 CONSOLE = Console(file=sys.stderr, stderr=True, soft_wrap=True)
@@ -33,15 +35,21 @@ def log_to_console(verbose: bool) -> None:
     """Shows this project's log on standard error, above the bars where there are some; Beam's is kept quiet."""
     if CONSOLE.is_terminal:
         shown: logging.Handler = RichHandler(console=CONSOLE, show_path=False, show_level=False)
+        shown.setFormatter(_WithoutSecrets("%(message)s"))
     else:
         shown = logging.StreamHandler(sys.stderr)
-        shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        shown.setFormatter(_WithoutSecrets("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     ours = logging.getLogger(__package__)
     ours.handlers[:] = [shown]
     ours.setLevel(logging.INFO if verbose else logging.WARNING)
     ours.propagate = False
     logging.getLogger().addHandler(logging.NullHandler())
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+
+
+class _WithoutSecrets(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def is_log_shown() -> bool:
@@ -132,25 +140,3 @@ def _counts(stages: Sequence[StageProgress], stop: threading.Event, seconds: flo
             yield [stage.done() for stage in stages]
         except Exception as error:  # of whatever kind the storage raises: a bar is not worth a run
             _LOG.debug("cannot look for finished units: %s", error)
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things for people."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def in_time(seconds: float) -> str:
-    """A duration for people."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def in_bytes(number: float) -> str:
-    """A number of bytes for people."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while number >= 1024 and len(units) > 1:
-        number /= 1024
-        units.pop(0)
-    return f"{number:,.0f} B" if units[0] == "B" else f"{number:,.1f} {units[0]}"

@@ -17,8 +17,9 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from beam_semdedup.config import ActorConfig
 from beam_semdedup.failures import InputError, RunError
+from beam_semdedup.settings import ActorConfig
+from beam_semdedup.wording import counted
 
 _LOG = logging.getLogger(__name__)
 NAMESPACE = "semdedup"
@@ -55,7 +56,7 @@ def connect(address: str | None, verbose: bool = True) -> None:
             raise RunError(f"Ray could not be started on this machine: {said}") from error
         raise InputError(f"ray_address={address}: the Ray cluster there cannot be joined: {said}") from error
     nodes = len(_alive())
-    _LOG.info("Ray: %s node%s with %s", nodes, "" if nodes == 1 else "s", _in_words(ray.cluster_resources()))
+    _LOG.info("Ray: %s with %s", counted(nodes, "node"), _in_words(ray.cluster_resources()))
 
 
 def disconnect() -> None:
@@ -142,7 +143,7 @@ def _reserve(number: int, config: ActorConfig, seconds: float) -> PlacementGroup
         if time.monotonic() > end:
             remove_placement_group(group)
             raise RunError(
-                f"Ray did not schedule {number} actor{'' if number == 1 else 's'} with {_in_words(need)} each within "
+                f"Ray did not schedule {counted(number, 'actor')} with {_in_words(need)} each within "
                 f"{seconds:.0f} s: free are {_in_words(ray.available_resources())} of "
                 f"{_in_words(ray.cluster_resources())}; ask for less, or add nodes"
             )

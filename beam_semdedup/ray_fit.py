@@ -16,10 +16,11 @@ from ray.util.placement_group import PlacementGroup
 
 from beam_semdedup import ray_cluster, storage
 from beam_semdedup.arrays import library
-from beam_semdedup.config import Parameters, RayKMeansConfig
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import RunError
 from beam_semdedup.fitting import Fit, Sample, fit_shards, where_computed
 from beam_semdedup.kmeans import FittedKMeans
+from beam_semdedup.settings import RayKMeansConfig
 from beam_semdedup.shard import Shard
 
 _LOG = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList, IdReader
 from beam_semdedup.references import register
 from beam_semdedup.stages.compare import EXAMPLES
+from beam_semdedup.wording import counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
@@ -101,9 +102,9 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     _prepare(job, units)
     _LOG.info(
         "Removing %s from %s, %s",
-        progress.counted(ids.num_ids, "listed id"),
-        progress.counted(len(units), "file"),
-        progress.in_bytes(sum(f.size for f in files)),
+        counted(ids.num_ids, "listed id"),
+        counted(len(units), "file"),
+        in_bytes(sum(f.size for f in files)),
     )
     stages = [
         progress.StageProgress(
@@ -136,7 +137,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
             p.id_field,
             ", ".join(p.input_path),
             f"{result.ids_not_found:,}",
-            progress.counted(ids.num_ids, "listed id"),
+            counted(ids.num_ids, "listed id"),
             p.duplicates_path,
         )
     return result
@@ -179,7 +180,7 @@ def repeated_ids_in_words(repeated: dict[str, Any]) -> str:
     """Where ids were found to repeat, how many, and some of them."""
     clusters, duplicates, dataset = (repeated.get(name, 0) for name in ("in_clusters", "in_duplicates", "in_dataset"))
     where = {
-        f"{progress.counted(clusters, 'time')} within clusters": clusters,  # an id counts in each of them
+        f"{counted(clusters, 'time')} within clusters": clusters,  # an id counts in each of them
         f"{duplicates:,} among the duplicates": duplicates,
         f"{dataset:,} of the listed ones in the dataset": dataset,
     }

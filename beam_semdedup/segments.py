@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import storage
-from beam_semdedup.arrays import in_threads, to_device
+from beam_semdedup.arrays import to_device
 from beam_semdedup.config import SEGMENT_COLUMNS
+from beam_semdedup.threads import in_threads
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup import cuda
-from beam_semdedup.arrays import halving_on_memory_error, in_threads, namespace, row_dot, slices, tile_bytes, to_host
+from beam_semdedup.arrays import halving_on_memory_error, namespace, row_dot, tile_bytes, to_host
+from beam_semdedup.threads import in_threads, slices
 from beam_semdedup.tiles import fold, multiply
 
 _TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow

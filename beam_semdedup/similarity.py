@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from beam_semdedup import cuda
-from beam_semdedup.arrays import in_threads, namespace, rounding_error, row_dot, slices, to_host
+from beam_semdedup.arrays import namespace, rounding_error, row_dot, to_host
+from beam_semdedup.threads import in_threads, slices
 from beam_semdedup.tiles import LONGEST, fold, multiply, rounded, screening_error
 
 TIE = 1e-6

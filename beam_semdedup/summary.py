@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from beam_semdedup import layout, storage
-from beam_semdedup.config import without_secrets
 from beam_semdedup.plan import Plan
 from beam_semdedup.removal import RemovalResult
+from beam_semdedup.wording import without_secrets
 
 PROGRAM = "beam-semdedup"
 

@@ -15,8 +15,9 @@ from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
 from beam_semdedup import kmeans
 from beam_semdedup.formats import InputUnit
+from beam_semdedup.job import Job
 from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.plan import Job, Plan
+from beam_semdedup.plan import Plan
 from beam_semdedup.references import register
 from beam_semdedup.segments import Segment
 from beam_semdedup.stages import assign, compare, duplicates, fit

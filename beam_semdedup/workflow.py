@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup import kmeans, layout, output, progress, removal, runners, storage
-from beam_semdedup.config import Parameters, RayKMeansConfig, RemovalParameters, resolve
+from beam_semdedup.config import Parameters, RemovalParameters
 from beam_semdedup.failures import InputError, RunError
-from beam_semdedup.plan import Job, Located, Plan, forget, list_input, locate, make_plan
-from beam_semdedup.progress import counted, in_bytes
+from beam_semdedup.job import Job
+from beam_semdedup.plan import Located, Plan, forget, list_input, locate, make_plan
 from beam_semdedup.ranking import RankingStrategy
+from beam_semdedup.settings import RayKMeansConfig
 from beam_semdedup.stages import files
 from beam_semdedup.stages.compare import EXAMPLES
 from beam_semdedup.stages.duplicates import repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.summary import Found, Summary, reasons, summarize
 from beam_semdedup.transforms import SemanticDedup
+from beam_semdedup.validation import resolve
+from beam_semdedup.wording import counted, in_bytes, without_secrets
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,7 +139,8 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
             refusal = str(error)
     output.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
-    storage.write_json(storage.join(p.output_path, layout.SUMMARY), dataclasses.asdict(summary), job.write_options)
+    stored = without_secrets(dataclasses.asdict(summary))
+    storage.write_json(storage.join(p.output_path, layout.SUMMARY), stored, job.write_options)
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
     if summary.rows_rejected == summary.rows_read:

@@ -4,7 +4,7 @@ import psutil
 import pytest
 
 from beam_semdedup import capacity
-from beam_semdedup.config import resolve
+from beam_semdedup.validation import resolve
 
 
 def parameters(**values):

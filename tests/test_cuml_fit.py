@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from beam_semdedup import cuml_fit
-from beam_semdedup.config import Parameters, resolve
+from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
+from beam_semdedup.validation import resolve
 
 
 class KMeans:

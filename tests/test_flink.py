@@ -31,10 +31,11 @@ from apache_beam.utils.subprocess_server import JavaJarServer
 from flink_stand_in import rest_api
 
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow, capacity, flink_cluster, flink_jar
-from beam_semdedup.config import FlinkConfig, resolve
 from beam_semdedup.failures import InputError, RunError, WorkerLost, known_cause
 from beam_semdedup.runners import flink
 from beam_semdedup.runners.worker_pool import WorkerPool
+from beam_semdedup.settings import FlinkConfig
+from beam_semdedup.validation import resolve
 
 JAVA = """
 	at org.apache.beam.sdk.util.MoreFutures.get(MoreFutures.java:61)

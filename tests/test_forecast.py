@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from beam_semdedup import inputs, segments
-from beam_semdedup.calibration import Rates
-from beam_semdedup.config import PlanParameters, resolve
+from beam_semdedup.config import PlanParameters
 from beam_semdedup.forecast import Data, Machines, forecast, recommend
+from beam_semdedup.rates import Rates
 from beam_semdedup.sizes import SEGMENT_BYTES
+from beam_semdedup.validation import resolve
 from beam_semdedup.workflow import SemanticDeduplicationWorkflow
 
 RATES = Rates(

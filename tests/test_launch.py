@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from beam_semdedup import config
+from beam_semdedup import config, settings
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
@@ -75,7 +75,7 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     assert (manifest["apiVersion"], manifest["kind"]) == ("flink.apache.org/v1beta1", "FlinkDeployment")
     spec = manifest["spec"]
     assert {"image", "flinkVersion", "serviceAccount", "flinkConfiguration", "jobManager", "taskManager"} <= set(spec)
-    assert spec["flinkVersion"].removeprefix("v").replace("_", ".") == config.FlinkConfig.flink_version
+    assert spec["flinkVersion"].removeprefix("v").replace("_", ".") == settings.FlinkConfig.flink_version
     assert "job" not in spec  # a session cluster
     for role in ("jobManager", "taskManager"):
         assert {"cpu", "memory"} <= set(spec[role]["resource"])
@@ -83,7 +83,7 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     assert main["name"] == "flink-main-container"  # which the operator looks for
     assert f"port={pool['readinessProbe']['tcpSocket']['port']}" in pool["command"]
-    assert config.FlinkConfig.worker_pool == "localhost:50000"
+    assert settings.FlinkConfig.worker_pool == "localhost:50000"
     assert "port=50000" in pool["command"]
     assert f"runner.flink_master={manifest['metadata']['name']}-rest:8081" in path.read_text()
     has_gpu = "nvidia.com/gpu" in pool["resources"]["limits"]
@@ -121,15 +121,15 @@ def test_modules_parameters_and_images_exist(path: Path) -> None:
         parts = module.split(".")
         assert importlib.util.find_spec(".".join(parts[:3])) or importlib.util.find_spec(".".join(parts[:2])), module
     known = set(config.Parameters.__dataclass_fields__) | set(config.EndpointParameters.__dataclass_fields__)
-    choices = {name: set(registry) for name, registry in config.GROUPS.items()}
-    settings = {
+    choices = {name: set(registry) for name, registry in settings.GROUPS.items()}
+    names = {
         f"{name}.{field}"
-        for name, registry in config.GROUPS.items()
+        for name, registry in settings.GROUPS.items()
         for choice in registry.values()
         for field in choice.__dataclass_fields__
     }
     for name, value in re.findall(r"(?<![\w.-])((?:runner|kmeans)(?:\.\w+)?|ray_\w+|memory_budget|eps)=(\w*)", text):
-        assert name in known | settings, name
+        assert name in known | names, name
         assert not value or name not in choices or value in choices[name], f"{name}={value}"
     for image in re.findall(r"image: (\S+)", text):
         assert image in IMAGES or image.startswith("flink:1.20"), image

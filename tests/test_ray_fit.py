@@ -16,10 +16,12 @@ import pytest
 import strategies
 
 from beam_semdedup import Parameters, fitting, kmeans
-from beam_semdedup.config import RayKMeansConfig, resolve
 from beam_semdedup.failures import InputError, RunError
-from beam_semdedup.plan import Job, locate, make_plan
+from beam_semdedup.job import Job
+from beam_semdedup.plan import locate, make_plan
+from beam_semdedup.settings import RayKMeansConfig
 from beam_semdedup.stages.fit import fit_centroids, read_sample
+from beam_semdedup.validation import resolve
 
 ray = pytest.importorskip("ray")
 from beam_semdedup import ray_cluster, ray_fit  # noqa: E402

@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup import embeddings, id_list, jsonl, removal, storage
-from beam_semdedup.config import RemovalParameters, resolve
+from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.id_list import IdList
 from beam_semdedup.parquet import Parquet
 from beam_semdedup.removal import RemovalResult
+from beam_semdedup.validation import resolve
 
 
 def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from beam_semdedup.config import resolve
 from beam_semdedup.sizes import SEGMENT_BYTES, Sizes
+from beam_semdedup.validation import resolve
 
 MEMORY = 64 << 30
 

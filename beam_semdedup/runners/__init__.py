@@ -38,7 +38,7 @@ def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) ->
                 raise KeyboardInterrupt from error
             cause = known_cause(error)
             if isinstance(cause, WorkerLost) and attempt < config.max_retries:
-                _LOG.warning("%s. Trying again, %s of %s", cause, attempt + 1, config.max_retries)
+                _LOG.warning("Trying again, %s of %s: %s", attempt + 1, config.max_retries, cause)
             elif cause is None or cause is error:
                 raise
             else:

@@ -7,11 +7,11 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_semdedup.arrays import cores
 from beam_semdedup.capacity import num_workers
 from beam_semdedup.config import ClusterParameters
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.process import WorkerProcess
+from beam_semdedup.threads import cores
 
 
 def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:

@@ -34,12 +34,13 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle, Po
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_semdedup import flink_cluster, flink_jar
-from beam_semdedup.arrays import cores
 from beam_semdedup.capacity import num_workers
-from beam_semdedup.config import ClusterParameters, FlinkConfig
+from beam_semdedup.config import ClusterParameters
 from beam_semdedup.failures import RunError, WorkerLost, known_cause
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.worker_pool import WorkerPool
+from beam_semdedup.settings import FlinkConfig
+from beam_semdedup.threads import cores
 
 _LOG = logging.getLogger(__name__)
 _WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")

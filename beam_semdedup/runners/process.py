@@ -69,8 +69,9 @@ class WorkerProcess:
         """How it ended, and the last that it said besides its log, for people."""
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        why = " (the system does that when memory runs out: try a smaller memory_budget)" if code == -9 else ""
-        said = "".join(f"\n  {line}" for line in self._last_lines)
+        why, said = "", "".join(f"\n  {line}" for line in self._last_lines)
+        if code == -signal.SIGKILL:  # which it did not see coming
+            why, said = " (the system does that when memory runs out: try a smaller memory_budget)", ""
         return f"worker process {self._process.pid} {how}{why}; finished units are kept, the same command goes on{said}"
 
     def stop(self) -> None:

@@ -19,8 +19,9 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from beam_semdedup import ray_cluster
 from beam_semdedup.capacity import num_workers
-from beam_semdedup.config import ClusterParameters, RayConfig
+from beam_semdedup.config import ClusterParameters
 from beam_semdedup.runners import harness
+from beam_semdedup.settings import RayConfig
 from beam_semdedup.worker import RayWorker
 
 _LOG = logging.getLogger(__name__)

@@ -23,10 +23,11 @@ from apache_beam.transforms.environments import DockerEnvironment
 from omegaconf import OmegaConf
 
 from beam_semdedup import ray_cluster
-from beam_semdedup.config import EndpointParameters, resolve
+from beam_semdedup.config import EndpointParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.ray import actors
+from beam_semdedup.validation import resolve
 
 _LOG = logging.getLogger(__name__)
 _SDK = "beam:version:sdk_base:"

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup import arrays, embeddings, layout, segments, storage
-from beam_semdedup.arrays import in_threads
 from beam_semdedup.assignment import assign_with_distances
 from beam_semdedup.failures import naming_unit
 from beam_semdedup.formats import InputUnit, RowBatch
 from beam_semdedup.inputs import FORMATS
+from beam_semdedup.job import Job
 from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.plan import Job
 from beam_semdedup.segments import Segment
 from beam_semdedup.stages import files
+from beam_semdedup.threads import in_threads
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup import arrays, segments, small_clusters, storage
-from beam_semdedup.arrays import in_threads
 from beam_semdedup.config import RESULT_COLUMNS
 from beam_semdedup.failures import naming_unit
+from beam_semdedup.job import Job
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.layout import comparison_name, write_manifest
-from beam_semdedup.plan import Job
 from beam_semdedup.references import from_list, to_list
 from beam_semdedup.segments import RankedRows, Segment
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.stages import files
+from beam_semdedup.threads import in_threads
 
 EXAMPLES = 5
 """How many repeated ids are told of."""
@@ -175,7 +175,7 @@ def _compare_clusters(
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
-            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.threshold)
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.screening_threshold)
         )
         scores[low - unit.low : high - unit.low] = score
         winners[low - unit.low : high - unit.low] = winner + start
@@ -185,7 +185,7 @@ def _compare_clusters(
         scores[inside], winners[inside] = arrays.halving_on_memory_error(
             arrays.tile_bytes(xp),
             lambda memory: small_clusters.max_similarity_of_each(
-                rows, starts[which], stops[which], memory, p.threshold
+                rows, starts[which], stops[which], memory, p.screening_threshold
             ),
         )
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from beam_semdedup import layout, storage
 from beam_semdedup.failures import naming_unit
-from beam_semdedup.plan import Job
+from beam_semdedup.job import Job
 from beam_semdedup.ranking import hash_ids
 from beam_semdedup.stages import files
 from beam_semdedup.stages.compare import EXAMPLES, ComparedUnit

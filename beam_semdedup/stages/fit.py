@@ -7,9 +7,10 @@ import functools
 import numpy as np
 
 from beam_semdedup import inputs, kmeans, storage
+from beam_semdedup.job import Job
 from beam_semdedup.kmeans import FittedKMeans
 from beam_semdedup.layout import PLAN
-from beam_semdedup.plan import Job, load_units
+from beam_semdedup.plan import load_units
 
 
 def fit_centroids(job: Job) -> FittedKMeans:

@@ -53,8 +53,8 @@ def copy_rate() -> float:
 
 def kernel(rows: int, dimension: int, copies: float) -> float:
     """GFLOP/s of `max_similarity` on one cluster, of which a share are copies with a little noise."""
-    from beam_semdedup.arrays import in_threads
     from beam_semdedup.similarity import max_similarity
+    from beam_semdedup.threads import in_threads
 
     rng = np.random.default_rng(0)
     cluster = rng.standard_normal((rows, dimension), dtype=np.float32)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 
-from beam_semdedup import calibration
-from beam_semdedup.arrays import cores
-from beam_semdedup.config import PlanParameters, resolve
+from beam_semdedup.config import PlanParameters
 from beam_semdedup.forecast import Data, Machines, forecast
+from beam_semdedup.rates import load_rates
+from beam_semdedup.threads import cores
+from beam_semdedup.validation import resolve
 from benchmarks.bench import Bench, Goal, Result, semdedup
 from benchmarks.scenarios import growth
 
@@ -20,7 +21,7 @@ def run(bench: Bench) -> Result:
     command = semdedup().with_name("semdedup-plan")
     asked = ["rows=1000000", f"dimension={_DIMENSION}", "calibrate=true", f"calibration={path}"]
     subprocess.run([command, *asked], check=True, stdout=subprocess.DEVNULL)
-    rates = calibration.load(str(path))
+    rates = load_rates(str(path))
     result = Result(runs={"rates": rates})
     for measured in bench.stored("growth") or growth.run(bench).table:
         rows, clusters = measured["rows"], measured["clusters"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,12 @@ def test_there_is_no_summary_before_the_removal_is_done(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["removal"]["rows_removed"] == (
         summary.num_duplicates
     )
+
+
+@pytest.mark.parametrize("name", ["runner", "kmeans"])
+def test_without_ray_the_message_says_what_to_install(
+    name: str, parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=rf"{name}=ray: Ray is not installed: pip install 'beam-semdedup\[ray\]'"):
+        dedup(parquet_dataset.path, tmp_path / "out", **{name: "ray"})

@@ -7,13 +7,17 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from runs import Ended, dedup, finish, read_parquet, start
+
+from beam_semdedup import cli
 
 Command = Callable[..., Ended]
 
@@ -145,8 +149,7 @@ def test_a_dimension_that_no_row_has_is_bad_input(
     data = make_dataset(rows=40, copies=0, embedding_type=embedding_type)
     ended = semdedup(f"input_path={data.path}", f"output_path={tmp_path}/out", "n_clusters=3", "embedding_dim=3")
     assert ended.code == 2
-    expected = "has dimension 16, embedding_dim=3|n_clusters=3 is more than the 0 usable rows that it is fitted on$"
-    assert re.search(expected, ended.err, re.MULTILINE)
+    assert ended.err.endswith("part-0.parquet: 'embeddings' has dimension 16, embedding_dim=3\n")
 
 
 def test_input_without_rows_is_refused(refused: Command, data: Path) -> None:
@@ -262,6 +265,62 @@ def test_the_configuration_lies_beside_the_results_without_credentials(
     assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "SNAPPY"
 
 
+class _Private(MemoryFileSystem):
+    """Files in the memory of this process, whose URLs have a password in them."""
+
+    protocol = "private"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(re.sub("^private://[^/]*", "", path))
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"private://user:SECRET@host{self._strip_protocol(name)}"
+
+
+def test_a_password_in_a_url_is_neither_shown_nor_stored(semdedup: Command, data: Path) -> None:
+    fsspec.register_implementation("private", _Private, clobber=True)
+    url = "private://user:SECRET@host"
+    _Private.store.clear()
+    _Private().put(f"{data}/", "/data/", recursive=True)
+    arguments = (f"input_path={url}/data", f"output_path={url}/out", "n_clusters=3", "eps=0.05", "remove=true")
+    for shown in (r"Going on|Found 60 rows", r"Reusing the assigned rows in private://\*\*\*@host/out/kmeans_results/"):
+        ended = semdedup(*arguments)
+        assert ended.code == 0, ended.err
+        assert re.search(shown, ended.err)
+        assert "Results: private://***@host/out " in ended.out
+        assert "SECRET" not in ended.out + ended.err
+    for name in ("summary.json", "semdedup.yaml"):
+        assert b"SECRET" not in _Private().cat(f"/out/{name}")
+    swept = semdedup("-m", *arguments, "which_to_keep=easy,hard")
+    assert swept.code == 0, swept.err
+    assert "SECRET" not in swept.out + swept.err
+    assert "SECRET" not in "".join(_Private().find("/"))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["input_path=s4://user:SECRET@host/in", "eps=s4://user:SECRET@host", "cache_path=[s4://user:SECRET@host"],
+)
+def test_no_message_shows_a_password(argument: str, refused: Command) -> None:
+    said = refused(argument).err
+    assert "s4://***@host" in said
+    assert "SECRET" not in said
+
+
+def test_no_traceback_shows_a_password(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Any) -> None:
+        raise OSError("cannot reach ftp://user:SECRET@host/a")
+
+    monkeypatch.setattr(cli, "_deduplicate", fail)
+    ended = semdedup("input_path=in", "output_path=out")
+    assert ended.code == 1
+    assert ended.err.startswith("Traceback")
+    assert ended.err.endswith("OSError: cannot reach ftp://***@host/a\n")
+
+
 def test_an_earlier_runs_results_are_cleared_and_foreign_files_kept(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = dedup(data, out, n_clusters=3, eps=0.5, remove=True)
@@ -355,8 +414,17 @@ def test_help_names_every_parameter_and_its_default(semdedup: Command) -> None:
     for field in dataclasses.fields(Parameters):
         assert re.search(rf"^ *{field.name}\b", ended.out, re.MULTILINE), field.name
     assert ended.out.startswith("semdedup input_path=… output_path=… [eps=…] [name=value …]\n")
-    assert re.search(r"distance_metric +cosine \| l2; .*\(\"cosine\"\)", ended.out)
+    assert re.search(r"distance_metric +cosine \| l2; .*\(cosine\)", ended.out)
     assert re.search(r"runner.num_workers +1: in this process, on all cores; .*\(1\)", ended.out)
+
+
+@pytest.mark.parametrize("main", [cli.main, cli.remove_main, cli.plan_main])
+def test_help_shows_defaults_as_they_are_typed(main: Callable[[], None], called: Callable[..., Ended]) -> None:
+    said = called(main, "--help").out
+    assert "object at" not in said
+    assert "None" not in said
+    assert re.search(r"^ *read_kwargs .* \(\{\}\) *$", said, re.MULTILINE)
+    assert re.search(r"^ *(runner.flink_job_server_jar|max_cluster_rows) .*\(null\)", said, re.MULTILINE)
 
 
 def test_the_version_is_that_of_the_installed_package(semdedup: Command) -> None:

@@ -21,7 +21,7 @@ import pytest
 from runs import DEMO, SIZES, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
 from beam_semdedup import RunError, Summary, cli, progress, runners
-from beam_semdedup.config import resolve
+from beam_semdedup.validation import resolve
 
 
 @pytest.fixture(scope="module")

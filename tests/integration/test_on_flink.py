@@ -20,8 +20,8 @@ import pytest
 from runs import DEMO, SIZES, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
 from beam_semdedup import Summary, flink_jar, runners
-from beam_semdedup.config import resolve
 from beam_semdedup.failures import InputError, RunError, UnitError
+from beam_semdedup.validation import resolve
 
 LAUNCH = Path(__file__).parents[2] / "launch" / "flink"
 
@@ -190,7 +190,7 @@ def test_a_run_that_lost_a_process_is_started_again_and_goes_on(
         "worker": "was killed by SIGKILL",
         "job server": r"the connection to the Flink job server broke \(it was killed by signal 9\)",
     }[whom]
-    assert re.search(rf"{reason}.*Trying again, 1 of 3", ended.err), ended.err
+    assert re.search(rf"Trying again, 1 of 3: .*{reason}", ended.err), ended.err
     assert "Traceback" not in ended.err
     _assert_gone(family)
     assert len(flink_stand_in.seen(stand_in[1])) == 2

@@ -62,7 +62,7 @@ def test_the_input_says_how_much_there_is(
         ([], "nothing to plan for: give input_path=…, or rows=… and dimension=…"),
         (["rows=10"], "nothing to plan for"),
         (["rows=10", "dimension=3", "input_path=in"], "input_path says what rows=10 would: give either"),
-        (["rows=10", "dimension=3", "n_clusters=11"], "n_clusters=11 is more than rows=10"),
+        (["rows=10", "dimension=3", "n_clusters=11"], "n_clusters=11 is more than the 10 rows; give fewer or null"),
         (["rows=0", "dimension=3"], "rows=0 is out of range: it must be at least 1"),
         (["rows=10", "dimension=3", "worker=2"], "unknown parameter worker; did you mean workers?"),
         (["rows=10", "dimension=3", "eps=0.1"], "unknown parameter eps"),
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_named(arguments: list[str], message: str, plan: Callab
 
 def test_more_clusters_than_the_input_has_rows(plan: Callable[..., Ended], make_dataset: Callable[..., Any]) -> None:
     ended = plan(f"input_path={make_dataset(rows=60).path}", "n_clusters=61")
-    assert (ended.code, ended.err) == (2, "Error: n_clusters=61 is more than the 60 rows of the input\n")
+    assert (ended.code, ended.err) == (2, "Error: n_clusters=61 is more than the 60 rows; give fewer or null\n")
 
 
 def test_a_calibration_is_measured_once_and_used_again(

@@ -22,7 +22,8 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from runs import DEMO, duplicates, wait
 
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow
-from beam_semdedup.config import EndpointParameters, resolve
+from beam_semdedup.config import EndpointParameters
+from beam_semdedup.validation import resolve
 
 ray = pytest.importorskip("ray")
 

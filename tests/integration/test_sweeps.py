@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_the_table_is_written_with_the_options_of_its_place(
 ) -> None:
     written = []
     monkeypatch.setattr(storage, "write_bytes", lambda url, data, options: written.append((Path(url), options)))
-    monkeypatch.setattr(cli, "_run_job", _pretend)
+    monkeypatch.setattr(cli, "_deduplicate", _pretend)
     ended = sweep("eps=0.05,0.5", "write_kwargs={storage_options: {key: w}}", *cache, output_path=output_path)
     assert ended.code == 0, ended.err
     root = Path.cwd().parent
@@ -176,11 +177,48 @@ def test_the_table_is_written_with_the_options_of_its_place(
     assert written == [(expected[0] / "sweep.csv", expected[1])]
 
 
-def _pretend(composed: Any) -> dict[str, Any]:
+def _pretend(parameters: Any) -> dict[str, Any]:
     """The outcome of a job that was not run."""
-    output = Path(composed["output_path"]).resolve()
+    output = Path(parameters.output_path).resolve()
     facts = {"num_duplicates": 1, "rows_kept": 59, "rows_read": 60, "total_time": 0.1, "stages": {}}
     return {"summary": {**facts, "paths": {"output": str(output)}}}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["id_field='甲','乙'", "embedding_field=x/a,x_a", f"embedding_field={'a' * 200},{'a' * 201}"],
+    ids=["letters", "slash", "long"],
+)
+def test_jobs_whose_values_cannot_name_a_directory_have_one_each(
+    override: str, sweep: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli, "_deduplicate", _pretend)
+    outputs = []
+    for _ in range(2):
+        ended = sweep(override)
+        assert ended.code == 0, ended.err
+        outputs.append([Path(row["output_path"]) for row in _table(tmp_path / "out" / "sweep.csv")])
+    assert outputs[0] == outputs[1]
+    first, second = outputs[0]
+    assert first != second
+    for output in (first, second):
+        assert output.parent == tmp_path / "out"
+        assert re.fullmatch(r"\w+_field=[\w.-]{1,150}", output.name, re.ASCII)
+
+
+def test_jobs_of_a_removal_do_not_replace_each_others_files(
+    called: Callable[..., Ended], make_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = make_dataset(tmp_path / "data", rows=60, copies=10)
+    for eps in EPS[::4]:
+        dedup(data.path, tmp_path / f"{eps}", eps=eps)
+    fixed = (f"input_path={data.path}", f"output_path={tmp_path}/kept", "verbose=false")
+    ended = called(
+        cli.remove_main, *fixed, "-m", f"duplicates_path={','.join(f'{tmp_path}/{eps}' for eps in EPS[::4])}"
+    )
+    assert ended.code == 0, ended.err
+    kept = [read_parquet(directory).num_rows for directory in (tmp_path / "kept").iterdir()]
+    assert len(set(kept)) == 2
 
 
 def test_a_table_that_cannot_be_written_is_a_warning(sweep: Command, tmp_path: Path) -> None:

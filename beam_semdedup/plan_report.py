@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from beam_semdedup import calibration, inputs
-from beam_semdedup.arrays import cores
-from beam_semdedup.calibration import Rates
+from beam_semdedup import inputs
+from beam_semdedup.calibration import calibrate
 from beam_semdedup.capacity import memory_per_worker
 from beam_semdedup.config import PlanParameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.forecast import Data, Forecast, Machines, forecast, recommend
+from beam_semdedup.rates import REFERENCE, Rates, load_rates, save_rates
+from beam_semdedup.threads import cores
 
 _LOG = logging.getLogger(__name__)
 SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
@@ -19,7 +20,7 @@ SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanReport:
     """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines."""
 
     machines: Machines
@@ -30,15 +31,15 @@ class Planned:
     table: tuple[Forecast, ...]
 
 
-def plan_run(p: PlanParameters) -> Planned:
+def report_plan(p: PlanParameters) -> PlanReport:
     """The forecasts that the parameters ask for.
 
     Raises:
-        InputError: the input cannot be read, a column is missing, more clusters than rows; see `config.resolve` too.
+        InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
     """
     data = _data(p)
     if p.n_clusters and p.n_clusters > data.rows:
-        raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows of the input")
+        raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
@@ -49,7 +50,7 @@ def plan_run(p: PlanParameters) -> Planned:
     )
     rates, source = _rates(p, data.dimension, machines.cores)
     recommended = recommend(p, data, machines, rates)
-    return Planned(
+    return PlanReport(
         machines,
         rates,
         source,
@@ -76,10 +77,10 @@ def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rat
     """The rates, and where they are from."""
     if p.calibrate:
         _LOG.info("Measuring how fast this machine is, in about 20 s")
-        measured = calibration.calibrate(dimension, number_of_cores)
+        measured = calibrate(dimension, number_of_cores)
         if p.calibration is not None:
-            calibration.save(measured, p.calibration)
+            save_rates(measured, p.calibration)
         return measured, "measured on this machine now"
     if p.calibration is not None:
-        return calibration.load(p.calibration), f"from {p.calibration}"
-    return calibration.REFERENCE, "of two cores of a cloud machine (calibrate=true measures this one)"
+        return load_rates(p.calibration), f"from {p.calibration}"
+    return REFERENCE, "of two cores of a cloud machine (calibrate=true measures this one)"

@@ -1,0 +1,41 @@
+"""How numbers are written for people, and what is kept from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things for people."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def in_time(seconds: float) -> str:
+    """A duration for people."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def in_bytes(number: float) -> str:
+    """A number of bytes for people."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1024 and len(units) > 1:
+        number /= 1024
+        units.pop(0)
+    return f"{number:,.0f} B" if units[0] == "B" else f"{number:,.1f} {units[0]}"
+
+
+def without_secrets(values: Any) -> Any:
+    """A copy of nested `values` for files and messages: `***` for storage_options and for user:password@ in URLs."""
+    if isinstance(values, Mapping):
+        return {
+            k: {name: "***" for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)
+            for k, v in values.items()
+        }
+    if isinstance(values, str):
+        return re.sub(r"(?<=://)[^/\n]*@", "***@", values)
+    return [without_secrets(v) for v in values] if isinstance(values, (list, tuple)) else values
