@@ -87,7 +87,7 @@ class InputParameters:
     read_kwargs: dict[str, Any] = parameter(
         {}, "{storage_options: {…}} for fsspec when reading the input", keys=["storage_options"], group=_WHERE
     )
-    id_field: str = parameter("id", "column with a unique id: integer, string or binary", group=_COLUMNS)
+    id_field: str = parameter("id", "column with a unique id: integer, string or binary (a UUID too)", group=_COLUMNS)
     memory_budget: Any = parameter(
         None,
         "memory per worker, such as 4GiB; null: half of what is free, divided by the workers",
@@ -111,7 +111,8 @@ class Parameters(ClusterParameters, InputParameters):
     )
     write_kwargs: dict[str, Any] = parameter(
         {},
-        "{storage_options: {…}, compression: zstd} for what is written to output_path",
+        "{storage_options: {…}, compression: zstd} for what is written to output_path; files in deduplicated/ keep the "
+        "compression of the input's",
         keys=["storage_options", "compression"],
         group=_WHERE,
     )
@@ -126,7 +127,7 @@ class Parameters(ClusterParameters, InputParameters):
     )
 
     embedding_field: str = parameter(
-        "embeddings", "column with the vectors: a list of float16, float32 or float64", group=_COLUMNS
+        "embeddings", "column with the vectors: a list of floats or integers", group=_COLUMNS
     )
     embedding_dim: int | None = parameter(
         None, "length of the vectors; null: found out; checked when given", at_least=1, group=_COLUMNS
@@ -225,7 +226,10 @@ class Parameters(ClusterParameters, InputParameters):
         False, "also write the input without its duplicates to output_path/deduplicated", group=_SIMILARITY
     )
     repeated_ids: str = parameter(
-        "error", "what a removal does when ids repeat", choices=["error", "allow"], group=_SIMILARITY
+        "error",
+        "what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included",
+        choices=["error", "allow"],
+        group=_SIMILARITY,
     )
     duplicates_num_row_groups_hint: int | None = parameter(
         None, "row groups per file in duplicates/; null: one per 65536 rows", at_least=1, group=_SIMILARITY
@@ -321,7 +325,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
     )
     repeated_ids: str = parameter(
         "error",
-        "allow: remove although the run found repeated ids",
+        "allow: remove although ids repeat: all rows of a listed id go, the kept one included",
         choices=["error", "allow"],
         group=_SIMILARITY,
     )

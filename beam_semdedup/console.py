@@ -47,6 +47,7 @@ _COMMANDS: dict[type, Command] = {
 
 def print_summary(summary: Any) -> None:
     """The result of a run, a `summary.Summary`."""
+    from beam_semdedup.removal import repeated_ids_in_words
     from beam_semdedup.summary import reasons
 
     paths = without_secrets(summary.paths)
@@ -69,8 +70,7 @@ def print_summary(summary: Any) -> None:
         lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
     lines.append(f"Total: {summary.total_time:.1f} s")
     if summary.repeated_ids["count"]:
-        repeated, examples = counted(summary.repeated_ids["count"], "id"), ", ".join(summary.repeated_ids["examples"])
-        lines.append(f"Warning: {repeated} found more than once, such as {examples}")
+        lines.append(f"Warning: {repeated_ids_in_words(summary.repeated_ids)}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
     lines.append(f"Results: {paths['output']} ({results})")
     print("\n".join(lines))

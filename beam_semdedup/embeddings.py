@@ -37,14 +37,29 @@ def is_id_type(type_: pa.DataType) -> bool:
 
 
 def is_embedding_type(type_: pa.DataType) -> bool:
-    """Whether a column of this type holds vectors: a list of floats, of whichever list type."""
+    """Whether a column of this type holds vectors: a list of floats or integers, of whichever list type."""
     is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-    return is_list and pa.types.is_floating(type_.value_type)
+    return is_list and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type))
+
+
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """The type of a column once it is `decoded`.
+
+    That of the values of a dictionary, or of what an extension type is stored as, and the usual type for a view, for
+    which Arrow has few functions. A tensor of more than one dimension is no vector, and stays what it is.
+    """
+    if pa.types.is_dictionary(type_):
+        return plain_type(type_.value_type)
+    if isinstance(type_, pa.BaseExtensionType):
+        is_matrix = isinstance(type_, pa.FixedShapeTensorType) and len(type_.shape) != 1
+        return type_ if is_matrix else plain_type(type_.storage_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(type_, type_)
 
 
 def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A dictionary-encoded column as its values; any other as it is."""
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    """A column as values of its `plain_type`."""
+    plain = plain_type(column.type)
+    return column if plain == column.type else column.cast(plain)
 
 
 def lengths(column: pa.Array) -> Counter[int]:
@@ -62,7 +77,7 @@ def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple
     """The usable vectors of a column, and for every row why it is not usable.
 
     Args:
-        column: n vectors, as list, large_list or fixed_size_list of float16, float32 or float64.
+        column: n vectors, as list, large_list or fixed_size_list of floats or integers.
         dimension: d, the length that a vector must have.
         normalize: divide each vector by its L2 norm, in float32.
 

@@ -45,7 +45,8 @@ class InputUnit:
 class FileFacts:
     """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in.
 
-    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say.
+    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say. `conflicts` are the
+    columns that have values of types which do not fit together, with what is where, in words.
     """
 
     info: storage.FileInfo
@@ -53,6 +54,7 @@ class FileFacts:
     num_rows: int
     parts: tuple[InputUnit, ...]
     column_bytes: Mapping[str, int] = field(default_factory=dict)
+    conflicts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Format(Protocol):
     @property
     def extensions(self) -> tuple[str, ...]:
         """How the files' names end."""
+
+    @property
+    def without_columns(self) -> str:
+        """What is wrong with a file that has rows, and no column in any of them."""
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """The facts of one file; InputError, naming it, where it cannot be read."""
@@ -117,3 +123,12 @@ class Format(Protocol):
 
     def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
         """Where a person finds the rows with these `RowBatch.numbers`: (row group, row in it), or (null, line)."""
+
+
+def joined_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both; None where there is none."""
+    try:
+        schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None

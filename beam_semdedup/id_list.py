@@ -47,6 +47,20 @@ class IdList:
         files, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
         return cls(files, id_type, num_ids, options, in_memory=size < memory // 8)
 
+    def examples(self, numbers: Sequence[int]) -> list[str]:
+        """The ids of the entries with these numbers; reads the list up to the last of them."""
+        found: list[str] = []
+        first = 0
+        for file in self.files:
+            if len(found) == len(numbers):
+                break
+            with storage.open_input(file.url, self.options) as source:
+                for batch in pq.ParquetFile(source).iter_batches(_LIST_BATCH_ROWS, columns=["id"]):
+                    inside = [n - first for n in numbers if first <= n < first + batch.num_rows]
+                    found += [str(batch.column(0)[n].as_py()) for n in inside]
+                    first += batch.num_rows
+        return found
+
     def reader(self) -> IdReader:
         """The list as one worker uses it."""
         return SortedIds(self) if self.in_memory else StreamedIds(self)
@@ -56,7 +70,12 @@ class IdReader(Protocol):
     """Looks ids up in an `IdList`."""
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of n ids are in the list, (n,) bool, and the numbers of the entries that they match, ascending."""
+        """Looks n ids up.
+
+        Returns:
+            Which of them are in the list, (n,) bool; and the numbers of the entries that they match, ascending, each
+            once for every id that matches it.
+        """
 
 
 class SortedIds:
@@ -79,11 +98,11 @@ class SortedIds:
         there = low < len(listed)
         there[there] = pc.equal(listed.take(low[there]), wanted.filter(pa.array(there))).to_numpy(zero_copy_only=False)
         mask[valid] = there
-        first = np.unique(low[there])
+        first, matches = np.unique(low[there], return_counts=True)
         counts = _bisect(listed, listed.take(first), pc.less_equal) - first
         # The runs of equal entries, one after another.
         found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        return mask, np.sort(numbers[found])
+        return mask, np.sort(np.repeat(numbers[found], np.repeat(matches, counts)))
 
     def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
         """The entries that are not null, sorted, as `type_`, and their numbers."""
@@ -114,13 +133,12 @@ class StreamedIds:
                 listed = entries.cast(common)
                 match = pc.index_in(ids.cast(common), value_set=listed, skip_nulls=True)
                 mask |= match.is_valid().to_numpy()
-                matched = np.zeros(len(listed), dtype=bool)
-                matched[match.drop_null().to_numpy()] = True
+                matches = np.bincount(match.drop_null().to_numpy(), minlength=len(listed))
                 # Where an entry repeats, the first one was matched and stands for all of them.
                 same = pc.index_in(listed, value_set=listed).to_numpy()
-                found.append(first + offset + np.flatnonzero(matched[same]))
+                found.append(first + offset + np.repeat(np.arange(len(listed)), matches[same]))
             first += file.footer.num_rows
-        return mask, np.unique(np.concatenate(found))
+        return mask, np.concatenate(found)
 
     def _entries(self, file: _ListFile, groups: Sequence[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
         """The entries of the row groups in pieces, each with the number of its first one in the file."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup import embeddings, storage
-from beam_semdedup.failures import InputError, naming_unit
+from beam_semdedup.failures import InputError, as_input_error, naming_unit
 from beam_semdedup.formats import FileFacts, Format, InputUnit
 from beam_semdedup.jsonl import Jsonl
 from beam_semdedup.parquet import Parquet
@@ -19,6 +19,7 @@ from beam_semdedup.threads import in_threads
 
 FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
 _THREADS = 16
+_FLOATING_IDS = "; write integers beyond int64, which are read as floats, and numbers with fractions as strings"
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -74,8 +75,7 @@ def list_files(
     found: dict[str, storage.FileInfo] = {}
     for path in paths:
         url = storage.absolute(path, options)
-        is_glob = storage.is_pattern(path) and not storage.exists(url, options)
-        roots = storage.glob(url, options) if is_glob else [url]
+        roots = storage.glob(url, options) if storage.is_pattern(url, options) else [url]
         files = [file for root in roots for file in storage.find(root, options)]
         if not files:
             raise InputError(f"input_path: no files at {path}")
@@ -126,6 +126,21 @@ def inspect(
                 f"{file.info.url}: deduplicate them in separate runs"
             )
     return InputFacts(tuple(facts), schema, dimension)
+
+
+def check_column(url: str, schema: pa.Schema, name: str, shown: str) -> None:
+    """That a file has one column of that name, `shown` in a message; InputError otherwise."""
+    count = schema.names.count(name)
+    if not count:
+        raise InputError(f"{url}: no column {shown}; it has: {', '.join(schema.names)}")
+    if count > 1:
+        raise InputError(f"{url}: column {shown} stands there {count} times; rename all but one")
+
+
+def check_any_column(kind: Format, facts: FileFacts) -> None:
+    """That a file with rows has columns too; InputError otherwise."""
+    if facts.num_rows and not facts.schema.names:
+        raise InputError(f"{facts.info.url}: {kind.without_columns}")
 
 
 def in_io_threads(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
@@ -217,7 +232,8 @@ def _files(number: int) -> str:
 def _dimension(
     kind: Format, facts: FileFacts, embedding_field: str, given: int | None, options: storage.Options
 ) -> int | None:
-    found = kind.dimension(facts, embedding_field, options)
+    with as_input_error(f"{facts.info.url}: {embedding_field!r} cannot be read"):
+        found = kind.dimension(facts, embedding_field, options)
     if given is not None and found not in (given, None):
         raise InputError(f"{facts.info.url}: {embedding_field!r} has dimension {found}, embedding_dim={given}")
     return given or found
@@ -229,23 +245,25 @@ def _common_schema(
     """The id, embedding and carried columns with the types that all files share."""
     columns: dict[str, tuple[pa.DataType, FileFacts]] = {}
     for file in files:
+        check_any_column(kind, file)
         for name in dict.fromkeys([id_field, embedding_field, *carried]):
-            if name not in file.schema.names:
-                raise InputError(
-                    f"{file.info.url}: no column {name!r}; it has: {', '.join(file.schema.names) or 'none'}"
-                )
+            check_column(file.info.url, file.schema, name, repr(name))
+            if name in file.conflicts and name != embedding_field:
+                raise InputError(f"{file.info.url}: column {name!r} is {file.conflicts[name]}: write it with one type")
             type_ = file.schema.field(name).type
             if name == embedding_field:
                 type_ = kind.vector_type(type_)
             if name == id_field and not embeddings.is_id_type(type_) and type_ != pa.null():
-                raise InputError(f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary")
+                raise InputError(
+                    f"{file.info.url}: id column {name!r} is {type_}, expected integer, string or binary"
+                    + (_FLOATING_IDS if pa.types.is_floating(type_) else "")
+                )
             if name == embedding_field and not embeddings.is_embedding_type(type_):
                 raise InputError(
-                    f"{file.info.url}: embedding column {name!r} is {type_}, expected a list of float16, float32 "
-                    "or float64"
+                    f"{file.info.url}: embedding column {name!r} is {type_}, expected a list of floats or integers"
                 )
             seen, first = columns.get(name, (type_, file))
-            # Every list of floats becomes a float32 matrix.
+            # Every list of numbers becomes a float32 matrix.
             joined = seen if name == embedding_field else _joined(kind, seen, type_)
             if joined is None:
                 raise InputError(

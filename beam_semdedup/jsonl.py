@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import posixpath
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ import pyarrow.json as pj
 
 from beam_semdedup import embeddings, storage
 from beam_semdedup.failures import as_input_error
-from beam_semdedup.formats import FileFacts, InputUnit, RowBatch
+from beam_semdedup.formats import FileFacts, InputUnit, RowBatch, joined_type
 
 _BLOCK_BYTES = 1 << 20
 _VECTORS = pa.list_(pa.float32())
@@ -29,6 +30,7 @@ class Jsonl:
     """JSON lines, planned by one pass that counts newlines; compressed files are read from their start."""
 
     extensions = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
+    without_columns = "no line is a JSON object: jsonl has one object a line, in UTF-8"
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """See `Format.inspect`; reads the whole file, and the types are those of all its well-formed lines."""
@@ -37,21 +39,22 @@ class Jsonl:
         types = _Types()
         with as_input_error(f"{info.url}: not readable as text lines"), _open_stream(info.url, options) as stream:
             for block in _blocks(stream):
-                num_rows = types.add(block)
+                num_rows = types.add(block, first_line)
                 parts.append(InputUnit(info.url, 0, first_row, num_rows, (), offset, len(block), first_line))
                 first_row += num_rows
                 first_line += block.count(b"\n")
                 offset += len(block)
         if _compression(info.url):
             parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
-        return FileFacts(info, types.schema(), first_row, tuple(p for p in parts if p.num_rows))
+        parts = [part for part in parts if part.num_rows]
+        return FileFacts(info, types.schema(), first_row, tuple(parts), conflicts=types.conflicts())
 
     def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
         """See `Format.head`; from the first block with a well-formed line."""
         types = _Types()
         with as_input_error(f"{info.url}: not readable as text lines"), _open_stream(info.url, options) as stream:
             for block in _blocks(stream):
-                types.add(block)
+                types.add(block, 1)
                 if types.schema():
                     break
         return types.schema()
@@ -68,11 +71,11 @@ class Jsonl:
 
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
         """See `Format.vector_type`; a list of any numbers is read as float32, also where all happen to be integers."""
-        return _VECTORS if _joined(type_, _VECTORS) else type_
+        return _VECTORS if joined_type(type_, _VECTORS) else type_
 
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         """See `Format.joined_type`; the same rule as within a file."""
-        return _joined(a, b)
+        return joined_type(a, b)
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
@@ -199,55 +202,99 @@ def _read_json(lines: Sequence[bytes], schema: pa.Schema | None) -> pa.Table:
     )
 
 
+@dataclass
+class _Values:
+    """How many values of a type a column has, and the number of the first line with one."""
+
+    count: int
+    line: int
+
+
 class _Types:
     """The types of the columns in blocks of lines, from the lines that are well-formed."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Counter[pa.DataType]] = {}
+        self._found: dict[str, dict[pa.DataType, _Values]] = {}
+        self._any_utf8 = False
 
-    def add(self, block: bytes) -> int:
+    def add(self, block: bytes, first_line: int) -> int:
         """Takes a block into account; the number of its lines that are not blank."""
-        starts, ends, _ = _line_spans(block)
+        starts, ends, before = _line_spans(block)
         lines = _lines(block, starts, ends)
-        for table in _readable_runs([line for line in lines if _may_be_object(line)]):
+        good = np.fromiter(map(_may_be_object, lines), bool, len(lines))
+        objects = list(itertools.compress(lines, good))
+        self._any_utf8 = self._any_utf8 or any(map(_is_utf8, objects))
+        for table, numbers in _readable_runs(objects, before[good] + first_line):
             for name, column in zip(table.column_names, table.columns, strict=True):
-                type_ = pa.string() if pa.types.is_timestamp(column.type) else column.type  # JSON has no times
-                _count(self._found.setdefault(name, Counter()), type_, len(column) - column.null_count)
+                self._count(name, column, numbers)
         return len(lines)
 
     def schema(self) -> pa.Schema:
-        """Each column with the type that holds its values, or those of the most lines."""
-        return pa.schema([(name, counts.most_common(1)[0][0]) for name, counts in self._found.items()])
+        """Each column with the type that holds its values, or those of the most lines; none where no line is JSON."""
+        if not self._any_utf8:
+            return pa.schema([])
+        commonest = {name: max(found, key=lambda t: found[t].count) for name, found in self._found.items()}
+        return pa.schema(commonest.items())
+
+    def conflicts(self) -> dict[str, str]:
+        """The columns whose values no one type holds, each with its types and where they are, in words."""
+        conflicts = {name: found for name, found in self._found.items() if len(found) > 1}
+        lines = {name: sorted((v.line, str(type_)) for type_, v in found.items()) for name, found in conflicts.items()}
+        return {name: " and ".join(f"{t} in line {line:,}" for line, t in found) for name, found in lines.items()}
+
+    def _count(self, name: str, column: pa.ChunkedArray, numbers: np.ndarray) -> None:
+        """Counts values under their type, or joins it with one that was counted before into one that holds both."""
+        found, type_ = self._found.setdefault(name, {}), _without_times(column.type)
+        count = len(column) - column.null_count
+        if type_ not in found:
+            first = numbers[np.argmax(column.is_valid().to_numpy())]
+            values = _Values(0, int(first))
+            for other in found:
+                if joined := joined_type(other, type_):
+                    counted, type_ = found.pop(other), joined
+                    values = counted if counted.count else values
+                    break
+            found[type_] = values
+        found[type_].count += count
 
 
-def _count(counts: Counter[pa.DataType], type_: pa.DataType, num_values: int) -> None:
-    """Counts values under their type, or joins it with one that was counted before into one that holds both."""
-    if type_ not in counts:
-        for other in counts:
-            if joined := _joined(other, type_):
-                num_values += counts.pop(other)
-                type_ = joined
-                break
-    counts[type_] += num_values
+def _without_times(type_: pa.DataType) -> pa.DataType:
+    """The type with strings for the times that Arrow sees in some strings; JSON has none."""
+    if pa.types.is_timestamp(type_):
+        return pa.string()
+    if pa.types.is_list(type_):
+        return pa.list_(type_.value_field.with_type(_without_times(type_.value_type)))
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_without_times(field.type)) for field in type_])
+    return type_
 
 
-def _readable_runs(lines: Sequence[bytes]) -> Iterator[pa.Table]:
-    """Tables of all well-formed lines; those of different schemas come in different tables."""
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _readable_runs(lines: Sequence[bytes], numbers: np.ndarray) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Tables of all well-formed lines, with the lines' numbers; those of different schemas come in different tables."""
     if not lines:
         return
-    try:
-        yield _read_json(lines, None)
-    except pa.ArrowInvalid:
-        groups: list[Sequence[bytes]] = [*_alike(lines)]
-        if len(groups) == 1:
-            middle = len(lines) // 2
-            groups = [lines[:middle], lines[middle:]] if middle else []
-        for group in groups:
-            yield from _readable_runs(group)
+    with contextlib.suppress(pa.ArrowInvalid):
+        table = _read_json(lines, None)
+        if table.num_rows == len(lines):
+            yield table, numbers
+            return
+    groups = _alike(lines)
+    if len(groups) == 1:
+        groups = [group for group in np.array_split(groups[0], 2) if len(lines) > 1]
+    for group in groups:
+        yield from _readable_runs([lines[index] for index in group], numbers[group])
 
 
-def _alike(lines: Sequence[bytes]) -> list[list[bytes]]:
-    """The lines in groups in which every column has one kind of value.
+def _alike(lines: Sequence[bytes]) -> list[np.ndarray]:
+    """The positions of the lines in groups in which every column has one kind of value.
 
     Halving alone would end at single lines where the kinds alternate.
     """
@@ -258,10 +305,10 @@ def _alike(lines: Sequence[bytes]) -> list[list[bytes]]:
             if value is not None:
                 kinds.setdefault(name, set()).add(type(value))
     mixed = [name for name, found in kinds.items() if len(found) > 1]
-    groups: dict[tuple[type, ...], list[bytes]] = {}
-    for line, row in zip(lines, rows, strict=True):
-        groups.setdefault(tuple(type(row.get(name)) for name in mixed), []).append(line)
-    return list(groups.values())
+    groups: dict[tuple[type, ...], list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(tuple(type(row.get(name)) for name in mixed), []).append(position)
+    return [np.array(group) for group in groups.values()]
 
 
 def _values(line: bytes) -> dict[str, Any]:
@@ -270,15 +317,6 @@ def _values(line: bytes) -> dict[str, Any]:
         return dict(json.loads(line, parse_int=float))
     except (ValueError, RecursionError):
         return {}
-
-
-def _joined(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None where there is none."""
-    try:
-        schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
 
 
 def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:

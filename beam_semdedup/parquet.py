@@ -14,16 +14,23 @@ import pyarrow.parquet as pq
 
 from beam_semdedup import embeddings, storage
 from beam_semdedup.failures import as_input_error
-from beam_semdedup.formats import FileFacts, InputUnit, RowBatch
+from beam_semdedup.formats import FileFacts, InputUnit, RowBatch, joined_type
 
 _BATCH_BYTES = 4 << 20
 _LOOK_ROWS = 1024
+_KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    lambda type_: pa.types.is_string(type_) or pa.types.is_large_string(type_),
+    lambda type_: pa.types.is_binary(type_) or pa.types.is_large_binary(type_),
+)
 
 
 class Parquet:
     """Parquet files, planned from their footers."""
 
     extensions = (".parquet", ".pq")
+    without_columns = "it has no columns"
 
     def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
@@ -60,7 +67,7 @@ class Parquet:
                 evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), leaves)
                 counts: Counter[int] = Counter()
                 for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
-                    counts += embeddings.lengths(batch.column(embedding_field))
+                    counts += embeddings.lengths(embeddings.decoded(batch.column(embedding_field)))
                     if evident and counts.keys() == {evident}:
                         return evident
                 if commonest := embeddings.commonest_length(counts):
@@ -72,8 +79,10 @@ class Parquet:
         return type_
 
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        """See `Format.joined_type`; whoever wrote the files chose their types, so different ones never fit."""
-        return None
+        """See `Format.joined_type`; types that differ only in how large their values may be."""
+        if pa.uint64() in (a, b) and not (pa.types.is_unsigned_integer(a) and pa.types.is_unsigned_integer(b)):
+            return None
+        return joined_type(a, b) if any(kind(a) and kind(b) for kind in _KINDS) else None
 
     def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
         """See `Format.read`."""
@@ -112,7 +121,7 @@ class Parquet:
                     size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
                     batch_rows = max(1, min(rows, rows * batch_bytes // max(1, size)))
                     for batch in file.iter_batches(batch_rows, row_groups=[group]):
-                        table = pa.Table.from_batches([batch])
+                        table = _without_views(pa.Table.from_batches([batch]))
                         listed = is_listed(embeddings.decoded(table.column(id_column.name)))
                         writer.write_table(table.filter(pa.array(~listed)).cast(schema), row_group_size=max(1, rows))
                         rows_read += table.num_rows
@@ -138,13 +147,21 @@ def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """`schema` with dictionary-encoded columns as their values."""
-    return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
+    """`schema` with the types of decoded columns."""
+    return pa.schema([f.with_type(embeddings.plain_type(f.type)) for f in schema])
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with columns of the usual types in place of views, which Arrow does not filter."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
+            table = table.set_column(index, field.name, embeddings.decoded(table.column(index)))
+    return table
 
 
 def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` as its types; vectors stay as they are, since any list of floats will do."""
-    columns = [table.column(name) for name in schema.names]
+    """The columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
+    columns = [embeddings.decoded(table.column(name)) for name in schema.names]
     return pa.table(
         [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
         names=schema.names,

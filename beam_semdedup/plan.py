@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -292,11 +291,12 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
     """No result may become input of a later run, and no input may be taken for a result and removed."""
     places = {"output_path": (p.output_path, p.write_options), "cache_path": (p.cache_root, p.cache_options)}
     for name, (path, options) in places.items():
-        place = _followed(storage.absolute(path, options))
+        place = storage.followed(storage.absolute(path, options))
         for given in p.input_path:
-            root = _followed(storage.absolute(given, read_options))
+            url = storage.absolute(given, read_options)
+            root = storage.followed(url)
             inside = storage.is_inside(place, root)
-            if storage.is_pattern(given):
+            if storage.is_pattern(url, read_options):
                 pattern = re.compile(glob_translate(root))
                 results = [place, *(storage.join(place, product, "x.parquet") for product in layout.PRODUCTS)]
                 inside = any(map(pattern.match, results))
@@ -306,13 +306,8 @@ def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: sto
                 )
         for file in files:
             for product in layout.PRODUCTS:
-                if storage.is_inside(_followed(file.url), storage.join(place, product)):
+                if storage.is_inside(storage.followed(file.url), storage.join(place, product)):
                     raise InputError(
                         f"input_path: {file.url} is a result in {name}={path}, where results are cleared; give "
                         f"another {name}"
                     )
-
-
-def _followed(url: str) -> str:
-    """A local path after its symbolic links; any other URL as it is."""
-    return url if "://" in url else os.path.realpath(url)

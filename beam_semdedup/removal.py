@@ -10,6 +10,7 @@ deleted when it is done.
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import posixpath
 import time
@@ -29,11 +30,13 @@ from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList, IdReader
 from beam_semdedup.references import register
+from beam_semdedup.stages.compare import EXAMPLES
 from beam_semdedup.wording import counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
 _FOUND = "_removal"
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class RemovalResult:
     seconds: float
 
 
+class RepeatedIds(InputError):
+    """Ids repeat, so that removing by id would remove rows that are no duplicates."""
+
+
 register(RemovalUnit, RemovedUnit)
 
 
@@ -78,6 +85,8 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     Raises:
         InputError: the list is not from a finished run, the id column is missing or of another type than the
             list's, or the output would mix with the input or with files that are not from an earlier removal.
+        RepeatedIds: the run found repeated ids, or a listed id stands on several rows of the dataset, of which what
+            was written is removed again (unless repeated_ids=allow).
     """
     started = time.time()
     memory = memory_per_worker(p, num_workers(p))
@@ -109,7 +118,11 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
     if not ledger or not ledger["finished"]:
         raise RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
-    return RemovalResult(
+    if ledger["repeated_ids"] and p.repeated_ids != "allow":
+        storage.delete(owned_files(output, write_options), write_options)
+        repeated = {"in_dataset": ledger["repeated_ids"], "examples": ids.examples(ledger["repeated_entries"])}
+        raise RepeatedIds(repeated_ids_message(repeated))
+    result = RemovalResult(
         ledger["rows_read"],
         ledger["rows_removed"],
         ledger["ids_removed"],
@@ -117,14 +130,25 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
         tuple(storage.join(output, name) for name in ledger["files"]),
         round(time.time() - started, 3),
     )
+    if result.ids_not_found > result.ids_removed:
+        _LOG.warning(
+            "Not found in id_field=%s of input_path=%s: %s of %s in duplicates_path=%s; check that the run was on this "
+            "dataset, and that this is the column of its ids",
+            p.id_field,
+            ", ".join(p.input_path),
+            f"{result.ids_not_found:,}",
+            counted(ids.num_ids, "listed id"),
+            p.duplicates_path,
+        )
+    return result
 
 
 def find_list(p: RemovalParameters) -> list[str]:
     """The files of the list at `p.duplicates_path`: those that the finished run's summary names.
 
     Raises:
-        InputError: there is no finished run (unless partial=allow), it had no eps, or it found repeated ids (unless
-            repeated_ids=allow).
+        InputError: there is no finished run (unless partial=allow), or it had no eps.
+        RepeatedIds: it found repeated ids (unless repeated_ids=allow).
     """
     options = p.duplicates_options
     url = storage.absolute(p.duplicates_path, options)
@@ -134,8 +158,10 @@ def find_list(p: RemovalParameters) -> list[str]:
             if summary["eps"] is None:
                 raise InputError(f"duplicates_path={p.duplicates_path}: that run had no eps and found no duplicates")
             if summary["repeated_ids"]["count"] and p.repeated_ids != "allow":
-                raise InputError(repeated_ids_message(summary["repeated_ids"]))
+                raise RepeatedIds(repeated_ids_message(summary["repeated_ids"]))
             return [storage.join(place, "duplicates", name) for name in summary["duplicates_files"]]
+    if not storage.exists(url, options):
+        raise InputError(f"duplicates_path={p.duplicates_path} does not exist")
     if p.partial != "allow":
         raise InputError(
             f"duplicates_path={p.duplicates_path}: not from a finished run (there is no summary.json): run "
@@ -150,11 +176,23 @@ def find_list(p: RemovalParameters) -> list[str]:
     raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")
 
 
+def repeated_ids_in_words(repeated: dict[str, Any]) -> str:
+    """Where ids were found to repeat, how many, and some of them."""
+    clusters, duplicates, dataset = (repeated.get(name, 0) for name in ("in_clusters", "in_duplicates", "in_dataset"))
+    where = {
+        f"{counted(clusters, 'time')} within clusters": clusters,  # an id counts in each of them
+        f"{duplicates:,} among the duplicates": duplicates,
+        f"{dataset:,} of the listed ones in the dataset": dataset,
+    }
+    found = " and ".join(words for words, count in where.items() if count)
+    return f"ids repeat, {found}, such as {', '.join(map(repr, repeated['examples']))}"
+
+
 def repeated_ids_message(repeated: dict[str, Any]) -> str:
     """Why a removal by id refuses."""
     return (
-        f"{repeated['count']} ids stand on more than one row (such as {', '.join(repeated['examples'])}); removing by "
-        "id would remove all of their rows: make the ids unique, or give repeated_ids=allow"
+        f"{repeated_ids_in_words(repeated)}; a removal would take all rows of a listed id, the kept one included: make "
+        "the ids unique, or give repeated_ids=allow"
     )
 
 
@@ -201,7 +239,7 @@ class RemoveDuplicates(beam.PTransform):
         found = (
             results.found
             | "Found" >> beam.Map(lambda packed: packed).with_output_types(bytes)
-            | "Join found" >> beam.CombineGlobally(_Bits(num_bytes))
+            | "Join found" >> beam.CombineGlobally(_Entries(num_bytes))
         )
         write_options = self.job.parameters.write_options
         return (
@@ -254,33 +292,46 @@ def _write_unit(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> dict[str, 
         rows_read, rows_removed = inputs.FORMATS[p.input_filetype].copy_without(
             unit.source, scratch, pa.field(p.id_field, job.ids.id_type), is_listed, job.memory // 8, p.read_options
         )
-    packed = base64.b64encode(_packed(np.unique(np.concatenate(found)))).decode()
+    entries, rows = np.unique(np.concatenate(found), return_counts=True)
+    # More than twice says no more than twice.
+    packed = base64.b64encode(_packed(np.repeat(entries, np.minimum(rows, 2)))).decode()
     return {"rows_read": rows_read, "rows_removed": rows_removed, "found": packed}
 
 
-class _Bits(beam.CombineFn):
-    """The union of packed sets of numbers as a set of `num_bytes` * 8 bits."""
+class _Entries(beam.CombineFn):
+    """Which numbers stand in packed ones, and then which stand there more than once: `num_bytes` * 8 bits each."""
 
     def __init__(self, num_bytes: int) -> None:
         self._num_bytes = num_bytes
 
     def create_accumulator(self) -> bytes:
-        return bytes(self._num_bytes)
+        return bytes(2 * self._num_bytes)
 
     def add_input(self, accumulator: bytes, element: bytes) -> bytes:
-        numbers = _unpacked(element)
-        bits = np.frombuffer(bytearray(accumulator), np.uint8)
-        np.bitwise_or.at(bits, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
-        return bits.tobytes()
+        numbers, times = np.unique(_unpacked(element), return_counts=True)
+        added = np.concatenate([self._bits(numbers), self._bits(numbers[times > 1])])
+        return self.merge_accumulators([accumulator, added.tobytes()])
 
     def merge_accumulators(self, accumulators: Any) -> bytes:
-        result = np.zeros(self._num_bytes, np.uint8)
+        found, repeated = np.zeros((2, self._num_bytes), np.uint8)
         for accumulator in accumulators:
-            result |= np.frombuffer(accumulator, np.uint8)
-        return result.tobytes()
+            more, more_repeated = _halves(accumulator)
+            repeated |= more_repeated | (found & more)
+            found |= more
+        return np.concatenate([found, repeated]).tobytes()
 
     def extract_output(self, accumulator: bytes) -> bytes:
         return accumulator
+
+    def _bits(self, numbers: np.ndarray) -> np.ndarray:
+        bits = np.zeros(self._num_bytes, np.uint8)
+        np.bitwise_or.at(bits, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
+        return bits
+
+
+def _halves(entries: bytes) -> np.ndarray:
+    """What `_Entries` gives as two arrays of bytes: the numbers, and those that repeat."""
+    return np.frombuffer(entries, np.uint8).reshape(2, -1)
 
 
 def _packed(numbers: np.ndarray) -> bytes:
@@ -293,14 +344,19 @@ def _unpacked(packed: bytes) -> np.ndarray:
     return np.cumsum(np.frombuffer(zlib.decompress(packed), "<i8"), dtype=np.int64)
 
 
-def _write_ledger(output: str, written: Any, found: bytes, options: storage.Options) -> None:
+def _write_ledger(output: str, written: Any, entries: bytes, options: storage.Options) -> None:
     units = list(written)
+    found, repeated = _halves(entries)
+    some = np.flatnonzero(repeated)[:EXAMPLES]
+    numbers = np.argwhere(np.unpackbits(repeated[some, None], axis=1, bitorder="little"))
     ledger = {
         "finished": True,
         "files": _names(units, output),
         "rows_read": sum(u.rows_read for u in units),
         "rows_removed": sum(u.rows_removed for u in units),
-        "ids_removed": int(np.unpackbits(np.frombuffer(found, np.uint8)).sum()),
+        "ids_removed": int(np.unpackbits(found).sum()),
+        "repeated_ids": int(np.unpackbits(repeated).sum()),
+        "repeated_entries": [int(8 * some[byte] + bit) for byte, bit in numbers[:EXAMPLES]],
     }
     storage.write_json(storage.join(output, _LEDGER), ledger, options)
     storage.delete_tree(storage.join(output, _FOUND), options)
@@ -311,6 +367,7 @@ def _key(
 ) -> str:
     """What the written files depend on."""
     facts = {
+        "format": _FORMAT,
         "list": [[f.url, f.size, f.version] for f in ids.files],
         "input": [[f.url, f.size, f.version] for f in files],
         "targets": [[u.source, u.target[len(output) :]] for u in units],
@@ -330,28 +387,25 @@ def _units(
 ) -> list[RemovalUnit]:
     """Each file with its target, the same path below `output` as below its input_path."""
     roots = [storage.absolute(path, read_options) for path in p.input_path]
+    fixed = [storage.fixed_part(root, read_options) for root in roots]
+    place = storage.followed(output)
     targets: dict[str, str] = {}
     for file in files:
-        containing = [r for r in map(_fixed_part, roots) if storage.is_inside(file.url, r)]
-        root = max(containing, key=len, default="")
+        root = max((r for r in fixed if storage.is_inside(file.url, r)), key=len, default="")
         inner = file.url[len(root) :].strip("/") if root != file.url else ""
         target = storage.join(output, inner or file.url.rsplit("/", 1)[-1])
         if target in targets:
-            raise InputError(f"input_path: {targets[target]} and {file.url} would both be written to {target}")
-        if storage.is_inside(file.url, output):
+            raise InputError(
+                f"input_path: {targets[target]} and {file.url} would both be written to {target}: give a "
+                "directory that holds both as input_path, or remove from one after the other with an output_path each"
+            )
+        if storage.is_inside(storage.followed(file.url), place):
             raise InputError(f"output_path={p.output_path} holds the input file {file.url}; choose another")
         targets[target] = file.url
     for root in roots:
-        if storage.is_inside(output, root):
+        if storage.is_inside(place, storage.followed(root)):
             raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
     return [RemovalUnit(source, target) for target, source in targets.items()]
-
-
-def _fixed_part(root: str) -> str:
-    """The last directory of a glob before its first wildcard; any other path itself."""
-    while storage.is_pattern(root):
-        root = root.rpartition("/")[0]
-    return root
 
 
 def _check_id_column(
@@ -359,20 +413,24 @@ def _check_id_column(
 ) -> None:
     kind = inputs.FORMATS[p.input_filetype]
 
-    def wrong(info: storage.FileInfo, schema: pa.Schema) -> str:
-        if p.id_field not in schema.names:
-            return f"{info.url}: no column id_field={p.id_field!r}; it has: {', '.join(schema.names)}"
-        type_ = schema.field(p.id_field).type
+    def check_type(info: storage.FileInfo, schema: pa.Schema) -> None:
+        inputs.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
+        type_ = embeddings.plain_type(schema.field(p.id_field).type)
         differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
-            return f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
-        return ""
+            raise InputError(
+                f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+            )
 
     def check(info: storage.FileInfo) -> None:
         # The start of a file is enough to say that it fits, but not that it does not.
-        head = kind.head(info, options)
-        if head.names and wrong(info, head) and (error := wrong(info, kind.inspect(info, options).schema)):
-            raise InputError(error)
+        with contextlib.suppress(InputError):
+            check_type(info, kind.head(info, options))
+            return
+        facts = kind.inspect(info, options)
+        inputs.check_any_column(kind, facts)
+        if facts.num_rows:
+            check_type(info, facts.schema)
 
     inputs.in_io_threads(check, files)
 

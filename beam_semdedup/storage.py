@@ -35,6 +35,7 @@ _HIDDEN = (".", "_")
 _OBJECT_STORES = frozenset(
     ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "ocilake", "tos", "hf")
 )
+_WILDCARDS = "*?["
 _RETRY_SECONDS = (0.1, 0.5, 2.0)
 
 
@@ -64,7 +65,8 @@ def filesystem(url: str, options: Options | None = None) -> tuple[fsspec.Abstrac
             fs, path = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
         return fs, path
     except ImportError as error:
-        raise InputError(f"{url}: {error}") from error
+        hint = ': pip install "beam-semdedup[s3]"' if url.startswith(("s3:", "s3a:")) else ""
+        raise InputError(f"{url}: {error}{hint}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{url}: no such file system, or its storage_options are wrong: {error}") from error
 
@@ -92,9 +94,22 @@ def is_inside(url: str, directory: str) -> bool:
     return url == directory or url.startswith(directory.rstrip("/") + "/")
 
 
-def is_pattern(path: str) -> bool:
-    """Whether `path` has wildcards in it; a file may be called so all the same."""
-    return any(character in path for character in "*?[")
+def followed(url: str) -> str:
+    """A local path after its symbolic links; any other URL as it is."""
+    return url if "://" in url else os.path.realpath(url)
+
+
+def is_pattern(url: str, options: Options | None = None) -> bool:
+    """Whether `url` is a pattern: has wildcards in it, and no file or directory is called so."""
+    return not set(_WILDCARDS).isdisjoint(url) and not exists(url, options)
+
+
+def fixed_part(url: str, options: Options | None = None) -> str:
+    """The last directory of a pattern before its first wildcard; any other URL itself."""
+    if is_pattern(url, options):
+        first = min(url.index(character) for character in _WILDCARDS if character in url)
+        return url[:first].rpartition("/")[0]
+    return url
 
 
 def exists(url: str, options: Options | None = None) -> bool:
@@ -105,19 +120,19 @@ def exists(url: str, options: Options | None = None) -> bool:
 
 
 def find(url: str, options: Options | None = None) -> list[FileInfo]:
-    """All files at or below `url`, sorted by URL; hidden ones (`.` or `_` before any name) are left out."""
+    """All files at or below `url`, sorted by URL; hidden ones (`.` or `_` before any name) are left out.
+
+    Links to local directories are followed.
+    """
     fs, path = filesystem(url, options)
+    if isinstance(fs, LocalFileSystem):
+        return [_local_info(name) for name in sorted(_local_files(path))]
     fs.invalidate_cache()
-    found = fs.find(path, detail=True)
-    local = isinstance(fs, LocalFileSystem)
     files = []
-    for name, info in sorted(found.items()):
+    for name, info in sorted(fs.find(path, detail=True).items()):
         inner = name[len(path) :] if name.startswith(path) else name
         if not any(part.startswith(_HIDDEN) for part in inner.split("/")):
-            if local:
-                files.append(_local_info(name))
-            else:
-                files.append(_file_info(_url(fs, name, url), info if "size" in info else fs.info(name)))
+            files.append(_file_info(_url(fs, name, url), info if "size" in info else fs.info(name)))
     return files
 
 
@@ -364,6 +379,29 @@ def _create_on_s3(url: str, data: bytes, options: Options | None) -> None:
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _local_files(root: str) -> Iterator[str]:
+    """The file `root`, or those below it that are not hidden.
+
+    A directory is searched once: by its own name where it has one below `root`, else by the first link to it. A link
+    to a directory that it lies in itself leads nowhere new.
+    """
+    if os.path.isfile(root):  # noqa: PTH113 - as everywhere here, a path is a string
+        yield root
+    searched = set()
+    starts = [root.rstrip("/") or "/"]
+    for start in starts:  # which grows by the links that are found
+        for place, directories, names in os.walk(start):
+            real = os.path.realpath(place)
+            directories[:] = [name for name in sorted(directories) if not name.startswith(_HIDDEN)]
+            if real in searched:
+                directories.clear()
+                continue
+            searched.add(real)
+            links = [link for link in (join(place, name) for name in directories) if Path(link).is_symlink()]
+            starts += [link for link in links if not is_inside(real, os.path.realpath(link))]
+            yield from (join(place, name) for name in names if not name.startswith(_HIDDEN))
 
 
 def _local_info(path: str) -> FileInfo:

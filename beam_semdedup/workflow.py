@@ -133,7 +133,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
         refusal = removal.repeated_ids_message(found.repeated_ids)
     elif p.remove:
         listed = [storage.join(job.duplicates_dir, name) for name in found.duplicates_files]
-        removed = removal.remove_duplicates(_removal_parameters(p), listed)
+        try:
+            removed = removal.remove_duplicates(_removal_parameters(p), listed)
+        except removal.RepeatedIds as error:
+            refusal = str(error)
     output.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
     stored = without_secrets(dataclasses.asdict(summary))
@@ -186,7 +189,7 @@ def _find(plan: Plan) -> Found:
         "count": max(compared["repeated_ids"], in_files),
         "in_clusters": compared["repeated_ids"],
         "in_duplicates": in_files,
-        "examples": (compared["examples"] + examples)[:EXAMPLES],
+        "examples": list(dict.fromkeys(compared["examples"] + examples))[:EXAMPLES],
     }
     return Found(assigned, compared, names, duplicates, kept, output.copy_rejected(job), repeated, time.time())
 

@@ -161,7 +161,7 @@ def test_a_list_of_floats_is_an_embedding(type_):
     assert embeddings.is_embedding_type(type_)
 
 
-@pytest.mark.parametrize("type_", [pa.float32(), pa.list_(pa.int32()), pa.list_(pa.list_(pa.float32())), pa.string()])
+@pytest.mark.parametrize("type_", [pa.float32(), pa.list_(pa.bool_()), pa.list_(pa.list_(pa.float32())), pa.string()])
 def test_nothing_else_is_an_embedding(type_):
     assert not embeddings.is_embedding_type(type_)
 
@@ -171,6 +171,39 @@ def test_a_dictionary_encoded_column_is_decoded():
     assert embeddings.decoded(column).equals(pa.chunked_array([["a", None, "a"]]))
     plain = pa.chunked_array([[1, 2]])
     assert embeddings.decoded(plain) is plain
+
+
+TENSOR = pa.fixed_shape_tensor(pa.float32(), (2,))
+
+
+@pytest.mark.parametrize(
+    ("type_", "plain"),
+    [
+        (pa.uuid(), pa.binary(16)),
+        (pa.json_(pa.large_string()), pa.large_string()),
+        (pa.string_view(), pa.string()),
+        (pa.binary_view(), pa.binary()),
+        (pa.dictionary(pa.int8(), pa.string()), pa.string()),
+        (TENSOR, pa.list_(pa.float32(), 2)),
+        (pa.fixed_shape_tensor(pa.float32(), (1, 2)), pa.fixed_shape_tensor(pa.float32(), (1, 2))),
+        (pa.int64(), pa.int64()),
+    ],
+)
+def test_a_decoded_column_has_the_plain_type(type_, plain):
+    assert embeddings.plain_type(type_) == plain
+    stored = getattr(type_, "storage_type", type_)
+    column = pa.chunked_array([pa.nulls(2, stored).cast(type_)])
+    assert embeddings.decoded(column).type == plain
+
+
+@pytest.mark.parametrize("width", [pa.int8(), pa.uint8(), pa.int16(), pa.int32(), pa.int64()])
+@pytest.mark.parametrize("make", [pa.list_, pa.large_list, lambda width: pa.list_(width, 2)])
+def test_integers_are_vectors_too(make, width):
+    vectors = pa.array([[3, 4], None, [1, None], [0, 0], [0, 127]], make(width))
+    assert embeddings.is_embedding_type(vectors.type)
+    matrix, reasons = embeddings.to_matrix(vectors, 2)
+    assert reasons.tolist() == [0, NULL_EMBEDDING, NOT_FINITE, ZERO_NORM, 0]
+    np.testing.assert_array_equal(matrix, np.array([[0.6, 0.8], [0, 1]], np.float32))
 
 
 def test_each_reason_has_a_code():

@@ -196,6 +196,28 @@ class TestJsonl:
         assert {f.name: f.type for f in found.schema} == {"id": pa.int64(), "x": pa.float64()}
         assert len(reads) < 10
 
+    @pytest.mark.parametrize("block_bytes", [16, 1 << 20])
+    def test_types_that_do_not_fit_together_are_told_with_their_first_lines(self, tmp_path, monkeypatch, block_bytes):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+        mixed = {
+            "fits": [None, 1, 0.5, 2],
+            "x": [None, 1, "a", 0.5],
+            "when": ["2024-01-01", "soon", None, "2024-01-01"],
+            "times": [["2024-01-01"], ["soon"], [], None],
+            "info": [{"at": "2024-01-01"}, {"at": "soon"}, {"n": 1}, {}],
+            "tags": [[1], None, ["a"], [True]],
+        }
+        rows = [{name: values[i] for name, values in mixed.items()} for i in range(4)]
+        found = self.written(
+            tmp_path, b"{oh\n" + lines_of(*rows[:2]) + b'\n{"fits": "x"} {"fits": "y"}\n' + lines_of(*rows[2:])
+        )
+        assert found.conflicts == {
+            "x": "double in line 3 and string in line 6",
+            "tags": "list<item: int64> in line 2 and list<item: string> in line 6 and list<item: bool> in line 7",
+        }
+        types = {f.name: str(f.type) for f in found.schema}
+        assert (types["when"], types["times"]) == ("string", "list<item: string>")
+
     def test_one_malformed_line_changes_no_type(self, tmp_path):
         lines = [{"id": i, "quality": 1 if i % 3 else 0.5, "info": {"a": i} if i % 2 else {"b": "x"}} for i in range(9)]
         whole = self.written(tmp_path, lines_of(*lines))

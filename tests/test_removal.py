@@ -5,7 +5,7 @@ import json
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_semdedup import id_list, jsonl, removal, storage
+from beam_semdedup import embeddings, id_list, jsonl, removal, storage
 from beam_semdedup.config import RemovalParameters
 from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.id_list import IdList
@@ -99,10 +99,10 @@ class TestParquet:
     def test_files_without_rows_and_files_that_lose_all_rows_stay(self, tmp_path):
         write(tmp_path / "in/none.parquet", pa.array([], pa.int64()))
         write(tmp_path / "in/all.parquet", [1, 2])
-        write(tmp_path / "in/some.parquet", [2, 3])
-        result = remove(tmp_path / "in", finished_run(tmp_path / "run", [1, 2]), tmp_path / "out")
+        write(tmp_path / "in/some.parquet", [4, 3])
+        result = remove(tmp_path / "in", finished_run(tmp_path / "run", [1, 2, 4]), tmp_path / "out")
         assert [ids_in(tmp_path / f"out/{n}.parquet") for n in ("none", "all", "some")] == [[], [], [3]]
-        assert (result.rows_read, result.rows_removed, result.ids_removed) == (4, 3, 2)
+        assert (result.rows_read, result.rows_removed, result.ids_removed) == (4, 3, 3)
 
     def test_another_id_column_than_id(self, tmp_path):
         pq.write_table(pa.table({"key.of": ["a", "b"], "id": ["b", "a"]}), tmp_path / "in.parquet")
@@ -120,16 +120,21 @@ class TestWholeRuns:
             (pa.large_string(), ["é", "", "b"]),
             (pa.binary(), [b"\xff\x00", b"", b"b"]),
             (pa.dictionary(pa.int8(), pa.string()), list("abc")),
+            (pa.string_view(), list("abc")),
+            (pa.binary_view(), [b"a", b"b", b"long enough to be no part of the view"]),
+            (pa.uuid(), [b"a" * 16, b"b" * 16, b"c" * 16]),
         ],
     )
     def test_ids_keep_their_type_and_are_removed(self, tmp_path, type_, values):
-        write(tmp_path / "in.parquet", pa.array([*values, None], type_), rows_per_group=2)
-        plain = type_.value_type if pa.types.is_dictionary(type_) else type_
+        plain = embeddings.plain_type(type_)
+        ids = pa.array([*values, None], plain)
+        ids = ids.dictionary_encode() if pa.types.is_dictionary(type_) else ids.cast(type_)
+        write(tmp_path / "in.parquet", ids, rows_per_group=2)
         result = remove(
             tmp_path / "in.parquet", finished_run(tmp_path / "run", pa.array(values[1:2], plain)), tmp_path / "out"
         )
         after = pq.read_table(tmp_path / "out/in.parquet").column("id")
-        assert after.to_pylist() == [values[0], values[2], None]
+        assert embeddings.decoded(after).to_pylist() == [values[0], values[2], None]
         assert after.type == pq.read_table(tmp_path / "in.parquet").column("id").type
         assert result.rows_removed == 1
 
@@ -152,9 +157,9 @@ class TestWholeRuns:
 
     def test_ids_that_no_row_has_are_counted_and_are_no_error(self, tmp_path):
         write(tmp_path / "in/a.parquet", [1, 2, 3])
-        write(tmp_path / "in/b.parquet", [3, 4])
+        write(tmp_path / "in/b.parquet", [5, 4])
         result = remove(tmp_path / "in", finished_run(tmp_path / "run", [3, 7], [8, 9, 4]), tmp_path / "out")
-        assert (result.rows_removed, result.ids_removed, result.ids_not_found) == (3, 2, 3)
+        assert (result.rows_removed, result.ids_removed, result.ids_not_found) == (2, 2, 3)
 
     def test_repeated_entries_of_a_list_are_not_counted_as_not_found(self, tmp_path):
         write(tmp_path / "in.parquet", [1, 2, 3])
@@ -208,7 +213,7 @@ class TestResume:
     @pytest.fixture
     def run(self, tmp_path: Path) -> str:
         write(tmp_path / "in/a.parquet", [1, 2, 5])
-        write(tmp_path / "in/b.parquet", [3, 4, 5])
+        write(tmp_path / "in/b.parquet", [3, 4, 6])
         return finished_run(tmp_path / "run", [1, 5], [3, 7])
 
     @staticmethod
@@ -240,8 +245,8 @@ class TestResume:
         later = self.stop(tmp_path, run, monkeypatch)
         result = remove(tmp_path / "in", run, tmp_path / "out", clear_output=clear)
         assert len(later) == 1
-        assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (6, 4, 3, 1)
-        assert (ids_in(tmp_path / "out/a.parquet"), ids_in(tmp_path / "out/b.parquet")) == ([2], [4])
+        assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (6, 3, 3, 1)
+        assert (ids_in(tmp_path / "out/a.parquet"), ids_in(tmp_path / "out/b.parquet")) == ([2], [4, 6])
         assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
         assert not (tmp_path / "out/_removal").exists()
 
@@ -249,7 +254,7 @@ class TestResume:
         later = self.stop(tmp_path, run, monkeypatch)
         for path in (tmp_path / "out").glob("*.parquet"):
             path.unlink()
-        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 4
+        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 3
         assert sorted(later) == ["a.parquet", "b.parquet"]
 
     @pytest.mark.parametrize("change", ["list", "input"])
@@ -258,7 +263,7 @@ class TestResume:
         if change == "list":
             finished_run(tmp_path / "run", [1, 5], [4])
         else:
-            write(tmp_path / "in/b.parquet", [3, 4, 5, 6])
+            write(tmp_path / "in/b.parquet", [3, 4, 6, 8])
         result = remove(tmp_path / "in", run, tmp_path / "out", clear_output=False)
         assert sorted(later) == ["a.parquet", "b.parquet"]
         assert result.rows_read == 6 + (change == "input")
@@ -272,15 +277,16 @@ class TestResume:
 
 class TestFound:
     @given(st.lists(st.sets(st.integers(0, 99)), max_size=5))
-    def test_the_union_of_what_units_found_is_counted(self, sets):
-        packed = [removal._packed(np.array(sorted(s), dtype=np.int64)) for s in sets]
-        combine = removal._Bits(13)
+    def test_what_units_found_is_counted_and_what_was_found_more_than_once(self, sets):
+        packed = [removal._packed(np.array(sorted([*s, *(n for n in s if n % 7 == 0)]), dtype=np.int64)) for s in sets]
+        combine = removal._Entries(13)
         halves = [combine.create_accumulator(), combine.create_accumulator()]
         for number, element in enumerate(packed):
             halves[number % 2] = combine.add_input(halves[number % 2], element)
-        bits = np.frombuffer(combine.extract_output(combine.merge_accumulators(halves)), np.uint8)
-        union = set().union(*sets)
-        assert np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() == sorted(union)
+        both = removal._halves(combine.extract_output(combine.merge_accumulators(halves)))
+        found, repeated = (np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() for bits in both)
+        assert found == sorted(set().union(*sets))
+        assert repeated == [n for n in found if n % 7 == 0 or sum(n in s for s in sets) > 1]
 
     def test_a_unit_that_found_little_of_a_long_list_says_so_in_few_bytes(self):
         assert len(removal._packed(np.array([5, 10**8]))) < 100
@@ -301,22 +307,40 @@ class TestJsonl:
 
 class TestStructure:
     def test_files_lie_below_the_output_as_below_the_input(self, tmp_path):
-        for name in ("a.parquet", "x/b.parquet", "x/y/c.parquet"):
-            write(tmp_path / "in" / name, [1, 2])
+        for number, name in enumerate(("a.parquet", "x/b.parquet", "x/y/c.parquet")):
+            write(tmp_path / "in" / name, [number])
         run = finished_run(tmp_path / "run", [1])
         remove(tmp_path / "in", run, tmp_path / "out")
         assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "x/y/c.parquet", "_removal.json"}
         remove(f"{tmp_path}/in/x/**/*.parquet", run, tmp_path / "globbed")
         assert files_in(tmp_path / "globbed") == {"b.parquet", "y/c.parquet", "_removal.json"}
 
+    def test_a_directory_that_is_called_like_a_pattern_is_itself(self, tmp_path):
+        write(tmp_path / "data[1]/x/a.parquet", [1, 2])
+        run = finished_run(tmp_path / "run", [1])
+        remove(tmp_path / "data[1]", run, tmp_path / "out")
+        assert files_in(tmp_path / "out") == {"x/a.parquet", "_removal.json"}
+        assert "lies inside input_path" in message(tmp_path / "data[1]", run, tmp_path / "data[1]/out")
+
+    def test_directories_behind_links_are_part_of_the_dataset(self, tmp_path):
+        write(tmp_path / "in/a.parquet", [1, 2])
+        write(tmp_path / "other/x/b.parquet", [3, 4])
+        (tmp_path / "in/c").symlink_to(tmp_path / "other")
+        run = finished_run(tmp_path / "run", [1, 3])
+        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 2
+        assert files_in(tmp_path / "out") == {"a.parquet", "c/x/b.parquet", "_removal.json"}
+        assert "lies inside input_path" in message(tmp_path / "in/c", run, tmp_path / "other/out")
+        (tmp_path / "in/d").symlink_to(tmp_path / "out")
+        assert "holds the input file" in message(tmp_path / "in", run, tmp_path / "out")
+
     def test_several_inputs_are_laid_over_each_other(self, tmp_path):
         write(tmp_path / "one/a.parquet", [1, 2])
-        write(tmp_path / "two/x/b.parquet", [1, 3])
+        write(tmp_path / "two/x/b.parquet", [3, 5])
         write(tmp_path / "c.parquet", [4])
         inputs = [tmp_path / "one", tmp_path / "two", tmp_path / "c.parquet"]
         remove(inputs, finished_run(tmp_path / "run", [1]), tmp_path / "out")
         assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "c.parquet", "_removal.json"}
-        assert [ids_in(tmp_path / "out" / n) for n in ("a.parquet", "x/b.parquet", "c.parquet")] == [[2], [3], [4]]
+        assert [ids_in(tmp_path / "out" / n) for n in ("a.parquet", "x/b.parquet", "c.parquet")] == [[2], [3, 5], [4]]
 
     def test_names_that_collide_are_an_error_that_names_both_files(self, tmp_path):
         for place in ("one", "two"):
@@ -324,13 +348,14 @@ class TestStructure:
         said = message([tmp_path / "one", tmp_path / "two"], finished_run(tmp_path / "run", [1]), tmp_path / "out")
         assert said == (
             f"input_path: {tmp_path}/one/a.parquet and {tmp_path}/two/a.parquet would both be written to "
-            f"{tmp_path}/out/a.parquet"
+            f"{tmp_path}/out/a.parquet: give a directory that holds both as input_path, or remove from one after the "
+            "other with an output_path each"
         )
         assert not (tmp_path / "out").exists()
 
     def test_an_input_within_another_is_not_read_twice(self, tmp_path):
         write(tmp_path / "in/x/a.parquet", [1, 2])
-        write(tmp_path / "in/b.parquet", [1])
+        write(tmp_path / "in/b.parquet", [3])
         inputs = [tmp_path / "in", tmp_path / "in/x", tmp_path / "in/x/a.parquet"]
         result = remove(inputs, finished_run(tmp_path / "run", [1]), tmp_path / "out")
         assert result.rows_read == 3
@@ -362,9 +387,24 @@ class TestStructure:
             )
         assert not (tmp_path / "out").exists()
 
+    def test_an_id_column_that_stands_twice_is_an_error(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        pq.write_table(pa.table([[1], [2]], names=["id", "id"]), tmp_path / "in/a.parquet")
+        said = message(tmp_path / "in", finished_run(tmp_path / "run", [1]), tmp_path / "out")
+        assert said == f"{tmp_path}/in/a.parquet: column id_field='id' stands there 2 times; rename all but one"
+
+    def test_a_jsonl_file_without_an_object_in_a_line_is_an_error(self, tmp_path):
+        write_lines(tmp_path / "in/a.jsonl", {"id": 1})
+        write_lines(tmp_path / "in/b.jsonl", [{"id": 1}])
+        write_lines(tmp_path / "in/c.jsonl", b"")
+        run = finished_run(tmp_path / "run", [1])
+        said = message(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
+        assert said.startswith(f"{tmp_path}/in/b.jsonl: no line is a JSON object")
+
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
         monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 30)
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]
+        run = finished_run(tmp_path / "run", [1])
         write_lines(tmp_path / "in/a.jsonl", *lines)
         write_lines(tmp_path / "in/b.jsonl", *({"x": "y" * 20} for _ in range(3)), *lines)
         write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
@@ -373,8 +413,8 @@ class TestStructure:
         monkeypatch.setattr(
             jsonl.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
         )
-        run = finished_run(tmp_path / "run", [1])
-        assert remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl").rows_removed == 3
+        result = remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl", repeated_ids="allow")
+        assert result.rows_removed == 3
         assert [Path(url).name for url in sorted(whole)] == ["b.jsonl", "c.jsonl"]
 
     def test_no_input_is_an_error(self, tmp_path):
@@ -413,8 +453,10 @@ class TestTheList:
     def test_an_unfinished_run_is_refused(self, tmp_path, source):
         run = finished_run(tmp_path / "run", [1, 2])
         Path(run, "summary.json").unlink()
-        for place in (run, f"{run}/duplicates", tmp_path / "nowhere"):
+        for place in (run, f"{run}/duplicates"):
             assert "not from a finished run (there is no summary.json)" in message(source, place, tmp_path / "out")
+        nowhere = tmp_path / "nowhere"
+        assert message(source, nowhere, tmp_path / "out") == f"duplicates_path={nowhere} does not exist"
         assert not (tmp_path / "out").exists()
 
     def test_it_is_taken_if_that_is_allowed(self, tmp_path, source):
@@ -442,13 +484,80 @@ class TestTheList:
 
     def test_repeated_ids_are_refused_unless_allowed(self, tmp_path, source):
         write(source, [1, 2, 2, 3])
-        run = finished_run(tmp_path / "run", [2], repeated_ids={"count": 1, "examples": ["2"]})
+        repeated = {"count": 276, "in_clusters": 276, "in_duplicates": 1, "examples": ["2", ""]}
+        run = finished_run(tmp_path / "run", [2], repeated_ids=repeated)
         said = message(source, run, tmp_path / "out")
-        assert said.startswith("1 ids stand on more than one row (such as 2)")
+        assert said.startswith(
+            "ids repeat, 276 times within clusters and 1 among the duplicates, such as '2', ''; a removal would take "
+            "all rows of a listed id"
+        )
         assert "repeated_ids=allow" in said
         result = remove(source, run, tmp_path / "out", repeated_ids="allow")
         assert (result.rows_removed, result.ids_removed) == (2, 1)
         assert ids_in(tmp_path / "out/a.parquet") == [1, 3]
+
+
+class TestRepeatedInTheDataset:
+    """Ids of which the run could not know that they repeat: it saw one of their rows among its duplicates."""
+
+    # The ids of each file, and how many of the listed ids 2, 3, 9 repeat.
+    ROWS: ClassVar = {
+        "in a file": ([[1, 2, 2, 3]], 1),
+        "in two files": ([[1, 2], [2, 4]], 1),
+        "both": ([[1, 2, 2], [2, 3], [3]], 2),
+    }
+
+    @staticmethod
+    def written(tmp_path: Path, files: list[list[int]]) -> str:
+        for number, ids in enumerate(files):
+            write(tmp_path / f"in/{number}.parquet", ids, rows_per_group=2)
+        return finished_run(tmp_path / "run", [2, 9], [3])
+
+    @pytest.mark.parametrize("where", ROWS)
+    @pytest.mark.parametrize("memory", ["1GiB", 2000])
+    def test_they_are_refused_and_what_was_written_is_removed(self, tmp_path, monkeypatch, where, memory):
+        files, count = self.ROWS[where]
+        run = self.written(tmp_path, files)
+        monkeypatch.setattr(id_list, "_LIST_BATCH_ROWS", 1)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/notes.txt").write_text("mine")
+        said = message(tmp_path / "in", run, tmp_path / "out", memory_budget=memory)
+        examples = ", ".join(["'2'", "'3'"][:count])
+        assert said.startswith(f"ids repeat, {count} of the listed ones in the dataset, such as {examples}; ")
+        assert files_in(tmp_path / "out") == {"notes.txt"}
+
+    @pytest.mark.parametrize("where", ROWS)
+    def test_all_of_their_rows_go_where_that_is_allowed(self, tmp_path, where):
+        files, _ = self.ROWS[where]
+        result = remove(tmp_path / "in", self.written(tmp_path, files), tmp_path / "out", repeated_ids="allow")
+        kept = [[i for i in ids if i not in (2, 3)] for ids in files]
+        assert [ids_in(f) for f in result.files] == kept
+        assert result.rows_removed == sum(map(len, files)) - sum(map(len, kept))
+
+    def test_an_id_that_repeats_and_is_not_listed_does_not_matter(self, tmp_path):
+        assert remove(tmp_path / "in", self.written(tmp_path, [[1, 1, 2], [1, 3]]), tmp_path / "out").rows_removed == 2
+
+    def test_it_is_noticed_by_a_removal_that_goes_on(self, tmp_path, monkeypatch):
+        run = self.written(tmp_path, [[1, 2], [2, 4]])
+        later = TestResume.stop(tmp_path, run, monkeypatch)
+        assert "1 of the listed ones in the dataset, such as '2'" in message(tmp_path / "in", run, tmp_path / "out")
+        assert len(later) == 1
+        assert files_in(tmp_path / "out") == set()
+
+
+class TestNotFound:
+    @pytest.mark.parametrize(("ids", "missing"), [([10, 11], 2), ([1, 11, 12], 2), ([1, 11], None), ([1, 2], None)])
+    def test_more_than_half_of_the_listed_ids_missing_is_a_warning(self, tmp_path, caplog, ids, missing):
+        write(tmp_path / "in.parquet", range(10))
+        run = finished_run(tmp_path / "run", ids)
+        remove(tmp_path / "in.parquet", run, tmp_path / "out")
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(said) == (missing is not None)
+        if missing:
+            assert said[0].startswith(
+                f"Not found in id_field=id of input_path={tmp_path}/in.parquet: {missing} of {len(ids)} listed ids in "
+                f"duplicates_path={run}; check that "
+            )
 
 
 class TestOutput:

@@ -421,6 +421,28 @@ class TestListing:
         (tmp_path / "target").unlink()
         assert [f.url for f in storage.find(str(tmp_path / "data"))] == [f"{tmp_path}/data/link"]
 
+    def test_links_to_directories_are_followed_and_a_directory_is_searched_once(self, tmp_path):
+        for name in ("data/a/x", "data/z/y", "other/b/v", "other/_b/w", "hidden/u"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"1")
+        for link, target in {
+            "data/c": "other",
+            "data/latest": "data/z",  # which has a name of its own
+            "data/more": "other/b",
+            "data/a/up": "data",  # loops
+            "other/b/back": "data",
+            "data/.d": "hidden",
+        }.items():
+            (tmp_path / link).symlink_to(tmp_path / target)
+        found = [f.url.removeprefix(f"{tmp_path}/data/") for f in storage.find(str(tmp_path / "data"))]
+        assert found == ["a/x", "c/b/v", "z/y"]
+        (tmp_path / "link").symlink_to(tmp_path / "other/b")
+        assert [f.url for f in storage.find(str(tmp_path / "link"))] == [
+            f"{tmp_path}/link/back/a/x",
+            f"{tmp_path}/link/back/z/y",
+            f"{tmp_path}/link/v",
+        ]
+
     def test_a_directory_is_deleted_with_all_that_is_in_it(self, tree):
         url, options = tree
         for _ in range(2):
@@ -474,6 +496,21 @@ class TestSpelling:
             "a?/b",
             "[ab]",
         ]
+
+    def test_a_file_that_is_called_like_a_pattern_is_none(self, tmp_path):
+        (tmp_path / "data[1]").mkdir()
+        (tmp_path / "a*").mkdir()
+        (tmp_path / "a*/x").write_bytes(b"")
+        for url, fixed in {
+            "data[1]": "data[1]",
+            "data[2]": "",
+            "x/y*/z?.parquet": "x",
+            "x/y/z": "x/y/z",
+            "a*": "a*",
+            "a*/x": "a*/x",
+        }.items():
+            assert storage.fixed_part(f"{tmp_path}/{url}") == f"{tmp_path}/{fixed}".rstrip("/")
+            assert storage.is_pattern(f"{tmp_path}/{url}") == (fixed != url)
 
     def test_local_paths_become_absolute_and_plain(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -570,6 +607,16 @@ class TestSpelling:
     def test_a_file_system_that_is_not_known_is_an_input_error_that_names_the_url(self):
         with pytest.raises(InputError, match="nosuch://bucket/key"):
             storage.absolute("nosuch://bucket/key")
+
+    def test_s3_without_its_package_is_an_input_error_that_says_how_to_install_it(self, monkeypatch):
+        def missing(*_: Any, **__: Any) -> Any:
+            raise ImportError("Install s3fs to access S3")
+
+        monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+        for url, hint in (("s3://bucket/key", ': pip install "beam-semdedup[s3]"'), ("gs://bucket/key", "")):
+            with pytest.raises(InputError) as raised:
+                storage.absolute(url)
+            assert str(raised.value) == f"{url}: Install s3fs to access S3{hint}"
 
     def test_wrong_storage_options_are_an_input_error_that_names_the_url(self):
         with pytest.raises(InputError, match=r"s3://bucket/key.*storage_options"):

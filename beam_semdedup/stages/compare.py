@@ -97,7 +97,7 @@ def finish(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMeans) -> Non
         "units": [to_list(replace(unit, path=storage.basename(unit.path))) for unit in units],
         "largest_cluster": max((unit.largest_cluster for unit in units), default=0),
         "repeated_ids": sum(unit.repeated_ids for unit in units),
-        "examples": [example for unit in units for example in unit.examples][:EXAMPLES],
+        "examples": list(dict.fromkeys(example for unit in units for example in unit.examples))[:EXAMPLES],
         "pairs_done": sum(unit.pairs for unit in units if not unit.reused),
     }
     write_manifest(job.pairwise_dir, manifest, units, job.cache_options)

@@ -201,6 +201,22 @@ def test_a_link_into_the_input_is_followed(parquet_dataset: Any, tmp_path: Path)
         dedup(parquet_dataset.path, tmp_path / "link" / "out")
 
 
+def test_a_directory_that_is_called_like_a_pattern_is_itself(parquet_dataset: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data[1]"
+    Path(parquet_dataset.path).rename(data)
+    (tmp_path / "data1").mkdir()
+    with pytest.raises(InputError, match="lies inside input_path"):
+        dedup(data, data / "out")
+    assert dedup(data, tmp_path / "data1/out", remove=True).rows_read == 300
+
+
+def test_results_behind_a_link_are_no_input(parquet_dataset: Any, tmp_path: Path) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out")
+    Path(parquet_dataset.path, "link").symlink_to(tmp_path / "out")
+    with pytest.raises(InputError, match=r"link/duplicates/\S* is a result in output_path"):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
 def test_a_refused_run_leaves_the_results_that_are_there(parquet_dataset: Any, tmp_path: Path) -> None:
     dedup(parquet_dataset.path, tmp_path / "out")
     (tmp_path / "out" / "semdedup.yaml").write_text("foreign: true\n")

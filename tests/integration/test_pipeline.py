@@ -347,7 +347,7 @@ def test_a_malformed_line_is_rejected_with_its_number(tmp_path: Path) -> None:
     lines[4] = "{not json"
     lines[9] = ""
     lines[11] = '{"id": 11}'
-    lines[20] = '{"id": "eleven", "embeddings": [1, 2, 3]}'
+    lines[20] = '{"id": 20, "embeddings": "eleven"}'
     lines[25] = '{"id": 25, "embeddings": [1, 2]}'
     with gzip.open(tmp_path / "in.jsonl.gz", "wt") as file:
         file.write("\n".join(lines))
@@ -468,12 +468,28 @@ def repeated(parquet_dataset: Any) -> Path:
 
 
 def test_repeated_ids_are_counted_and_refuse_removal(repeated: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not removed: 1 ids stand on more than one row .* repeated_ids=allow"):
+    with pytest.raises(InputError, match=r"not removed: ids repeat, 1 time within clusters, .* repeated_ids=allow"):
         dedup(repeated, tmp_path / "out", remove=True)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert stored["repeated_ids"]["count"] == 1
     assert stored["num_duplicates"] > 0
     assert not list((tmp_path / "out").glob("deduplicated/*.parquet"))
+
+
+def test_an_id_of_a_duplicate_that_also_stands_on_another_row_refuses_removal(tmp_path: Path) -> None:
+    """Which neither the clusters nor the duplicates show."""
+    angles = np.array([0.0, 0.001, 1.5, 1.7])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    pq.write_table(pa.table({"id": ["a", "x", "b", "x"], "embeddings": list(rows)}), tmp_path / "in.parquet")
+    fixed = {"init": np.array([[1, 0.0], [0.0, 1]]), "n_clusters": 2, "max_iter": 0, "eps": 0.01, "remove": True}
+    by_id = {"ranking_strategy": {"metadata_cols": ["id"]}}
+    with pytest.raises(InputError, match=r"not removed: ids repeat, 1 of the listed ones in the dataset, such as 'x'"):
+        dedup(tmp_path / "in.parquet", tmp_path / "out", **fixed, **by_id)
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (stored["num_duplicates"], stored["removal"]) == (1, None)
+    assert not list((tmp_path / "out").rglob("deduplicated/*"))
+    summary = dedup(tmp_path / "in.parquet", tmp_path / "out", repeated_ids="allow", **fixed, **by_id)
+    assert summary.removal["rows_removed"] == 2
 
 
 def test_repeated_ids_are_removed_where_that_is_allowed(repeated: Path, tmp_path: Path) -> None:
@@ -513,6 +529,24 @@ def test_remove_writes_the_input_without_its_duplicates(parquet_dataset: Any, tm
     assert summary.removal["rows_read"] == 300
     assert summary.removal["ids_removed"] == summary.num_duplicates
     assert Path(summary.paths["deduplicated"]).is_dir()
+
+
+def test_uuids_and_quantised_vectors_are_read_and_removed(make_dataset: Callable[..., Any], tmp_path: Path) -> None:
+    dataset = make_dataset(rows=60, copies=10, files=2)
+    for file, views in zip(dataset.files, (True, False), strict=True):
+        table = pq.read_table(file)
+        ids = pa.array([int(i).to_bytes(16, "big") for i in table["id"].to_pylist()], pa.binary(16)).cast(pa.uuid())
+        vectors = np.array(table["embeddings"].to_pylist())
+        quantised = pa.array(list(np.round(vectors * 20).astype(np.int8)))
+        text = table["text"].combine_chunks().cast(pa.string_view() if views else pa.large_string())
+        pq.write_table(pa.table({"id": ids, "embeddings": quantised, "text": text}), file)
+    summary = dedup(dataset.path, tmp_path / "out", n_clusters=2, eps=0.001, metadata_fields=["text"], remove=True)
+    found = {int.from_bytes(i, "big") for i in duplicates(summary)["id"].to_pylist()}
+    assert len(found) >= 5
+    assert summary.removal["rows_removed"] == summary.num_duplicates == len(found)
+    assert duplicates(summary)["text"].to_pylist() == [f"text of {i}" for i in sorted(found)]
+    kept = pq.read_table(tmp_path / "out/deduplicated/part-0.parquet")
+    assert kept.schema.types == [pa.uuid(), pa.list_(pa.field("element", pa.int8())), pa.string_view()]
 
 
 def test_the_transforms_work_in_a_pipeline_of_ones_own(parquet_dataset: Any, tmp_path: Path) -> None:
