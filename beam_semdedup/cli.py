@@ -92,6 +92,7 @@ def _end(code: int) -> None:
     After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
     """
     if code not in (INTERRUPTED, TERMINATED):
+        threading._shutdown()  # type: ignore[attr-defined]  # joblib's workers end in it, and are waited for after it
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -121,10 +122,10 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
 
         def run() -> int:
             parameters = resolve(composition.plain(job.composed), schema)
-            progress.log_to_console(parameters.verbose)
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, job.overrides)
-            outcome.update(action(parameters))
+            with progress.logged(parameters.verbose, by_caller=False):
+                outcome.update(action(parameters))
             return DONE
 
         if job.overrides:

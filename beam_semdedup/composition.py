@@ -250,15 +250,21 @@ def _quoted(schema: type, argument: str, multirun: bool) -> str:
     key, _, value = argument.partition("=")
     whole = f"{key}={_in_quotes(value)}"
     taken = argument if _is_understood(argument) else f"{key}={_with_quotes(value)}"
+    may_be_secret = "_kwargs" in key
+    told = f"{key}=…" if may_be_secret else argument
     if not _is_understood(taken):
         if key not in _texts(schema):
-            raise InputError(f"{argument}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
+            raise InputError(f"{told}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
         taken = whole
-    if _parsed([taken])[0].is_sweep_override() and not multirun:
+    parsed = _parsed([taken])[0]
+    if parsed.is_sweep_override() and not multirun:
+        quoted = "in quotes" if may_be_secret else shlex.quote(whole)
         raise InputError(
-            f"{argument}: several values are a sweep: add -m for one run each. A list is written {key}=[…], a "
-            f"value with a comma {shlex.quote(whole)}"
+            f"{told}: several values are a sweep: add -m for one run each. A list is written {key}=[…], a "
+            f"value with a comma {quoted}"
         )
+    if key in _texts(schema) and not parsed.is_sweep_override() and isinstance(parsed.value(), (bool, int, float)):
+        return whole  # a path such as 2024_01
     return taken
 
 

@@ -74,7 +74,7 @@ class ClusterParameters:
 
 @dataclass
 class InputParameters:
-    """What both commands take."""
+    """What runs and removals take."""
 
     input_path: Any = parameter(
         MISSING, "file, directory (searched recursively), glob, fsspec URL, or a list of them", group=_WHERE

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import uuid
 from collections import Counter
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,24 +53,31 @@ def prepare(places: Places) -> str:
     p, output, options = places.parameters, places.parameters.output_path, places.write_options
     with as_input_error(f"output_path={output}: cannot be written"):
         storage.delete([storage.join(output, layout.SUMMARY)], options)
-        if p.clear_output:
-            storage.delete([storage.join(output, part) for part in _parts(output, options)], options)
-            if not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-                removed = removal.owned_files(storage.join(output, layout.DEDUPLICATED), options)
-                storage.delete(removed, options)
-        configuration = f"{_CONFIG_HEAD}# Run {run}\n{OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))}"
+        own = (places.output_key, places.kmeans_key)
+        old = [part for part, key in _parts(output, options).items() if p.clear_output or key in own]
+        storage.delete([storage.join(output, part) for part in old], options)
+        if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
+            storage.delete(removal.owned_files(storage.join(output, layout.DEDUPLICATED), options), options)
+        head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
+        configuration = head + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
         storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)
     return run
 
 
 def check_alone(places: Places, run: str) -> None:
-    """Refuses what may be mixed with the results of a run that began later in the same place.
+    """Refuses what may be mixed with the results of a run that began later in the same place, and takes it away.
 
     Raises:
         RunError: there was one.
     """
-    content = storage.read_bytes(storage.join(places.parameters.output_path, _CONFIG), places.write_options)
+    try:
+        content = storage.read_bytes(storage.join(places.parameters.output_path, _CONFIG), places.write_options)
+    except FileNotFoundError:
+        content = b""
     if run.encode() not in content:
+        if f"of results {places.output_key}".encode() not in content:  # else they are the later run's too
+            own = [storage.join(places.duplicates_dir, name) for name in duplicates_files(places)]
+            storage.delete(own, places.write_options)
         raise RunError(
             f"another run has begun to write to output_path={places.parameters.output_path}: give each its own; they "
             "may share cache_path"
@@ -82,12 +90,16 @@ def duplicates_files(places: Places) -> list[str]:
     return [name for name, key in found.items() if key == places.output_key]
 
 
-def copy_rejected(places: Places) -> dict[str, int]:
-    """Copies the rejected rows from the cache; returns how many there are for each reason."""
+def copy_rejected(places: Places, assigned: dict[str, Any]) -> dict[str, int]:
+    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason."""
+    units = {name.removesuffix(".arrow") for name in assigned["files"]}
     reasons = Counter[str]()
     source = storage.join(places.kmeans_dir, layout.REJECTED)
     for name in sorted(layout.finished_units(source, places.cache_options)):
-        part = layout.part_name(places.kmeans_key, name.removesuffix(".parquet"))
+        unit = name.removesuffix(".parquet")
+        if unit not in units:  # it was cut otherwise by an attempt that did not finish
+            continue
+        part = layout.part_name(places.kmeans_key, unit)
         data = storage.read_bytes(storage.join(source, name), places.cache_options)
         target = storage.join(places.parameters.output_path, layout.REJECTED, part)
         storage.write_bytes(target, data, places.write_options)

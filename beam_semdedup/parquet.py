@@ -89,6 +89,8 @@ class Parquet:
         no_lines = np.empty(0, dtype=np.int64)
         with storage.open_input(unit.path, options) as source:
             file = pq.ParquetFile(source)
+            if unit.row_groups[-1] >= file.num_row_groups:
+                raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
             position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
             stop = unit.first_row + unit.num_rows
             rows = _rows_per_batch(file.metadata, unit.row_groups, schema.names)

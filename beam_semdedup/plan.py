@@ -100,8 +100,11 @@ def locate(parameters: Parameters) -> Located:
     return Located(places, tuple(files), tuple(carried), inspect)
 
 
-def make_plan(located: Located) -> Plan:
+def make_plan(located: Located, anew: bool = False) -> Plan:
     """Checks all that can be checked before the run, and stores the stages' plans.
+
+    Args:
+        anew: removes what the cache holds for the run, after the checks.
 
     Raises:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
@@ -109,6 +112,9 @@ def make_plan(located: Located) -> Plan:
     places, p = located.places, located.places.parameters
     workers = num_workers(p)
     memory = memory_per_worker(p, workers)
+    if anew:
+        _plan_kmeans(located, memory)
+        forget(places)
     assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, lambda: _plan_kmeans(located, memory))
     sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
     compare = _stage_plan(

@@ -31,8 +31,39 @@ _LOG_SECONDS = 5.0
 CONSOLE = Console(file=sys.stderr, stderr=True, soft_wrap=True)
 
 
-def log_to_console(verbose: bool) -> None:
-    """Shows this project's log on standard error, above the bars where there are some; Beam's is kept quiet."""
+@contextmanager
+def logged(verbose: bool, by_caller: bool = True) -> Iterator[None]:
+    """Within it this project's log is shown, where the caller's logging sends it, else on standard error.
+
+    Beam's is kept quiet meanwhile, and cannot set logging up, which would keep the caller from doing so later.
+
+    Args:
+        verbose: false shows warnings and errors only.
+        by_caller: false shows it on standard error in any case.
+    """
+    ours, beam, root = logging.getLogger(__package__), logging.getLogger("apache_beam"), logging.getLogger()
+    # Nobody chose what `logging` makes by itself for the first message of all, which one of Beam's imports has.
+    chosen = any(h.formatter and h.formatter._fmt != logging.BASIC_FORMAT for h in root.handlers)
+    by_us = not ours.handlers and not (by_caller and chosen)
+    if by_us:
+        _log_to_console()
+    levels, nothing = (ours.level, beam.level), logging.NullHandler()
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    beam.setLevel(logging.CRITICAL if ours.handlers else logging.WARNING)
+    root.addHandler(nothing)
+    try:
+        yield
+    finally:
+        root.removeHandler(nothing)
+        ours.setLevel(levels[0])
+        beam.setLevel(levels[1])
+        if by_us:
+            ours.handlers.clear()
+            ours.propagate = True
+
+
+def _log_to_console() -> None:
+    """Shows this project's log on standard error, above the bars where there are some."""
     if CONSOLE.is_terminal:
         shown: logging.Handler = RichHandler(console=CONSOLE, show_path=False, show_level=False)
         shown.setFormatter(_WithoutSecrets("%(message)s"))
@@ -41,25 +72,12 @@ def log_to_console(verbose: bool) -> None:
         shown.setFormatter(_WithoutSecrets("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     ours = logging.getLogger(__package__)
     ours.handlers[:] = [shown]
-    ours.setLevel(logging.INFO if verbose else logging.WARNING)
     ours.propagate = False
-    logging.getLogger().addHandler(logging.NullHandler())
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
 
 
 class _WithoutSecrets(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
-
-
-def is_log_shown() -> bool:
-    """Whether somebody chose where this project's log goes.
-
-    Not so by the handler that `logging` makes by itself for the first message of all, which one of Beam's imports has.
-    """
-    ours = logging.getLogger(__package__)
-    chosen = [h for h in logging.getLogger().handlers if getattr(h.formatter, "_fmt", "") != logging.BASIC_FORMAT]
-    return bool(ours.handlers or chosen)
 
 
 @dataclass(frozen=True)

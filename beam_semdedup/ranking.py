@@ -50,18 +50,18 @@ class RankingStrategy:
             raise InputError("ranking_strategy: metadata_cols is empty: give at least one column")
         if not isinstance(random_seed, int):
             raise InputError(f"ranking_strategy: random_seed={random_seed!r} must be an integer")
-        flags = [ascending] * len(metadata_cols) if isinstance(ascending, bool) else ascending
+        flags = [ascending] * len(metadata_cols) if isinstance(ascending, (bool, np.bool_)) else ascending
         if (
             not isinstance(flags, Sequence)
             or len(flags) != len(metadata_cols)
-            or not all(isinstance(flag, bool) for flag in flags)
+            or not all(isinstance(flag, (bool, np.bool_)) for flag in flags)
         ):
             raise InputError(
                 f"ranking_strategy: ascending={ascending!r} must be true, false or one of them for each of "
                 f"{list(metadata_cols)}"
             )
         self.metadata_cols = list(metadata_cols)
-        self.ascending = list(flags)
+        self.ascending = list(map(bool, flags))
         self.strategy = strategy
         self.random_seed = random_seed
         self._id_order = "ascending"

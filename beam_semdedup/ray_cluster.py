@@ -68,6 +68,12 @@ def _own_termination() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as error:  # Ray's own handler, while it starts
+        ray.shutdown()
+        if not callable(handler):
+            raise
+        handler(signal.SIGTERM, None)
+        raise KeyboardInterrupt from error
     finally:
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)

@@ -118,7 +118,7 @@ def read_index(path: str, options: storage.Options) -> tuple[dict[str, Any], tup
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged and computed again: %s", path, error)
+        _LOG.warning("%s is damaged: %s", path, error)
         return None
 
 

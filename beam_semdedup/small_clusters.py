@@ -23,6 +23,11 @@ _MOST_BATCHES = 65_535  # some versions of cuBLAS take no more
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # of all bits, so that equal rows of two clusters differ in their hashes
 
 
+def step_bytes(sizes: Any, dimension: int) -> Any:
+    """What the arrays of a step take for each cluster of these sizes, float64 products of all its rows included."""
+    return sizes * (24 * dimension + 32 * sizes)
+
+
 def max_similarity_of_each(
     rows: Any, starts: np.ndarray, stops: np.ndarray, memory: int, threshold: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +74,7 @@ def _best_earlier(rows: Any, asking: Any, cluster: Any, memory: int, threshold: 
         at = winner.reshape(table.shape)
         open_ones = unclear(best, second, dimension, threshold, longest).reshape(table.shape) & inside
         which = to_host(xp.flatnonzero(open_ones.any(axis=1)))
-        step = max(1, memory // (width * (32 * width + 24 * dimension)))
+        step = max(1, memory // int(step_bytes(width, dimension)))
         for part in (which[start : start + step] for start in range(0, len(which), step)):
             at[part] = xp.where(open_ones[part], _settle(members[part]), at[part])
         found = inside & (at >= 0)
@@ -86,7 +91,7 @@ def _groups(sizes: np.ndarray, dimension: int, memory: int) -> Iterator[tuple[np
     while start < len(order):
         width = int(sizes[order[start]])
         similar = int(np.searchsorted(-sizes[order], -int(width / _PADDING), side="right"))
-        affordable = memory // (width * (16 * dimension + 8 * width))
+        affordable = memory // int(step_bytes(width, dimension))
         stop = start + max(1, min(similar - start, affordable, _MOST_BATCHES))
         yield order[start:stop], width
         start = stop

@@ -113,7 +113,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         stages=_stages(plan, started, assigned, compared),
         repeated_ids=found.repeated_ids,
         removal=dataclasses.asdict(removed) if removed else None,
-        paths=_paths(plan),
+        paths=_paths(plan, removed is not None),
         duplicates_files=found.duplicates_files,
         versions={
             "python": platform.python_version(),
@@ -158,7 +158,7 @@ def _stage_summary(
     return StageSummary(done, reused, round(seconds, 3), *(round(rate, 4) for rate in rates))
 
 
-def _paths(plan: Plan) -> dict[str, str]:
+def _paths(plan: Plan, removed: bool) -> dict[str, str]:
     p = plan.job.parameters
     paths = {
         "output": p.output_path,
@@ -168,6 +168,6 @@ def _paths(plan: Plan) -> dict[str, str]:
     }
     if p.eps is not None:
         paths[layout.DUPLICATES] = plan.job.duplicates_dir
-    if p.remove:
+    if removed:
         paths[layout.DEDUPLICATED] = storage.join(p.output_path, layout.DEDUPLICATED)
     return paths

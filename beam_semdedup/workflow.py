@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_semdedup import kmeans, layout, output, progress, removal, runners, storage
+from beam_semdedup import inputs, kmeans, layout, output, progress, removal, runners, storage
 from beam_semdedup.config import Parameters, RemovalParameters
 from beam_semdedup.failures import InputError, RunError
 from beam_semdedup.job import Job
@@ -70,17 +70,17 @@ class SemanticDeduplicationWorkflow:
             runner: instead of the `runner` parameter: a name, or a mapping with `name` and its settings.
 
         Raises:
-            InputError: the input or the places are wrong, before anything is computed; or, with `remove`, ids repeat.
+            InputError: the input or the places are wrong, no row can be used, or a removal is refused.
             RunError: a unit or a worker failed; the same call goes on from the finished units.
         """
+        with progress.logged(self.parameters.verbose):
+            return self._run(runner)
+
+    def _run(self, runner: str | Mapping[str, Any] | None) -> Summary:
         started = time.time()
-        if not progress.is_log_shown():
-            progress.log_to_console(self.parameters.verbose)
         located = self._locate(runner)
         output.check(located.places)
-        if not self.parameters.reuse_cache:
-            forget(located.places)
-        plan = make_plan(located)
+        plan = make_plan(located, anew=not self.parameters.reuse_cache)
         _report_plan(plan)
         run = output.prepare(plan.job)
         p = plan.job.parameters
@@ -131,11 +131,13 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     removed, refusal = None, None
     if p.remove and found.repeated_ids["count"] and p.repeated_ids != "allow":
         refusal = removal.repeated_ids_message(found.repeated_ids)
+        deduplicated = storage.join(p.output_path, layout.DEDUPLICATED)
+        storage.delete(removal.owned_files(deduplicated, job.write_options), job.write_options)  # of an earlier run
     elif p.remove:
         listed = [storage.join(job.duplicates_dir, name) for name in found.duplicates_files]
         try:
             removed = removal.remove_duplicates(_removal_parameters(p), listed)
-        except removal.RepeatedIds as error:
+        except InputError as error:  # that ids repeat in the dataset, or that foreign files are in its place
             refusal = str(error)
     output.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
@@ -155,11 +157,19 @@ def _check_unchanged(plan: Plan) -> None:
     """That the input files are those that were planned, if they were read in this run; RunError where they are not."""
     if plan.assigned:
         return
-    now = {file.url: file for file in list_input(plan.job.parameters)}
+    p = plan.job.parameters
+    try:
+        now = {
+            file.url: file
+            for file in inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+        }
+    except InputError:  # there is no file any more
+        now = {}
     changed = [file.url for file in plan.files if now.get(file.url) != file]
     if changed:
         forget(plan.job)  # what was read before and after does not belong together
-        raise RunError(f"{changed[0]} changed during the run, as {counted(len(changed), 'input file')}; run again")
+        others = f" and {counted(len(changed) - 1, 'other')}" if changed[1:] else ""
+        raise RunError(f"input files changed during the run: {changed[0]}{others}; run again")
 
 
 def _find(plan: Plan) -> Found:
@@ -175,7 +185,9 @@ def _find(plan: Plan) -> Found:
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
     names = output.duplicates_files(job) if job.parameters.eps is not None else []
     paths = [storage.join(job.duplicates_dir, name) for name in names]
-    facts = [files.read_facts(path, job.write_options) or {} for path in paths]
+    facts = [facts for path in paths if (facts := files.read_facts(path, job.write_options))]
+    if len(facts) < len(paths):
+        raise RunError("a file in duplicates/ is damaged; run the same command again")
     duplicates, kept = sum(f["duplicates"] for f in facts), sum(f["kept"] for f in facts)
     accounted = duplicates + kept if job.parameters.eps is not None else compared["num_rows"]
     if job.num_rows != accounted + assigned["rejected"]:
@@ -191,7 +203,9 @@ def _find(plan: Plan) -> Found:
         "in_duplicates": in_files,
         "examples": list(dict.fromkeys(compared["examples"] + examples))[:EXAMPLES],
     }
-    return Found(assigned, compared, names, duplicates, kept, output.copy_rejected(job), repeated, time.time())
+    return Found(
+        assigned, compared, names, duplicates, kept, output.copy_rejected(job, assigned), repeated, time.time()
+    )
 
 
 def _report_plan(plan: Plan) -> None:

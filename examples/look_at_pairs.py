@@ -33,8 +33,14 @@ def main() -> None:
     eps = run["eps"] if given.eps is None else given.eps
     if eps is None:
         parser.error("the run had no eps: give one")
-
-    rows = _dataset(summary["paths"]["pairwise_results"])
+    if not 0 <= eps < 2:
+        parser.error(f"eps={eps}: it is at least 0 and below 2")
+    if summary["rows_read"] == summary["rows_rejected"]:
+        parser.error("no row of the run could be used")
+    try:
+        rows = _dataset(summary["paths"]["pairwise_results"])
+    except FileNotFoundError as error:
+        parser.error(f"the run's cache is not where the run left it: {error}")
     scores = rows.to_table(columns=["id", "max_id", "cosine_sim_score"])
     scores = scores.filter(pc.field("id") != pc.field("max_id"))  # these rank first in their cluster: like no other
     print_histogram(scores["cosine_sim_score"], summary["rows_read"], eps, run["precision"] == "screened")

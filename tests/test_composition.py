@@ -11,6 +11,7 @@ import pytest
 
 from beam_semdedup import composition
 from beam_semdedup.config import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.failures import InputError
 from beam_semdedup.settings import GROUPS
 
 CHECKOUT = Path(composition.__file__).resolve().parent.parent
@@ -41,10 +42,22 @@ def test_options_and_their_values_are_no_overrides(options):
 
 
 class TestUnderstood:
+    @pytest.mark.parametrize("value", ["2024_01", "1e3", "true", "0.1"])
+    def test_a_path_that_reads_as_a_number_is_a_path(self, value):
+        assert composition.understood(Parameters, [f"output_path={value}"]) == [f'output_path="{value}"']
+        assert composition.understood(Parameters, [f"eps={value}"]) == [f"eps={value}"]
+
+    @pytest.mark.parametrize("value", ["{storage_options: {secret: a]b}", "{storage_options: {secret: ab}},{}"])
+    def test_what_may_be_secret_is_not_told(self, value):
+        with pytest.raises(InputError) as caught:
+            composition.understood(Parameters, [f"read_kwargs={value}"])
+        assert "secret" not in str(caught.value)
+        assert "read_kwargs=…" in str(caught.value)
+
     @pytest.mark.parametrize(
         "value",
         [
-            *("plain", "/data/x.parquet", "s3://bucket/a b", "", "0.1", "null", "~", "'quoted=1'", '"say \\"x\\""'),
+            *("plain", "/data/x.parquet", "s3://bucket/a b", "", "null", "~", "'quoted=1'", '"say \\"x\\""'),
             *("[a, b]", "[]", "{a: 1, b: [c, '=']}", "${eps}", "${oc.env:HOME}/o", "a\\=b", "a\\,b"),
         ],
     )

@@ -37,6 +37,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
     name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}"
     if unit.row_groups:
         name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
+    name += f"-w{job.width}"
     p, path = job.parameters, storage.join(job.segments_dir, name + ".arrow")
     wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows, "width": job.width}
     with naming_unit(unit):

@@ -193,6 +193,7 @@ def _compare_clusters(
     # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
     together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
     together &= xp is not np and not isinstance(rows, RankedRows)
+    together &= small_clusters.step_bytes(sizes, job.dimension) <= arrays.tile_bytes(xp)  # else in tiles of their own
     large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
     with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
         if together.any():

@@ -37,5 +37,5 @@ def read_facts(path: str, options: storage.Options) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged and computed again: %s", path, error)
+        _LOG.warning("%s is damaged: %s", path, error)
         return None

@@ -164,12 +164,33 @@ def test_runs_that_write_to_one_place_do_not_mix(
 ) -> None:
     later = []
     other = {"eps": 0.3, "remove": True, "cache_path": tmp_path / "cache"}
-    after_the_pipeline(monkeypatch, lambda: later.append(dedup(parquet_dataset.path, tmp_path / "out", **other)))
+    duplicates_dir, own = tmp_path / "out" / "duplicates", {}
+
+    def run_another() -> None:
+        own.update({path: path.read_bytes() for path in duplicates_dir.iterdir()})
+        later.append(dedup(parquet_dataset.path, tmp_path / "out", **other))
+        for path, content in own.items():  # as if it had been written after the later run cleared the place
+            path.write_bytes(content)
+
+    after_the_pipeline(monkeypatch, run_another)
     with pytest.raises(RunError, match="another run has begun to write to output_path="):
         dedup(parquet_dataset.path, tmp_path / "out", cache_path=tmp_path / "cache", remove=True)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (stored["eps"], stored["num_duplicates"]) == (0.3, later[0].num_duplicates)
-    assert len(list((tmp_path / "out" / "duplicates").iterdir())) == len(stored["duplicates_files"])
+    assert own
+    assert {path.name for path in duplicates_dir.iterdir()} == set(stored["duplicates_files"])
+
+
+def test_a_removal_that_is_refused_leaves_no_earlier_one(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 8))
+    write(tmp_path / "data" / "a.parquet", vectors)
+    write(tmp_path / "data" / "b.parquet", vectors)  # the same ids
+    same = {"n_clusters": 2, "eps": 0.01, "remove": True}
+    dedup(tmp_path / "data", tmp_path / "out", repeated_ids="allow", **same)
+    assert list((tmp_path / "out" / "deduplicated").glob("*.parquet"))
+    with pytest.raises(InputError, match="found and stored, but not removed"):
+        dedup(tmp_path / "data", tmp_path / "out", **same)
+    assert not list((tmp_path / "out" / "deduplicated").glob("*.parquet"))
 
 
 def test_input_that_changes_during_a_run_is_noticed_and_nothing_of_it_kept(
@@ -180,7 +201,7 @@ def test_input_that_changes_during_a_run_is_noticed_and_nothing_of_it_kept(
     shutil.copytree(parquet_dataset.path, data)
     changed = sorted(data.rglob("*.parquet"))[0]
     after_the_pipeline(monkeypatch, lambda: os.utime(changed, (1, 1)))
-    with pytest.raises(RunError, match=f"{changed.name} changed during the run, as 1 input file; run again"):
+    with pytest.raises(RunError, match=f"input files changed during the run: .*{changed.name}; run again"):
         dedup(data, tmp_path / "out")
     assert not unit_files(tmp_path / "out")
     assert duplicates(dedup(data, tmp_path / "out")) == expected
@@ -258,3 +279,53 @@ def test_without_ray_the_message_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=rf"{name}=ray: Ray is not installed: pip install 'beam-semdedup\[ray\]'"):
         dedup(parquet_dataset.path, tmp_path / "out", **{name: "ray"})
+
+
+@pytest.mark.parametrize("wrong", [{"memory_budget": 100}, {"runner": "ray", "ray_address": "127.0.0.1:1"}])
+def test_a_run_that_is_refused_keeps_the_cache_that_it_would_compute_anew(
+    wrong: dict[str, Any], parquet_dataset: Any, tmp_path: Path
+) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out")
+    before = unit_files(tmp_path / "out")
+    with pytest.raises((InputError, RunError)):
+        dedup(parquet_dataset.path, tmp_path / "out", reuse_cache=False, **wrong)
+    assert unit_files(tmp_path / "out") == before
+
+
+def test_rejected_rows_of_units_that_were_cut_otherwise_are_not_copied(given_centroids: Store, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((40, 4))
+    vectors[::7] = 0
+    write(tmp_path / "data" / "x.parquet", vectors)
+    given = {"n_clusters": 3, "init": given_centroids(np.eye(4)[:3]), "max_iter": 0}
+    dedup(tmp_path / "data", tmp_path / "out", **given)
+    (stage,) = (tmp_path / "out" / "kmeans_results").iterdir()
+    (stage / "manifest.json").unlink()
+    for segment in (stage / "segments").iterdir():
+        segment.unlink()
+    summary = dedup(tmp_path / "data", tmp_path / "out", assign_unit_bytes=100, **given)
+    copied = [pq.read_table(file).num_rows for file in (tmp_path / "out" / "rejected").iterdir()]
+    assert summary.rows_rejected == sum(summary.rejected.values()) == sum(copied) == 6
+
+
+def test_a_link_to_the_output_in_the_input_does_not_end_a_run(parquet_dataset: Any, tmp_path: Path) -> None:
+    shutil.copytree(parquet_dataset.path, tmp_path / "data")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "out")
+    assert dedup(tmp_path / "data", tmp_path / "out").rows_read == 300
+
+
+def test_input_that_is_gone_after_a_run_is_noticed(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(parquet_dataset.path, tmp_path / "data")
+    after_the_pipeline(monkeypatch, lambda: shutil.rmtree(tmp_path / "data"))
+    with pytest.raises(RunError, match=r"input files changed during the run: .* and 2 others; run again"):
+        dedup(tmp_path / "data", tmp_path / "out")
+
+
+def test_results_of_the_same_run_are_not_counted_twice(parquet_dataset: Any, tmp_path: Path) -> None:
+    first = dedup(parquet_dataset.path, tmp_path / "out")
+    part = Path(first.paths["duplicates"], first.duplicates_files[0])
+    shutil.copy(part, part.with_name(part.name.replace("00000", "00001")))
+    again = dedup(parquet_dataset.path, tmp_path / "out", clear_output=False)
+    assert again.num_duplicates == first.num_duplicates

@@ -615,7 +615,10 @@ import logging
 from beam_semdedup import SemanticDeduplicationWorkflow
 {set_up}
 SemanticDeduplicationWorkflow(input_path={parquet_dataset.path!r}, output_path={str(tmp_path)!r}, n_clusters=3).run()
+logging.basicConfig(level="INFO")
+logging.info("set up afterwards")
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown in ended.stderr
     assert hidden not in ended.stderr
+    assert "set up afterwards" in ended.stderr
