@@ -196,6 +196,9 @@ def _check_fields(instance: Any, prefix: str) -> None:
             continue
         if value == "":
             raise InputError(f"{name} is empty")
+        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+        if any(f"://{HIDDEN}@" in text for text in texts):
+            raise InputError(f"{name}: the user and password of a URL are not stored with a run: give it again")
         if isinstance(value, list) and "list[str]" in str(f.type) and not all(isinstance(item, str) for item in value):
             raise InputError(f"{name}{_wrong(value, str(f.type))}")
         if "choices" in check and value not in check["choices"]:

@@ -418,3 +418,11 @@ def test_no_message_about_a_parameter_shows_a_credential():
     nested = {"storage_options": {"key": "SECRET"}, "other": 1}
     for wrong in (nested, {"storage_options": ["SECRET"]}, "{key: SECRET}", ["SECRET"]):
         assert "SECRET" not in message(read_kwargs=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("input_path", ["/x", "ftp://***@host/a"]), ("cache_path", "ftp://***@host/a")]
+)
+def test_a_url_whose_password_was_not_stored_is_asked_for(name, value):
+    with pytest.raises(InputError, match=f"{name}: the user and password of a URL are not stored"):
+        resolve({"input_path": "/in", "output_path": "/out", name: value})

@@ -328,3 +328,9 @@ def test_jobs_of_a_sweep_run_beside_each_other_with_the_joblib_launcher(sweep: C
     (tmp_path / "out").rename(tmp_path / "beside")
     sweep("eps=0.05,0.2")
     assert found == {row["eps"]: int(row["duplicates"]) for row in _table(tmp_path / "out" / "sweep.csv")}
+
+
+def test_a_sweep_with_the_joblib_launcher_ends(parquet_dataset: Any, tmp_path: Path) -> None:
+    given = [f"input_path={parquet_dataset.path}", "output_path=out", "n_clusters=3", "eps=0.05,0.2"]
+    ended = finish(start(["-m", *given, "hydra/launcher=joblib"], tmp_path), seconds=100)
+    assert ended.code == 0, ended.err
