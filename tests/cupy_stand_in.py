@@ -35,7 +35,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def set(self, values: np.ndarray, stream: Any = None) -> None:
         assert (values.dtype, values.shape) == (self._values.dtype, self._values.shape)
-        self._values[...] = values
+        stream.under_way.append(lambda: np.copyto(self._values, values))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
@@ -133,8 +133,10 @@ def _matrix(pointer: int, kind: int, shape: tuple[int, int], leading: int, offse
 
 
 class _Stream:
+    """Copies that it is given are done when an event that was recorded after them is waited for, and not before."""
+
     def __init__(self, non_blocking: bool = False) -> None:
-        self.events = 0
+        self.under_way: list[Any] = []
 
     def __enter__(self) -> None:
         pass
@@ -143,11 +145,16 @@ class _Stream:
         pass
 
     def record(self) -> Any:
-        self.events += 1
-        return types.SimpleNamespace(number=self.events, synchronize=lambda: None)
+        return types.SimpleNamespace(synchronize=functools.partial(self._finish, self.under_way[:]))
 
     def wait_event(self, event: Any) -> None:
-        assert event.number
+        event.synchronize()
+
+    def _finish(self, copies: list[Any]) -> None:
+        for copy in copies:
+            if copy in self.under_way:
+                self.under_way.remove(copy)
+                copy()
 
 
 def _malloc(size: int) -> None:
