@@ -135,16 +135,19 @@ def run(name: str, arguments: Sequence[str], scratch: Path, task: Callable[[Comp
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    overrides = overrides_of(arguments)
+
     def with_job(composed: Any) -> None:
+        varied = swept(arguments)
         current = HydraConfig.get()
         plain = OmegaConf.to_container(current.overrides.task)  # which does not resolve the interpolations in them
-        own = [str(o) for o in plain or [] if key_of(str(o)) in swept(arguments)]
+        own = [str(o) for o in plain or [] if key_of(str(o)) in varied]
         task(ComposedJob(current.job.num if is_multirun(arguments) else 0, own, composed))
 
     # Hydra shows its own errors and exits with 1 unless it is told to raise them.
     os.environ.update({"SEMDEDUP_SCRATCH": str(scratch), "HYDRA_FULL_ERROR": "1"})
     # Overrides last: Hydra's parser of the command line takes them in one run only.
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument in overrides_of(arguments))
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument in overrides)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(with_job)()
     except ValueError as error:

@@ -16,6 +16,7 @@ from beam_semdedup.formats import FileFacts, Format, InputUnit
 from beam_semdedup.jsonl import Jsonl
 from beam_semdedup.parquet import Parquet
 from beam_semdedup.threads import in_threads
+from beam_semdedup.wording import counted
 
 FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
 _THREADS = 16
@@ -112,12 +113,14 @@ def inspect(
     facts = in_io_threads(lambda info: kind.inspect(info, options), files)
     used = [f for f in facts if f.num_rows]
     if not used:
-        raise InputError(f"input_path: {_files(len(files))} without a single row")
+        raise InputError(f"input_path: {counted(len(files), 'file')} without a single row")
     schema = _common_schema(kind, used, id_field, embedding_field, carried)
     dimensions = in_io_threads(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
     known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
     if not known:
-        raise InputError(f"{embedding_field!r} has no vector in any of {_files(len(used))}, {used[0].info.url} first")
+        raise InputError(
+            f"{embedding_field!r} has no vector in any of {counted(len(used), 'file')}, {used[0].info.url} first"
+        )
     dimension, first = known[0]
     for other, file in known:
         if other != dimension:
@@ -223,10 +226,6 @@ def _extension(url: str) -> str:
     """How the name of a file ends, for a message."""
     name = url.rsplit("/", 1)[-1]
     return name[name.index(".", 1) :] if "." in name[1:] else "no extension"
-
-
-def _files(number: int) -> str:
-    return f"{number} file" if number == 1 else f"{number} files"
 
 
 def _dimension(

@@ -14,7 +14,7 @@ from importlib import import_module
 
 import numpy as np
 
-from beam_semdedup import storage
+from beam_semdedup import layout, storage
 from beam_semdedup.config import Parameters
 from beam_semdedup.failures import InputError
 from beam_semdedup.fitting import ENGINES, Fit, Sample
@@ -97,7 +97,7 @@ def fit_or_load(directory: str, sample: Sample, dimension: int, parameters: Para
             "seconds": round(time.time() - started, 3),
             "finished": time.time(),
         }
-        storage.create_if_absent(storage.join(directory, "model.json"), json.dumps(model).encode(), options)
+        storage.create_if_absent(storage.join(directory, layout.MODEL), json.dumps(model).encode(), options)
     else:
         data = storage.read_bytes(uri, options)
     return FittedKMeans(uri, content_hash(data))

@@ -17,7 +17,7 @@ from beam_semdedup.failures import UnitError
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
-SUMMARY, PLAN = "summary.json", "plan.json"
+SUMMARY, PLAN, MODEL = "summary.json", "plan.json", "model.json"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The directories in `cache_path` and `output_path` that are a run's own."""
 

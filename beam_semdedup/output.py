@@ -57,7 +57,7 @@ def prepare(places: Places) -> str:
         old = [part for part, key in _parts(output, options).items() if p.clear_output or key in own]
         storage.delete([storage.join(output, part) for part in old], options)
         if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-            storage.delete(removal.owned_files(storage.join(output, layout.DEDUPLICATED), options), options)
+            removal.clear(storage.join(output, layout.DEDUPLICATED), options)
         head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
         configuration = head + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
         storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)

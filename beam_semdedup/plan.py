@@ -112,10 +112,11 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     places, p = located.places, located.places.parameters
     workers = num_workers(p)
     memory = memory_per_worker(p, workers)
+    plan_kmeans = functools.cache(lambda: _plan_kmeans(located, memory))
     if anew:
-        _plan_kmeans(located, memory)
+        plan_kmeans()
         forget(places)
-    assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, lambda: _plan_kmeans(located, memory))
+    assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, plan_kmeans)
     sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
     compare = _stage_plan(
         p,

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import posixpath
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +23,14 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import AsIter, AsSingleton
 
-from beam_semdedup import embeddings, inputs, progress, runners, storage
+from beam_semdedup import embeddings, inputs, layout, progress, runners, storage
 from beam_semdedup.capacity import memory_per_worker, num_workers
 from beam_semdedup.config import RemovalParameters
+from beam_semdedup.entries import JoinEntries, halves, pack
 from beam_semdedup.failures import InputError, RunError, naming_unit
 from beam_semdedup.id_list import IdList, IdReader
 from beam_semdedup.references import register
-from beam_semdedup.stages.compare import EXAMPLES
-from beam_semdedup.wording import counted, in_bytes
+from beam_semdedup.wording import EXAMPLES, counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
 _LEDGER = "_removal.json"
@@ -119,7 +118,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
     if not ledger or not ledger["finished"]:
         raise RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")
     if ledger["repeated_ids"] and p.repeated_ids != "allow":
-        storage.delete(owned_files(output, write_options), write_options)
+        clear(output, write_options)
         repeated = {"in_dataset": ledger["repeated_ids"], "examples": ids.examples(ledger["repeated_entries"])}
         raise RepeatedIds(repeated_ids_message(repeated))
     result = RemovalResult(
@@ -153,13 +152,13 @@ def find_list(p: RemovalParameters) -> list[str]:
     options = p.duplicates_options
     url = storage.absolute(p.duplicates_path, options)
     for place in (url, url.rsplit("/", 1)[0]):
-        summary = storage.read_json(storage.join(place, "summary.json"), options)
+        summary = storage.read_json(storage.join(place, layout.SUMMARY), options)
         if isinstance(summary, dict) and "duplicates_files" in summary:
             if summary["eps"] is None:
                 raise InputError(f"duplicates_path={p.duplicates_path}: that run had no eps and found no duplicates")
             if summary["repeated_ids"]["count"] and p.repeated_ids != "allow":
                 raise RepeatedIds(repeated_ids_message(summary["repeated_ids"]))
-            return [storage.join(place, "duplicates", name) for name in summary["duplicates_files"]]
+            return [storage.join(place, layout.DUPLICATES, name) for name in summary["duplicates_files"]]
     if not storage.exists(url, options):
         raise InputError(f"duplicates_path={p.duplicates_path} does not exist")
     if p.partial != "allow":
@@ -167,7 +166,7 @@ def find_list(p: RemovalParameters) -> list[str]:
             f"duplicates_path={p.duplicates_path}: not from a finished run (there is no summary.json): run "
             "semdedup to its end, or give partial=allow"
         )
-    for place in (storage.join(url, "duplicates"), url):
+    for place in (storage.join(url, layout.DUPLICATES), url):
         # Not below it: the cache in a run's output_path holds the ids of all rows.
         files = [f.url for f in storage.find(place, options) if "/" not in f.url[len(place) + 1 :]]
         files = [file for file in files if file.endswith(".parquet")]
@@ -205,6 +204,11 @@ def owned_files(output: str, options: storage.Options) -> list[str]:
     return [*found, *(storage.join(output, name) for name in (*ledger["files"], _LEDGER))]
 
 
+def clear(output: str, options: storage.Options) -> None:
+    """Deletes what an earlier removal wrote in `output`."""
+    storage.delete(owned_files(output, options), options)
+
+
 @dataclass(frozen=True)
 class RemovalJob:
     """What the units of a removal share.
@@ -239,7 +243,7 @@ class RemoveDuplicates(beam.PTransform):
         found = (
             results.found
             | "Found" >> beam.Map(lambda packed: packed).with_output_types(bytes)
-            | "Join found" >> beam.CombineGlobally(_Entries(num_bytes))
+            | "Join found" >> beam.CombineGlobally(JoinEntries(num_bytes))
         )
         write_options = self.job.parameters.write_options
         return (
@@ -294,59 +298,13 @@ def _write_unit(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> dict[str, 
         )
     entries, rows = np.unique(np.concatenate(found), return_counts=True)
     # More than twice says no more than twice.
-    packed = base64.b64encode(_packed(np.repeat(entries, np.minimum(rows, 2)))).decode()
+    packed = base64.b64encode(pack(np.repeat(entries, np.minimum(rows, 2)))).decode()
     return {"rows_read": rows_read, "rows_removed": rows_removed, "found": packed}
-
-
-class _Entries(beam.CombineFn):
-    """Which numbers stand in packed ones, and then which stand there more than once: `num_bytes` * 8 bits each."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._num_bytes = num_bytes
-
-    def create_accumulator(self) -> bytes:
-        return bytes(2 * self._num_bytes)
-
-    def add_input(self, accumulator: bytes, element: bytes) -> bytes:
-        numbers, times = np.unique(_unpacked(element), return_counts=True)
-        added = np.concatenate([self._bits(numbers), self._bits(numbers[times > 1])])
-        return self.merge_accumulators([accumulator, added.tobytes()])
-
-    def merge_accumulators(self, accumulators: Any) -> bytes:
-        found, repeated = np.zeros((2, self._num_bytes), np.uint8)
-        for accumulator in accumulators:
-            more, more_repeated = _halves(accumulator)
-            repeated |= more_repeated | (found & more)
-            found |= more
-        return np.concatenate([found, repeated]).tobytes()
-
-    def extract_output(self, accumulator: bytes) -> bytes:
-        return accumulator
-
-    def _bits(self, numbers: np.ndarray) -> np.ndarray:
-        bits = np.zeros(self._num_bytes, np.uint8)
-        np.bitwise_or.at(bits, numbers >> 3, (1 << (numbers & 7)).astype(np.uint8))
-        return bits
-
-
-def _halves(entries: bytes) -> np.ndarray:
-    """What `_Entries` gives as two arrays of bytes: the numbers, and those that repeat."""
-    return np.frombuffer(entries, np.uint8).reshape(2, -1)
-
-
-def _packed(numbers: np.ndarray) -> bytes:
-    """Ascending int64 numbers in few bytes."""
-    return zlib.compress(np.diff(numbers, prepend=0).astype("<i8").tobytes(), level=1)
-
-
-def _unpacked(packed: bytes) -> np.ndarray:
-    """The numbers that `_packed` was given."""
-    return np.cumsum(np.frombuffer(zlib.decompress(packed), "<i8"), dtype=np.int64)
 
 
 def _write_ledger(output: str, written: Any, entries: bytes, options: storage.Options) -> None:
     units = list(written)
-    found, repeated = _halves(entries)
+    found, repeated = halves(entries)
     some = np.flatnonzero(repeated)[:EXAMPLES]
     numbers = np.argwhere(np.unpackbits(repeated[some, None], axis=1, bitorder="little"))
     ledger = {

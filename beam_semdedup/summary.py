@@ -128,7 +128,7 @@ def _stages(plan: Plan, started: float, assigned: dict[str, Any], compared: dict
     job = plan.job
     fitted = started
     result = {}
-    model = storage.read_json(storage.join(job.kmeans_dir, "model.json"), job.cache_options)
+    model = storage.read_json(storage.join(job.kmeans_dir, layout.MODEL), job.cache_options)
     if model and model["iterations"]:
         fresh = model["finished"] > started
         fitted = max(started, model["finished"])

@@ -255,9 +255,8 @@ def _check_together(p: Parameters) -> None:
     if p.id_field == p.embedding_field:
         raise InputError(f"id_field and embedding_field are both {p.id_field!r}")
     if p.ranking_strategy is not None:
-        from beam_semdedup.ranking import (
-            RankingStrategy,
-        )  # imports pyarrow, which `--help` and bad input need not wait for
+        # Not above: it imports pyarrow, which `--help` and bad input need not wait for.
+        from beam_semdedup.ranking import RankingStrategy
 
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
         # The id column is called `id` from the first stage on, so that another one of that name is not carried.

@@ -8,6 +8,8 @@ from typing import Any
 
 HIDDEN = "***"
 """What stands in the place of a credential."""
+EXAMPLES = 5
+"""How many of many things are named in a message or a summary."""
 
 
 def counted(number: int, what: str) -> str:

@@ -20,13 +20,12 @@ from beam_semdedup.plan import Located, Plan, forget, list_input, locate, make_p
 from beam_semdedup.ranking import RankingStrategy
 from beam_semdedup.settings import RayKMeansConfig
 from beam_semdedup.stages import files
-from beam_semdedup.stages.compare import EXAMPLES
 from beam_semdedup.stages.duplicates import repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.summary import Found, Summary, reasons, summarize
 from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.validation import resolve
-from beam_semdedup.wording import counted, in_bytes, without_secrets
+from beam_semdedup.wording import EXAMPLES, counted, in_bytes, without_secrets
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,8 +130,7 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     removed, refusal = None, None
     if p.remove and found.repeated_ids["count"] and p.repeated_ids != "allow":
         refusal = removal.repeated_ids_message(found.repeated_ids)
-        deduplicated = storage.join(p.output_path, layout.DEDUPLICATED)
-        storage.delete(removal.owned_files(deduplicated, job.write_options), job.write_options)  # of an earlier run
+        removal.clear(storage.join(p.output_path, layout.DEDUPLICATED), job.write_options)  # of an earlier run
     elif p.remove:
         listed = [storage.join(job.duplicates_dir, name) for name in found.duplicates_files]
         try:

@@ -157,10 +157,6 @@ class _Stream:
                 copy()
 
 
-def _malloc(size: int) -> None:
-    raise NotImplementedError
-
-
 class CUBLASError(RuntimeError):
     """What cuBLAS raises, memory that does not suffice included."""
 
@@ -177,6 +173,7 @@ class _CuPy(types.ModuleType):
         self.limit = 1 << 40
         self.devices = 1
         self.allocators: list[Any] = []
+        self.malloc = object()
         self.RawKernel = _Kernel
         names = types.SimpleNamespace
         self.cuda = names(
@@ -201,7 +198,7 @@ class _CuPy(types.ModuleType):
         )
 
     def get_default_memory_pool(self) -> Any:
-        return types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None, malloc=_malloc)
+        return types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None, malloc=self.malloc)
 
     def get_array_module(self, *arrays: Any) -> Any:
         return self if any(isinstance(a, Array) for a in arrays) else np

@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from beam_semdedup import embeddings, id_list, jsonl, removal, storage
 from beam_semdedup.config import RemovalParameters
@@ -273,24 +271,6 @@ class TestResume:
         self.stop(tmp_path, run, monkeypatch)
         storage.delete(removal.owned_files(str(tmp_path / "out"), {}))
         assert files_in(tmp_path / "out") == set()
-
-
-class TestFound:
-    @given(st.lists(st.sets(st.integers(0, 99)), max_size=5))
-    def test_what_units_found_is_counted_and_what_was_found_more_than_once(self, sets):
-        packed = [removal._packed(np.array(sorted([*s, *(n for n in s if n % 7 == 0)]), dtype=np.int64)) for s in sets]
-        combine = removal._Entries(13)
-        halves = [combine.create_accumulator(), combine.create_accumulator()]
-        for number, element in enumerate(packed):
-            halves[number % 2] = combine.add_input(halves[number % 2], element)
-        both = removal._halves(combine.extract_output(combine.merge_accumulators(halves)))
-        found, repeated = (np.flatnonzero(np.unpackbits(bits, bitorder="little")).tolist() for bits in both)
-        assert found == sorted(set().union(*sets))
-        assert repeated == [n for n in found if n % 7 == 0 or sum(n in s for s in sets) > 1]
-
-    def test_a_unit_that_found_little_of_a_long_list_says_so_in_few_bytes(self):
-        assert len(removal._packed(np.array([5, 10**8]))) < 100
-        assert len(removal._packed(np.arange(10**6))) < 10**5
 
 
 class TestJsonl:

@@ -6,6 +6,7 @@ makes a `Handler` for each worker, which starts a harness, watches it, and calls
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import threading
 import uuid
@@ -108,7 +109,7 @@ def _make_handler(key: bytes, state: Any, provision_info: Any, grpc_server: Any)
     return workers.handlers[-1]
 
 
-class Handler(worker_handlers.GrpcWorkerHandler):
+class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
     """Starts one worker and notices its death. What kind of worker, a subclass says."""
 
     def __init__(self, workers: Workers, state: Any, provision_info: Any, grpc_server: Any) -> None:
@@ -122,17 +123,17 @@ class Handler(worker_handlers.GrpcWorkerHandler):
         self.start()
         threading.Thread(target=self.watch, name=f"watch-{self.worker_id}", daemon=True).start()
 
+    @abc.abstractmethod
     def start(self) -> None:
         """Starts the worker."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def watch(self) -> None:
         """Returns when the worker has ended; calls `lost` unless the run is closing."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def kill(self) -> None:
         """Ends a worker that does not answer."""
-        raise NotImplementedError
 
     def environment(self) -> dict[str, str]:
         """What Beam's harness reads from its environment variables."""

@@ -22,9 +22,8 @@ from beam_semdedup.segments import RankedRows, Segment
 from beam_semdedup.similarity import max_similarity
 from beam_semdedup.stages import files
 from beam_semdedup.threads import in_threads
+from beam_semdedup.wording import EXAMPLES
 
-EXAMPLES = 5
-"""How many repeated ids are told of."""
 _LARGE_BATCHES = 4
 
 

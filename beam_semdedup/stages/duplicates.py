@@ -16,7 +16,8 @@ from beam_semdedup.failures import naming_unit
 from beam_semdedup.job import Job
 from beam_semdedup.ranking import hash_ids
 from beam_semdedup.stages import files
-from beam_semdedup.stages.compare import EXAMPLES, ComparedUnit
+from beam_semdedup.stages.compare import ComparedUnit
+from beam_semdedup.wording import EXAMPLES
 
 
 @dataclass(frozen=True)
