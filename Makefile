@@ -28,7 +28,7 @@ check: .venv/installed-test
 
 install: .venv/bin/python ## for use; EXTRAS=ray,s3 adds them
 	$(BIN)/pip install -q -e ".$(extras)"
-	$(if $(findstring flink,$(EXTRAS)),$(BIN)/python -m beam_semdedup.flink_jar)
+	$(if $(findstring flink,$(EXTRAS)),$(BIN)/python -m beam_semdedup.runners.flink.job_server)
 	@touch .venv/installed
 	@echo "Installed. Try: $(BIN)/semdedup --help"
 

@@ -8,40 +8,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for tools that read types; `_HOMES` is for Python
-    from beam_semdedup.config import Parameters as Parameters
-    from beam_semdedup.config import RemovalParameters as RemovalParameters
-    from beam_semdedup.failures import InputError as InputError
-    from beam_semdedup.failures import RunError as RunError
-    from beam_semdedup.kmeans import FittedKMeans as FittedKMeans
-    from beam_semdedup.plan import Plan as Plan
-    from beam_semdedup.ranking import RankingStrategy as RankingStrategy
-    from beam_semdedup.removal import RemovalResult as RemovalResult
-    from beam_semdedup.removal import remove_duplicates as remove_duplicates
+    from beam_semdedup.compute.ranking import RankingStrategy as RankingStrategy
+    from beam_semdedup.config.parameters import Parameters as Parameters
+    from beam_semdedup.config.parameters import RemovalParameters as RemovalParameters
+    from beam_semdedup.errors import InputError as InputError
+    from beam_semdedup.errors import RunError as RunError
+    from beam_semdedup.fit.model import FittedKMeans as FittedKMeans
+    from beam_semdedup.plan.planning import Plan as Plan
+    from beam_semdedup.removal.removal import RemovalResult as RemovalResult
+    from beam_semdedup.removal.removal import remove_duplicates as remove_duplicates
     from beam_semdedup.transforms import AssignCentroids as AssignCentroids
     from beam_semdedup.transforms import FitKMeans as FitKMeans
     from beam_semdedup.transforms import IdentifyDuplicates as IdentifyDuplicates
     from beam_semdedup.transforms import PairwiseSimilarity as PairwiseSimilarity
     from beam_semdedup.transforms import SemanticDedup as SemanticDedup
-    from beam_semdedup.workflow import SemanticDeduplicationWorkflow as SemanticDeduplicationWorkflow
-    from beam_semdedup.workflow import Summary as Summary
+    from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow as SemanticDeduplicationWorkflow
+    from beam_semdedup.workflow.run import Summary as Summary
 
 _HOMES = {
-    "Parameters": "config",
-    "RemovalParameters": "config",
-    "InputError": "failures",
-    "RunError": "failures",
-    "FittedKMeans": "kmeans",
-    "Plan": "plan",
-    "RankingStrategy": "ranking",
-    "RemovalResult": "removal",
-    "remove_duplicates": "removal",
+    "Parameters": "config.parameters",
+    "RemovalParameters": "config.parameters",
+    "InputError": "errors",
+    "RunError": "errors",
+    "FittedKMeans": "fit.model",
+    "Plan": "plan.planning",
+    "RankingStrategy": "compute.ranking",
+    "RemovalResult": "removal.removal",
+    "remove_duplicates": "removal.removal",
     "AssignCentroids": "transforms",
     "FitKMeans": "transforms",
     "IdentifyDuplicates": "transforms",
     "PairwiseSimilarity": "transforms",
     "SemanticDedup": "transforms",
-    "SemanticDeduplicationWorkflow": "workflow",
-    "Summary": "workflow",
+    "SemanticDeduplicationWorkflow": "workflow.run",
+    "Summary": "workflow.summary",
 }
 
 __all__ = list(_HOMES)

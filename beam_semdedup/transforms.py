@@ -13,17 +13,18 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
-from beam_semdedup import kmeans
-from beam_semdedup.formats import InputUnit
-from beam_semdedup.job import Job
-from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.plan import Plan
-from beam_semdedup.references import register
-from beam_semdedup.segments import Segment
-from beam_semdedup.stages import assign, compare, duplicates, fit
+from beam_semdedup.coders import register
+from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.plan.job import Job
+from beam_semdedup.plan.planning import Plan
+from beam_semdedup.stages import assign, duplicates, fit
+from beam_semdedup.stages import pairwise as compare
 from beam_semdedup.stages.assign import AssignedUnit
-from beam_semdedup.stages.compare import ComparedUnit, PairwiseUnit
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.pairwise import ComparedUnit, PairwiseUnit
+from beam_semdedup.storage.segments import Segment
 
 ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignedUnit, PairwiseUnit, ComparedUnit, DuplicatesFile)
 """Every type that crosses a Beam edge, besides integers and pairs."""

@@ -123,7 +123,7 @@ class Bench:
     @functools.cached_property
     def interpreter(self) -> Run:
         """A process that imports Beam and what our command needs, and does nothing."""
-        return measure([sys.executable, "-c", "import beam_semdedup.workflow"])
+        return measure([sys.executable, "-c", "import beam_semdedup.workflow.run"])
 
 
 def semdedup() -> Path:

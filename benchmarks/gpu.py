@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from beam_semdedup import arrays, fitting, tiles
-from beam_semdedup.assignment import assign, assign_with_distances
-from beam_semdedup.config import Parameters
-from beam_semdedup.shard import Shard
-from beam_semdedup.similarity import max_similarity
-from beam_semdedup.small_clusters import LARGEST, max_similarity_of_each
+from beam_semdedup.compute import arrays, tiles
+from beam_semdedup.compute.assignment import assign, assign_with_distances
+from beam_semdedup.compute.similarity import max_similarity
+from beam_semdedup.compute.small_clusters import LARGEST, max_similarity_of_each
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.fit import lloyd as fitting
+from beam_semdedup.fit.shard import Shard
 from benchmarks import report
 from benchmarks.bench import Goal, Result
 from benchmarks.data import EPS

@@ -220,7 +220,7 @@ def local_ray() -> Iterator[Any]:
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Neither CuPy nor a GPU."""
-    from beam_semdedup import arrays
+    from beam_semdedup.compute import arrays
 
     monkeypatch.setitem(sys.modules, "cupy", None)
     arrays.library.cache_clear()
@@ -234,7 +234,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import cuda_on_cpu
     import cupy_stand_in
 
-    from beam_semdedup import arrays, cuda
+    from beam_semdedup.compute import arrays, cuda
 
     if cuda_on_cpu.COMPILER is None:
         pytest.skip("no g++ to compile the CUDA source for a CPU with")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_semdedup import cuda
+from beam_semdedup.compute import cuda
 
 _ONE_AT_A_TIME = threading.Lock()
 COMPILER = shutil.which("g++")

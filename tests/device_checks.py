@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from beam_semdedup import arrays, similarity
-from beam_semdedup.assignment import assign_with_distances
+from beam_semdedup.compute import arrays, similarity
+from beam_semdedup.compute.assignment import assign_with_distances
 
 
 def assert_rows_are_multiplied_and_hashed_as_on_numpy(xp, n, d):

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_semdedup import storage
-from beam_semdedup.formats import FileFacts, Format, InputUnit, RowBatch
+from beam_semdedup.inputs.base import FileFacts, Format, InputUnit, RowBatch
+from beam_semdedup.storage import files as storage
 
 VECTORS = pa.list_(pa.float32())
 SCHEMA = pa.schema([("id", pa.int64()), ("embeddings", VECTORS)])

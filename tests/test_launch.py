@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from beam_semdedup import config, settings
+from beam_semdedup.config import groups as settings
+from beam_semdedup.config import parameters as config
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))

@@ -11,15 +11,15 @@ from apache_beam.coders.coders import PaneInfoCoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_semdedup import runners
-from beam_semdedup.config import Parameters
-from beam_semdedup.formats import InputUnit
-from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.plan import locate, make_plan
-from beam_semdedup.references import ReferenceCoder
-from beam_semdedup.segments import Segment
-from beam_semdedup.stages.compare import ComparedUnit, PairwiseUnit
+from beam_semdedup.coders import ReferenceCoder
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.plan.planning import locate, make_plan
+from beam_semdedup.runners import base as runners
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.pairwise import ComparedUnit, PairwiseUnit
+from beam_semdedup.storage.segments import Segment
 from beam_semdedup.transforms import ELEMENTS, SemanticDedup
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)

@@ -7,11 +7,11 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_semdedup.capacity import num_workers
-from beam_semdedup.config import ClusterParameters
+from beam_semdedup.compute.threads import cores
+from beam_semdedup.config.parameters import ClusterParameters
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.process import WorkerProcess
-from beam_semdedup.threads import cores
+from beam_semdedup.runners.resources import num_workers
 
 
 def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
@@ -25,12 +25,12 @@ def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) ->
 
 
 class _Process(harness.Handler):
-    """Starts one `beam_semdedup.worker`, and fails the run when it dies."""
+    """Starts one `beam_semdedup.runners.worker`, and fails the run when it dies."""
 
     def start(self) -> None:
         # Each worker has its share of the cores; the fit takes all of them, since the others wait for it.
         threads = max(1, cores() // self.workers.number)
-        self._process = WorkerProcess("beam_semdedup.worker", threads=threads, environment=self.environment())
+        self._process = WorkerProcess("beam_semdedup.runners.worker", threads=threads, environment=self.environment())
 
     def watch(self) -> None:
         self._process.follow()

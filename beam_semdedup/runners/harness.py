@@ -23,7 +23,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms import environments
 from google.protobuf import json_format, text_format
 
-from beam_semdedup.failures import WorkerLost
+from beam_semdedup.errors import WorkerLost
 
 URN = "beam_semdedup:environment:workers:v1"
 OPTIONS = {"max_cache_memory_usage_mb": 100}

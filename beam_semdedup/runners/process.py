@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 
-from beam_semdedup import worker
+from beam_semdedup.runners import worker
 
 _LOG = logging.getLogger(__name__)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

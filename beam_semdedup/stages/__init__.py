@@ -1,4 +1,4 @@
-"""What one unit of each stage does: read, compute, write one whole file, and say what is in it.
+"""One unit of each stage: read, compute, write one whole file, say what is in it; no Beam, and no two units at once.
 
 Each unit finds an earlier attempt's finished file first, and then writes nothing. A failure names the unit.
 """

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup import arrays, embeddings, layout, segments, storage
-from beam_semdedup.assignment import assign_with_distances
-from beam_semdedup.failures import naming_unit
-from beam_semdedup.formats import InputUnit, RowBatch
-from beam_semdedup.inputs import FORMATS
-from beam_semdedup.job import Job
-from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.segments import Segment
-from beam_semdedup.stages import files
-from beam_semdedup.threads import in_threads
+from beam_semdedup.compute import arrays
+from beam_semdedup.compute.assignment import assign_with_distances
+from beam_semdedup.compute.threads import in_threads
+from beam_semdedup.errors import naming_unit
+from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs.base import InputUnit, RowBatch
+from beam_semdedup.inputs.dataset import FORMATS
+from beam_semdedup.plan.job import Job
+from beam_semdedup.storage import files as storage
+from beam_semdedup.storage import layout, segments
+from beam_semdedup.storage import tables as files
+from beam_semdedup.storage.segments import Segment
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_semdedup import layout, storage
-from beam_semdedup.failures import naming_unit
-from beam_semdedup.job import Job
-from beam_semdedup.ranking import hash_ids
-from beam_semdedup.stages import files
-from beam_semdedup.stages.compare import ComparedUnit
-from beam_semdedup.wording import EXAMPLES
+from beam_semdedup.compute.ranking import hash_ids
+from beam_semdedup.errors import naming_unit
+from beam_semdedup.plan.job import Job
+from beam_semdedup.stages.pairwise import ComparedUnit
+from beam_semdedup.storage import files as storage
+from beam_semdedup.storage import layout
+from beam_semdedup.storage import tables as files
+from beam_semdedup.text import EXAMPLES
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ import functools
 
 import numpy as np
 
-from beam_semdedup import inputs, kmeans, storage
-from beam_semdedup.job import Job
-from beam_semdedup.kmeans import FittedKMeans
-from beam_semdedup.layout import PLAN
-from beam_semdedup.plan import load_units
+from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.plan.job import Job
+from beam_semdedup.plan.planning import load_units
+from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.layout import PLAN
 
 
 def fit_centroids(job: Job) -> FittedKMeans:

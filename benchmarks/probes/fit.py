@@ -15,8 +15,8 @@ from benchmarks.peers.bare import assign
 
 def ours(sample: np.ndarray, initial: Path | None, clusters: int, parameters: dict[str, Any]) -> tuple[np.ndarray, int]:
     """The project's own engine."""
-    from beam_semdedup.fitting import ENGINES
-    from beam_semdedup.validation import resolve
+    from beam_semdedup.config.validation import resolve
+    from beam_semdedup.fit.lloyd import ENGINES
 
     given = {"init": str(initial)} if initial else {}
     p = resolve({"input_path": "-", "output_path": "-", "n_clusters": clusters, **given, **parameters})

@@ -53,8 +53,8 @@ def copy_rate() -> float:
 
 def kernel(rows: int, dimension: int, copies: float) -> float:
     """GFLOP/s of `max_similarity` on one cluster, of which a share are copies with a little noise."""
-    from beam_semdedup.similarity import max_similarity
-    from beam_semdedup.threads import in_threads
+    from beam_semdedup.compute.similarity import max_similarity
+    from beam_semdedup.compute.threads import in_threads
 
     rng = np.random.default_rng(0)
     cluster = rng.standard_normal((rows, dimension), dtype=np.float32)
@@ -62,7 +62,7 @@ def kernel(rows: int, dimension: int, copies: float) -> float:
     cluster[places[0]] = cluster[places[1]] + 0.1 * rng.standard_normal((places.shape[1], dimension), dtype=np.float32)
     cluster /= np.linalg.norm(cluster, axis=1, keepdims=True)
     # The batch is what our command uses by default.
-    from beam_semdedup.config import Parameters
+    from beam_semdedup.config.parameters import Parameters
 
     batch = Parameters().pairwise_batch_size
     compare = functools.partial(max_similarity, cluster, 0, rows, batch)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 
-from beam_semdedup.config import PlanParameters
-from beam_semdedup.forecast import Data, Machines, forecast
-from beam_semdedup.rates import load_rates
-from beam_semdedup.threads import cores
-from beam_semdedup.validation import resolve
+from beam_semdedup.compute.threads import cores
+from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.forecast.model import Data, Machines, forecast
+from beam_semdedup.forecast.rates import load_rates
 from benchmarks.bench import Bench, Goal, Result, semdedup
 from benchmarks.scenarios import growth
 

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from beam_semdedup import arrays
-from beam_semdedup.embeddings import to_matrix
+from beam_semdedup.compute import arrays
+from beam_semdedup.inputs.embeddings import to_matrix
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 xp = arrays.library("auto")

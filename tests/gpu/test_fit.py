@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from device_checks import assert_rows_are_assigned_as_on_numpy
 
-from beam_semdedup import assignment, fitting
-from beam_semdedup.config import Parameters
-from beam_semdedup.shard import Shard
+from beam_semdedup.compute import assignment
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.fit import lloyd as fitting
+from beam_semdedup.fit.shard import Shard
 
 
 @pytest.mark.parametrize("k", [7, 300])

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import BATCHES, EPS, clusters, folded, folds, grids, plainly_folded, starting, units
 
-from beam_semdedup import arrays, cuda, tiles
-from beam_semdedup.segments import RankedRows
-from beam_semdedup.similarity import max_similarity
-from beam_semdedup.small_clusters import max_similarity_of_each
+from beam_semdedup.compute import arrays, cuda, tiles
+from beam_semdedup.compute.similarity import max_similarity
+from beam_semdedup.compute.small_clusters import max_similarity_of_each
+from beam_semdedup.storage.segments import RankedRows
 
 on_a_gpu = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

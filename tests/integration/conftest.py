@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from runs import Ended
 
-from beam_semdedup import cli
+from beam_semdedup.cli import commands as cli
 
 
 @pytest.fixture

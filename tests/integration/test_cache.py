@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from runs import comparisons, dedup, duplicates, unit_files
 
-from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow, removal, runners
+from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow
+from beam_semdedup.removal import removal
+from beam_semdedup.runners import base as runners
 
 Store = Callable[[np.ndarray], str]
 

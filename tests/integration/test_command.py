@@ -17,7 +17,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from runs import Ended, dedup, finish, read_parquet, start
 
-from beam_semdedup import cli, storage
+from beam_semdedup.cli import commands as cli
+from beam_semdedup.storage import files as storage
 
 Command = Callable[..., Ended]
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from runs import comparisons, dedup, duplicates
 
-from beam_semdedup import InputError, cuml_fit, small_clusters
+from beam_semdedup import InputError
+from beam_semdedup.compute import small_clusters
+from beam_semdedup.fit import cuml as cuml_fit
 
 GIVEN = {"max_iter": 0, "n_clusters": None}
 

@@ -20,8 +20,11 @@ import psutil
 import pytest
 from runs import DEMO, SIZES, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
-from beam_semdedup import RunError, Summary, cli, progress, runners
-from beam_semdedup.validation import resolve
+from beam_semdedup import RunError, Summary
+from beam_semdedup.cli import commands as cli
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.runners import base as runners
+from beam_semdedup.runners import progress
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def _fixed(init: str) -> dict[str, Any]:
 
 
 def _workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(driver.pid).children() if "beam_semdedup.worker" in p.cmdline()]
+    return [p for p in psutil.Process(driver.pid).children() if "beam_semdedup.runners.worker" in p.cmdline()]
 
 
 def _assert_resumes(summary: Summary, before: dict[str, tuple[int, int]], out: Path, undisturbed: Summary) -> None:

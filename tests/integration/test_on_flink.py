@@ -19,15 +19,17 @@ import psutil
 import pytest
 from runs import DEMO, SIZES, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
 
-from beam_semdedup import Summary, flink_jar, runners
-from beam_semdedup.failures import InputError, RunError, UnitError
-from beam_semdedup.validation import resolve
+from beam_semdedup import Summary
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.errors import InputError, RunError, UnitError
+from beam_semdedup.runners import base as runners
+from beam_semdedup.runners.flink import job_server as flink_jar
 
 LAUNCH = Path(__file__).parents[2] / "launch" / "flink"
 
 needs_the_jar = pytest.mark.skipif(
     flink_jar.local("1.20") is None,
-    reason="Beam's job server for Flink 1.20 is not on this machine: python -m beam_semdedup.flink_jar fetches it",
+    reason="Beam's job server for Flink 1.20 is not on this machine: make install EXTRAS=flink fetches it",
 )
 
 
@@ -85,7 +87,7 @@ def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def _workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [p for p in _family(process) if "beam_semdedup.runners.worker_pool" in p.cmdline()]
+    return [p for p in _family(process) if "beam_semdedup.runners.flink.worker_pool" in p.cmdline()]
 
 
 def _assert_gone(processes: list[psutil.Process]) -> None:
@@ -239,7 +241,7 @@ def _pool(directory: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     log = directory / "pool.log"
     with log.open("w") as target:
         pool = subprocess.Popen(
-            [sys.executable, "-m", "beam_semdedup.runners.worker_pool", "port=0"], stderr=target, text=True
+            [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", "port=0"], stderr=target, text=True
         )
     try:
         said = wait(lambda: re.search(r"listening on port (\d+)", log.read_text()))

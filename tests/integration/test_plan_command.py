@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from runs import Ended
 
-from beam_semdedup import calibration, cli
-from beam_semdedup.config import PlanParameters
+from beam_semdedup.cli import commands as cli
+from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.forecast import calibration
 
 
 @pytest.fixture

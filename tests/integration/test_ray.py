@@ -18,7 +18,7 @@ from beam_semdedup import InputError, RunError, Summary
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from beam_semdedup import ray_cluster  # noqa: E402
+from beam_semdedup.runners.ray import cluster as ray_cluster  # noqa: E402
 
 FIXED = {"n_clusters": 100, "max_iter": 0, "eps": 0.05}
 TWO = {"name": "ray", "num_workers": 2}

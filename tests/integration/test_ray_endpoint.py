@@ -22,15 +22,15 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from runs import DEMO, duplicates, wait
 
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow
-from beam_semdedup.config import EndpointParameters
-from beam_semdedup.validation import resolve
+from beam_semdedup.config.parameters import EndpointParameters
+from beam_semdedup.config.validation import resolve
 
 ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
 def options(local_ray: Any) -> Iterator[PipelineOptions]:
-    from beam_semdedup.runners.ray_endpoint import Endpoint
+    from beam_semdedup.runners.ray.endpoint import Endpoint
 
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # the pipelines refer to this module
     values = {"port": 0, "runner": {"name": "ray", "num_workers": 2, "runtime_env": here}}
@@ -123,7 +123,7 @@ class _Part(beam.PTransform):
 
 
 def test_the_command_says_what_it_does_not_understand() -> None:
-    command = [sys.executable, "-m", "beam_semdedup.runners.ray_endpoint", "prot=8099"]
+    command = [sys.executable, "-m", "beam_semdedup.runners.ray.endpoint", "prot=8099"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.endswith("Error: unknown parameter prot; did you mean port?\n")

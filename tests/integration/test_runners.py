@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from runs import DEMO, centroids, comparisons, dedup, duplicates
 
-from beam_semdedup import Summary, flink_jar
+from beam_semdedup import Summary
+from beam_semdedup.runners.flink import job_server as flink_jar
 
 FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "unit_rows": 500, "assign_unit_bytes": "500KB"}
 ON_RAY = {"name": "ray", "num_workers": 2}
@@ -40,7 +41,7 @@ def test_ray(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(
     flink_jar.local("1.20") is None,
-    reason="Beam's job server for Flink 1.20 is not on this machine: python -m beam_semdedup.flink_jar fetches it",
+    reason="Beam's job server for Flink 1.20 is not on this machine: make install EXTRAS=flink fetches it",
 )
 def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pytest
 from runs import DEMO, Ended, dedup, duplicates, finish, read_parquet, start
 
-from beam_semdedup import cli, storage
-from beam_semdedup.sweep import _common_parent
+from beam_semdedup.cli import commands as cli
+from beam_semdedup.cli.sweep import _common_parent
+from beam_semdedup.storage import files as storage
 
 Command = Callable[..., Ended]
 EPS = (0.01, 0.05, 0.1, 0.2, 0.5)

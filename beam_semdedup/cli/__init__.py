@@ -1,0 +1,1 @@
+"""The commands: what Hydra composes, help, tables and exit codes; Hydra is known here alone, nothing is computed."""

@@ -1,0 +1,169 @@
+"""The commands: Hydra composes, the workflow, removal or planning works, exit codes say how it went.
+
+0: done. 1: a run failed. 2: bad input or parameters. 130: interrupted (Ctrl-C). 143: terminated (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_semdedup.cli import composition, console, sweep
+from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.runners import progress
+from beam_semdedup.text import without_secrets
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+_TERMINATED = threading.Event()
+"""Set once this process has received SIGTERM."""
+
+
+def main() -> None:
+    """The command `semdedup`."""
+    _command("semdedup", Parameters, _deduplicate)
+
+
+def remove_main() -> None:
+    """The command `semdedup-remove`."""
+    _command("removal", RemovalParameters, _remove)
+
+
+def plan_main() -> None:
+    """The command `semdedup-plan`."""
+    _command("plan", PlanParameters, _plan)
+
+
+def _deduplicate(parameters: Parameters) -> dict[str, Any]:
+    from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow
+
+    summary = SemanticDeduplicationWorkflow(**dataclasses.asdict(parameters)).run()
+    console.print_summary(summary)
+    return {"summary": dataclasses.asdict(summary)}
+
+
+def _remove(parameters: RemovalParameters) -> dict[str, Any]:
+    from beam_semdedup.removal.removal import remove_duplicates
+
+    result = remove_duplicates(parameters)
+    console.print_removal(dataclasses.asdict(result), parameters.output_path)
+    return {}
+
+
+def _plan(parameters: PlanParameters) -> dict[str, Any]:
+    from beam_semdedup.forecast.report import report_plan
+
+    console.print_plan(report_plan(parameters))
+    return {}
+
+
+def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -> None:
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        console.print_help(schema)
+        sys.exit(DONE)
+    if "--version" in arguments:
+        from importlib.metadata import version
+
+        print(version("beam-semdedup"))
+        sys.exit(DONE)
+    signal.signal(signal.SIGTERM, _terminate)
+    code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
+    if "ray" in sys.modules:
+        from beam_semdedup.runners.ray import cluster as ray_cluster
+
+        ray_cluster.disconnect()
+    _end(code)
+
+
+def _end(code: int) -> None:
+    """Ends the process without taking the interpreter's modules apart, which would take a third of a second.
+
+    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
+    """
+    if code not in (INTERRUPTED, TERMINATED):
+        threading._shutdown()  # type: ignore[attr-defined]  # joblib's workers end in it, and are waited for after it
+        atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _terminate(*_: object) -> None:
+    """Ends the run as Ctrl-C does, and lets it end: whoever sends SIGTERM may send it again."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _TERMINATED.set()
+    raise KeyboardInterrupt
+
+
+def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
+    """The worst exit code of the jobs that the arguments ask for."""
+    arguments, stored = composition.read_stored(name, arguments)
+    arguments = composition.understood(schema, arguments)
+    composition.register(schema, stored)
+    multirun = composition.is_multirun(arguments)
+    writes = schema is not PlanParameters
+    outputs = sweep.outputs(name, arguments) if multirun and writes else []
+    shared = sweep.shared(outputs)
+    place = sweep.table_place(name, arguments, outputs) if multirun and schema is Parameters else None
+
+    def task(job: composition.ComposedJob) -> None:
+        outcome: dict[str, Any] = {"overrides": job.overrides}
+
+        def run() -> int:
+            parameters = resolve(composition.plain(job.composed), schema)
+            if writes and parameters.output_path in shared:
+                sweep.give_own_output(parameters, job.overrides)
+            with progress.logged(parameters.verbose, by_caller=False):
+                outcome.update(action(parameters))
+            return DONE
+
+        if job.overrides:
+            print(without_secrets(f"\n{', '.join(map(composition.shown, job.overrides))}"))
+        outcome["exit_code"] = _guarded(run)
+        Path(scratch, f"outcome-{job.number:06d}.json").write_text(json.dumps(outcome))
+        if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
+            raise _Told
+
+    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+        composition.run(name, arguments, Path(scratch), task)
+        outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
+    if multirun and schema is Parameters:
+        sweep.report(outcomes, place)
+    return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
+
+
+class _Told(KeyboardInterrupt):
+    """An interrupt of a job, on its way out, that a person was told of."""
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    """The exit code of `action`, after saying on standard error what went wrong."""
+    try:
+        return action()
+    except KeyboardInterrupt as interrupt:
+        code, how = (TERMINATED, "Terminated") if _TERMINATED.is_set() else (INTERRUPTED, "Interrupted")
+        if not isinstance(interrupt, _Told):
+            console.say(f"{how}. Finished units are kept: the same command goes on from there.")
+        return code
+    except InputError as error:
+        console.say(f"Error: {error}")
+        return BAD_INPUT
+    except RunError as error:
+        console.say(f"Failed: {error}")
+        return FAILED
+    except Exception as error:
+        message = composition.message_of(error)
+        console.say(f"Error: {message}" if message else traceback.format_exc().rstrip())
+        return BAD_INPUT if message else FAILED

@@ -1,0 +1,207 @@
+"""What the commands print: results, plans, help and errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from beam_semdedup.config.groups import GROUPS, default
+from beam_semdedup.config.parameters import HEADINGS, Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
+
+
+@dataclass(frozen=True)
+class Command:
+    """What `--help` says of a command."""
+
+    name: str
+    usage: str
+    what: str
+
+
+_COMMANDS: dict[type, Command] = {
+    Parameters: Command(
+        "semdedup",
+        "input_path=… output_path=… [eps=…]",
+        "Finds rows of embedding files that mean the same.\n"
+        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.",
+    ),
+    RemovalParameters: Command(
+        "semdedup-remove",
+        "input_path=… duplicates_path=… output_path=…",
+        "Writes a dataset without its duplicates.",
+    ),
+    PlanParameters: Command(
+        "semdedup-plan",
+        "input_path=… | rows=… dimension=… [workers=…]",
+        "Says what a run of semdedup will take, before it runs.",
+    ),
+}
+
+
+def print_summary(summary: Any) -> None:
+    """The result of a run, a `summary.Summary`."""
+    from beam_semdedup.removal.removal import repeated_ids_in_words
+    from beam_semdedup.workflow.summary import reasons
+
+    paths = without_secrets(summary.paths)
+    lines = [f"Read        {summary.rows_read:>14,} rows"]
+    if summary.eps is not None:
+        share = summary.num_duplicates / summary.rows_read
+        lines += [
+            f"Kept        {summary.rows_kept:>14,}",
+            f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
+        ]
+    lines.append(
+        f"Rejected    {summary.rows_rejected:>14,}"
+        + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
+    )
+    lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
+    lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")
+    for name, stage in summary.stages.items():
+        rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
+        shown = "".join(f"{rate:>11,.0f}" if stage.units_done else f"{'':>11}" for rate in rates)
+        lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
+    lines.append(f"Total: {summary.total_time:.1f} s")
+    if summary.repeated_ids["count"]:
+        lines.append(f"Warning: {repeated_ids_in_words(summary.repeated_ids)}")
+    results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
+    lines.append(f"Results: {paths['output']} ({results})")
+    print("\n".join(lines))
+    if summary.removal:
+        print_removal(summary.removal, paths["deduplicated"])
+        if summary.rows_rejected:
+            print(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
+
+
+def print_removal(result: dict[str, Any], output: str) -> None:
+    """The result of a removal, a `removal.RemovalResult` as a mapping, whose files are in `output`."""
+    kept = result["rows_read"] - result["rows_removed"]
+    print(
+        f"Removed {counted(result['rows_removed'], 'row')} ({counted(result['ids_removed'], 'id')}), kept {kept:,}, "
+        f"in {without_secrets(output)}; not found: {counted(result['ids_not_found'], 'listed id')}"
+    )
+
+
+def print_plan(report: Any) -> None:
+    """What a run will take, a `plan_report.PlanReport`."""
+    _print_asked(report)
+    print("\nOther sizes on the same machines, with the recommended n_clusters:")
+    table = _table(
+        ">rows", ">n_clusters", ">segments", ">rows each", ">worker", ">driver", ">predicted", "bottleneck", "breaks"
+    )
+    for f in report.table:
+        numbers = [f"{f.data.rows:,}", f"{f.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
+        amounts = [in_bytes(f.worker_memory), in_bytes(f.driver_memory), in_time(f.seconds)]
+        table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
+    wide().print(table)
+    for what, advice in {limit.what: limit.advice for f in report.table for limit in f.limits}.items():
+        print(f"{what}: {advice}")
+
+
+def _print_asked(report: Any) -> None:
+    asked, best, machines, rates = report.asked, report.recommended, report.machines, report.rates
+    data = asked.data
+    store = f", {in_bytes(machines.storage_bandwidth)}/s of storage each" if machines.storage_bandwidth else ""
+    print(
+        f"{data.rows:,} rows of {data.dimension} values, on {counted(machines.workers, 'worker')} with "
+        f"{counted(machines.cores, 'core')} and {in_bytes(machines.memory)} of memory budget each, "
+        f"{counted(machines.gpus, 'GPU')}{store}\n"
+        f"Rates: {report.source}; assign {rates.assign_flops / 1e9:,.0f}, compare {rates.compare_flops / 1e9:,.0f} "
+        f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
+    )
+    lines = [
+        ("n_clusters", f"{asked.n_clusters:,}; recommended: {best.n_clusters:,} ({in_time(best.seconds)})"),
+        ("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"),
+        ("Fit", f"on {counted(asked.sample_rows, 'row')}" if asked.sample_rows else "none: centroids are given"),
+        ("Assign", f"{counted(asked.units, 'unit')} of {asked.unit_rows:,} rows"),
+        (
+            "Shuffle",
+            f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
+        ),
+        ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),
+        ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
+    ]
+    print("\n".join(f"{name:<12}{text}" for name, text in lines) + "\n")
+    table = _table("Stage", ">TFLOP", ">read", ">written", ">predicted", "bottleneck")
+    for stage in asked.stages:
+        amounts = [f"{stage.flops / 1e12:,.2f}" if stage.flops else ""]
+        amounts += [in_bytes(amount) if amount else "" for amount in (stage.bytes_read, stage.bytes_written)]
+        table.add_row(stage.name, *amounts, in_time(stage.seconds), stage.bottleneck)
+    table.add_row("total", "", "", "", in_time(asked.seconds), asked.bottleneck)
+    wide().print(table)
+    for limit in asked.limits:
+        print(f"Breaks: {limit.what}; {limit.advice}")
+
+
+def _table(*columns: str) -> Any:
+    """A table without lines; `>` before the name of a column aligns it to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return table
+
+
+def print_help(schema: type) -> None:
+    """What a command is for and all of its parameters, from their declaration."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    console, command = wide(), _COMMANDS[schema]
+    console.print(f"[bold]{command.name}[/] {escape(f'{command.usage} [name=value …]')}\n\n{command.what}\n")
+    for heading in HEADINGS:
+        rows = [row for f in dataclasses.fields(schema) if f.metadata["group"] == heading for row in _help_rows(f)]
+        if not rows:
+            continue
+        table = Table(
+            title=heading, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 1)
+        )
+        table.add_column(style="cyan", no_wrap=True)
+        table.add_column()
+        for name, text in rows:
+            table.add_row(name, escape(text))
+        console.print(table)
+        console.print()
+    console.print(
+        "Several values, separated by commas, with -m: one run for each (a sweep). Exit codes: 0 done, 1 failed,\n"
+        "2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM); the same command goes on where it ended."
+    )
+
+
+def _help_rows(f: dataclasses.Field[Any]) -> Iterator[tuple[str, str]]:
+    """A parameter and what it means; of a group, each choice with its settings."""
+    if f.name not in GROUPS:
+        yield f.name, _meaning(f)
+        return
+    for name, settings in GROUPS[f.name].items():
+        yield f"{f.name}={name}", (settings.__doc__ or "").splitlines()[0]
+        for setting in dataclasses.fields(settings):
+            if setting.name != "name":
+                yield f"  {f.name}.{setting.name}", _meaning(setting)
+
+
+def _meaning(f: dataclasses.Field[Any]) -> str:
+    value = default(f)
+    typed = "required" if value == MISSING else value if isinstance(value, str) else json.dumps(value)
+    choices = " | ".join(f.metadata.get("choices", ()))
+    return "; ".join(text for text in (choices, f.metadata["help"]) if text) + f" ({typed})"
+
+
+def wide() -> Any:
+    """A rich console for tables: as wide as the terminal, or 160 characters where the output goes elsewhere."""
+    from rich.console import Console
+
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
+
+
+def say(message: str) -> None:
+    """A line on standard error."""
+    print(without_secrets(message), file=sys.stderr)

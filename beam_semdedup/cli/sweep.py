@@ -1,0 +1,158 @@
+"""A sweep (Hydra multirun): where its jobs write, and the table over them."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from beam_semdedup.cli import composition, console
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.errors import InputError, as_input_error
+from beam_semdedup.text import without_secrets
+
+_LONGEST_NAME = 150
+_TABLE = "sweep.csv"
+_COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exit_code")
+"""The columns of the table, after those that are swept."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the table goes, and the storage options there."""
+
+    url: str
+    options: dict[str, Any]
+
+
+def outputs(name: str, arguments: Sequence[str]) -> list[str]:
+    """The output path of each job of the sweep."""
+    from omegaconf import OmegaConf
+
+    jobs = composition.jobs_of(arguments)
+    first = composition.compose(name, jobs[0])
+    if "output_path" not in composition.swept(arguments) and not OmegaConf.is_interpolation(first, "output_path"):
+        return [str(first.output_path)] * len(jobs)  # composing takes longer than a job with another eps
+    return [str(composition.compose(name, overrides).output_path) for overrides in jobs]
+
+
+def shared(outputs: Sequence[str]) -> set[str]:
+    """The output paths that more than one job would write to."""
+    return {path for path in outputs if outputs.count(path) > 1}
+
+
+def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> Place | None:
+    """Where the jobs of a sweep have a place in common for their table; None where no job is valid.
+
+    Raises:
+        InputError: another file is there.
+    """
+    from beam_semdedup.storage import files as storage
+
+    first = _first_valid(name, arguments)
+    if first is None:
+        return None
+    if len(set(outputs)) == 1:
+        home, options = first.output_path, first.write_options
+    elif first.cache_path:
+        home, options = first.cache_path, first.cache_options
+    else:
+        options = first.write_options
+        home = _common_parent([storage.absolute(output, options) for output in outputs])
+    place = Place(storage.join(storage.absolute(home, options), _TABLE), options)
+    with as_input_error(f"{place.url}: cannot be read"):
+        is_there = storage.exists(place.url, options)
+        if is_there and not _is_own(storage.read_bytes(place.url, options)):
+            raise InputError(
+                f"{place.url} is not from this program; the table of the sweep would replace it: move it, or give "
+                "another output_path"
+            )
+    return place
+
+
+def _first_valid(name: str, arguments: Sequence[str]) -> Parameters | None:
+    """The parameters of the first job whose parameters are valid."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    for overrides in composition.jobs_of(arguments):
+        with contextlib.suppress(InputError, OmegaConfBaseException):  # which the job itself tells
+            return resolve(composition.plain(composition.compose(name, overrides)))
+    return None
+
+
+def _is_own(table: bytes) -> bool:
+    header = table.decode(errors="replace").partition("\n")[0].rstrip()
+    return tuple(header.split(","))[-len(_COLUMNS) :] == _COLUMNS
+
+
+def give_own_output(parameters: Any, overrides: Sequence[str]) -> None:
+    """Changes the output_path of a job, which others share, to a directory in it that is named for its overrides."""
+    shared = parameters.output_path
+    others = [composition.shown(o) for o in overrides if composition.key_of(o) != "output_path"]
+    parameters.output_path = f"{shared.rstrip('/')}/{_directory(','.join(others))}"
+    if hasattr(parameters, "cache_path"):
+        parameters.cache_path = parameters.cache_path or shared
+
+
+def _directory(name: str) -> str:
+    """`name` as far as it can be the name of a directory, made unique where that is not all of it."""
+    from beam_semdedup.storage import files as storage
+
+    able = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", without_secrets(name))[:_LONGEST_NAME]
+    return able if able == name else f"{able}-{storage.fingerprint(name)[:8]}"
+
+
+def report(outcomes: Sequence[dict[str, Any]], place: Place | None) -> None:
+    """The table over the jobs of a sweep, on standard output and as a CSV file."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [without_secrets(_row(outcome)) for outcome in outcomes]
+    columns = [*dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS), *_COLUMNS]
+    table = Table(*columns, title="Sweep")
+    for row in rows:
+        table.add_row(*(Text("" if row.get(c) is None else str(row[c])) for c in columns))
+    console.wide().print(table)
+    if place is None or not any(outcome.get("summary") for outcome in outcomes):
+        return
+    from beam_semdedup.storage import files as storage
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    try:
+        storage.write_bytes(place.url, text.getvalue().encode(), place.options)
+    except Exception as error:  # the runs are done, whatever the storage makes of the table
+        console.say(f"Warning: the table could not be written: {type(error).__name__}: {error}")
+        return
+    print(f"The table is in {without_secrets(place.url)}")
+
+
+def _row(outcome: dict[str, Any]) -> dict[str, Any]:
+    row = dict(composition.shown(o).split("=", 1) for o in outcome["overrides"])
+    summary = outcome.get("summary")
+    if summary:
+        reused = [name for name, s in summary["stages"].items() if s["units_reused"] and not s["units_done"]]
+        row |= {
+            "duplicates": summary["num_duplicates"],
+            "kept_share": "" if summary["rows_kept"] is None else f"{summary['rows_kept'] / summary['rows_read']:.4f}",
+            "seconds": summary["total_time"],
+            "reused": ", ".join(reused),
+            "output_path": summary["paths"]["output"],
+        }
+    return {**row, "exit_code": outcome["exit_code"]}
+
+
+def _common_parent(urls: Sequence[str]) -> str:
+    """The innermost directory that holds all absolute `urls`; the first of them where there is none."""
+    columns = zip(*(url.split("/") for url in urls), strict=False)
+    common = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, columns)]
+    root = 2 if "://" in urls[0] else 1  # components before a bucket's, a host's or a directory's name
+    return "/".join(common) if len(common) > root else urls[0]

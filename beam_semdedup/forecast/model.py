@@ -1,0 +1,298 @@
+"""What a run will take, before it starts: sizes, operations, bytes, memory and seconds of each stage.
+
+The sizes come from the functions that a run chooses them with, the seconds from a worker's `Rates`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.forecast.rates import Rates, computed_scores
+from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.inputs.base import FileFacts
+from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, default_clusters
+from beam_semdedup.storage import segments
+
+PROCESS_BYTES = 220 << 20
+"""Of a process that imported everything and has no work."""
+REFERENCE_BYTES = 750
+"""What the local runner holds in the driver for a reference to a segment: it stands in the input and in the output of
+a shuffle, encoded; measured with 300,000 of them."""
+_ENCODED_BYTES, _MESSAGE_BYTES = 200, 2 << 30
+_REQUEST_SECONDS = 2e-3
+"""What a ranged read of an object store takes a worker that makes many at the same time; assumed."""
+_RESULT_BYTES = 28  # of a compared row: two ids, score, centroid
+_ASSIGN_COPIES, _COMPARE_COPIES = 4, 2  # of a unit's rows that are in memory at the same time
+_FIT_SECONDS = 3600.0
+_SMALL_SEGMENT, _MANY_SEGMENTS = SEGMENT_BYTES // 4, 100_000
+_ROWS_PER_CLUSTER = 50
+_WORTH = 1.1
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the run has: `workers` processes with `cores` and `memory` bytes each, and `gpus` together.
+
+    `fit_workers` of them fit. `storage_bandwidth`, in bytes/s, is that of a worker to an object store; None stands for
+    the local disk.
+    """
+
+    workers: int = 1
+    cores: int = 1
+    memory: int = 4 << 30
+    gpus: int = 0
+    fit_workers: int = 1
+    storage_bandwidth: int | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows to deduplicate, of `stored_bytes` each in the input files; `files` where they are there already."""
+
+    rows: int
+    dimension: int
+    carried_bytes: int = 0
+    stored_bytes: int = 0
+    files: Sequence[FileFacts] = ()
+
+    def of_size(self, rows: int) -> Data:
+        """The same with another number of rows."""
+        return self if rows == self.rows else dataclasses.replace(self, rows=rows, files=())
+
+    def units(self, unit_rows: int) -> int:
+        """How many units of about `unit_rows` rows they are read in."""
+        return len(inputs.units(self.files, unit_rows)) if self.files else -(-self.rows // unit_rows)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: floating-point operations and bytes of it, and the seconds for each of what may bound it."""
+
+    name: str
+    units: int
+    flops: float = 0.0
+    bytes_read: float = 0.0
+    bytes_written: float = 0.0
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return sum(self.parts.values())
+
+    @property
+    def bottleneck(self) -> str:
+        """What takes most of it."""
+        return max(self.parts, key=self.parts.__getitem__) if self.seconds else ""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where the design breaks: `what`, in a few words, and what to do about it."""
+
+    what: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will do and take; bytes and seconds where nothing else is said."""
+
+    data: Data
+    n_clusters: int
+    sample_rows: int
+    units: int
+    unit_rows: int
+    keys: int
+    comparisons: int
+    segments: int
+    segment_rows: float
+    segment_bytes: float
+    driver_memory: float
+    worker_memory: float
+    stages: tuple[Stage, ...]
+    limits: tuple[Limit, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def bottleneck(self) -> str:
+        """What takes most of the whole run."""
+        totals: dict[str, float] = {}
+        for stage in self.stages:
+            for name, seconds in stage.parts.items():
+                totals[name] = totals.get(name, 0.0) + seconds
+        return max(totals, key=totals.__getitem__)
+
+
+def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
+    """What a run with `n_clusters` clusters on these machines will do and take."""
+    n, d, k = data.rows, data.dimension, n_clusters
+    sizes = Sizes(p.run(n_clusters), n, d, data.carried_bytes, machines.memory)
+    units, keys = data.units(sizes.unit_rows), sizes.keys
+    unit_rows = min(sizes.unit_rows, n)
+    # Rows fall into keys at random: some keys have none of a unit where there are about as many keys as rows.
+    in_unit = keys * -math.expm1(-n / units / keys)
+    references = round(units * in_unit)
+    segment_start, segment_row = segments.num_bytes(d)
+    assigned_bytes = n * (segment_row + data.carried_bytes) + references * segment_start
+    key_rows = -(-n // keys)
+    block = sizes.key_rows(sizes.width)
+    if key_rows > block:
+        block = sizes.cluster_rows
+    blocks = -(-key_rows // block)
+    asked, affordable = (sizes.asked_sample, sizes.affordable_sample) if p.fit_iterations else (0, 0)
+    sample = min(asked, affordable)
+    stages = _Stages(p, data, machines, rates)
+    found = Forecast(
+        data=data,
+        n_clusters=k,
+        sample_rows=sample,
+        units=units,
+        unit_rows=unit_rows,
+        keys=keys,
+        comparisons=keys * blocks,
+        segments=references,
+        segment_rows=n / references,
+        segment_bytes=assigned_bytes / references,
+        driver_memory=PROCESS_BYTES + references * REFERENCE_BYTES,
+        worker_memory=PROCESS_BYTES
+        + max(
+            (segment_row + data.carried_bytes)
+            * max(_ASSIGN_COPIES * unit_rows, _COMPARE_COPIES * min(block, key_rows)),
+            4 * d * sample // machines.fit_workers,
+        )
+        + 4 * d * k,
+        stages=(
+            stages.start(),
+            *([stages.fit(k, sample)] if sample else []),
+            stages.assign(k, units, references, assigned_bytes),
+            stages.shuffle(references),
+            stages.compare(k, keys, blocks, references, assigned_bytes),
+            stages.duplicates(max(1, n // sizes.rows_per_file)),
+        ),
+        limits=(),
+    )
+    return dataclasses.replace(found, limits=tuple(_limits(found, machines, asked, affordable)))
+
+
+def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
+    """The forecast with the fewest clusters, as few clusters lose few pairs, that takes little more than the fastest.
+
+    Where some number of clusters reaches fewer limits of the design than others, only such are taken.
+    """
+    usual = default_clusters(data.rows)
+    numbers = sorted({min(data.rows, max(1, round(usual * 2 ** (step / 4)))) for step in range(-16, 13)})
+    made = [forecast(p, data, number, machines, rates) for number in numbers]
+    fewest = min(len(f.limits) for f in made)
+    made = [f for f in made if len(f.limits) == fewest]
+    least = min(f.seconds for f in made)
+    return next(f for f in made if f.seconds <= _WORTH * least)
+
+
+class _Stages:
+    """The stages of a run."""
+
+    def __init__(self, p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> None:
+        self._p, self._data, self._machines, self._rates = p, data, machines, rates
+        self._values = data.rows * data.dimension
+
+    def start(self) -> Stage:
+        workers = self._rates.start_workers if self._machines.workers > 1 else 0.0
+        return Stage("start", 1, parts={"start": self._rates.start + workers})
+
+    def fit(self, k: int, sample: int) -> Stage:
+        """Choosing the initial centroids is about as much work as an iteration."""
+        data, rates, workers = self._data, self._rates, self._machines.fit_workers
+        flops = 2.0 * data.dimension * sample * k * (self._p.fit_iterations + 1)
+        values = self._values * rates.read_value + sample * data.dimension * self._p.fit_iterations * rates.fit_value
+        read = data.rows * data.stored_bytes
+        parts = {
+            "products": flops / self._flops(rates.fit_flops, workers),
+            "memory": values / workers,
+            "storage": self._transfer(read) / workers,
+        }
+        return Stage("fit", workers, flops, read, 4.0 * k * data.dimension, parts)
+
+    def assign(self, k: int, units: int, references: int, written: float) -> Stage:
+        data, rates = self._data, self._rates
+        flops, read = 2.0 * self._values * k, data.rows * data.stored_bytes
+        return self._shared(
+            Stage("assign", units, flops, read, written),
+            products=flops / self._flops(rates.assign_flops),
+            memory=self._values * rates.assign_value,
+            segments=references * rates.segment + units * rates.unit,
+            storage=self._transfer(read + written),
+        )
+
+    def shuffle(self, references: int) -> Stage:
+        return Stage("shuffle", 1, parts={"references": references * self._rates.reference})
+
+    def compare(self, k: int, keys: int, blocks: int, references: int, assigned: float) -> Stage:
+        data, rates = self._data, self._rates
+        pairs = data.rows / 2 * max(0.0, data.rows / k * self._p.skew - 1)
+        scores = computed_scores(pairs, data.rows, self._p.pairwise_batch_size)
+        remote = self._machines.storage_bandwidth is not None
+        read, written = assigned * (blocks if remote else 1), data.rows * (_RESULT_BYTES + data.carried_bytes)
+        return self._shared(
+            Stage("compare", keys * blocks, 2 * data.dimension * pairs, read, written),
+            products=2 * data.dimension * scores / self._flops(rates.compare_flops),
+            memory=self._values * rates.compare_value,
+            segments=keys * blocks * rates.unit,
+            requests=references * blocks * _REQUEST_SECONDS if remote else 0.0,
+            storage=self._transfer(read + written),
+        )
+
+    def duplicates(self, files: int) -> Stage:
+        data = self._data
+        read = data.rows * (_RESULT_BYTES + data.carried_bytes)
+        return self._shared(
+            Stage("duplicates", files, bytes_read=read),
+            memory=data.rows * self._rates.row,
+            storage=self._transfer(read),
+        )
+
+    def _shared(self, stage: Stage, **parts: float) -> Stage:
+        """`stage`, whose seconds for one worker are shared by all; the last of the units run beside idle workers."""
+        rounds = -(-stage.units // self._machines.workers) / stage.units
+        return dataclasses.replace(stage, parts={name: seconds * rounds for name, seconds in parts.items()})
+
+    def _flops(self, of_worker: float, workers: int = 1) -> float:
+        """Of some workers: of their GPUs where they have any, else in proportion to the cores."""
+        if self._machines.gpus:
+            return self._machines.gpus / self._machines.workers * workers * self._rates.gpu_flops
+        return of_worker * self._machines.cores / self._rates.cores * workers
+
+    def _transfer(self, number_of_bytes: float) -> float:
+        return number_of_bytes / (self._machines.storage_bandwidth or self._rates.disk)
+
+
+def _limits(made: Forecast, machines: Machines, asked: int, affordable: int) -> list[Limit]:
+    """What breaks, in the order of the pipeline."""
+    found = []
+    if affordable < min(asked, _ROWS_PER_CLUSTER * made.n_clusters):
+        few = affordable / made.n_clusters
+        found.append(Limit(f"fit on {few:.2g} rows a cluster", "more memory_budget: it holds the fit's sample"))
+    fit = next((stage for stage in made.stages if stage.name == "fit"), None)
+    if fit and fit.seconds > max(_FIT_SECONDS, made.seconds / 2):
+        where = "one process" if machines.fit_workers == 1 else f"{machines.fit_workers} processes"
+        found.append(Limit(f"fit in {where}", "more actors (fit_workers), or init=<centroids of a smaller fit>"))
+    if made.segment_bytes < _SMALL_SEGMENT and made.segments > _MANY_SEGMENTS:
+        row = 4 * made.data.dimension
+        memory = 8 * (row + made.data.carried_bytes) * math.isqrt(made.data.rows * SEGMENT_BYTES // row)
+        larger = f"memory_budget={-(-memory // 2**30)}GiB: units and keys, and so segments, grow with it"
+        found.append(Limit(f"segments of {made.segment_rows:.2g} rows", larger))
+    if made.driver_memory > machines.memory:
+        found.append(
+            Limit("references in the driver", "a driver with as much, or Flink, or more memory_budget: fewer segments")
+        )
+    if machines.workers > 1 and made.segments * _ENCODED_BYTES / machines.workers > _MESSAGE_BYTES:
+        found.append(Limit("messages over 2 GiB", "more workers, or more memory_budget: fewer segments"))
+    return found

@@ -1,0 +1,86 @@
+"""The job of `semdedup-plan`: parameters in, forecasts out; nothing is run, but rates are measured where asked."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from beam_semdedup.compute.threads import cores
+from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.errors import InputError
+from beam_semdedup.forecast.calibration import calibrate
+from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
+from beam_semdedup.forecast.rates import REFERENCE, Rates, load_rates, save_rates
+from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.runners.resources import memory_per_worker
+
+_LOG = logging.getLogger(__name__)
+SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
+"""The numbers of rows in the table."""
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines."""
+
+    machines: Machines
+    rates: Rates
+    source: str
+    asked: Forecast
+    recommended: Forecast
+    table: tuple[Forecast, ...]
+
+
+def report_plan(p: PlanParameters) -> PlanReport:
+    """The forecasts that the parameters ask for.
+
+    Raises:
+        InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
+    """
+    data = _data(p)
+    if p.n_clusters and p.n_clusters > data.rows:
+        raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
+    machines = Machines(
+        workers=p.workers,
+        cores=p.cores or max(1, cores() // p.workers),
+        memory=memory_per_worker(p.run(None), p.workers),
+        gpus=p.gpus,
+        fit_workers=p.fit_workers,
+        storage_bandwidth=p.storage_bandwidth,
+    )
+    rates, source = _rates(p, data.dimension, machines.cores)
+    recommended = recommend(p, data, machines, rates)
+    return PlanReport(
+        machines,
+        rates,
+        source,
+        forecast(p, data, p.n_clusters, machines, rates) if p.n_clusters else recommended,
+        recommended,
+        tuple(recommend(p, data.of_size(rows), machines, rates) for rows in SIZES),
+    )
+
+
+def _data(p: PlanParameters) -> Data:
+    if p.input_path is None:
+        assert p.rows is not None
+        assert p.dimension is not None
+        return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
+    options = p.run(None).read_options
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
+    carried = [name for name in p.metadata_fields if name != p.id_field]
+    facts = inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, None, options)
+    stored = sum(f.size for f in files) // facts.num_rows
+    return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts.files)
+
+
+def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
+    """The rates, and where they are from."""
+    if p.calibrate:
+        _LOG.info("Measuring how fast this machine is, in about 20 s")
+        measured = calibrate(dimension, number_of_cores)
+        if p.calibration is not None:
+            save_rates(measured, p.calibration)
+        return measured, "measured on this machine now"
+    if p.calibration is not None:
+        return load_rates(p.calibration), f"from {p.calibration}"
+    return REFERENCE, "of two cores of a cloud machine (calibrate=true measures this one)"

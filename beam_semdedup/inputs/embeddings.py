@@ -1,0 +1,113 @@
+"""Arrow columns of vectors to float32 matrices, and which rows cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_semdedup.compute.arrays import row_dot
+
+REASONS = (
+    "",
+    "id is null",
+    "embedding is null",
+    "embedding has the wrong length",
+    "embedding has NaN or infinite values",
+    "embedding has zero norm",
+    "malformed line",
+)
+"""Why a row is rejected; the position is the code, 0 means that it is not."""
+
+NULL_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
+
+
+def is_id_type(type_: pa.DataType) -> bool:
+    """Whether a column of this type can identify rows."""
+    return (
+        pa.types.is_integer(type_)
+        or pa.types.is_string(type_)
+        or pa.types.is_large_string(type_)
+        or pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+        or pa.types.is_fixed_size_binary(type_)
+    )
+
+
+def is_embedding_type(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds vectors: a list of floats or integers, of whichever list type."""
+    is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+    return is_list and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type))
+
+
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """The type of a column once it is `decoded`.
+
+    That of the values of a dictionary, or of what an extension type is stored as, and the usual type for a view, for
+    which Arrow has few functions. A tensor of more than one dimension is no vector, and stays what it is.
+    """
+    if pa.types.is_dictionary(type_):
+        return plain_type(type_.value_type)
+    if isinstance(type_, pa.BaseExtensionType):
+        is_matrix = isinstance(type_, pa.FixedShapeTensorType) and len(type_.shape) != 1
+        return type_ if is_matrix else plain_type(type_.storage_type)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(type_, type_)
+
+
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as values of its `plain_type`."""
+    plain = plain_type(column.type)
+    return column if plain == column.type else column.cast(plain)
+
+
+def lengths(column: pa.Array) -> Counter[int]:
+    """How many usable-looking vectors (not null) of each length `column` has."""
+    counts = pc.value_counts(pc.list_value_length(column.drop_null()))
+    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+
+def commonest_length(counts: Counter[int]) -> int | None:
+    """The commonest length of vectors, of equally common ones the shortest; None where none is above 0."""
+    return min((length for length in counts if length), key=lambda length: (-counts[length], length), default=None)
+
+
+def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """The usable vectors of a column, and for every row why it is not usable.
+
+    Args:
+        column: n vectors, as list, large_list or fixed_size_list of floats or integers.
+        dimension: d, the length that a vector must have.
+        normalize: divide each vector by its L2 norm, in float32.
+
+    Returns:
+        rows (m, d) float32, m <= n, in the order of the column; and reasons (n,) uint8, indices into
+        `REASONS`, zero for the m rows that are in the matrix.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    reasons = np.zeros(len(column), dtype=np.uint8)
+    length = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    reasons[length != dimension] = WRONG_LENGTH
+    reasons[~valid] = NULL_EMBEDDING
+    usable = reasons == 0
+    if not usable.all():
+        column = column.filter(pa.array(usable))
+    values = column.flatten()
+    with np.errstate(over="ignore"):
+        # A null element becomes NaN here.
+        matrix = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, dimension)
+    del values, column
+    squares = row_dot(matrix, matrix)
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(squares).astype(np.float32)
+    bad = np.where(np.isfinite(norms), np.where(norms > 0, 0, ZERO_NORM), NOT_FINITE).astype(np.uint8)
+    reasons[usable] = bad
+    if bad.any():
+        matrix, norms = matrix[bad == 0], norms[bad == 0]
+    if normalize:
+        matrix /= norms[:, None]
+    matrix += np.float32(0)  # -0.0 becomes 0.0: equal vectors have equal bits
+    return matrix, reasons

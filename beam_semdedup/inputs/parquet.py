@@ -1,0 +1,207 @@
+"""Parquet files as input: planned from their footers, read by row groups."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_semdedup.errors import as_input_error
+from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs.base import FileFacts, InputUnit, RowBatch, joined_type
+from beam_semdedup.storage import files as storage
+
+_BATCH_BYTES = 4 << 20
+_LOOK_ROWS = 1024
+_KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
+    pa.types.is_integer,
+    pa.types.is_floating,
+    lambda type_: pa.types.is_string(type_) or pa.types.is_large_string(type_),
+    lambda type_: pa.types.is_binary(type_) or pa.types.is_large_binary(type_),
+)
+
+
+class Parquet:
+    """Parquet files, planned from their footers."""
+
+    extensions = (".parquet", ".pq")
+    without_columns = "it has no columns"
+
+    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+        """See `Format.inspect`; reads the footer."""
+        with (
+            as_input_error(f"{info.url}: not a readable parquet file"),
+            storage.open_input(info.url, options) as source,
+        ):
+            file = pq.ParquetFile(source)
+            schema, metadata, leaves = file.schema_arrow, file.metadata, _leaf_columns(file.metadata)
+        parts, first_row, sizes = [], 0, Counter[str]()
+        for group in range(metadata.num_row_groups):
+            num_rows = metadata.row_group(group).num_rows
+            if num_rows:
+                parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
+            first_row += num_rows
+            for name in schema.names:
+                sizes[name] += _size(metadata.row_group(group), leaves[name])
+        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
+
+    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+        """See `Format.head`; the footer has those of the whole file."""
+        facts = self.inspect(info, options)
+        return facts.schema if facts.num_rows else pa.schema([])
+
+    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+        """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
+        type_ = facts.schema.field(embedding_field).type
+        if pa.types.is_fixed_size_list(type_):
+            return type_.list_size
+        with storage.open_input(facts.info.url, options) as source:
+            file = pq.ParquetFile(source)
+            leaves = _leaf_columns(file.metadata)[embedding_field]
+            for part in facts.parts:
+                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), leaves)
+                counts: Counter[int] = Counter()
+                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
+                    counts += embeddings.lengths(embeddings.decoded(batch.column(embedding_field)))
+                    if evident and counts.keys() == {evident}:
+                        return evident
+                if commonest := embeddings.commonest_length(counts):
+                    return commonest
+        return None
+
+    def vector_type(self, type_: pa.DataType) -> pa.DataType:
+        """See `Format.vector_type`."""
+        return type_
+
+    def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
+        """See `Format.joined_type`; types that differ only in how large their values may be."""
+        if pa.uint64() in (a, b) and not (pa.types.is_unsigned_integer(a) and pa.types.is_unsigned_integer(b)):
+            return None
+        return joined_type(a, b) if any(kind(a) and kind(b) for kind in _KINDS) else None
+
+    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
+        """See `Format.read`."""
+        no_lines = np.empty(0, dtype=np.int64)
+        with storage.open_input(unit.path, options) as source:
+            file = pq.ParquetFile(source)
+            if unit.row_groups[-1] >= file.num_row_groups:
+                raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
+            position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
+            stop = unit.first_row + unit.num_rows
+            rows = _rows_per_batch(file.metadata, unit.row_groups, schema.names)
+            for batch in file.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
+                first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
+                if first < last:
+                    table = pa.Table.from_batches([batch.slice(first - position, last - first)])
+                    positions = np.arange(first, last)
+                    yield RowBatch(_with_types(table, schema), positions, positions, no_lines)
+                position += batch.num_rows
+                if position >= stop:
+                    break
+
+    def copy_without(
+        self,
+        source: str,
+        target: Path,
+        id_column: pa.Field,
+        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
+        batch_bytes: int,
+        options: storage.Options,
+    ) -> tuple[int, int]:
+        """See `Format.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
+        rows_read = rows_listed = 0
+        with storage.open_input(source, options) as opened:
+            file = pq.ParquetFile(opened)
+            schema, metadata = file.schema_arrow, file.metadata
+            with pq.ParquetWriter(target, schema, compression=_codecs(metadata) or "SNAPPY") as writer:
+                for group in range(metadata.num_row_groups):
+                    size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
+                    batch_rows = max(1, min(rows, rows * batch_bytes // max(1, size)))
+                    for batch in file.iter_batches(batch_rows, row_groups=[group]):
+                        table = _without_views(pa.Table.from_batches([batch]))
+                        listed = is_listed(embeddings.decoded(table.column(id_column.name)))
+                        writer.write_table(table.filter(pa.array(~listed)).cast(schema), row_group_size=max(1, rows))
+                        rows_read += table.num_rows
+                        rows_listed += int(listed.sum())
+        return rows_read, rows_listed
+
+    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+        """See `Format.places`."""
+        with storage.open_input(unit.path, options) as source:
+            metadata = pq.ParquetFile(source).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        groups = np.searchsorted(starts, numbers, side="right") - 1
+        return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
+
+
+def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
+    """How each column of the first row group is compressed, by its path."""
+    if not metadata.num_row_groups:
+        return {}
+    columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
+    return {column.path_in_schema: column.compression.replace("UNCOMPRESSED", "NONE") for column in columns}
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """`schema` with the types of decoded columns."""
+    return pa.schema([f.with_type(embeddings.plain_type(f.type)) for f in schema])
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The table with columns of the usual types in place of views, which Arrow does not filter."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
+            table = table.set_column(index, field.name, embeddings.decoded(table.column(index)))
+    return table
+
+
+def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
+    columns = [embeddings.decoded(table.column(name)) for name in schema.names]
+    return pa.table(
+        [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
+        names=schema.names,
+    )
+
+
+def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
+    """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
+
+    Looked at only where reading the vectors themselves would be slow, and believed where the first ones agree.
+    """
+    for column in map(group.column, leaves):
+        no_nulls = column.statistics is not None and column.statistics.null_count == 0
+        if group.num_rows > _LOOK_ROWS and no_nulls and column.num_values % group.num_rows == 0:
+            return column.num_values // group.num_rows
+    return None
+
+
+def _rows_per_batch(metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
+    """How many rows are about `_BATCH_BYTES` in the chosen columns."""
+    groups, leaves = [metadata.row_group(g) for g in row_groups], _leaf_columns(metadata)
+    size = sum(_size(group, leaves[name]) for group in groups for name in columns)
+    return max(1, _BATCH_BYTES * sum(group.num_rows for group in groups) // max(1, size))
+
+
+def _size(group: Any, leaves: Sequence[int]) -> int:
+    """The uncompressed bytes of some of a row group's columns."""
+    return sum(group.column(leaf).total_uncompressed_size for leaf in leaves)
+
+
+def _leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
+    """For each name, the columns of the footer that are read when it is asked for.
+
+    As Arrow understands it: `a.b` may be a column of that name as well as the field `b` of a column `a`.
+    """
+    leaves: dict[str, list[int]] = {}
+    for index in range(metadata.num_columns):
+        for name in itertools.accumulate(metadata.schema.column(index).path.split("."), "{}.{}".format):
+            leaves.setdefault(name, []).append(index)
+    return leaves

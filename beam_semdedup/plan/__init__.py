@@ -1,0 +1,1 @@
+"""What a run will do, before it does it: sizes, keys and the stored plans; nothing here reads a vector."""

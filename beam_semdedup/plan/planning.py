@@ -1,0 +1,324 @@
+"""What a run will do, decided before it does anything: keys, directories, units, sizes.
+
+A stage's directory is named by a key that hashes everything its result depends on. The plan of a stage is
+stored there, and from its first finished unit on read back by every later attempt, whatever its memory or number
+of workers.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from beam_semdedup.compute import arrays
+from beam_semdedup.config.groups import CumlKMeansConfig, DirectConfig
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.errors import InputError, as_input_error
+from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.plan.job import Job, Places, ranking_of
+from beam_semdedup.plan.sizes import Sizes, default_clusters
+from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.storage import files as storage
+from beam_semdedup.storage import layout
+
+_LOG = logging.getLogger(__name__)
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Located:
+    """A run whose input is found and whose places are known.
+
+    `carried` are the columns to read besides id and embedding; `inspect` opens the files, once.
+    """
+
+    places: Places
+    files: tuple[storage.FileInfo, ...]
+    carried: tuple[str, ...]
+    inspect: Callable[[], inputs.InputFacts]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts: the job, its input and units, and what stands in the cache already.
+
+    `assigned` and `compared` are the manifests of the stages that are finished; `fitted` is the model where it was
+    fitted before the pipeline.
+    """
+
+    job: Job
+    files: tuple[storage.FileInfo, ...]
+    units: tuple[InputUnit, ...]
+    assigned: dict[str, Any] | None
+    compared: dict[str, Any] | None
+    memory: int
+    num_workers: int
+    fitted: FittedKMeans | None = None
+
+
+def locate(parameters: Parameters) -> Located:
+    """Finds the input and names the places of the results; writes nothing.
+
+    Raises:
+        InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
+    """
+    p = dataclasses.replace(parameters)
+    _check_installed(p)
+    files = list_input(p)
+    p.input_path = [storage.absolute(path, p.read_options) for path in p.input_path]
+    p.output_path = storage.absolute(p.output_path, p.write_options)
+    p.cache_path = storage.absolute(p.cache_root, p.cache_options)
+    carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
+    if p.centroids_given:
+        p.init = storage.absolute(p.init, kmeans.init_options(p))
+        p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
+
+    @functools.cache
+    def inspect() -> inputs.InputFacts:
+        return inputs.inspect(
+            files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim, p.read_options
+        )
+
+    if p.n_clusters is None:
+        p.n_clusters = default_clusters(inspect().num_rows)
+        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+    kmeans_key = _kmeans_key(p, files, carried)
+    pairwise_key = storage.fingerprint(
+        [FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold]
+    )
+    places = Places(p, kmeans_key, pairwise_key, storage.fingerprint([FORMAT, pairwise_key, p.eps]))
+    return Located(places, tuple(files), tuple(carried), inspect)
+
+
+def make_plan(located: Located, anew: bool = False) -> Plan:
+    """Checks all that can be checked before the run, and stores the stages' plans.
+
+    Args:
+        anew: removes what the cache holds for the run, after the checks.
+
+    Raises:
+        InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
+    """
+    places, p = located.places, located.places.parameters
+    workers = num_workers(p)
+    memory = memory_per_worker(p, workers)
+    plan_kmeans = functools.cache(lambda: _plan_kmeans(located, memory))
+    if anew:
+        plan_kmeans()
+        forget(places)
+    assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, plan_kmeans)
+    sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
+    compare = _stage_plan(
+        p,
+        places.pairwise_dir,
+        places.pairwise_dir,
+        lambda: {"max_cluster_rows": sizes.cluster_rows, "max_key_rows": sizes.key_rows(assign["width"])},
+    )
+    if p.max_cluster_rows not in (None, compare["max_cluster_rows"]):
+        _LOG.warning(
+            "max_cluster_rows=%s is not used: units were finished with %s; reuse_cache=false plans anew",
+            p.max_cluster_rows,
+            compare["max_cluster_rows"],
+        )
+    assigned = layout.read_manifest(places.kmeans_dir, p.cache_options)
+    compared = layout.read_manifest(places.pairwise_dir, p.cache_options)
+    if not assigned or (compared and compared["centroids"] != assigned["centroids"]):
+        compared = None
+    job = Job(
+        **vars(places),
+        input_schema=pa.ipc.read_schema(pa.BufferReader(base64.b64decode(assign["schema"]))),
+        dimension=assign["dimension"],
+        num_rows=assign["num_rows"],
+        # A run that started at the same time may have stored another plan than the one that finished the stage.
+        width=(assigned or assign)["width"],
+        sample_rows=assign["sample_rows"],
+        max_cluster_rows=compare["max_cluster_rows"],
+        max_key_rows=compare["max_key_rows"],
+        rows_per_file=sizes.rows_per_file,
+    )
+    return Plan(job, located.files, load_units(assign), assigned, compared, memory, workers)
+
+
+def forget(places: Places) -> None:
+    """Removes what the cache holds for a run."""
+    layout.forget([places.pairwise_dir, places.kmeans_dir], places.cache_options)
+
+
+def list_input(p: Parameters) -> list[storage.FileInfo]:
+    """The input files; InputError where there are none, or where results and input would mix."""
+    options = p.read_options
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
+    _check_paths(p, files, options)
+    return files
+
+
+def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
+    """The assign units of a stored plan."""
+    return tuple(
+        InputUnit(stored["files"][file], file, first, rows, tuple(groups), *place)
+        for file, first, rows, groups, *place in stored["units"]
+    )
+
+
+def _stage_plan(p: Parameters, directory: str, inner: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The plan that finished units of a stage were made by; a new one, which is stored, where there are none.
+
+    Args:
+        directory: of the stage.
+        inner: where its finished units lie.
+        make: makes a plan for the present parameters and memory.
+    """
+    url = storage.join(directory, layout.PLAN)
+    stored = storage.read_json(url, p.cache_options)
+    if stored is not None and layout.finished_units(inner, p.cache_options):
+        return stored
+    new = make()
+    name = "output_path" if p.cache_path == p.output_path else "cache_path"
+    with as_input_error(f"{name}={p.cache_path}: cannot be written"):
+        if stored is None:
+            storage.create_if_absent(url, json.dumps(new).encode(), p.cache_options)
+            stored = storage.read_json(url, p.cache_options)
+            if stored is not None:  # perhaps that of a faster attempt
+                return stored
+        if stored != new:
+            storage.write_json(url, new, p.cache_options)
+    return new
+
+
+def _plan_kmeans(located: Located, memory: int) -> dict[str, Any]:
+    p, facts = located.places.parameters, located.inspect()
+    sizes = Sizes(p, facts.num_rows, facts.dimension, facts.row_bytes(located.carried), memory)
+    ranking_of(p).check(facts.schema)
+    sample_rows = _sample_rows(sizes)
+    _check_rows(sizes, sample_rows)
+    units = inputs.units(facts.files, sizes.unit_rows)
+    return {
+        "format": FORMAT,
+        "files": [f.info.url for f in facts.files],
+        "schema": base64.b64encode(facts.schema.serialize()).decode(),
+        "dimension": facts.dimension,
+        "carried_bytes": sizes.carried_bytes,
+        "num_rows": facts.num_rows,
+        "sample_rows": sample_rows,
+        "width": sizes.width,
+        "units": [
+            [u.file, u.first_row, u.num_rows, list(u.row_groups), u.offset, u.length, u.first_line] for u in units
+        ],
+    }
+
+
+def _sample_rows(sizes: Sizes) -> int:
+    """How many rows are fitted on; 0 where the centroids are given."""
+    if sizes.parameters.max_iter == 0:
+        return 0
+    asked, affordable = sizes.asked_sample, sizes.affordable_sample
+    if affordable < min(asked, sizes.n_clusters):
+        raise InputError(
+            f"memory_budget: {sizes.memory:,} bytes hold {affordable:,} rows of {sizes.dimension} values to fit on, "
+            f"fewer than n_clusters={sizes.n_clusters}; give more memory or a smaller n_clusters"
+        )
+    if affordable < asked:
+        _LOG.warning(
+            "Fitting on %s rows instead of %s: the memory budget (%s bytes) allows no more",
+            f"{affordable:,}",
+            f"{asked:,}",
+            f"{sizes.memory:,}",
+        )
+    return min(asked, affordable)
+
+
+def _check_rows(sizes: Sizes, sample_rows: int) -> None:
+    """That there are enough rows for the clusters, and that given centroids fit them."""
+    if sizes.rows < sizes.n_clusters:
+        raise InputError(
+            f"n_clusters={sizes.n_clusters} is more than the {sizes.rows} rows of the input; give fewer or null"
+        )
+    if sizes.parameters.centroids_given:
+        kmeans.load_init(sizes.parameters, sizes.dimension)
+    if 0 < sample_rows < sizes.n_clusters:
+        raise InputError(
+            f"n_clusters={sizes.n_clusters} is more than the {sample_rows} rows to fit on; give a larger "
+            "fit_data_fraction or a smaller n_clusters"
+        )
+
+
+def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
+    fit: dict[str, Any] = {
+        "init": kmeans.content_hash(kmeans.init_bytes(p)) if p.centroids_given else p.init,
+        "max_iter": p.max_iter,
+    }
+    if p.max_iter:
+        settings = [getattr(p.kmeans, "num_actors", 1), getattr(p.kmeans, "device_buffer_samples", None)]
+        fit["engine"] = [p.kmeans.name, *settings]
+        names = ["tol", "min_moved", "random_state", "fit_data_fraction"]
+        if not p.centroids_given:
+            names += ["n_init"]
+        if p.init == "k-means||":
+            names += ["oversampling_factor", "max_samples_per_batch"]
+        fit.update((name, getattr(p, name)) for name in names)
+    return storage.fingerprint(
+        {
+            "format": FORMAT,
+            "files": [[f.url, f.size, f.version] for f in files],
+            "filetype": p.input_filetype,
+            "columns": [p.id_field, p.embedding_field, *carried],
+            "embedding_dim": p.embedding_dim,
+            "assume_normalized": p.assume_normalized,
+            "n_clusters": p.n_clusters,
+            "fit": fit,
+        }
+    )
+
+
+def _check_installed(p: Parameters) -> None:
+    """That this machine has what the parameters ask for; `device=auto` asks for nothing."""
+    for name, config in (("runner", p.runner), ("kmeans", p.kmeans)):
+        if config.name == "ray" and find_spec("ray") is None:
+            raise InputError(f"{name}=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
+    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
+        if p.device == "gpu":
+            arrays.library(p.device)
+        if isinstance(p.kmeans, CumlKMeansConfig):
+            from beam_semdedup.fit import cuml as cuml_fit
+
+            cuml_fit.check()
+
+
+def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:
+    """No result may become input of a later run, and no input may be taken for a result and removed."""
+    places = {"output_path": (p.output_path, p.write_options), "cache_path": (p.cache_root, p.cache_options)}
+    for name, (path, options) in places.items():
+        place = storage.followed(storage.absolute(path, options))
+        for given in p.input_path:
+            url = storage.absolute(given, read_options)
+            root = storage.followed(url)
+            inside = storage.is_inside(place, root)
+            if storage.is_pattern(url, read_options):
+                pattern = re.compile(glob_translate(root))
+                results = [place, *(storage.join(place, product, "x.parquet") for product in layout.PRODUCTS)]
+                inside = any(map(pattern.match, results))
+            if inside:
+                raise InputError(
+                    f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out"
+                )
+        for file in files:
+            for product in layout.PRODUCTS:
+                if storage.is_inside(storage.followed(file.url), storage.join(place, product)):
+                    raise InputError(
+                        f"input_path: {file.url} is a result in {name}={path}, where results are cleared; give "
+                        f"another {name}"
+                    )

@@ -1,0 +1,1 @@
+"""The dataset without its duplicates, matched by id; what a duplicate is, is not known here."""

@@ -1,0 +1,214 @@
+"""A unit of the pairwise stage: the most similar earlier-ranked row of each row of a key, or of a block of its rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_semdedup.coders import from_list, to_list
+from beam_semdedup.compute import arrays, small_clusters
+from beam_semdedup.compute.similarity import max_similarity
+from beam_semdedup.compute.threads import in_threads
+from beam_semdedup.config.parameters import RESULT_COLUMNS
+from beam_semdedup.errors import naming_unit
+from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.plan.job import Job
+from beam_semdedup.storage import files as storage
+from beam_semdedup.storage import segments
+from beam_semdedup.storage import tables as files
+from beam_semdedup.storage.layout import comparison_name, write_manifest
+from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.text import EXAMPLES
+
+_LARGE_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class PairwiseUnit:
+    """The rows ranked `[low, high)` of a key, to be compared with all that rank before them in their clusters."""
+
+    key: int
+    low: int
+    high: int
+    num_rows: int
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class ComparedUnit:
+    """A finished unit of the pairwise stage: `num_rows` rows in `path`, from that many `pairs` of rows."""
+
+    path: str
+    key: int
+    num_rows: int
+    pairs: int
+    largest_cluster: int
+    repeated_ids: int
+    examples: tuple[str, ...]
+    reused: bool
+
+
+def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[PairwiseUnit]:
+    """The units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
+    ordered = tuple(sorted(parts, key=lambda s: (s.path, s.offset)))
+    num_rows = sum(s.num_rows for s in ordered)
+    block = num_rows if num_rows <= job.max_key_rows else job.max_cluster_rows
+    bounds = [*range(0, num_rows, block), num_rows]
+    return [PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> ComparedUnit:
+    """Writes the most similar earlier-ranked row of each row of a unit, in rank order."""
+    first = unit.key * job.width
+    last = min(first + job.width, job.n_clusters) - 1
+    name = comparison_name(first, last, unit.low, unit.high, unit.num_rows)
+    p, path = job.parameters, storage.join(job.pairwise_dir, name + ".parquet")
+    wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.high - unit.low}
+    with naming_unit(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
+        facts = files.read_facts(path, job.cache_options)
+        reused = facts is not None and facts.items() >= wanted.items()
+        if not reused:
+            table, facts = _compare_rows(job, unit)
+            facts.update(wanted)
+            files.write(path, table, facts, p.cache_options, p.cache_compression)
+        assert facts is not None
+        return ComparedUnit(
+            path,
+            unit.key,
+            facts["num_rows"],
+            facts["pairs"],
+            facts["largest_cluster"],
+            facts["repeated_ids"],
+            tuple(facts["examples"]),
+            reused,
+        )
+
+
+def finish(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMeans) -> None:
+    """Writes the manifest of the stage, whose units' files it names without their directory, which may be moved."""
+    units = sorted(units, key=lambda unit: unit.path)
+    manifest = {
+        "centroids": fitted.content_hash,
+        "units": [to_list(replace(unit, path=storage.basename(unit.path))) for unit in units],
+        "largest_cluster": max((unit.largest_cluster for unit in units), default=0),
+        "repeated_ids": sum(unit.repeated_ids for unit in units),
+        "examples": list(dict.fromkeys(example for unit in units for example in unit.examples))[:EXAMPLES],
+        "pairs_done": sum(unit.pairs for unit in units if not unit.reused),
+    }
+    write_manifest(job.pairwise_dir, manifest, units, job.cache_options)
+
+
+def find_compared(job: Job, manifest: dict[str, Any]) -> list[ComparedUnit]:
+    """The units that a finished stage's manifest names."""
+    units = (from_list(ComparedUnit, unit) for unit in manifest["units"])
+    return [replace(unit, path=storage.join(job.pairwise_dir, unit.path), reused=True) for unit in units]
+
+
+def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any]]:
+    """The result rows of a unit, and the facts of its file that depend on them."""
+    batches = segments.read(unit.segments, job.segment_schema, job.cache_options)
+    names = [name for name in job.segment_schema.names if name != "embedding"]
+    table = pa.Table.from_batches([batch.select(names) for batch in batches])
+    order = job.ranking.order(table)
+    xp = arrays.library(job.parameters.device)
+    rows = _gathered(RankedRows(batches, order, xp), job.max_key_rows, xp)
+    centroids = table.column("centroid").to_numpy()[order]
+    starts = np.flatnonzero(np.diff(centroids, prepend=-1))
+    stops = np.append(starts[1:], len(order))
+    scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
+    own, best = order[unit.low : unit.high], pa.array(order[winners])
+    ids = table.column("id")
+    metadata = job.parameters.metadata_fields
+    result = pa.table(
+        [
+            ids.take(pa.array(own)),
+            ids.take(best),
+            pa.array(scores),
+            pa.array(centroids[unit.low : unit.high]),
+            *(table.column(name).take(pa.array(own)) for name in metadata),
+        ],
+        names=[*RESULT_COLUMNS, *metadata],
+    )
+    repeated, examples = _repeated_in_clusters(table) if unit.low == 0 else (0, [])
+    facts = {
+        "starts_cluster": bool(unit.low in starts),
+        "pairs": pairs,
+        "largest_cluster": int((stops - starts).max()),
+        "repeated_ids": repeated,
+        "examples": examples,
+    }
+    return result, facts
+
+
+def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
+    """The rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
+    if len(rows) <= most and arrays.has_room(xp, rows.nbytes):
+        with contextlib.suppress(MemoryError):  # others may have taken it
+            return rows[:]
+    return rows
+
+
+def _compare_clusters(
+    job: Job, rows: Any, starts: np.ndarray, stops: np.ndarray, unit: PairwiseUnit, xp: Any
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
+
+    Args:
+        rows: all of the key, cluster after cluster: an array of `xp`, or what gathers them when it is indexed.
+        starts, stops: where each cluster begins and ends.
+    """
+    p, sizes = job.parameters, stops - starts
+    scores = np.empty(unit.high - unit.low, dtype=np.float32)
+    winners = np.empty(unit.high - unit.low, dtype=np.int64)
+    lows, highs = np.maximum(starts, unit.low), np.minimum(stops, unit.high)
+    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
+
+    def compare(cluster: int) -> None:
+        start, low, high = starts[cluster], lows[cluster], highs[cluster]
+        if isinstance(rows, RankedRows):
+            ranked = _gathered(rows.window(start, stops[cluster]), job.max_cluster_rows, xp)
+        else:
+            ranked = rows[start : stops[cluster]]
+        score, winner = arrays.halving_on_memory_error(
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.screening_threshold)
+        )
+        scores[low - unit.low : high - unit.low] = score
+        winners[low - unit.low : high - unit.low] = winner + start
+
+    def compare_together(which: np.ndarray) -> None:
+        inside = np.repeat(which, sizes)[unit.low : unit.high]
+        scores[inside], winners[inside] = arrays.halving_on_memory_error(
+            arrays.tile_bytes(xp),
+            lambda memory: small_clusters.max_similarity_of_each(
+                rows, starts[which], stops[which], memory, p.screening_threshold
+            ),
+        )
+
+    wanted = lows < highs
+    # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
+    together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
+    together &= xp is not np and not isinstance(rows, RankedRows)
+    together &= small_clusters.step_bytes(sizes, job.dimension) <= arrays.tile_bytes(xp)  # else in tiles of their own
+    large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
+    with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
+        if together.any():
+            compare_together(together)
+        for cluster in np.flatnonzero(large).tolist():
+            compare(cluster)
+        small = np.flatnonzero(wanted & ~together & ~large)
+        in_threads(compare, small[np.argsort(-sizes[small])].tolist())  # the largest first, so that none is waited for
+    pairs = ((highs - lows) * (lows + highs - 1 - 2 * starts) // 2)[wanted].sum()
+    return scores, winners, int(pairs)
+
+
+def _repeated_in_clusters(table: pa.Table) -> tuple[int, list[str]]:
+    """How many ids stand in a cluster more than once, and some of them."""
+    counts = table.group_by(["centroid", "id"]).aggregate([([], "count_all")])
+    repeated = counts.filter(pc.greater(counts.column("count_all"), 1)).column("id")
+    return len(repeated), [str(v) for v in repeated.slice(0, EXAMPLES).to_pylist()]

@@ -1,0 +1,191 @@
+"""Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
+
+A `Segment` addresses one batch by its byte range, so that a reader needs one ranged read and no footer. The
+footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
+centroids, the file is; a file that carries them under its final name is finished.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from beam_semdedup.compute.arrays import to_device
+from beam_semdedup.compute.threads import in_threads
+from beam_semdedup.config.parameters import SEGMENT_COLUMNS
+from beam_semdedup.storage import files as storage
+
+_LOG = logging.getLogger(__name__)
+_MAGIC_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One record batch in a segment file: the rows of one key; a reference that travels through Beam."""
+
+    path: str
+    offset: int
+    length: int
+    key: int
+    num_rows: int
+
+
+def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
+    """The columns of a segment file; `source_file` and `source_row` end every order."""
+    vector, distance = pa.list_(pa.float32(), dimension), pa.float32()
+    types = (id_type, vector, pa.int32(), distance, distance, pa.int32(), pa.int64())
+    return pa.schema([*zip(SEGMENT_COLUMNS, types, strict=True), *carried])
+
+
+@functools.cache
+def num_bytes(dimension: int) -> tuple[int, int]:
+    """The bytes of a segment of its own, and of each row in it: with integer ids, and without carried columns."""
+    schema = segment_schema(pa.int64(), dimension, [])
+    zeros = [
+        pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(dimension, np.float32)), type=type_)
+        if pa.types.is_fixed_size_list(type_)
+        else pa.array([0], type_)
+        for type_ in schema.types
+    ]
+    row = sum(column.nbytes for column in zeros)
+    return pa.ipc.get_record_batch_size(pa.record_batch(zeros, schema=schema)) - row, row
+
+
+def write(
+    path: str, table: pa.Table, width: int, facts: dict[str, Any], options: storage.Options
+) -> tuple[Segment, ...]:
+    """Writes the segment file of one unit and returns its references.
+
+    Args:
+        table: rows with the columns of `segment_schema`, in any order.
+        width: centroids per key; a row's key is `centroid // width`.
+        facts: what identifies the unit, for `read_index`.
+    """
+    keys = table.column("centroid").to_numpy() // width
+    order = np.argsort(keys, kind="stable")
+    present, starts = np.unique(keys[order], return_index=True)
+    bounds = np.append(starts, len(keys))
+    place = table.schema.get_field_index("embedding")
+    chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
+    vectors = RankedRows(chunks, order)[:]
+    others = table.remove_column(place)
+
+    def take(bound: tuple[int, int]) -> pa.RecordBatch:
+        # A long string column would overflow its 32-bit offsets if all rows were taken at once.
+        rows = others.take(pa.array(order[slice(*bound)]))
+        rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
+        return rows.combine_chunks().to_batches()[0]
+
+    batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
+    offset = _MAGIC_BYTES + table.schema.serialize().size
+    index = []
+    for key, batch in zip(present.tolist(), batches, strict=True):
+        length = pa.ipc.get_record_batch_size(batch)
+        index.append(Segment(path, offset, length, key, batch.num_rows))
+        offset += length
+    metadata = {
+        "facts": json.dumps(facts),
+        "index": json.dumps([[s.offset, s.length, s.key, s.num_rows] for s in index]),
+    }
+    with (
+        storage.whole_file(path, options) as scratch,
+        pa.OSFile(str(scratch), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
+    ):
+        for segment, batch in zip(index, batches, strict=True):
+            writer.write_batch(batch)
+            if sink.tell() != segment.offset + segment.length:
+                raise RuntimeError(f"{path}: Arrow laid a record batch out differently from its stated size")
+    return tuple(index)
+
+
+def read_index(path: str, options: storage.Options) -> tuple[dict[str, Any], tuple[Segment, ...]] | None:
+    """The facts and references of a finished segment file; None where there is none, or none that can be read."""
+    try:
+        with storage.open_input(path, options) as source:
+            metadata = pa.ipc.open_file(source).metadata
+        index = json.loads(metadata[b"index"])
+        return json.loads(metadata[b"facts"]), tuple(Segment(path, *entry) for entry in index)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        _LOG.warning("%s is damaged: %s", path, error)
+        return None
+
+
+def read(segments: Sequence[Segment], schema: pa.Schema, options: storage.Options) -> list[pa.RecordBatch]:
+    """The record batches that the segments refer to, in their order, without a copy where that can be."""
+    buffers = storage.read_ranges(
+        [s.path for s in segments], [s.offset for s in segments], [s.length for s in segments], options
+    )
+    batches = [pa.ipc.read_record_batch(buffer, schema) for buffer in buffers]
+    for segment, batch in zip(segments, batches, strict=True):
+        if batch.num_rows != segment.num_rows:
+            raise RuntimeError(
+                f"{segment.path}: {batch.num_rows} rows at byte {segment.offset}, expected {segment.num_rows}; "
+                "delete the file and run again"
+            )
+    return batches
+
+
+class RankedRows:
+    """The vectors of several record batches as one (n, d) float32 matrix in a given order, gathered when indexed.
+
+    Args:
+        batches: with an `embedding` column each.
+        order: (n,) position of each ranked row in the batches laid end to end.
+        xp: the module of the arrays that indexing gives; with CuPy they are copied to the GPU.
+    """
+
+    def __init__(self, batches: Sequence[pa.RecordBatch], order: np.ndarray, xp: Any = np) -> None:
+        self._xp = xp
+        self._vectors = [_matrix(batch.column("embedding")) for batch in batches]
+        self._starts = np.concatenate([[0], np.cumsum([len(v) for v in self._vectors])])
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix."""
+        return len(self._order) * self._vectors[0].shape[1] * self._vectors[0].itemsize
+
+    def window(self, start: int, stop: int) -> RankedRows:
+        """The rows ranked `[start, stop)`, sharing the vectors."""
+        result = copy.copy(self)
+        result._order = self._order[start:stop]
+        return result
+
+    def __getitem__(self, ranks: slice | np.ndarray) -> Any:
+        wanted = self._order[ranks]
+        result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
+        by_place = np.argsort(wanted)
+        cuts = np.searchsorted(wanted[by_place], self._starts)
+
+        def gather(part: tuple[np.ndarray, int, int, int]) -> None:
+            vectors, start, low, high = part
+            places = by_place[low:high]
+            result[places] = vectors[wanted[places] - start]
+
+        parts = zip(self._vectors, self._starts[:-1], cuts[:-1], cuts[1:], strict=True)
+        in_threads(gather, [part for part in parts if part[2] < part[3]])
+        return to_device(result, self._xp)
+
+
+def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    """The rows (n, d) float32 as a column of vectors, without a copy."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    return pc.list_flatten(column).to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)

@@ -1,0 +1,174 @@
+"""What a run found: counts, times and rates, in `summary.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from beam_semdedup.plan.planning import Plan
+from beam_semdedup.removal.removal import RemovalResult
+from beam_semdedup.storage import files as storage
+from beam_semdedup.storage import layout
+from beam_semdedup.text import without_secrets
+
+PROGRAM = "beam-semdedup"
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """A stage of a run: units computed in it, units taken from earlier ones, seconds, and what bounds it.
+
+    Rates are over the whole stage, start-up included: rows and megabytes (of float32 vectors) per second, and
+    10^9 floating-point operations per second that the method needs (what is computed twice counts once).
+    """
+
+    units_done: int
+    units_reused: int
+    seconds: float
+    rows_per_second: float
+    megabytes_per_second: float
+    gflops: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run found and where it is; `summary.json` in `output_path` holds the same.
+
+    Times are in seconds. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null where
+    `eps` is.
+    """
+
+    program: str
+    rows_read: int
+    rows_kept: int | None
+    num_duplicates: int | None
+    rows_rejected: int
+    rejected: dict[str, int]
+    n_clusters: int
+    largest_cluster: int
+    eps: float | None
+    dimension: int
+    runner: str
+    kmeans_time: float
+    pairwise_time: float
+    duplicates_time: float
+    removal_time: float
+    total_time: float
+    stages: dict[str, StageSummary]
+    repeated_ids: dict[str, Any]
+    removal: dict[str, Any] | None
+    paths: dict[str, str]
+    duplicates_files: list[str]
+    versions: dict[str, str]
+    configuration: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a finished run's files say.
+
+    `assigned` and `compared` are the manifests of the stages; `duplicates_files` are names; `rejected` counts rows by
+    reason.
+    """
+
+    assigned: dict[str, Any]
+    compared: dict[str, Any]
+    duplicates_files: list[str]
+    duplicates: int
+    kept: int
+    rejected: dict[str, int]
+    repeated_ids: dict[str, Any]
+    at: float
+
+
+def reasons(rejected: dict[str, int]) -> str:
+    """How many rows are rejected for which reason, in words."""
+    return ", ".join(f"{count:,}: {reason}" for reason, count in rejected.items())
+
+
+def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
+    """The summary of a run that began at `started` and ends now."""
+    job, p, assigned, compared = plan.job, plan.job.parameters, found.assigned, found.compared
+    compared_at = max(started, compared["finished"])
+    return Summary(
+        program=PROGRAM,
+        rows_read=job.num_rows,
+        rows_kept=found.kept if p.eps is not None else None,
+        num_duplicates=found.duplicates if p.eps is not None else None,
+        rows_rejected=assigned["rejected"],
+        rejected=found.rejected,
+        n_clusters=job.n_clusters,
+        largest_cluster=compared["largest_cluster"],
+        eps=p.eps,
+        dimension=job.dimension,
+        runner=p.runner.name,
+        kmeans_time=0.0 if plan.assigned else round(assigned["finished"] - started, 3),
+        pairwise_time=0.0 if plan.compared else round(compared_at - max(started, assigned["finished"]), 3),
+        duplicates_time=round(found.at - compared_at, 3),
+        removal_time=removed.seconds if removed else 0.0,
+        total_time=round(time.time() - started, 3),
+        stages=_stages(plan, started, assigned, compared),
+        repeated_ids=found.repeated_ids,
+        removal=dataclasses.asdict(removed) if removed else None,
+        paths=_paths(plan, removed is not None),
+        duplicates_files=found.duplicates_files,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in (PROGRAM, "apache-beam", "pyarrow", "numpy")},
+        },
+        configuration=without_secrets(dataclasses.asdict(p)),
+    )
+
+
+def _stages(plan: Plan, started: float, assigned: dict[str, Any], compared: dict[str, Any]) -> dict[str, StageSummary]:
+    """The stages of a run in their order; the fit only where there is one."""
+    job = plan.job
+    fitted = started
+    result = {}
+    model = storage.read_json(storage.join(job.kmeans_dir, layout.MODEL), job.cache_options)
+    if model and model["iterations"]:
+        fresh = model["finished"] > started
+        fitted = max(started, model["finished"])
+        work = 2 * model["rows"] * job.n_clusters * job.dimension * model["iterations"]
+        result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model["rows"], work, job.dimension)
+    products = 2 * job.dimension
+    for name, manifest, reused, before, operations in (
+        ("assign", assigned, plan.assigned, fitted, assigned["rows_done"] * job.n_clusters * products),
+        ("pairwise", compared, plan.compared, max(fitted, assigned["finished"]), compared["pairs_done"] * products),
+    ):
+        done, found = manifest["units_done"], manifest["units_reused"]
+        if reused:
+            result[name] = _stage_summary(0, done + found, 0.0, 0, 0, job.dimension)
+        else:
+            seconds = manifest["finished"] - max(started, before)
+            result[name] = _stage_summary(done, found, seconds, manifest["rows_done"], operations, job.dimension)
+    return result
+
+
+def _stage_summary(
+    done: int, reused: int, seconds: float, rows: int, operations: float, dimension: int
+) -> StageSummary:
+    if not done:
+        return StageSummary(0, reused, round(seconds, 3), 0.0, 0.0, 0.0)
+    each = 1 / max(seconds, 1e-3)
+    rates = (rows * each, 4 * dimension * rows * each / 1e6, operations * each / 1e9)
+    return StageSummary(done, reused, round(seconds, 3), *(round(rate, 4) for rate in rates))
+
+
+def _paths(plan: Plan, removed: bool) -> dict[str, str]:
+    p = plan.job.parameters
+    paths = {
+        "output": p.output_path,
+        layout.KMEANS: plan.job.kmeans_dir,
+        layout.PAIRWISE: plan.job.pairwise_dir,
+        layout.REJECTED: storage.join(p.output_path, layout.REJECTED),  # not there where no row is rejected
+    }
+    if p.eps is not None:
+        paths[layout.DUPLICATES] = plan.job.duplicates_dir
+    if removed:
+        paths[layout.DEDUPLICATED] = storage.join(p.output_path, layout.DEDUPLICATED)
+    return paths

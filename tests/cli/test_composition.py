@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from beam_semdedup.cli import composition
+from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.errors import InputError
+
+CHECKOUT = Path(composition.__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group]])
+def test_a_choice_brings_its_settings(group, name):
+    composition.register(Parameters, {})
+    composed = composition.compose("semdedup", [f"{group}={name}"])
+    assert composed[group] == dataclasses.asdict(GROUPS[group][name]())
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"), [(Parameters, "semdedup"), (RemovalParameters, "removal"), (PlanParameters, "plan")]
+)
+def test_the_configuration_of_a_command_is_its_parameters(schema, name):
+    composition.register(schema, {})
+    assert set(composition.plain(composition.compose(name, []))) == {f.name for f in dataclasses.fields(schema)}
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["-m"], ["--multirun"], ["--cfg", "job"], ["-c", "job", "-p", "runner"], ["--info", "all"]]
+)
+def test_options_and_their_values_are_no_overrides(options):
+    overrides = ["eps=0.1", "runner=ray"]
+    assert composition.overrides_of([*options, *overrides]) == overrides
+    assert composition.overrides_of([*overrides, *options]) == overrides
+
+
+class TestUnderstood:
+    @pytest.mark.parametrize("value", ["2024_01", "1e3", "true", "0.1"])
+    def test_a_path_that_reads_as_a_number_is_a_path(self, value):
+        assert composition.understood(Parameters, [f"output_path={value}"]) == [f'output_path="{value}"']
+        assert composition.understood(Parameters, [f"eps={value}"]) == [f"eps={value}"]
+
+    @pytest.mark.parametrize("value", ["{storage_options: {secret: a]b}", "{storage_options: {secret: ab}},{}"])
+    def test_what_may_be_secret_is_not_told(self, value):
+        with pytest.raises(InputError) as caught:
+            composition.understood(Parameters, [f"read_kwargs={value}"])
+        assert "secret" not in str(caught.value)
+        assert "read_kwargs=…" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            *("plain", "/data/x.parquet", "s3://bucket/a b", "", "null", "~", "'quoted=1'", '"say \\"x\\""'),
+            *("[a, b]", "[]", "{a: 1, b: [c, '=']}", "${eps}", "${oc.env:HOME}/o", "a\\=b", "a\\,b"),
+        ],
+    )
+    def test_what_the_grammar_takes_stays_as_it_is(self, value):
+        argument = f"cache_path={value}" if value != "~" else "~cache_path"
+        assert composition.understood(Parameters, [argument]) == [argument]
+
+    @pytest.mark.parametrize(
+        "argument",
+        ["eps=0.1,0.2", "eps=range(1,3)", "eps=choice(a,b)", "id_field='a=1',b", "metadata_fields=[a],[b, c]"],
+    )
+    def test_a_sweep_that_the_grammar_takes_stays_as_it_is(self, argument):
+        assert composition.understood(Parameters, ["-m", argument]) == ["-m", argument]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "date=1",
+            "ä",
+            "~/o",
+            "a(b",
+            "a b (1)",
+            "it's",
+            'say "x"',
+            "a&b;c!d#e",
+            "x\ny",
+            "\\=\\ä\\",
+            "[a]b",
+            "{",
+            "$(x)",
+        ],
+    )
+    def test_what_it_refuses_is_quoted_and_means_itself(self, value):
+        for schema, name in ((Parameters, "input_path"), (RemovalParameters, "duplicates_path")):
+            (argument,) = composition.understood(schema, [f"{name}={value}"])
+            (parsed,) = composition._parsed([argument])
+            assert (parsed.key_or_group, parsed.value()) == (name, value)
+            assert composition.shown(argument) == f"{name}={value}"
+
+    @pytest.mark.parametrize(
+        ("argument", "values"),
+        [
+            ("input_path=/d=1,/d=2", ["/d=1", "/d=2"]),
+            ("output_path=ä, b,'c=,'", ["ä", "b", "c=,"]),
+            ("input_path=[/d=1,x],[/d=2]", [["/d=1", "x"], ["/d=2"]]),
+            ("output_path=a=${eps},~/b", ["a=${eps}", "~/b"]),
+        ],
+    )
+    def test_each_value_of_a_sweep_is_quoted_by_itself(self, argument, values):
+        _, argument = composition.understood(Parameters, ["-m", argument])
+        jobs = [composition._parsed(job)[0].value() for job in composition.jobs_of([argument])]
+        assert jobs == values
+
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("input_path=[/d=1, /ä/*.parquet,'x=']", ["/d=1", "/ä/*.parquet", "x="]),
+            ("metadata_fields=[größe]", ["größe"]),
+            (
+                "read_kwargs={storage_options: {account_key: ab/c+d==, n: 1}}",
+                {"storage_options": {"account_key": "ab/c+d==", "n": 1}},
+            ),
+            ("ranking_strategy={metadata_cols: [größe, b]}", {"metadata_cols": ["größe", "b"]}),
+        ],
+    )
+    def test_what_is_in_a_list_or_a_mapping_is_quoted_by_itself(self, argument, value):
+        (argument,) = composition.understood(Parameters, [argument])
+        assert composition._parsed([argument])[0].value() == value
+
+    def test_options_and_what_follows_them_are_left_alone(self):
+        arguments = ["--cfg", "job", "-p", "runner", "eps=0.1"]
+        assert composition.understood(Parameters, arguments) == arguments
+        assert composition.understood(Parameters, ["-sc", "install=bash"]) == ["-sc", "install=bash"]
+
+    def test_settings_of_a_configuration_of_ones_own_are_left_to_hydra(self):
+        arguments = ["--config-dir=conf", "--config-name=mine", "runner.num_cpus=2"]
+        assert composition.understood(Parameters, arguments) == arguments
+
+
+class TestConfDir:
+    def test_an_editable_install_uses_the_checkout(self):
+        assert composition.conf_dir() == CHECKOUT / "conf"
+
+    def test_a_broken_install_is_an_error_that_says_so(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(composition, "__file__", str(tmp_path / "beam_semdedup" / "cli" / "composition.py"))
+        with pytest.raises(FileNotFoundError, match="installation of beam-semdedup is incomplete"):
+            composition.conf_dir()
+
+    @pytest.mark.slow
+    def test_a_plain_install_works_from_any_directory(self, tmp_path):
+        python = tmp_path / "venv" / "bin" / "python"
+
+        def run(*command: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert not check or done.returncode == 0, done.stdout + done.stderr
+            return done
+
+        run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, CHECKOUT)
+        run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+        (wheel,) = tmp_path.glob("beam_semdedup-*.whl")
+        run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel)
+        # The dependencies are borrowed; a .pth file named in a borrowed directory, such as that of the editable
+        # install, is not followed.
+        (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+        (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+
+        where = run(python, "-c", "from beam_semdedup.cli import composition; print(composition.conf_dir())").stdout.strip()
+        assert Path(where) == site / "beam_semdedup" / "conf"
+        assert "n_clusters" in run(python.parent / "semdedup", "--help").stdout
+        assert "duplicates_path" in run(python.parent / "semdedup-remove", "--help").stdout
+        composed = run(python.parent / "semdedup", "input_path=nowhere", check=False)
+        assert composed.returncode == 2
+        assert "output_path is required" in composed.stderr
+        assert {path.name for path in tmp_path.iterdir()} == {"venv", wheel.name}

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
+from beam_semdedup.forecast.rates import Rates
+from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.plan.sizes import SEGMENT_BYTES
+from beam_semdedup.storage import segments
+from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow
+
+RATES = Rates(
+    cores=2,
+    dimension=384,
+    fit_flops=2e11,
+    assign_flops=2e11,
+    compare_flops=2e11,
+    read_value=5e-9,
+    fit_value=2e-9,
+    assign_value=1e-8,
+    compare_value=5e-9,
+    row=1e-7,
+    segment=1e-4,
+    unit=1e-3,
+    disk=1e9,
+    start=2.0,
+    start_workers=4.0,
+    reference=1e-4,
+)
+MACHINES = Machines(cores=2)
+
+
+def parameters(**values):
+    return resolve({"rows": 10**10, "dimension": 384, **values}, PlanParameters)
+
+
+def made(rows=1_000_000, clusters=1000, machines=MACHINES, rates=RATES, dimension=384, **values):
+    return forecast(parameters(**values), Data(rows, dimension, 0, 4 * dimension), clusters, machines, rates)
+
+
+def stage(found, name):
+    return next(s for s in found.stages if s.name == name)
+
+
+def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
+    data = make_dataset(rows=3000, copies=100, clusters=12)
+    sizes = {"n_clusters": 12, "unit_rows": 500, "assign_unit_bytes": 4 * 16 * 400, "fit_data_fraction": 0.5}
+    fixed = {"memory_budget": "1GiB", "max_cluster_rows": 1000}
+    workflow = SemanticDeduplicationWorkflow(
+        input_path=data.path, output_path=str(tmp_path / "out"), verbose=False, **sizes, **fixed
+    )
+    job = workflow.plan().job
+    units = workflow.plan().units
+    workflow.run()
+    indexes = [segments.read_index(str(file), {}) for file in Path(job.kmeans_dir, "segments").glob("*.arrow")]
+    found = [segment for _, index in indexes for segment in index]
+    facts = inputs.inspect(
+        inputs.list_files([data.path], "parquet", None, {}), "parquet", "id", "embeddings", [], None, {}
+    )
+    p = parameters(**sizes, **fixed)
+    machines = Machines(memory=p.memory_budget)
+    expected = forecast(p, Data(3000, 16, 0, 0, facts.files), 12, machines, RATES)
+    assert (expected.units, expected.keys, expected.segments) == (len(units), job.num_keys, len(found))
+    assert expected.sample_rows == job.sample_rows == 1500
+    assert expected.comparisons == len(list(Path(job.pairwise_dir).glob("*.parquet")))
+    assert expected.segments * expected.segment_bytes == pytest.approx(sum(s.length for s in found), rel=0.02)
+
+
+def test_operations_are_counted():
+    found = made(rows=1000, clusters=10, skew=2, fit_iterations=4)
+    assert stage(found, "assign").flops == 2 * 384 * 1000 * 10
+    assert stage(found, "fit").flops == 2 * 384 * 1000 * 10 * 5
+    sizes = np.full(10, 100)
+    assert stage(made(rows=1000, clusters=10, skew=1), "compare").flops == 384 * (sizes * (sizes - 1)).sum()
+    assert stage(found, "compare").flops == pytest.approx(2 * 384 * 1000 * 199 / 2)
+
+
+def test_more_rows_take_more():
+    found = [made(rows=rows, clusters=rows // 1000) for rows in (10**4, 10**5, 10**6, 10**7)]
+    for a, b in zip(found[:-1], found[1:], strict=True):
+        assert a.seconds < b.seconds
+        assert a.segments <= b.segments
+        assert a.driver_memory <= b.driver_memory
+
+
+@pytest.mark.parametrize("name", ["assign", "compare", "duplicates"])
+def test_twice_the_work_takes_twice_as_long(name):
+    once, twice = (stage(made(rows=rows, clusters=k), name) for rows, k in ((10**6, 500), (2 * 10**6, 1000)))
+    factor = 4 if name == "assign" else 2
+    assert twice.flops == pytest.approx(factor * once.flops, rel=1e-2)
+    if name != "assign":
+        assert twice.seconds == pytest.approx(2 * once.seconds, rel=0.05)
+    assert twice.parts["memory"] == pytest.approx(2 * once.parts["memory"])
+
+
+def test_workers_share_units_in_whole_rounds():
+    one = made(rows=10**7)
+    many = made(rows=10**7, machines=Machines(workers=10, cores=2))
+    assert stage(many, "assign").seconds == pytest.approx(stage(one, "assign").seconds / 10, rel=0.1)
+    assert stage(many, "shuffle").seconds == stage(one, "shuffle").seconds
+    few = made(rows=10**5, machines=Machines(workers=100, cores=2))
+    units = stage(few, "assign").units
+    assert stage(few, "assign").seconds == pytest.approx(stage(made(rows=10**5), "assign").seconds / units)
+
+
+def test_what_bounds_a_stage_is_named():
+    assert stage(made(clusters=10_000), "assign").bottleneck == "products"
+    fast = Machines(cores=2, storage_bandwidth=10**12)
+    assert stage(made(clusters=10, machines=fast), "assign").bottleneck == "memory"
+    slow = Machines(cores=2, storage_bandwidth=10**7)
+    assert stage(made(machines=slow), "assign").bottleneck == "storage"
+    gpu = Machines(cores=2, gpus=1)
+    assert stage(made(machines=gpu), "assign").parts["products"] == pytest.approx(2 * 384e9 / RATES.gpu_flops)
+    assert made(rows=1000, clusters=30).bottleneck == "start"
+
+
+@pytest.mark.parametrize(
+    ("machines", "rows", "clusters", "what"),
+    [
+        (Machines(memory=1 << 30), 10**9, 30_000, "segments of"),
+        (Machines(memory=1 << 30), 10**9, 30_000, "references in the driver"),
+        (Machines(memory=8 << 30, workers=2), 10**10, 30_000, "messages over 2 GiB"),
+        (Machines(memory=256 << 20), 10**7, 3_000, "fit on"),
+        (Machines(memory=64 << 30, workers=64), 10**9, 30_000, "fit in one process"),
+    ],
+)
+def test_a_limit_of_the_design_is_named_with_advice(machines, rows, clusters, what):
+    found = [limit for limit in made(rows=rows, clusters=clusters, machines=machines).limits]
+    assert any(limit.what.startswith(what) and limit.advice for limit in found), found
+
+
+def test_what_the_advice_asks_for_helps():
+    limits = made(rows=10**9, clusters=30_000, machines=Machines(memory=2 << 30)).limits
+    (small,) = [limit for limit in limits if limit.what.startswith("segments")]
+    memory = int(small.advice.removeprefix("memory_budget=").split("GiB")[0]) << 30
+    found = made(rows=10**9, clusters=30_000, machines=Machines(memory=memory))
+    assert found.segment_bytes >= 0.9 * SEGMENT_BYTES
+    assert not [limit for limit in found.limits if limit.what.startswith("segments")]
+
+
+def test_no_limit_is_reached_where_runs_were_measured():
+    for rows in (10**5, 10**6, 2 * 10**6, 10**7):
+        assert made(rows=rows, clusters=rows // 1000).limits == ()
+
+
+def test_the_recommended_number_is_the_least_of_those_that_take_little_time():
+    data, p = Data(10**7, 384, 0, 4 * 384), parameters()
+    best = recommend(p, data, MACHINES, RATES)
+    least = min(forecast(p, data, k, MACHINES, RATES).seconds for k in range(200, 20_000, 200))
+    assert best.seconds <= 1.11 * least
+    assert forecast(p, data, best.n_clusters // 2, MACHINES, RATES).seconds > 1.1 * least
+
+
+def test_given_centroids_need_no_fit():
+    found = made(fit_iterations=0)
+    assert [s.name for s in found.stages] == ["start", "assign", "shuffle", "compare", "duplicates"]
+    assert found.sample_rows == 0

@@ -1,0 +1,442 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from reading import SCHEMA, copied, facts, malformed, numbers, positions, read
+
+from beam_semdedup.errors import InputError
+from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.inputs import jsonl
+from beam_semdedup.inputs.base import FileFacts, InputUnit
+from beam_semdedup.inputs.jsonl import Jsonl
+
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,
+}
+DECOMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+    ".zst": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
+}
+MALFORMED = {
+    "no JSON": b"hello",
+    "an open object": b'{"id": 1, "embeddings": [1, 2]',
+    "a closed object": b'"id": 1, "embeddings": [1, 2]}',
+    "an open list": b'{"id": 1, "embeddings": [1, 2}',
+    "two objects": b'{"id": 1} {"id": 2}',
+    "an object and a null": b'{"id": 1} null',
+    "three objects": b'{"id": 1}{"id": 2}{"id": 3}',
+    "an object and a comma": b'{"id": 1},',
+    "a null": b"null",
+    "a number": b"17",
+    "a string": b'"text"',
+    "a list": b'[{"id": 1}]',
+    "a nested list": b'{"id": 1, "embeddings": [[1], [2]]}',
+    "a list and an object": b'{"id": 1, "embeddings": [1, {"a": 2}]}',
+    "a vector of strings": b'{"id": 1, "embeddings": ["a"]}',
+    "a vector that is none": b'{"id": 1, "embeddings": 5}',
+    "an id of another type": b'{"id": "one", "embeddings": [1, 2]}',
+    "a number too large": b'{"id": 1, "embeddings": [1e999]}',
+    "a field twice": b'{"id": 1, "id": 2}',
+    "braces alone": b"{null}",
+    "brackets in braces": b'{"id": 1, "x": {]}}',
+    "no quotes": b'{id: 1, "embeddings": [1]}',
+    "a control character": b'{"id": 1, "text": "\x01"}',
+    "zero bytes": b"{\x00\x00}",
+    "an escape for nothing": b'{"id": 1, "text": "\\x"}',
+    "half of a pair": b'{"id": 1, "text": "\\ud800"}',
+    "very deep": b'{"id": ' + b"[" * 50 + b"}",
+}
+
+
+def lines_of(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def row(number: int) -> dict[str, Any]:
+    return {"id": number, "embeddings": [float(number), 1.0]}
+
+
+class TestJsonl:
+    kind = Jsonl()
+
+    def written(self, path: Path, content: bytes, name: str = "a.jsonl") -> FileFacts:
+        (path / name).write_bytes(content)
+        return facts(path / name, self.kind)
+
+    def test_rows_are_counted_and_their_types_found(self, tmp_path):
+        found = self.written(tmp_path, lines_of(row(1), row(2)))
+        assert found.num_rows == 2
+        assert found.schema.field("id").type == pa.int64()
+        content, rows = read(found.parts, self.kind)
+        assert content.to_pylist() == [row(1), row(2)]
+        assert numbers(rows) == [1, 2]
+        assert positions(rows) == [0, 1]
+
+    @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+    @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\n\n \n"])
+    def test_lines_may_end_in_any_way_and_the_last_in_none(self, tmp_path, newline, end):
+        found = self.written(tmp_path, newline.join(lines_of(row(i)).strip() for i in range(3)) + end)
+        content, rows = read(found.parts, self.kind)
+        assert found.num_rows == 3
+        assert content.to_pylist() == [row(0), row(1), row(2)]
+        assert numbers(rows) == [1, 2, 3]
+
+    def test_blank_lines_are_no_rows_and_are_counted_as_lines(self, tmp_path):
+        blank = [b"\n", b"  \t\n", b"\r\n", b" " * 1000 + b"\n"]
+        found = self.written(tmp_path, b"".join([*blank, lines_of(row(0)), *blank, lines_of(row(1)), *blank]))
+        content, rows = read(found.parts, self.kind)
+        assert found.num_rows == content.num_rows == 2
+        assert numbers(rows) == [5, 10]
+        assert malformed(rows) == []
+
+    @pytest.mark.parametrize("content", [b"", b"\n", b"\n  \n\t\r\n", b" "])
+    def test_a_file_without_lines_has_no_rows(self, tmp_path, content):
+        found = self.written(tmp_path, content)
+        assert (found.num_rows, found.parts) == (0, ())
+
+    @pytest.mark.parametrize("what", MALFORMED)
+    @pytest.mark.parametrize("place", [0, 2, 5])
+    def test_a_malformed_line_is_no_row_wherever_it_stands(self, tmp_path, what, place):
+        lines = [lines_of(row(i)).strip() for i in range(5)]
+        lines.insert(place, MALFORMED[what])
+        found = self.written(tmp_path, b"\n".join(lines))
+        assert found.num_rows == 6
+        assert found.schema.field("id").type == pa.int64()
+        content, rows = read(found.parts, self.kind, pa.schema([*SCHEMA, ("text", pa.string())]))
+        assert content.select(SCHEMA.names).to_pylist() == [row(i) for i in range(5)]
+        assert malformed(rows) == [place + 1]
+        assert numbers(rows) == [n for n in range(1, 7) if n != place + 1]
+        assert positions(rows) == [n - 1 for n in numbers(rows)]
+
+    @pytest.mark.parametrize("value", ["1.5", "18446744073709551615", "true", '"x"'])
+    def test_an_id_of_another_type_than_is_asked_for_makes_a_line_malformed(self, tmp_path, value):
+        found = self.written(
+            tmp_path, lines_of(*map(row, range(3))) + b'{"id": %s}\n' % value.encode() + lines_of(row(9))
+        )
+        content, rows = read(found.parts, self.kind)
+        assert content.column("id").to_pylist() == [0, 1, 2, 9]
+        assert malformed(rows) == [4]
+
+    def test_text_that_is_not_utf8_makes_a_line_malformed_where_it_is_read(self, tmp_path):
+        lines = [b'{"id": "a"}', b'{"id": "\xff\xfe"}', b'{"id": "\xc3\xa9"}', b'{"id": "d", "other": "\xff"}']
+        found = self.written(tmp_path, b"\n".join(lines))
+        content, rows = read(found.parts, self.kind, pa.schema([("id", pa.string())]))
+        assert content.column("id").to_pylist() == ["a", "é", "d"]
+        assert malformed(rows) == [2]
+
+    def test_an_object_over_two_lines_is_not_made_up_for_by_two_objects_on_one(self, tmp_path):
+        found = self.written(tmp_path, b'{"id": 1,\n"embeddings": [1, 2]}\n{"id": 2} {"id": 3}\n{"id": 4}\n')
+        content, rows = read(found.parts, self.kind)
+        assert malformed(rows) == [1, 2, 3]
+        assert content.column("id").to_pylist() == [4]
+
+    def test_a_file_of_malformed_lines_only_has_rows_and_no_columns(self, tmp_path):
+        lines = [b"what", b"null", b'{"id": 1', b"{null}", b"[1]", b'"id"', b"{]}"]
+        found = self.written(tmp_path, b"\n".join(lines))
+        assert (found.num_rows, found.schema.names) == (7, [])
+        content, rows = read(found.parts, self.kind)
+        assert content.num_rows == 0
+        assert malformed(rows) == list(range(1, 8))
+
+    def test_the_types_are_found_behind_a_block_of_malformed_lines(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 64)
+        found = self.written(tmp_path, b"what\n" * 40 + lines_of(row(1)))
+        assert found.schema.names == ["id", "embeddings"]
+        assert found.num_rows == 41
+
+    def test_the_types_are_those_of_all_blocks(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 64)
+        lines = [{"id": i, "score": i, "none": None, "info": {"a": i}} for i in range(40)]
+        lines += [{"id": 40, "score": 0.5, "none": "x", "info": {"b": "y"}, "late": True}]
+        found = self.written(tmp_path, lines_of(*lines, *lines[:40]))
+        assert {f.name: f.type for f in found.schema} == {
+            "id": pa.int64(),
+            "score": pa.float64(),
+            "none": pa.string(),
+            "info": pa.struct([("a", pa.int64()), ("b", pa.string())]),
+            "late": pa.bool_(),
+        }
+        content, rows = read(found.parts, self.kind, found.schema)
+        assert content.column("score").to_pylist() == [*range(40), 0.5, *range(40)]
+        assert malformed(rows) == []
+        assert len(self.kind.head(found.info, {}).names) == 4
+
+    @pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
+    def test_the_commonest_type_is_that_of_the_most_lines_of_the_file(self, tmp_path, monkeypatch, block_bytes):
+        """Wherever they stand: two types that join are counted together."""
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+        lines = lines_of(*({"x": v} for v in [*["a"] * 5, *[None] * 9, *[1] * 3, *[0.5] * 3]))
+        found = self.written(tmp_path, lines)
+        assert found.schema.field("x").type == pa.float64()
+        assert malformed(read(found.parts, self.kind, found.schema)[1]) == [1, 2, 3, 4, 5]
+
+    def test_a_mixed_column_is_not_read_line_by_line(self, tmp_path, monkeypatch):
+        reads, read_json = [], jsonl._read_json
+        monkeypatch.setattr(jsonl, "_read_json", lambda lines, s: reads.append(len(lines)) or read_json(lines, s))
+        values = [1, "a", 0.5, None, [1], {"b": 1}, True]
+        found = self.written(tmp_path, lines_of(*({"id": i, "x": values[i % 7]} for i in range(700))))
+        assert {f.name: f.type for f in found.schema} == {"id": pa.int64(), "x": pa.float64()}
+        assert len(reads) < 10
+
+    @pytest.mark.parametrize("block_bytes", [16, 1 << 20])
+    def test_types_that_do_not_fit_together_are_told_with_their_first_lines(self, tmp_path, monkeypatch, block_bytes):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+        mixed = {
+            "fits": [None, 1, 0.5, 2],
+            "x": [None, 1, "a", 0.5],
+            "when": ["2024-01-01", "soon", None, "2024-01-01"],
+            "times": [["2024-01-01"], ["soon"], [], None],
+            "info": [{"at": "2024-01-01"}, {"at": "soon"}, {"n": 1}, {}],
+            "tags": [[1], None, ["a"], [True]],
+        }
+        rows = [{name: values[i] for name, values in mixed.items()} for i in range(4)]
+        found = self.written(
+            tmp_path, b"{oh\n" + lines_of(*rows[:2]) + b'\n{"fits": "x"} {"fits": "y"}\n' + lines_of(*rows[2:])
+        )
+        assert found.conflicts == {
+            "x": "double in line 3 and string in line 6",
+            "tags": "list<item: int64> in line 2 and list<item: string> in line 6 and list<item: bool> in line 7",
+        }
+        types = {f.name: str(f.type) for f in found.schema}
+        assert (types["when"], types["times"]) == ("string", "list<item: string>")
+
+    def test_one_malformed_line_changes_no_type(self, tmp_path):
+        lines = [{"id": i, "quality": 1 if i % 3 else 0.5, "info": {"a": i} if i % 2 else {"b": "x"}} for i in range(9)]
+        whole = self.written(tmp_path, lines_of(*lines))
+        broken = self.written(tmp_path, lines_of(*lines[:4]) + b"{oh\n" + lines_of(*lines[4:]), "b.jsonl")
+        assert broken.schema.field("quality").type == pa.float64()
+        assert {f.name: f.type for f in broken.schema} == {f.name: f.type for f in whole.schema}
+
+    def test_a_column_of_two_types_has_the_commoner_and_the_other_lines_are_malformed(self, tmp_path):
+        lines = lines_of(*({"id": i, "other": [i, 0.5][i % 2]} for i in range(6)), {"id": "x"}, {"id": None}, {"id": 9})
+        found = self.written(tmp_path, lines)
+        assert {f.name: f.type for f in found.schema} == {"id": pa.int64(), "other": pa.float64()}
+        content, rows = read(found.parts, self.kind, found.schema)
+        assert content.column("id").to_pylist() == [0, 1, 2, 3, 4, 5, None, 9]
+        assert malformed(rows) == [7]
+
+    @pytest.mark.parametrize("ids", [["2024-01-01", "2024-01-02 10:00:00"], ["a", "b"], ["1", "2"]])
+    def test_ids_in_quotes_are_strings_whatever_they_look_like(self, tmp_path, ids):
+        found = self.written(tmp_path, lines_of(*({"id": i} for i in ids)))
+        assert found.schema.field("id").type == pa.string()
+        assert read(found.parts, self.kind, found.schema)[0].column("id").to_pylist() == ids
+
+    def test_nan_and_infinity_in_a_vector_are_read_as_such(self, tmp_path):
+        found = self.written(
+            tmp_path, b'{"id": 1, "embeddings": [NaN, 1]}\n{"id": 2, "embeddings": [Infinity, -Infinity]}'
+        )
+        content, rows = read(found.parts, self.kind)
+        vectors = content.column("embeddings").to_pylist()
+        assert np.isnan(vectors[0][0])
+        assert vectors[1] == [np.inf, -np.inf]
+        assert malformed(rows) == []
+
+    def test_missing_and_unasked_fields_do_not_matter(self, tmp_path):
+        lines = [{"id": 1, "text": "x"}, {"embeddings": [1.0], "extra": {"a": [1]}}, {}, {"id": None, "extra": 3}]
+        found = self.written(tmp_path, lines_of(*lines))
+        content, _ = read(found.parts, self.kind)
+        assert content.column("id").to_pylist() == [1, None, None, None]
+        assert content.column("embeddings").to_pylist() == [None, [1.0], None, None]
+
+    def test_a_byte_order_mark_does_not_matter(self, tmp_path):
+        found = self.written(tmp_path, b"\xef\xbb\xbf" + lines_of(row(1), row(2)))
+        assert found.schema.names == ["id", "embeddings"]
+        assert read(found.parts, self.kind)[0].to_pylist() == [row(1), row(2)]
+
+    def test_lines_longer_than_a_block_are_read_whole(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 50)
+        lines = [{**row(0), "text": "x" * 20}, {**row(1), "text": "y" * 400}, row(2), {**row(3), "text": "z" * 150}]
+        found = self.written(tmp_path, lines_of(*lines).strip())
+        content, rows = read(found.parts, self.kind)
+        assert content.to_pylist() == [row(i) for i in range(4)]
+        assert numbers(rows) == [1, 2, 3, 4]
+
+    def test_the_parts_of_a_file_are_its_bytes_end_to_end(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 100)
+        found = self.written(tmp_path, lines_of(*map(row, range(20))))
+        assert len(found.parts) > 3
+        for before, after in zip(found.parts[:-1], found.parts[1:], strict=True):
+            assert after.offset == before.offset + before.length
+            assert after.first_row == before.first_row + before.num_rows
+            assert after.first_line == before.first_line + before.num_rows
+
+    def test_rows_are_found_by_line(self):
+        groups, lines = self.kind.places(InputUnit("a", 0, 0, 9), np.array([3, 8]), {})
+        assert groups.to_pylist() == [None, None]
+        assert lines.to_pylist() == [3, 8]
+
+    @pytest.mark.parametrize(
+        ("vectors", "expected"),
+        [
+            ([[1, 2], [1], [2, 3], None, []], 2),
+            ([[1.5, 2], [1]], 1),
+            ([None, []], None),
+            ([None] * 40 + [[1, 2, 3]], 3),
+        ],
+    )
+    def test_the_dimension_is_the_commonest_length_in_the_first_block_with_a_vector(
+        self, tmp_path, monkeypatch, vectors, expected
+    ):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 200)
+        found = self.written(tmp_path, lines_of(*({"id": i, "embeddings": v} for i, v in enumerate(vectors))))
+        assert self.kind.dimension(found, "embeddings", {}) == expected
+
+
+class TestCompressedJsonl:
+    kind = Jsonl()
+    content = lines_of(*map(row, range(50))) + b"\n{oops\n" + lines_of(*map(row, range(50, 60)))
+
+    def written(self, path: Path, suffix: str, content: bytes) -> FileFacts:
+        (path / f"a.jsonl{suffix}").write_bytes(content)
+        return facts(path / f"a.jsonl{suffix}", self.kind)
+
+    @pytest.mark.parametrize("suffix", COMPRESSORS)
+    @pytest.mark.parametrize("rows_per_unit", [7, 1000])
+    def test_it_is_read_as_if_it_were_not_compressed(self, tmp_path, monkeypatch, suffix, rows_per_unit):
+        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 300)
+        found = self.written(tmp_path, suffix, COMPRESSORS[suffix](self.content))
+        assert (found.num_rows, len(found.parts)) == (61, 1)
+        units = inputs.units([found], rows_per_unit)
+        assert len(units) == -(-61 // rows_per_unit)
+        content, rows = read(units, self.kind)
+        assert content.column("id").to_pylist() == list(range(60))
+        assert malformed(rows) == [52]
+        assert numbers(rows) == [*range(1, 51), *range(53, 63)]
+        assert positions(rows) == [*range(50), *range(51, 61)]
+
+    @pytest.mark.parametrize("suffix", COMPRESSORS)
+    def test_compressed_pieces_laid_end_to_end_are_read_to_the_end(self, tmp_path, suffix):
+        compress = COMPRESSORS[suffix]
+        found = self.written(tmp_path, suffix, compress(self.content) + compress(lines_of(row(60))))
+        assert found.num_rows == 62
+
+    @pytest.mark.parametrize("suffix", COMPRESSORS)
+    @pytest.mark.parametrize("damage", ["truncated", "garbage", "flipped"])
+    def test_a_damaged_file_is_an_input_error_that_names_it(self, tmp_path, suffix, damage):
+        whole = COMPRESSORS[suffix](np.random.default_rng(0).bytes(50_000).hex().encode())
+        content = {
+            "truncated": whole[:-20],
+            "garbage": b"this was never compressed " * 20,
+            "flipped": whole[:2000] + bytes(b ^ 0xFF for b in whole[2000:9000]) + whole[9000:],
+        }[damage]
+        with pytest.raises(InputError, match=rf"a\.jsonl{suffix}: not readable as text lines"):
+            self.written(tmp_path, suffix, content)
+
+
+class TestCopyWithout:
+    kind = Jsonl()
+
+    @pytest.mark.parametrize("suffix", ["", *COMPRESSORS])
+    def test_lines_go_and_every_other_byte_stays_however_it_is_compressed(self, tmp_path, suffix):
+        lines = [
+            b'{"id": 1, "x": {"nested": [1, {"a": null}]}}\n',
+            b'{"id":2}\r\n',
+            b"\n",
+            b'  {"x": "\xc3\xa9", "id": 3}  \n',
+            b'{"id": 4, "oops\n',
+            b'{"id": "2"}\n',
+            b'{"id": null}\n',
+            b"null\n",
+            b'{"id": 2, "embeddings": [1e3, NaN]}\n',
+            b'{"other": 5}\n',
+            b'{"id": 6}',
+        ]
+        source = tmp_path / f"a.jsonl{suffix}"
+        source.write_bytes(COMPRESSORS.get(suffix, bytes)(b"".join(lines)))
+        copy, counts = copied(self.kind, source, [2, 3, 7])
+        after = DECOMPRESSORS.get(suffix, bytes)(copy.read_bytes())
+        assert after == b"".join(line for n, line in enumerate(lines) if n not in (1, 3, 8))
+        assert counts == (10, 3)
+
+    def test_string_ids_and_the_last_line(self, tmp_path):
+        content = lines_of({"id": "a"}, {"id": "2024-01-01"}, {"id": "é", "x": 1}).rstrip()
+        (tmp_path / "a.jsonl").write_bytes(content)
+        copy, counts = copied(self.kind, tmp_path / "a.jsonl", ["2024-01-01", "é"])
+        assert counts == (3, 2)
+        assert copy.read_bytes() == b'{"id": "a"}\n'
+
+
+LINE = st.one_of(
+    st.integers(0, 10**6).map(lambda i: ("good", lines_of(row(i)).strip(), i)),
+    st.integers(0, 50).map(lambda n: ("good", json.dumps({**row(n), "text": "t" * n}).encode(), n)),
+    st.sampled_from([b"", b" ", b"\t \r", b" " * 30]).map(lambda line: ("blank", line, None)),
+    st.sampled_from(sorted(MALFORMED.values())).map(lambda line: ("bad", line, None)),
+    st.sampled_from([b"{", b"}", b"}{", b"{}{", b'{"id":3,', b'"embeddings":[1]}', b"\xff", b"{\xff}"]).map(
+        lambda line: ("bad", line, None)
+    ),
+)
+
+
+class TestAnyLines:
+    """Any mix of good, blank and bad lines, cut into blocks of any size."""
+
+    kind = Jsonl()
+
+    @given(
+        lines=st.lists(LINE, max_size=30),
+        newline=st.sampled_from([b"\n", b"\r\n"]),
+        at_end=st.booleans(),
+        block_bytes=st.integers(1, 400),
+        rows_per_unit=st.integers(1, 12),
+        suffix=st.sampled_from(["", ".gz"]),
+    )
+    def test_every_row_comes_once_with_its_line_number(
+        self, tmp_path_factory, lines, newline, at_end, block_bytes, rows_per_unit, suffix
+    ):
+        content = newline.join(line for _, line, _ in lines) + (newline if at_end else b"")
+        path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl{suffix}"
+        path.write_bytes(COMPRESSORS.get(suffix, bytes)(content))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+            found = facts(path, self.kind)
+            units = inputs.units([found], rows_per_unit)
+            table_, rows = read(units, self.kind)
+            per_unit = [read([unit], self.kind)[1] for unit in units]
+        path.unlink()
+        good = [n for n, (what, _, _) in enumerate(lines, 1) if what == "good"]
+        bad = [n for n, (what, _, _) in enumerate(lines, 1) if what == "bad"]
+        assert table_.column("id").to_pylist() == [i for what, _, i in lines if what == "good"]
+        assert numbers(rows) == good
+        assert malformed(rows) == bad
+        assert found.num_rows == len(good) + len(bad)
+        assert [len(numbers(r)) + len(malformed(r)) for r in per_unit] == [unit.num_rows for unit in units]
+        rows_in_order = sorted(good + bad)
+        assert positions(rows) == [rows_in_order.index(n) for n in good]
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes_are_rows_or_malformed_and_none_is_lost(self, tmp_path_factory, content):
+        path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl"
+        path.write_bytes(content)
+        found = facts(path, self.kind)
+        table_, rows = read(found.parts, self.kind)
+        path.unlink()
+        assert table_.num_rows + len(malformed(rows)) == found.num_rows
+        assert found.num_rows == sum(bool(line.strip()) for line in content.split(b"\n"))
+
+    @given(content=st.binary(max_size=60) | st.text("{}\n\r ", max_size=60).map(str.encode), size=st.integers(1, 20))
+    def test_blocks_are_whole_lines_and_the_content_end_to_end(self, content, size):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(jsonl, "_BLOCK_BYTES", size)
+            found = list(jsonl._blocks(io.BytesIO(content)))
+        assert b"".join(found) == content
+        assert all(block.endswith(b"\n") for block in found[:-1])
+        assert all(found)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes
+
+MEMORY = 64 << 30
+
+
+def sizes(rows, clusters, dimension=384, memory=MEMORY, **values):
+    p = resolve({"input_path": "in", "output_path": "out", "n_clusters": clusters, **values})
+    found = Sizes(p, rows, dimension, 0, memory)
+    return found.width, found.unit_rows, found.key_rows(found.width)
+
+
+@pytest.mark.parametrize(("rows", "clusters"), [(10_000, 100), (250_000, 500), (1_000_000, 1000), (1_000_000, 50)])
+def test_units_of_a_million_rows_are_of_the_usual_sizes(rows, clusters):
+    width, unit_rows, block = sizes(rows, clusters)
+    assert width == max(1, round(16_384 * clusters / rows))
+    assert unit_rows == (64 << 20) // (4 * 384)
+    assert block == 65_536
+
+
+@pytest.mark.parametrize(("rows", "clusters"), [(10**8, 10**4), (10**9, 3 * 10**4), (10**10, 10**5), (10**10, 500)])
+def test_segments_of_very_many_rows_have_a_floor(rows, clusters):
+    width, unit_rows, block = sizes(rows, clusters)
+    key_rows = rows * width / clusters
+    assert unit_rows / (rows / key_rows) * 4 * 384 >= 0.85 * SEGMENT_BYTES
+    if width > 1:
+        assert block >= 1.9 * key_rows  # a key of many clusters is one unit of work
+
+
+def test_memory_and_what_is_asked_for_limit_them():
+    row, memory = 4 * 384, 1 << 30
+    width, unit_rows, block = sizes(10**10, 10**6, memory=memory)
+    assert 4 * row * max(unit_rows, width * 10**4) <= memory
+    assert row * block <= memory // 4
+    asked = sizes(10**9, 10**5, unit_rows=50_000, assign_unit_bytes=row * 1000, max_cluster_rows=7)
+    assert asked == (5, 1000, 7)

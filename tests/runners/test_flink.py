@@ -1,0 +1,370 @@
+"""What the runner on Flink consists of: the jar, the cluster's REST API, the worker pool, messages, options."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import grpc
+import psutil
+import pytest
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, PipelineOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import (
+    beam_fn_api_pb2,
+    beam_fn_api_pb2_grpc,
+    beam_provision_api_pb2,
+    beam_provision_api_pb2_grpc,
+)
+from apache_beam.portability.api import beam_job_api_pb2 as api
+from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.transforms.environments import ExternalEnvironment
+from apache_beam.utils.subprocess_server import JavaJarServer
+from flink_stand_in import rest_api
+
+from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow
+from beam_semdedup.config.groups import FlinkConfig
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.errors import InputError, RunError, WorkerLost, known_cause
+from beam_semdedup.runners import resources as capacity
+from beam_semdedup.runners.flink import cluster as flink_cluster
+from beam_semdedup.runners.flink import job_server as flink_jar
+from beam_semdedup.runners.flink import runner as flink
+from beam_semdedup.runners.flink.worker_pool import WorkerPool
+
+JAVA = """
+	at org.apache.beam.sdk.util.MoreFutures.get(MoreFutures.java:61)
+	at java.base/java.lang.Thread.run(Thread.java:840)
+Caused by: java.lang.RuntimeException: Error received from SDK harness
+	... 7 more
+"""
+TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in process\n'
+
+
+@pytest.fixture
+def cluster() -> Iterator[dict[str, Any]]:
+    """See `rest_api`."""
+    with rest_api() as state:
+        yield state
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory without any jar, and a PATH with a `java` only."""
+    for name in ("home", "bin"):
+        (tmp_path / name).mkdir()
+    _script(tmp_path / "bin" / "java", "exit 1")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setattr(JavaJarServer, "JAR_CACHE", str(tmp_path / "home" / "cache"))
+    monkeypatch.setattr(JavaJarServer, "MAVEN_CENTRAL_REPOSITORY", (tmp_path / "nowhere").as_uri())
+    return tmp_path / "home"
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def _config(**settings: Any) -> FlinkConfig:
+    return resolve({"input_path": "in", "output_path": "out", "runner": {"name": "flink", **settings}}).runner
+
+
+def test_the_versions_are_those_that_beam_publishes_a_job_server_for() -> None:
+    for version in FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS:
+        assert _config(flink_version=version).flink_version == version
+    with pytest.raises(InputError, match=r"runner.flink_version='1.18' is not known; it is one of: 1.19, 1.20"):
+        _config(flink_version="1.18")
+
+
+def test_the_given_jar_comes_first(home: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given.jar"
+    given.touch()
+    assert flink_jar.find(_config(flink_job_server_jar=str(given))) == str(given)
+    assert flink_jar.find(_config(flink_job_server_jar=given.as_uri())) == str(home / "cache" / "given.jar")
+    with pytest.raises(InputError, match=r"runner.flink_job_server_jar=\S+none.jar: there is no such file"):
+        flink_jar.find(_config(flink_job_server_jar=str(tmp_path / "none.jar")))
+
+
+def test_the_jar_is_looked_for_in_the_local_places_and_only_then_fetched(home: Path, tmp_path: Path) -> None:
+    name = f"beam-runners-flink-1.20-job-server-{beam.__version__}.jar"
+    maven = f"{home}/.m2/repository/org/apache/beam/beam-runners-flink-1.20-job-server/{beam.__version__}"
+    _script(
+        tmp_path / "bin" / "mvn",
+        f'echo "$@" >> {tmp_path}/calls; /bin/mkdir -p {maven}; : > {maven}/{name}; echo noise',
+    )
+    assert flink_jar.local("1.20") is None
+    assert flink_jar.find(_config()) == f"{maven}/{name}"
+    asked = f"dependency:get -Dartifact=org.apache.beam:beam-runners-flink-1.20-job-server:{beam.__version__}"
+    assert f"{asked} -Dtransitive=false" in (tmp_path / "calls").read_text()
+    assert flink_jar.find(_config()) == f"{maven}/{name}"
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    (home / "cache").mkdir()
+    (home / "cache" / name).touch()
+    assert flink_jar.find(_config()) == str(home / "cache" / name)
+
+
+def test_beam_downloads_the_jar_where_maven_does_not(home: Path, tmp_path: Path) -> None:
+    source = tmp_path / "nowhere/org/apache/beam/beam-runners-flink-2.0-job-server" / beam.__version__
+    source.mkdir(parents=True)
+    (source / f"beam-runners-flink-2.0-job-server-{beam.__version__}.jar").write_text("jar")
+    found = Path(flink_jar.find(_config(flink_version="2.0")))
+    assert (found.parent, found.read_text()) == (home / "cache", "jar")
+
+
+def test_a_jar_that_cannot_be_had_is_an_error_that_names_what_was_tried(home: Path, tmp_path: Path) -> None:
+    _script(tmp_path / "bin" / "mvn", "echo '[ERROR] Could not find artifact' >&2; exit 1")
+    with pytest.raises(InputError) as error:
+        flink_jar.find(_config())
+    for tried in (str(home / "cache"), str(home / ".m2"), "exit code 1", "[ERROR] Could not find", "nowhere"):
+        assert tried in str(error.value)
+    (tmp_path / "bin" / "mvn").unlink()
+    with pytest.raises(InputError, match="Maven: there is no mvn in PATH"):
+        flink_jar.find(_config())
+
+
+def test_the_jar_can_be_fetched_ahead(tmp_path: Path) -> None:
+    def fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "beam_semdedup.runners.flink.job_server", *arguments]
+        environment = {**os.environ, "HOME": str(tmp_path), "PATH": str(tmp_path / "bin")}
+        environment.pop("JAVA_HOME", None)
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    (tmp_path / "bin").mkdir()
+    _script(tmp_path / "bin" / "java", "exit 1")
+    cache = tmp_path / ".apache_beam" / "cache" / "jars"
+    cache.mkdir(parents=True)
+    jar = cache / f"beam-runners-flink-2.1-job-server-{beam.__version__}.jar"
+    jar.touch()
+    assert fetch("2.1").stdout == f"{jar}\n"
+    (tmp_path / "bin" / "java").unlink()
+    ended = fetch("2.1")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert "needs Java 11 or 17: there is no java in PATH" in ended.stderr
+
+
+def test_java_is_missed_before_anything_is_done(home: Path, tmp_path: Path, make_dataset: Callable[..., Any]) -> None:
+    make_dataset(tmp_path / "data", rows=60, copies=10)
+    (tmp_path / "bin" / "java").unlink()
+    workflow = SemanticDeduplicationWorkflow(input_path=tmp_path / "data", output_path=tmp_path / "out", n_clusters=2)
+    with pytest.raises(InputError, match="needs Java 11 or 17: there is no java in PATH"):
+        workflow.run(runner={"name": "flink", "num_workers": 2})
+    assert not (tmp_path / "out").exists()
+
+
+def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any], home: Path) -> None:
+    hosts = {"10.0.0.1:1-a": 4, "10.0.0.2:1-b": 8, "10.0.0.2:2-c": 8}
+    cluster["/taskmanagers"] = {
+        "taskmanagers": [
+            {"id": name, "slotsNumber": number, "hardware": {"physicalMemory": 64 << 30}}
+            for name, number in hosts.items()
+        ]
+    }
+    cluster["/overview"] = {"slots-available": 5, "slots-total": 12}
+    settings = {"name": "flink", "flink_master": cluster["address"]}
+    parameters = resolve({"input_path": "in", "output_path": "out", "runner": settings})
+    assert capacity.num_workers(parameters) == 5
+    assert capacity.memory_per_worker(parameters, 5) == 2 << 30
+    assert flink_cluster.slots_per_host(parameters.runner, 1) == 8
+    cluster["/overview"] = {"slots-available": 0, "slots-total": 12}
+    assert capacity.num_workers(parameters) == 12
+    cluster["/overview"] = {"slots-available": 0, "slots-total": 0}
+    with pytest.raises(InputError, match="has no task slots; start task managers"):
+        capacity.num_workers(parameters)
+
+
+def test_slots_that_become_free_are_waited_for(cluster: dict[str, Any]) -> None:
+    free = iter([2, 2, 4])
+    cluster["/overview"] = lambda: {"slots-available": next(free), "slots-total": 4}
+    assert flink_cluster.free_slots(_config(flink_master=cluster["address"])) == 4
+
+
+def test_no_cluster_is_an_error(home: Path) -> None:
+    settings = {"name": "flink", "flink_master": "localhost:1"}
+    parameters = resolve({"input_path": "in", "output_path": "out", "runner": settings})
+    with pytest.raises(InputError, match=r"flink_master=localhost:1: no Flink REST API answers there: .*refused"):
+        capacity.num_workers(parameters)
+
+
+def test_only_the_own_job_is_cancelled(cluster: dict[str, Any]) -> None:
+    own, other = (
+        {"jid": "a1", "name": "semdedup-1", "state": "RUNNING"},
+        {"jid": "b2", "name": "other", "state": "RUNNING"},
+    )
+    cluster["/jobs/overview"] = {"jobs": [own, other]}
+    cluster["/jobs/a1?mode=cancel"] = lambda: own.update(state="CANCELED") or {}
+    flink_cluster.cancel(_config(flink_master=cluster["address"]), "semdedup-1")
+    assert [asked for asked in cluster["asked"] if "PATCH" in asked] == ["PATCH /jobs/a1?mode=cancel"]
+
+
+def test_options_survive_on_the_way_to_the_job_server(cluster: dict[str, Any], home: Path) -> None:
+    cluster["/taskmanagers"] = {"taskmanagers": [{"slotsNumber": 3}]}
+    given = {"execution_mode_for_batch": "BATCH_FORCED", "sdk_worker_parallelism": 7, "job_name": "mine"}
+    config = _config(
+        flink_master=cluster["address"],
+        flink_version="2.0",
+        options={**given, "job_server_jvm_properties": ["-Xmx1g"]},
+    )
+    with flink._environment(config, 6, []) as environment:
+        options = flink._options(config, 6, "some.jar", "/scratch", environment)
+    found = options.get_all_options(retain_unknown_options=True)
+    expected = {
+        **given,
+        "parallelism": 6,
+        "flink_master": f"http://{cluster['address']}",
+        "number_of_execution_retries": 0,
+        "state_backend": "rocksdb",
+        "environment_type": "EXTERNAL",
+        "environment_config": "localhost:50000",
+        "job_server_jvm_properties": ["-Djava.io.tmpdir=/scratch", "-Xmx1g"],
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert flink._job_name(options) == "mine"
+    plain = _config(flink_master=cluster["address"], environment="process")
+    with flink._environment(plain, 6, []) as environment:
+        options = flink._options(plain, 6, "some.jar", "/scratch", environment)
+    found = options.get_all_options(retain_unknown_options=True)
+    assert (found["sdk_worker_parallelism"], found["environment_type"]) == (3, "PROCESS")
+    assert json.loads(found["environment_config"])["command"].endswith("/semdedup-worker")
+    assert "state_backend" not in found
+
+
+def test_no_source_of_the_pipeline_is_read_in_one_subtask(make_dataset: Callable[..., Any], tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", rows=60, copies=10)
+    plan = SemanticDeduplicationWorkflow(
+        input_path=tmp_path / "data", output_path=tmp_path / "out", n_clusters=2, eps=0.1, assign_unit_bytes=1
+    ).plan()
+    pipeline = beam.Pipeline(runner=PortableRunner())
+    _ = pipeline | SemanticDedup(plan)
+    proto = PortableRunner._optimize_pipeline(
+        pipeline.to_runner_api(default_environment=ExternalEnvironment("localhost:1")), PipelineOptions(flags=[])
+    )
+    transforms = proto.components.transforms.values()
+    assert not [t.unique_name for t in transforms if "sdf" in t.spec.urn.lower()]
+    spread = [t for t in transforms if t.spec.urn == common_urns.composites.RESHUFFLE.urn]
+    produced = {pcollection for t in spread for pcollection in t.outputs.values()}
+    work = [t for t in transforms if t.unique_name.endswith(("/Assign nearest centroid", "/Compare within clusters"))]
+    assert len(work) == 2
+    for transform in work:
+        assert produced & set(transform.inputs.values()), transform
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{TRACEBACK}beam_semdedup.errors.UnitError: bad row [while running 'Assign']\n{JAVA}", RunError("bad row")),
+        (f"java.lang.E: {TRACEBACK}beam_semdedup.errors.InputError: no file{JAVA}", InputError("no file")),
+        (
+            f"{TRACEBACK}beam_semdedup.errors.UnitError: two\nlines at once (a b){JAVA}",
+            RunError("two\nlines at once (a b)"),
+        ),
+        (f"{TRACEBACK}beam_semdedup.errors.UnitError: at once{JAVA}", RunError("at once")),
+    ],
+)
+def test_the_cause_is_found_in_a_stack_trace_of_java(text: str, expected: Exception) -> None:
+    found = known_cause(RuntimeError(text))
+    assert (type(found), str(found)) == (type(expected), str(expected))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("", WorkerLost, "the job on Flink ended as FAILED: "),
+        (
+            f"java.util.concurrent.TimeoutException: Heartbeat of TaskManager 1 timed out.{JAVA}",
+            WorkerLost,
+            "the job on Flink ended as FAILED: java.util.concurrent.TimeoutException: Heartbeat of TaskManager 1 timed",
+        ),
+        (f"{TRACEBACK}grpc._channel._MultiThreadedRendezvous: unavailable\n", WorkerLost, "the job on Flink ended as"),
+        (f"{TRACEBACK}TypeError: not a number{JAVA}", flink.JobFailed, TRACEBACK),
+        (f"{TRACEBACK}beam_semdedup.errors.InputError: no file{JAVA}", InputError, "no file"),
+    ],
+)
+def test_a_failure_is_one_of_the_run_or_a_loss(text: str, kind: type, message: str) -> None:
+    said = [api.JobMessage(message_text=text, importance=api.JobMessage.JOB_MESSAGE_ERROR)]
+    found = flink._failure("FAILED", said)
+    assert type(found) is kind
+    assert str(found).startswith(message)
+
+
+@pytest.fixture
+def provision() -> Iterator[str]:
+    """The address of a service that tells workers where to connect to, where nobody listens."""
+
+    class Service(beam_provision_api_pb2_grpc.ProvisionServiceServicer):
+        def GetProvisionInfo(self, request: Any, context: Any) -> Any:
+            info = beam_provision_api_pb2.ProvisionInfo()
+            info.control_endpoint.url = info.logging_endpoint.url = "localhost:1"
+            return beam_provision_api_pb2.GetProvisionInfoResponse(info=info)
+
+    server = grpc.server(ThreadPoolExecutor())
+    beam_provision_api_pb2_grpc.add_ProvisionServiceServicer_to_server(Service(), server)
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    yield f"localhost:{port}"
+    server.stop(None)
+
+
+@contextlib.contextmanager
+def _asked(pool: WorkerPool) -> Iterator[tuple[Any, Callable[[str, str], str]]]:
+    """A client of the pool, and how it starts a worker; returns the error."""
+    with grpc.insecure_channel(f"localhost:{pool.port}") as channel:
+        stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
+
+        def start(name: str, address: str) -> str:
+            request = beam_fn_api_pb2.StartWorkerRequest(worker_id=name)
+            request.provision_endpoint.url = address
+            return stub.StartWorker(request, wait_for_ready=True).error
+
+        yield stub, start
+
+
+def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str) -> None:
+    lost: list[str] = []
+    with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
+        assert [start("one", provision), start("two", provision)] == ["", ""]
+        workers = [p for p in psutil.Process().children() if f"--provision_endpoint={provision}" in p.cmdline()]
+        assert {(p.cmdline()[0], p.cmdline()[3]) for p in workers} == {
+            (sys.executable, "--id=one"),
+            (sys.executable, "--id=two"),
+        }
+        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="one"))
+        assert len([p for p in workers if p.is_running()]) == 1
+        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="unknown"))
+    assert not [p for p in workers if p.is_running()]
+    assert lost == []
+
+
+def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _script(tmp_path / "python", "echo no module named beam; exit 3")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    lost: list[str] = []
+    with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (_, start):
+        assert "no module named beam" in start("one", "localhost:1")
+    assert "ended with exit code 3" in lost[0]
+
+
+@pytest.mark.parametrize("argument", ["prot=1", "port=many", "port", "port=1 threads"])
+def test_a_pool_says_what_it_does_not_understand(argument: str) -> None:
+    command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", *argument.split()]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert f"Error: cannot understand {argument.split()[-1]!r}: what can be given is port=50000" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_pool_has_a_help() -> None:
+    command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout.startswith("semdedup-worker [port=50000] [threads=1]\n")

@@ -1,0 +1,728 @@
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import re
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import fsspec
+import pyarrow as pa
+import pytest
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.ftp import FTPFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.utils import infer_storage_options
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from beam_semdedup.errors import InputError
+from beam_semdedup.storage import files as storage
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A directory that does not exist yet, on each kind of storage, and its options."""
+    if request.param == "local":
+        yield str(tmp_path / "place"), {}
+    elif request.param == "s3":
+        bucket = request.getfixturevalue("s3")
+        yield bucket.join("place"), bucket.options
+    else:
+        yield f"memory://{uuid.uuid4().hex}", {}
+        fsspec.filesystem("memory").store.clear()
+
+
+def everything(url: str, options: dict[str, Any]) -> dict[str, bytes]:
+    """All files below `url`, hidden ones too, as a file system without any cache sees them."""
+    fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+    return {name[len(path) + 1 :]: fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
+
+
+class TestWholeFile:
+    def test_what_was_written_stands_under_the_final_name_alone(self, place):
+        url, options = place
+        with storage.whole_file(storage.join(url, "a/file"), options) as scratch:
+            scratch.write_bytes(b"content")
+        assert everything(url, options) == {"a/file": b"content"}
+
+    def test_no_reader_sees_the_file_before_the_block_ends(self, place):
+        url, options = place
+        with storage.whole_file(storage.join(url, "file"), options) as scratch:
+            scratch.write_bytes(b"half")
+            assert not storage.exists(storage.join(url, "file"), options)
+            assert storage.find(url, options) == []
+            scratch.write_bytes(b"whole")
+        assert storage.read_bytes(storage.join(url, "file"), options) == b"whole"
+
+    @pytest.mark.parametrize("old", [None, b"old"])
+    def test_a_block_that_raises_leaves_what_was_there(self, place, old):
+        url, options = place
+        if old:
+            storage.write_bytes(storage.join(url, "file"), old, options)
+
+        def write_half() -> None:
+            with storage.whole_file(storage.join(url, "file"), options) as scratch:
+                scratch.write_bytes(b"half")
+                raise RuntimeError("in the middle")
+
+        with pytest.raises(RuntimeError, match="in the middle"):
+            write_half()
+        assert everything(url, options) == ({"file": old} if old else {})
+
+    def test_a_block_that_writes_nothing_is_an_error_and_leaves_nothing(self, place):
+        url, options = place
+        with pytest.raises(FileNotFoundError), storage.whole_file(storage.join(url, "file"), options):
+            pass
+        assert everything(url, options) == {}
+
+    def test_a_file_is_replaced_by_a_later_one(self, place):
+        url, options = place
+        for content in (b"first, longer", b"second"):
+            storage.write_bytes(storage.join(url, "file"), content, options)
+        assert everything(url, options) == {"file": b"second"}
+
+    def test_attempts_at_the_same_time_do_not_disturb_each_other(self, place):
+        url, options = place
+        contents = [bytes([i]) * 100_000 for i in range(4)]
+        barrier = threading.Barrier(len(contents))
+
+        def write(content: bytes) -> None:
+            with storage.whole_file(storage.join(url, "file"), options) as scratch:
+                scratch.write_bytes(content)
+                barrier.wait()
+
+        with ThreadPoolExecutor(len(contents)) as pool:
+            list(pool.map(write, contents))
+        (found,) = everything(url, options).items()
+        assert found[0] == "file"
+        assert found[1] in contents
+
+    def test_on_a_local_disk_the_content_is_on_the_disk_before_it_has_its_name(self, tmp_path, monkeypatch):
+        flushed = []
+
+        def fsync(number: int) -> None:
+            flushed.append((os.pread(number, 100, 0), (tmp_path / "file").exists()))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        storage.write_bytes(str(tmp_path / "file"), b"content")
+        assert flushed == [(b"content", False)]
+        (tmp_path / "file").unlink()
+        storage.create_if_absent(str(tmp_path / "file"), b"first")
+        assert flushed[1:] == [(b"first", False)]
+
+    def test_an_asynchronous_file_system_that_is_no_object_store_gets_another_name_first(self, monkeypatch):
+        memory = fsspec.filesystem("memory")
+        fs = AsyncFileSystemWrapper(memory, asynchronous=False)
+        monkeypatch.setattr(storage, "filesystem", lambda url, options=None: (fs, url))
+        put = []
+        monkeypatch.setattr(
+            fs, "put_file", lambda source, target: put.append(target) or memory.put_file(source, target)
+        )
+        storage.write_bytes("/place/file", b"content")
+        assert put
+        assert put != ["/place/file"]
+        assert everything("memory://place", {}) == {"file": b"content"}
+        memory.store.clear()
+
+    @pytest.mark.parametrize("method", ["put_file", "mv"])
+    def test_an_upload_that_fails_leaves_what_was_there(self, monkeypatch, method):
+        url = f"memory://{uuid.uuid4().hex}/file"
+        storage.write_bytes(url, b"old")
+        fs, _ = storage.filesystem(url)
+
+        def fail(source: str, target: str, **_: Any) -> None:
+            fs.pipe_file(target, b"ha")
+            raise OSError("connection lost")
+
+        monkeypatch.setattr(fs, method, fail if method == "put_file" else lambda *_: fail("", "/elsewhere/x"))
+        with pytest.raises(OSError, match="connection lost"):
+            storage.write_bytes(url, b"new")
+        assert everything(url.rsplit("/", 1)[0], {}) == {"file": b"old"}
+
+
+class TestUploadsToS3:
+    """A write that fails while it is being sent; `whole_file` promises that the old object stands."""
+
+    @pytest.fixture
+    def small_parts(self, monkeypatch, s3) -> Any:
+        """The bucket's file system, whose uploads take several parts for what a test can afford."""
+        fs, _ = storage.filesystem(s3.url, s3.options)
+        monkeypatch.setattr(fs, "put_file", functools.partial(fs.put_file, chunksize=5 << 20))
+        return fs
+
+    @staticmethod
+    def fail_at(monkeypatch: pytest.MonkeyPatch, fs: Any, wanted: str, number: int) -> list[str]:
+        """Makes the `number`-th call of an S3 operation raise; the operations that were called."""
+        calls: list[str] = []
+        original = type(fs)._call_s3
+
+        async def call(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+            calls.append(method)
+            if calls.count(wanted) == number and method == wanted:
+                raise ConnectionError("the network is gone")
+            return await original(self, method, *args, **kwargs)
+
+        monkeypatch.setattr(type(fs), "_call_s3", call)
+        return calls
+
+    @pytest.mark.parametrize(
+        ("operation", "number", "old"),
+        [
+            ("create_multipart_upload", 1, b"old"),
+            ("upload_part", 1, b"old"),
+            ("upload_part", 2, b"old"),
+            ("upload_part", 2, None),
+            ("complete_multipart_upload", 1, b"old"),
+            ("complete_multipart_upload", 1, None),
+        ],
+    )
+    def test_a_failure_in_any_part_of_a_large_upload_leaves_what_was_there(
+        self, monkeypatch, s3, small_parts, operation, number, old
+    ):
+        url = s3.join("file")
+        if old:
+            storage.write_bytes(url, old, s3.options)
+        with monkeypatch.context() as patched:
+            calls = self.fail_at(patched, small_parts, operation, number)
+            with pytest.raises(OSError, match="the network is gone"):
+                storage.write_bytes(url, bytes(11 << 20), s3.options)
+            assert operation in calls
+        assert everything(s3.url, s3.options) == ({"file": old} if old else {})
+        assert storage.exists(url, s3.options) == bool(old)
+
+    def test_a_failure_of_a_small_upload_leaves_what_was_there(self, monkeypatch, s3):
+        url = s3.join("file")
+        storage.write_bytes(url, b"old", s3.options)
+        fs, _ = storage.filesystem(url, s3.options)
+        with monkeypatch.context() as patched:
+            self.fail_at(patched, fs, "put_object", 1)
+            with pytest.raises(OSError, match="the network is gone"):
+                storage.write_bytes(url, b"new", s3.options)
+        assert everything(s3.url, s3.options) == {"file": b"old"}
+
+    def test_a_large_upload_that_succeeds_is_whole(self, s3, small_parts):
+        content = bytes(range(256)) * (11 << 12)
+        storage.write_bytes(s3.join("file"), content, s3.options)
+        assert everything(s3.url, s3.options) == {"file": content}
+
+
+def _create(url: str, options: dict[str, Any], data: bytes, go: Any, answers: Any) -> None:
+    go.wait()
+    answers.put(storage.create_if_absent(url, data, options))
+
+
+class TestCreateIfAbsent:
+    def test_the_first_content_stays(self, place):
+        url, options = place
+        file = storage.join(url, "deep/file")
+        assert storage.create_if_absent(file, b"first", options) == b"first"
+        assert storage.create_if_absent(file, b"second", options) == b"first"
+        assert everything(url, options) == {"deep/file": b"first"}
+
+    @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
+    def test_of_many_threads_one_wins_and_all_read_its_content(self, place):
+        url, options = place
+        for name in ("one", "two"):
+            file = storage.join(url, name)
+            barrier = threading.Barrier(6)
+
+            def attempt(number: int, file: str = file, barrier: threading.Barrier = barrier) -> bytes:
+                barrier.wait()
+                return storage.create_if_absent(file, b"%d" % number, options)
+
+            with ThreadPoolExecutor(6) as pool:
+                answers = set(pool.map(attempt, range(6)))
+            assert answers == {storage.read_bytes(file, options)}
+        assert set(everything(url, options)) == {"one", "two"}
+
+    @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
+    def test_an_attempt_that_comes_between_the_look_and_the_write_loses_nothing(self, place, monkeypatch):
+        url, options = place
+        file = storage.join(url, "file")
+        storage.write_bytes(file, b"faster", options)
+        monkeypatch.setattr(storage, "exists", lambda *_: False)
+        assert storage.create_if_absent(file, b"slower", options) == b"faster"
+        assert everything(url, options) == {"file": b"faster"}
+
+    @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
+    def test_of_several_processes_one_wins_and_all_read_its_content(self, place):
+        url, options = place
+        context = multiprocessing.get_context("spawn")
+        go, answers = context.Event(), context.Queue()
+        file = storage.join(url, "file")
+        processes = [
+            context.Process(target=_create, args=(file, options, b"%d" % i, go, answers), daemon=True) for i in range(2)
+        ]
+        for process in processes:
+            process.start()
+        go.set()
+        found = {answers.get(timeout=120) for _ in processes}
+        for process in processes:
+            process.join()
+        assert found == {storage.read_bytes(file, options)}
+
+    @staticmethod
+    def refuse(monkeypatch: pytest.MonkeyPatch, s3: Any, *codes: tuple[int, str], meanwhile: bytes = b"") -> list[str]:
+        """The next conditional puts are answered with these errors, and someone else may write meanwhile."""
+        from botocore.exceptions import ClientError
+        from s3fs.errors import translate_boto_error
+
+        fs, _ = storage.filesystem(s3.join("file"), s3.options)
+        original, answers, slept = type(fs)._call_s3, list(codes), []
+
+        async def call(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+            if method == "put_object" and "IfNoneMatch" in kwargs and answers:
+                status, code = answers.pop(0)
+                if meanwhile:
+                    s3.client().put_object(Bucket=s3.url[5:], Key="file", Body=meanwhile)
+                answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+                raise translate_boto_error(ClientError(answer, method))
+            return await original(self, method, *args, **kwargs)
+
+        monkeypatch.setattr(type(fs), "_call_s3", call)
+        monkeypatch.setattr(storage.time, "sleep", slept.append)
+        return slept
+
+    def test_a_put_at_the_same_time_as_another_is_tried_again(self, s3, monkeypatch):
+        conflict = (409, "OperationAborted")
+        slept = self.refuse(monkeypatch, s3, conflict, conflict)
+        assert storage.create_if_absent(s3.join("file"), b"data", s3.options) == b"data"
+        assert len(slept) == 2
+
+    def test_the_other_put_is_read_back(self, s3, monkeypatch):
+        for code in ((409, "OperationAborted"), (412, "PreconditionFailed"), (501, "NotImplemented")):
+            with monkeypatch.context() as patched:
+                assert self.refuse(patched, s3, code, meanwhile=b"faster") == []
+                assert storage.create_if_absent(s3.join("file"), b"slower", s3.options) == b"faster"
+            storage.delete([s3.join("file")], s3.options)
+
+    def test_a_conflict_that_does_not_end_is_an_error(self, s3, monkeypatch):
+        slept = self.refuse(monkeypatch, s3, *[(409, "OperationAborted")] * 9)
+        with pytest.raises(OSError, match="OperationAborted"):
+            storage.create_if_absent(s3.join("file"), b"data", s3.options)
+        assert slept == sorted(slept)
+        assert len(slept) == 3
+
+    @pytest.mark.parametrize("code", [(501, "NotImplemented"), (400, "InvalidArgument")])
+    def test_a_server_without_conditional_puts_gets_a_plain_one(self, s3, monkeypatch, code):
+        self.refuse(monkeypatch, s3, code)
+        assert storage.create_if_absent(s3.join("file"), b"data", s3.options) == b"data"
+        assert s3.keys() == {"file"}
+
+    def test_a_disk_without_hard_links_gets_the_whole_content_too(self, tmp_path, monkeypatch):
+        def no_links(*_: Any) -> None:
+            raise OSError("hard links are not supported")
+
+        monkeypatch.setattr("os.link", no_links)
+        assert storage.create_if_absent(str(tmp_path / "file"), b"data") == b"data"
+        assert everything(str(tmp_path), {}) == {"file": b"data"}
+
+
+@pytest.fixture
+def tree(place: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Some files in a directory, hidden ones among them, and one beside it whose name begins alike."""
+    url, options = place
+    for name in ("b.txt", "a.txt", "in/c.txt", "in/deep/d.txt", ".hidden", "_hidden/e.txt", "in/.f/g.txt", "in/_h"):
+        storage.write_bytes(storage.join(url, "tree", name), name.encode(), options)
+    storage.write_bytes(storage.join(url, "tree2/x.txt"), b"x", options)
+    return storage.absolute(storage.join(url, "tree"), options), options
+
+
+class TestListing:
+    def test_find_gives_all_files_below_sorted_and_no_hidden_ones(self, tree):
+        url, options = tree
+        found = storage.find(url, options)
+        assert [f.url for f in found] == [f"{url}/{n}" for n in ("a.txt", "b.txt", "in/c.txt", "in/deep/d.txt")]
+        assert [f.size for f in found] == [5, 5, 8, 13]
+
+    def test_find_of_a_file_is_that_file_even_if_it_is_hidden(self, tree):
+        url, options = tree
+        for name in ("a.txt", ".hidden", "_hidden/e.txt"):
+            assert [f.url for f in storage.find(f"{url}/{name}", options)] == [f"{url}/{name}"]
+
+    def test_what_is_not_there_is_found_as_nothing(self, place):
+        url, options = place
+        assert storage.find(url, options) == []
+        assert storage.names(url, options) == set()
+        assert storage.glob(f"{url}/*", options) == []
+        assert not storage.exists(url, options)
+        assert storage.read_json(f"{url}/a.json", options) is None
+        for read in (storage.read_bytes, storage.open_input):
+            with pytest.raises(FileNotFoundError):
+                read(f"{url}/a", options)
+
+    def test_names_are_those_of_the_files_directly_inside(self, tree):
+        url, options = tree
+        assert storage.names(url, options) == {"a.txt", "b.txt", ".hidden"}
+
+    def test_glob_matches_within_directories_and_across_them(self, tree):
+        url, options = tree
+        assert storage.glob(f"{url}/*.txt", options) == [f"{url}/a.txt", f"{url}/b.txt"]
+        assert storage.glob(f"{url}/in/**/[cd].txt", options) == [f"{url}/in/c.txt", f"{url}/in/deep/d.txt"]
+        assert storage.glob(f"{url}2/?.txt", options) == [f"{url}2/x.txt"]
+
+    def test_glob_matches_hidden_names_only_where_it_names_them(self, tree):
+        url, options = tree
+        assert storage.glob(f"{url}/in/**/*.txt", options) == [f"{url}/in/c.txt", f"{url}/in/deep/d.txt"]
+        assert storage.glob(f"{url}/*/.f/*.txt", options) == [f"{url}/in/.f/g.txt"]
+        assert storage.glob(f"{url}/_*/*", options) == [f"{url}/_hidden/e.txt"]
+
+    def test_files_and_directories_exist(self, tree):
+        url, options = tree
+        assert storage.exists(f"{url}/a.txt", options)
+        assert storage.exists(f"{url}/in/deep", options)
+        assert not storage.exists(f"{url}/a", options)
+
+    def test_a_file_that_another_program_writes_is_seen_although_its_directory_was_listed(self, tree):
+        url, options = tree
+        new = f"{url}/in/new.txt"
+        looks: list[Callable[[], bool]] = [
+            lambda: storage.open_input(new, options).read() == b"new",
+            lambda: new in storage.glob(f"{url}/*/*.txt", options),
+            lambda: storage.exists(new, options),
+            lambda: "new.txt" in storage.names(f"{url}/in", options),
+            lambda: new in [f.url for f in storage.find(url, options)],
+        ]
+        for look in looks:
+            storage.names(f"{url}/in", options)
+            storage.glob(f"{url}/*/*.txt", options)
+            other, path = fsspec.core.url_to_fs(new, skip_instance_cache=True, **options)
+            other.pipe_file(path, b"new")
+            assert look()
+            other.rm_file(path)
+
+    def test_a_versions_changes_with_the_content_and_only_then(self, tree):
+        url, options = tree
+        before = storage.find(url, options)
+        assert storage.find(url, options) == before
+        storage.write_bytes(f"{url}/a.txt", b"other", options)
+        after = storage.find(url, options)
+        assert after[0] != before[0]
+        assert after[1:] == before[1:]
+
+    def test_a_link_has_the_version_of_what_it_points_to(self, tmp_path):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "target").write_bytes(b"one")
+        (tmp_path / "data/link").symlink_to(tmp_path / "target")
+        before = storage.find(str(tmp_path / "data"))
+        (tmp_path / "target").write_bytes(b"two")
+        os.utime(tmp_path / "target", ns=(0, int(before[0].version) + 1))
+        after = storage.find(str(tmp_path / "data"))
+        assert [(f.url, f.size) for f in after] == [(f"{tmp_path}/data/link", 3)]
+        assert int(after[0].version) == int(before[0].version) + 1
+        (tmp_path / "target").unlink()
+        assert [f.url for f in storage.find(str(tmp_path / "data"))] == [f"{tmp_path}/data/link"]
+
+    def test_links_to_directories_are_followed_and_a_directory_is_searched_once(self, tmp_path):
+        for name in ("data/a/x", "data/z/y", "other/b/v", "other/_b/w", "hidden/u"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"1")
+        for link, target in {
+            "data/c": "other",
+            "data/latest": "data/z",  # which has a name of its own
+            "data/more": "other/b",
+            "data/a/up": "data",  # loops
+            "other/b/back": "data",
+            "data/.d": "hidden",
+        }.items():
+            (tmp_path / link).symlink_to(tmp_path / target)
+        found = [f.url.removeprefix(f"{tmp_path}/data/") for f in storage.find(str(tmp_path / "data"))]
+        assert found == ["a/x", "c/b/v", "z/y"]
+        (tmp_path / "link").symlink_to(tmp_path / "other/b")
+        assert [f.url for f in storage.find(str(tmp_path / "link"))] == [
+            f"{tmp_path}/link/back/a/x",
+            f"{tmp_path}/link/back/z/y",
+            f"{tmp_path}/link/v",
+        ]
+
+    def test_a_directory_is_deleted_with_all_that_is_in_it(self, tree):
+        url, options = tree
+        for _ in range(2):
+            storage.delete_tree(f"{url}/in", options)
+        assert storage.names(url, options) == {"a.txt", "b.txt", ".hidden"}
+        assert not storage.exists(f"{url}/in", options)
+
+    def test_deleting_what_is_gone_already_does_not_matter(self, tree):
+        url, options = tree
+        for _ in range(2):
+            storage.delete([f"{url}/a.txt", f"{url}/in/c.txt"], options)
+        assert [f.url for f in storage.find(url, options)] == [f"{url}/b.txt", f"{url}/in/deep/d.txt"]
+
+
+@pytest.fixture
+def without_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """File systems that connect when they are made, and do not here."""
+    for module in ("paramiko", "smbclient", "smbprotocol", "smbprotocol.exceptions"):
+        monkeypatch.setitem(sys.modules, module, MagicMock())
+    monkeypatch.setattr(FTPFileSystem, "_connect", lambda self: setattr(self, "ftp", MagicMock()))
+    monkeypatch.setattr("requests.get", MagicMock())
+
+
+@pytest.fixture
+def hosted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs of the protocol `hosted` belong to file systems in memory, one for each host."""
+
+    class Hosted(MemoryFileSystem):
+        protocol = "hosted"
+
+        def __init__(self, host: str, **_: Any) -> None:
+            super().__init__()
+            self.store, self.pseudo_dirs = stores.setdefault(host, ({}, [""]))
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return infer_storage_options(path)["path"].rstrip("/")
+
+        @staticmethod
+        def _get_kwargs_from_urls(url: str) -> dict[str, Any]:
+            return {k: v for k, v in infer_storage_options(url).items() if k not in ("path", "protocol")}
+
+    stores: dict[str, Any] = {}
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "hosted", Hosted)
+
+
+class TestSpelling:
+    def test_a_pattern_has_wildcards(self):
+        assert [path for path in ("a/*", "a?/b", "[ab]", "a/b", "s3://a/b.c") if storage.is_pattern(path)] == [
+            "a/*",
+            "a?/b",
+            "[ab]",
+        ]
+
+    def test_a_file_that_is_called_like_a_pattern_is_none(self, tmp_path):
+        (tmp_path / "data[1]").mkdir()
+        (tmp_path / "a*").mkdir()
+        (tmp_path / "a*/x").write_bytes(b"")
+        for url, fixed in {
+            "data[1]": "data[1]",
+            "data[2]": "",
+            "x/y*/z?.parquet": "x",
+            "x/y/z": "x/y/z",
+            "a*": "a*",
+            "a*/x": "a*/x",
+        }.items():
+            assert storage.fixed_part(f"{tmp_path}/{url}") == f"{tmp_path}/{fixed}".rstrip("/")
+            assert storage.is_pattern(f"{tmp_path}/{url}") == (fixed != url)
+
+    def test_local_paths_become_absolute_and_plain(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert storage.absolute("data/") == f"{tmp_path}/data"
+        assert storage.absolute(f"file://{tmp_path}/data") == f"{tmp_path}/data"
+        assert storage.absolute("other/../data/./x//y") == f"{tmp_path}/data/x/y"
+        assert storage.absolute("/") == "/"
+
+    def test_urls_keep_their_protocol_and_lose_a_trailing_slash(self):
+        assert storage.absolute("memory://a/b/") == "memory:///a/b"
+        assert storage.absolute("s3a://bucket/key/", {"anon": True}) == "s3://bucket/key"
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "webhdfs://namenode:9870/data/in",
+            "webhdfs://user@namenode/data",
+            "webhdfs:///data",
+            "ftp://host/data/in",
+            "ftp://user:pass%40word@host:2121/data",
+            "sftp://host/data/in",
+            "sftp://user:password@host:2222/data",
+            "smb://workgroup;user:password@host/share/data",
+            "github://org:repo@main/data/in",
+        ],
+    )
+    def test_urls_keep_the_host_and_the_user(self, without_connections, url):
+        options = {"host": "namenode"} if ":///" in url else {}
+        for slashes in ("", "/", "//"):
+            assert storage.absolute(url + slashes, options) == url
+        fs, path = storage.filesystem(url, options)
+        assert storage._url(fs, f"{path}/x/a.parquet", url) == f"{url}/x/a.parquet"
+        glob = f"{url}/*/[ab].parquet"
+        assert storage._url(fs, f"{path}/x/a.parquet", storage.absolute(glob, options)) == f"{url}/x/a.parquet"
+
+    @pytest.mark.parametrize("url", ["ftp://host", "sftp://host", "github://org:repo@main"])
+    def test_the_top_of_a_host_has_a_url_too(self, without_connections, url):
+        assert storage.absolute(url) == storage.absolute(f"{url}/") == f"{url}/"
+        fs, path = storage.filesystem(f"{url}/")
+        assert storage._url(fs, f"{path}a.parquet", f"{url}/") == f"{url}/a.parquet"
+
+    def test_a_container_that_is_a_part_of_the_path_is_not_doubled(self):
+        class Azure(MemoryFileSystem):
+            """As adlfs takes URLs apart."""
+
+            protocol = "abfs"
+
+            @classmethod
+            def _strip_protocol(cls, path: str) -> str:
+                return re.sub(r"^abfs://([^@/]*)(@[^/]*)?", r"\1", path).rstrip("/")
+
+            @staticmethod
+            def _get_kwargs_from_urls(url: str) -> dict[str, str]:
+                account = re.match(r"abfs://[^@/]*@([^/]*)", url)
+                return {"account": account[1]} if account else {}
+
+        for account in ("", "@account.dfs.core.windows.net"):
+            url = f"abfs://container{account}/data"
+            assert storage._url(Azure(), "container/data/a", url) == f"{url}/a"
+
+    def test_what_is_listed_on_a_host_is_read_from_it(self, hosted):
+        for host in ("one", "two"):
+            for name in ("a.txt", "in/b.txt"):
+                storage.write_bytes(f"hosted://user:password@{host}:99/tree/{name}", f"{name} on {host}".encode())
+        for host in ("one", "two"):
+            url = storage.absolute(f"hosted://user:password@{host}:99/tree/")
+            listed = [f.url for f in storage.find(url)]
+            assert listed == [f"{url}/a.txt", f"{url}/in/b.txt"]
+            assert storage.glob(f"{url}/**/*.txt") == listed
+            assert [storage.read_bytes(u) for u in listed] == [f"{n} on {host}".encode() for n in ("a.txt", "in/b.txt")]
+
+    @pytest.mark.parametrize(
+        "url", ["zip://inner::/tmp/x.zip", "zip://*.parquet::s3://bucket/x.zip", "simplecache::s3://bucket/key"]
+    )
+    def test_a_chain_of_file_systems_is_an_input_error_that_says_what_to_give(self, url):
+        with pytest.raises(InputError, match=f"^{re.escape(url)}: fsspec takes :: for a chain"):
+            storage.absolute(url)
+
+    @pytest.mark.parametrize(
+        ("url", "directory", "inside"),
+        [
+            ("/a/b", "/a", True),
+            ("/a", "/a", True),
+            ("/a/b", "/", True),
+            ("/ab", "/a", False),
+            ("/a", "/a/b", False),
+            ("s3://x/a/b", "s3://x/a", True),
+            ("s3://x/ab", "s3://x/a", False),
+        ],
+    )
+    def test_inside_is_a_matter_of_whole_path_components(self, url, directory, inside):
+        assert storage.is_inside(url, directory) is inside
+
+    def test_a_file_system_that_is_not_known_is_an_input_error_that_names_the_url(self):
+        with pytest.raises(InputError, match="nosuch://bucket/key"):
+            storage.absolute("nosuch://bucket/key")
+
+    def test_s3_without_its_package_is_an_input_error_that_says_how_to_install_it(self, monkeypatch):
+        def missing(*_: Any, **__: Any) -> Any:
+            raise ImportError("Install s3fs to access S3")
+
+        monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+        for url, hint in (("s3://bucket/key", ': pip install "beam-semdedup[s3]"'), ("gs://bucket/key", "")):
+            with pytest.raises(InputError) as raised:
+                storage.absolute(url)
+            assert str(raised.value) == f"{url}: Install s3fs to access S3{hint}"
+
+    def test_wrong_storage_options_are_an_input_error_that_names_the_url(self):
+        with pytest.raises(InputError, match=r"s3://bucket/key.*storage_options"):
+            storage.absolute("s3://bucket/key", {"key": "a", "username": "b"})
+
+
+CONTENT = bytes(range(251)) * 400
+
+
+@pytest.fixture(params=["local", "memory", "s3"], scope="module")
+def ranges_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Two files with `CONTENT` and its reverse."""
+    if request.param == "s3":
+        bucket = request.getfixturevalue("new_bucket")()
+        url, options = bucket.url, bucket.options
+    else:
+        options = {}
+        url = str(tmp_path_factory.mktemp("ranges")) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    files = {f"{url}/one": CONTENT, f"{url}/two": CONTENT[::-1]}
+    for name, content in files.items():
+        storage.write_bytes(name, content, options)
+    return files, options
+
+
+class TestReadRanges:
+    @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_ranges_equal_slices(self, ranges_place, data):
+        files, options = ranges_place
+        place = st.integers(0, len(CONTENT) - 1)
+        wanted = data.draw(st.lists(st.tuples(st.sampled_from(sorted(files)), place, place), max_size=20))
+        urls = [url for url, _, _ in wanted]
+        starts = [min(a, b) for _, a, b in wanted]
+        lengths = [abs(a - b) + 1 for _, a, b in wanted]
+        buffers = storage.read_ranges(urls, starts, lengths, options)
+        assert [b.to_pybytes() for b in buffers] == [
+            files[url][start : start + length] for url, start, length in zip(urls, starts, lengths, strict=True)
+        ]
+
+    def test_many_small_ranges_equal_slices(self, ranges_place):
+        files, options = ranges_place
+        url = sorted(files)[0]
+        starts = [(i * 7919) % (len(CONTENT) - 9) for i in range(100)]
+        buffers = storage.read_ranges([url] * 100, starts, [9] * 100, options)
+        assert [b.to_pybytes() for b in buffers] == [CONTENT[s : s + 9] for s in starts]
+
+    def test_ranges_larger_than_one_fetch_equal_slices(self, ranges_place, monkeypatch):
+        files, options = ranges_place
+        monkeypatch.setattr(storage, "_FETCH_BYTES", 1000)
+        starts, lengths = [5, 0, 3000, 7, 8], [2500, len(CONTENT), 999, 1, 1]
+        buffers = storage.read_ranges(list(files)[:1] * 5, starts, lengths, options)
+        assert [b.to_pybytes() for b in buffers] == [CONTENT[s : s + n] for s, n in zip(starts, lengths, strict=True)]
+
+    def test_a_range_that_goes_beyond_the_file_is_an_error(self, ranges_place):
+        files, options = ranges_place
+        for start in (len(CONTENT) - 5, len(CONTENT) + 5):
+            with pytest.raises((OSError, ValueError, IndexError)):
+                storage.read_ranges([min(files)] * 2, [start, 0], [10, 10], options)
+
+    def test_a_file_that_is_not_there_is_an_error(self, ranges_place):
+        files, options = ranges_place
+        with pytest.raises(FileNotFoundError):
+            storage.read_ranges([min(files) + "-not"], [0], [10], options)
+
+    def test_what_was_read_holds_no_arrow_memory_and_outlives_the_files(self, place):
+        url, options = place
+        storage.write_bytes(f"{url}/file", CONTENT, options)
+        before = pa.total_allocated_bytes()
+        buffers = storage.read_ranges([f"{url}/file"], [0], [len(CONTENT)], options)
+        assert pa.total_allocated_bytes() - before < len(CONTENT)
+        storage.delete([f"{url}/file"], options)
+        assert buffers[0].to_pybytes() == CONTENT
+
+
+class TestJsonAndFingerprints:
+    def test_a_document_comes_back_as_it_was(self, place):
+        url, options = place
+        document = {"a": [1, None, "é"], "b": {"c": 1.5}}
+        storage.write_json(f"{url}/a.json", document, options)
+        assert storage.read_json(f"{url}/a.json", options) == document
+
+    @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+    def test_a_document_that_was_never_finished_is_none_and_is_warned_of(self, place, caplog, content):
+        url, options = place
+        storage.write_bytes(f"{url}/a.json", content, options)
+        assert storage.read_json(f"{url}/a.json", options) is None
+        assert f"{url}/a.json is taken for unfinished" in caplog.text
+
+    def test_a_fingerprint_is_the_same_on_every_machine_for_ever(self):
+        assert storage.fingerprint({"b": [1, None, 0.1], "a": "é"}) == "b65919a66477efeb"
+
+    @given(
+        st.dictionaries(st.text(), st.integers() | st.none() | st.text()), st.randoms(use_true_random=False), st.text()
+    )
+    def test_a_fingerprint_does_not_depend_on_the_order_of_names_but_on_everything_else(self, facts, random, name):
+        items = list(facts.items())
+        random.shuffle(items)
+        assert storage.fingerprint(dict(items)) == storage.fingerprint(facts)
+        assert storage.fingerprint({**facts, name: "not what it was"}) != storage.fingerprint(facts)
+
+
+def test_open_input_reads_at_any_place(place):
+    url, options = place
+    storage.write_bytes(f"{url}/file", CONTENT, options)
+    with storage.open_input(f"{url}/file", options) as source:
+        assert source.size() == len(CONTENT)
+        source.seek(1000)
+        assert source.read(10) == CONTENT[1000:1010]
+        assert source.read_at(5, 3) == CONTENT[3:8]

@@ -1,0 +1,194 @@
+import datetime
+import decimal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beam_semdedup.storage import segments
+
+METADATA = [
+    pa.field("text", pa.string()),
+    pa.field("long_text", pa.large_string()),
+    pa.field("score", pa.float64()),
+    pa.field("flag", pa.bool_()),
+    pa.field("when", pa.timestamp("us", tz="UTC")),
+    pa.field("price", pa.decimal128(9, 2)),
+    pa.field("tags", pa.list_(pa.string())),
+    pa.field("place", pa.struct([("x", pa.int8()), ("y", pa.string())])),
+    pa.field("nothing", pa.null()),
+]
+ID_TYPES = [pa.int64(), pa.uint64(), pa.string(), pa.large_string(), pa.binary(), pa.binary(8)]
+
+
+def typed_id(number, type_):
+    if pa.types.is_integer(type_):
+        return number
+    text = f"id-{number:05d}"
+    return text.encode() if "binary" in str(type_) else text
+
+
+def make_table(centroids, id_type=None, dimension=3, seed=0):
+    rng = np.random.default_rng(seed)
+    n, id_type = len(centroids), id_type or pa.int64()
+    carried = [
+        [None if i % 3 == 0 else f"text {i} ü" * (i % 5) for i in range(n)],
+        [None if i % 4 == 0 else "long" * i for i in range(n)],
+        [[None, float("nan"), 0.5][i % 3] for i in range(n)],
+        [[None, True, False][i % 3] for i in range(n)],
+        [None if i % 2 else datetime.datetime(2024, 1, 1 + i % 28, tzinfo=datetime.UTC) for i in range(n)],
+        [None if i % 5 else decimal.Decimal(f"{i}.25") for i in range(n)],
+        [None if i % 7 == 0 else [None if j % 2 else str(j) for j in range(i % 4)] for i in range(n)],
+        [None if i % 4 == 1 else {"x": i % 100, "y": None} for i in range(n)],
+        [None] * n,
+    ]
+    columns = [
+        pa.array([typed_id(i, id_type) for i in range(n)], id_type),
+        pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=n * dimension).astype(np.float32)), dimension),
+        pa.array(centroids, pa.int32()),
+        pa.array(rng.random(n).astype(np.float32)),
+        pa.array(rng.random(n).astype(np.float32)),
+        pa.array(np.full(n, 7), pa.int32()),
+        pa.array(np.arange(n), pa.int64()),
+        *(pa.array(values, field.type) for values, field in zip(carried, METADATA, strict=True)),
+    ]
+    return pa.table(columns, schema=segments.segment_schema(id_type, dimension, METADATA))
+
+
+def as_strings(table):
+    """The rows, comparable though they hold NaN."""
+    return [str(row) for row in table.to_pylist()]
+
+
+def assert_round_trip(path, table, width):
+    """The segments hold the rows of their keys, in the order of the table, and the index says the same."""
+    references = segments.write(str(path), table, width, {"unit": "u", "num_rows": table.num_rows}, {})
+    assert segments.read_index(str(path), {}) == ({"unit": "u", "num_rows": table.num_rows}, references)
+    keys = table.column("centroid").to_numpy() // width
+    assert [s.key for s in references] == sorted(set(keys.tolist()))
+    batches = segments.read(references, table.schema, {})
+    for segment, batch in zip(references, batches, strict=True):
+        expected = table.take(pa.array(np.flatnonzero(keys == segment.key)))
+        assert segment == segments.Segment(str(path), segment.offset, segment.length, segment.key, expected.num_rows)
+        assert as_strings(batch) == as_strings(expected)
+        batch.validate(full=True)
+    return references, batches
+
+
+@pytest.mark.parametrize("id_type", ID_TYPES, ids=str)
+def test_rows_come_back_with_every_type_and_null(tmp_path, id_type):
+    assert_round_trip(tmp_path / "s.arrow", make_table([2, 0, 2, 5, 0, 2, 2, 0, 5, 2, 1, 1] * 3, id_type), 1)
+
+
+@given(
+    centroids=st.lists(st.integers(0, 30), max_size=40),
+    width=st.sampled_from([1, 2, 7, 100]),
+    cut=st.integers(0, 40),
+    dimension=st.sampled_from([1, 3, 16]),
+)
+@settings(max_examples=40)
+def test_rows_come_back_by_key_whatever_the_width(tmp_path_factory, centroids, width, cut, dimension):
+    table = make_table(centroids, dimension=dimension)
+    chunked = pa.concat_tables([table[:cut], table[:0], table[cut:]])
+    references, _ = assert_round_trip(tmp_path_factory.getbasetemp() / "s.arrow", chunked, width)
+    assert sum(s.num_rows for s in references) == len(centroids)
+
+
+def test_a_thousand_keys_have_a_segment_each(tmp_path):
+    centroids = np.random.default_rng(0).permutation(np.arange(3000) % 1000).tolist()
+    references, _ = assert_round_trip(tmp_path / "s.arrow", make_table(centroids), 1)
+    assert len(references) == 1000
+
+
+def test_a_table_that_is_a_slice_is_written_as_it_is_seen(tmp_path):
+    assert_round_trip(tmp_path / "s.arrow", make_table([3, 1, 3, 2, 1, 3, 0])[2:6], 1)
+
+
+def test_no_rows_give_a_file_without_segments(tmp_path):
+    path = str(tmp_path / "s.arrow")
+    assert segments.write(path, make_table([]), 1, {"unit": "empty"}, {}) == ()
+    assert segments.read_index(path, {}) == ({"unit": "empty"}, ())
+    assert segments.read([], make_table([]).schema, {}) == []
+
+
+def test_the_index_of_an_absent_file_is_none(tmp_path):
+    assert segments.read_index(str(tmp_path / "absent.arrow"), {}) is None
+
+
+def test_facts_come_back_as_they_were(tmp_path):
+    facts = {"unit": "0-ü", "centroids": "abc", "num_rows": 2, "rejected": 0}
+    segments.write(str(tmp_path / "s.arrow"), make_table([0, 1]), 1, facts, {})
+    assert segments.read_index(str(tmp_path / "s.arrow"), {})[0] == facts
+
+
+def test_segments_are_read_in_the_order_asked_for_from_several_files(tmp_path):
+    tables = [make_table([0, 1, 1, 2], seed=seed) for seed in (1, 2)]
+    references = []
+    for number, table in enumerate(tables):
+        references += segments.write(str(tmp_path / f"{number}.arrow"), table, 1, {}, {})
+    wanted = [references[i] for i in (4, 2, 0, 5, 2)]
+    batches = segments.read(wanted, tables[0].schema, {})
+    for segment, batch in zip(wanted, batches, strict=True):
+        table = tables[int(segment.path.endswith("1.arrow"))]
+        expected = table.filter(pa.array(table.column("centroid").to_numpy() == segment.key))
+        assert as_strings(batch) == as_strings(expected)
+
+
+def test_segments_are_read_from_a_store_that_is_not_local():
+    table = make_table([4, 0, 4, 1])
+    references = segments.write("memory://bucket/s.arrow", table, 1, {"unit": "u"}, {})
+    assert segments.read_index("memory://bucket/s.arrow", {}) == ({"unit": "u"}, references)
+    batches = segments.read(references, table.schema, {})
+    assert [batch.column("source_row").to_pylist() for batch in batches] == [[1], [3], [0, 2]]
+    assert as_strings(batches[2]) == as_strings(table.take(pa.array([0, 2])))
+
+
+def test_vectors_are_read_without_a_copy(tmp_path):
+    references = segments.write(str(tmp_path / "s.arrow"), make_table([0] * 100), 1, {}, {})
+    before = pa.total_allocated_bytes()
+    batches = segments.read(references, make_table([]).schema, {})
+    assert pa.total_allocated_bytes() == before
+    assert not segments.RankedRows(batches, np.arange(100))._vectors[0].flags.owndata
+
+
+def test_a_segment_with_another_number_of_rows_is_an_error(tmp_path):
+    (segment,) = segments.write(str(tmp_path / "s.arrow"), make_table([0, 0]), 1, {}, {})
+    wrong = segments.Segment(segment.path, segment.offset, segment.length, 0, 3)
+    with pytest.raises(RuntimeError, match=r"s\.arrow: 2 rows at byte .*, expected 3"):
+        segments.read([wrong], make_table([]).schema, {})
+
+
+def test_any_arrow_reader_opens_the_file(tmp_path):
+    table = make_table([1, 0, 1])
+    segments.write(str(tmp_path / "s.arrow"), table, 1, {}, {})
+    found = pa.ipc.open_file(tmp_path / "s.arrow").read_all()
+    assert as_strings(found) == as_strings(table.take(pa.array([1, 0, 2])))
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        segments.write(str(tmp_path / name), make_table([1, 0, 1]), 1, {"unit": "u"}, {})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), seed=st.integers(0, 2**32), data=st.data())
+@settings(max_examples=60)
+def test_ranked_rows_are_indexed_like_the_matrix_in_that_order(sizes, seed, data):
+    rng = np.random.default_rng(seed)
+    batches = [make_table([0] * (size + 2), seed=size).to_batches()[0].slice(1, size) for size in sizes]
+    matrix = np.concatenate([np.array(b.column("embedding").to_pylist(), np.float32).reshape(-1, 3) for b in batches])
+    order = rng.permutation(len(matrix))
+    ranked, rows = segments.RankedRows(batches, order), matrix[order]
+
+    start = data.draw(st.integers(0, len(rows)))
+    stop = data.draw(st.integers(start, len(rows)))
+    window = ranked.window(start, stop)
+    assert (len(ranked), len(window)) == (len(rows), stop - start)
+    for found, expected in ((ranked, rows), (window, rows[start:stop])):
+        wanted = rng.integers(0, len(expected), size=12 if len(expected) else 0)
+        low = int(rng.integers(0, len(expected) + 1))
+        for index in (slice(None), slice(low, low + 5), slice(0, low), wanted, np.sort(wanted), wanted[:0]):
+            np.testing.assert_array_equal(found[index], expected[index])
+            assert found[index].dtype == np.float32

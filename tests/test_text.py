@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
+
+
+@pytest.mark.parametrize(("number", "shown"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234567, "1,234,567 rows")])
+def test_things_are_counted(number, shown):
+    assert counted(number, "row") == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.0 s"), (119.9, "119.9 s"), (120, "2.0 min"), (7200, "2.0 h"), (172_800, "2.0 d"), (1e9, "11,574.1 d")],
+)
+def test_a_duration_has_a_unit_that_people_read(seconds, shown):
+    assert in_time(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0 B"),
+        (1023, "1,023 B"),
+        (1024, "1.0 KiB"),
+        (3 << 19, "1.5 MiB"),
+        (5 << 30, "5.0 GiB"),
+        (1 << 51, "2,048.0 TiB"),
+    ],
+)
+def test_bytes_have_a_unit_that_people_read(number, shown):
+    assert in_bytes(number) == shown
+
+
+class TestSecrets:
+    def test_credentials_are_starred_however_deep_and_nothing_else_is(self):
+        values = {
+            "read_kwargs": {"storage_options": {"key": "AKIA", "client_kwargs": {"secret": "deep"}}},
+            "write_kwargs": {"storage_options": {}, "compression": "zstd"},
+            "jobs": [{"read_kwargs": {"storage_options": {"token": "t"}}}],
+            "eps": 0.1,
+        }
+        before = json.dumps(values)
+        assert without_secrets(values) == {
+            "read_kwargs": {"storage_options": {"key": "***", "client_kwargs": "***"}},
+            "write_kwargs": {"storage_options": {}, "compression": "zstd"},
+            "jobs": [{"read_kwargs": {"storage_options": {"token": "***"}}}],
+            "eps": 0.1,
+        }
+        assert json.dumps(values) == before
+
+    def test_no_credential_of_any_kwargs_is_left_in_a_configuration(self):
+        secret = {"storage_options": {"key": "SECRET", "nested": {"list": ["SECRET"]}}}
+        p = Parameters(input_path="in", output_path="out", read_kwargs=secret, write_kwargs=secret, cache_kwargs=secret)
+        assert "SECRET" not in json.dumps(without_secrets(dataclasses.asdict(p)))
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("ftp://user:password@host/a", "ftp://***@host/a"),
+            ("ftp://user:p@ss@host:21/a@b", "ftp://***@host:21/a@b"),
+            ("zip://a.parquet::ftp://user:password@host/b.zip", "zip://a.parquet::ftp://***@host/b.zip"),
+            ("no files at ftp://user:password@host/a\nsome@where", "no files at ftp://***@host/a\nsome@where"),
+            ("s3://bucket\nsome@where", "s3://bucket\nsome@where"),
+            ("s3://bucket/a@b", "s3://bucket/a@b"),
+            ("/data/a@b", "/data/a@b"),
+        ],
+    )
+    def test_who_logs_in_is_starred_in_every_url(self, url, shown):
+        values = {"output_path": url, "input_path": [url], "runner": {"master": url}}
+        assert without_secrets(values) == {
+            "output_path": shown,
+            "input_path": [shown],
+            "runner": {"master": shown},
+        }
