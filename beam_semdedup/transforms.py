@@ -14,16 +14,16 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
 from beam_semdedup.coders import register
-from beam_semdedup.fit import model as kmeans
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs.base import InputUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
-from beam_semdedup.stages import assign, duplicates, fit
-from beam_semdedup.stages import pairwise as compare
+from beam_semdedup.plan.stored import ComparedUnit
+from beam_semdedup.stages import assign, duplicates, fit, pairwise
 from beam_semdedup.stages.assign import AssignedUnit
 from beam_semdedup.stages.duplicates import DuplicatesFile
-from beam_semdedup.stages.pairwise import ComparedUnit, PairwiseUnit
+from beam_semdedup.stages.pairwise import PairwiseUnit
+from beam_semdedup.storage.layout import CENTROIDS
 from beam_semdedup.storage.segments import Segment
 
 ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignedUnit, PairwiseUnit, ComparedUnit, DuplicatesFile)
@@ -101,13 +101,13 @@ class PairwiseSimilarity(beam.PTransform):
             | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by centroid" >> beam.GroupByKey()
             | "Plan comparisons"
-            >> beam.FlatMapTuple(lambda key, parts: compare.pairwise_units(job, key, list(parts))).with_output_types(
+            >> beam.FlatMapTuple(lambda key, parts: pairwise.pairwise_units(job, key, list(parts))).with_output_types(
                 PairwiseUnit
             )
             | "Spread comparisons" >> beam.Reshuffle()
             | "Compare within clusters" >> beam.ParDo(_Compare(job), AsSingleton(self.fitted))
         )
-        _ = compared | "Finish comparison" >> _Finish(compare.finish, job, self.fitted)
+        _ = compared | "Finish comparison" >> _Finish(pairwise.finish, job, self.fitted)
         return compared
 
 
@@ -148,12 +148,12 @@ class SemanticDedup(beam.PTransform):
         """From the root of the pipeline."""
         job, plan = self.plan.job, self.plan
         if plan.compared:
-            compared = root | "Find comparisons" >> beam.Create(compare.find_compared(job, plan.compared))
+            compared = root | "Find comparisons" >> beam.Create(plan.compared.units)
         else:
             if plan.assigned:
-                handle = FittedKMeans(kmeans.centroids_uri(job.kmeans_dir), plan.assigned["centroids"])
+                handle = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assigned.centroids)
                 fitted = root | "Find centroids" >> beam.Create([handle])
-                found = root | "Find assigned rows" >> FindAssigned(job, plan.assigned["files"])
+                found = root | "Find assigned rows" >> FindAssigned(job, list(plan.assigned.files))
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
@@ -183,7 +183,7 @@ class _Compare(beam.DoFn):
         self._compared = Metrics.counter("semdedup", "rows-compared")
 
     def process(self, unit: PairwiseUnit, fitted: FittedKMeans) -> Iterator[ComparedUnit]:
-        compared = compare.compare_unit(self._job, unit, fitted)
+        compared = pairwise.compare_unit(self._job, unit, fitted)
         self._compared.inc(compared.num_rows)
         yield compared
 

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup.inputs.base import FileFacts, Format, InputUnit, RowBatch
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File, Folder
 
 VECTORS = pa.list_(pa.float32())
 SCHEMA = pa.schema([("id", pa.int64()), ("embeddings", VECTORS)])
 
 
 def facts(path: Path | str, kind: Format) -> FileFacts:
-    (info,) = storage.find(str(path))
-    return kind.inspect(info, {})
+    (file,) = Folder(str(path)).find()
+    return kind.inspect(file)
 
 
 def read(units: Sequence[InputUnit], kind: Format, schema: pa.Schema = SCHEMA) -> tuple[pa.Table, list[RowBatch]]:
     """All that the units hold, as one table and as it came."""
-    rows = [r for unit in units for r in kind.read(unit, schema, {})]
+    rows = [r for unit in units for r in kind.read(File(unit.path), unit, schema)]
     return pa.concat_tables([schema.empty_table(), *(r.table for r in rows)], promote_options="permissive"), rows
 
 
@@ -47,4 +47,4 @@ def copied(kind: Format, source: Path, gone: Iterable[Any], batch_bytes: int = 1
     def is_listed(ids: pa.ChunkedArray) -> np.ndarray:
         return pc.is_in(ids, listed.cast(ids.type)).to_numpy()
 
-    return target, kind.copy_without(str(source), target, pa.field("id", listed.type), is_listed, batch_bytes, {})
+    return target, kind.copy_without(File(str(source)), target, pa.field("id", listed.type), is_listed, batch_bytes)

@@ -54,13 +54,13 @@ def read_stored(name: str, arguments: Sequence[str]) -> tuple[list[str], dict[st
     rest, directory = _without_option(arguments, "--config-path", "-cp")
     if directory is None:
         return rest, {}
-    from beam_semdedup.storage import files as storage
+    from beam_semdedup.storage.folder import Folder
 
-    url = storage.join(storage.absolute(directory), f"{name}.yaml")
-    with as_input_error(f"--config-path={directory}: cannot read {url}"):
-        values = OmegaConf.to_container(OmegaConf.create(storage.read_bytes(url).decode()))
+    file = Folder.at(directory, {}).file(f"{name}.yaml")
+    with as_input_error(f"--config-path={directory}: cannot read {file}"):
+        values = OmegaConf.to_container(OmegaConf.create(file.read_bytes().decode()))
         if not isinstance(values, dict):
-            raise InputError(f"{url}: expected a mapping of parameters to values")
+            raise InputError(f"{file}: expected a mapping of parameters to values")
     configuration = {str(name): value for name, value in values.items()}
     given = [key_of(argument) for argument in rest]
     for group in GROUPS & configuration.keys():

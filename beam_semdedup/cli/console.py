@@ -47,7 +47,6 @@ _COMMANDS: dict[type, Command] = {
 
 def print_summary(summary: Any) -> None:
     """The result of a run, a `summary.Summary`."""
-    from beam_semdedup.removal.removal import repeated_ids_in_words
     from beam_semdedup.workflow.summary import reasons
 
     paths = without_secrets(summary.paths)
@@ -69,8 +68,8 @@ def print_summary(summary: Any) -> None:
         shown = "".join(f"{rate:>11,.0f}" if stage.units_done else f"{'':>11}" for rate in rates)
         lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
     lines.append(f"Total: {summary.total_time:.1f} s")
-    if summary.repeated_ids["count"]:
-        lines.append(f"Warning: {repeated_ids_in_words(summary.repeated_ids)}")
+    if summary.repeated_ids.count:
+        lines.append(f"Warning: {summary.repeated_ids}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
     lines.append(f"Results: {paths['output']} ({results})")
     print("\n".join(lines))

@@ -8,8 +8,7 @@ import io
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beam_semdedup.cli import composition, console
 from beam_semdedup.config.parameters import Parameters
@@ -17,18 +16,13 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.text import without_secrets
 
+if TYPE_CHECKING:
+    from beam_semdedup.storage.folder import File
+
 _LONGEST_NAME = 150
 _TABLE = "sweep.csv"
 _COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exit_code")
 """The columns of the table, after those that are swept."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the table goes, and the storage options there."""
-
-    url: str
-    options: dict[str, Any]
 
 
 def outputs(name: str, arguments: Sequence[str]) -> list[str]:
@@ -47,13 +41,13 @@ def shared(outputs: Sequence[str]) -> set[str]:
     return {path for path in outputs if outputs.count(path) > 1}
 
 
-def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> Place | None:
+def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> File | None:
     """Where the jobs of a sweep have a place in common for their table; None where no job is valid.
 
     Raises:
         InputError: another file is there.
     """
-    from beam_semdedup.storage import files as storage
+    from beam_semdedup.storage.folder import Folder
 
     first = _first_valid(name, arguments)
     if first is None:
@@ -64,16 +58,15 @@ def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> 
         home, options = first.cache_path, first.cache_options
     else:
         options = first.write_options
-        home = _common_parent([storage.absolute(output, options) for output in outputs])
-    place = Place(storage.join(storage.absolute(home, options), _TABLE), options)
-    with as_input_error(f"{place.url}: cannot be read"):
-        is_there = storage.exists(place.url, options)
-        if is_there and not _is_own(storage.read_bytes(place.url, options)):
+        home = _common_parent([Folder.at(output, options).url for output in outputs])
+    table = Folder.at(home, options).file(_TABLE)
+    with as_input_error(f"{table}: cannot be read"):
+        if table.exists() and not _is_own(table.read_bytes()):
             raise InputError(
-                f"{place.url} is not from this program; the table of the sweep would replace it: move it, or give "
+                f"{table} is not from this program; the table of the sweep would replace it: move it, or give "
                 "another output_path"
             )
-    return place
+    return table
 
 
 def _first_valid(name: str, arguments: Sequence[str]) -> Parameters | None:
@@ -102,13 +95,13 @@ def give_own_output(parameters: Any, overrides: Sequence[str]) -> None:
 
 def _directory(name: str) -> str:
     """`name` as far as it can be the name of a directory, made unique where that is not all of it."""
-    from beam_semdedup.storage import files as storage
+    from beam_semdedup.storage.layout import fingerprint
 
     able = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", without_secrets(name))[:_LONGEST_NAME]
-    return able if able == name else f"{able}-{storage.fingerprint(name)[:8]}"
+    return able if able == name else f"{able}-{fingerprint(name)[:8]}"
 
 
-def report(outcomes: Sequence[dict[str, Any]], place: Place | None) -> None:
+def report(outcomes: Sequence[dict[str, Any]], place: File | None) -> None:
     """The table over the jobs of a sweep, on standard output and as a CSV file."""
     from rich.table import Table
     from rich.text import Text
@@ -121,14 +114,12 @@ def report(outcomes: Sequence[dict[str, Any]], place: Place | None) -> None:
     console.wide().print(table)
     if place is None or not any(outcome.get("summary") for outcome in outcomes):
         return
-    from beam_semdedup.storage import files as storage
-
     text = io.StringIO()
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
     try:
-        storage.write_bytes(place.url, text.getvalue().encode(), place.options)
+        place.write_bytes(text.getvalue().encode())
     except Exception as error:  # the runs are done, whatever the storage makes of the table
         console.say(f"Warning: the table could not be written: {type(error).__name__}: {error}")
         return

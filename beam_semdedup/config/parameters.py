@@ -22,18 +22,6 @@ from beam_semdedup.config.groups import (
     parameter,
 )
 
-RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
-"""The columns of pairwise_results and duplicates, before the metadata fields."""
-SEGMENT_COLUMNS = (
-    "id",
-    "embedding",
-    "centroid",
-    "l2_dist_to_cent",
-    "cosine_dist_to_cent",
-    "source_file",
-    "source_row",
-)
-"""The columns of a segment file, before the metadata fields."""
 COMPRESSIONS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
 """What parquet files can be compressed with; the first is the default."""
 

@@ -13,8 +13,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigTypeError, InterpolationKeyError, OmegaConfBaseException, ValidationError
 
 from beam_semdedup.config.groups import GROUPS, CumlKMeansConfig, RayConfig, default
-from beam_semdedup.config.parameters import COMPRESSIONS, RESULT_COLUMNS, SEGMENT_COLUMNS, Parameters, PlanParameters
+from beam_semdedup.config.parameters import COMPRESSIONS, Parameters, PlanParameters
 from beam_semdedup.errors import InputError
+from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 from beam_semdedup.text import HIDDEN
 
 _OTHER_NAMES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import sys
 import threading
@@ -17,8 +16,10 @@ import numpy as np
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fit.lloyd import ENGINES, Fit, Sample
-from beam_semdedup.storage import files as storage
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.filesystems import Options
+from beam_semdedup.storage.folder import File, Folder
+from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
 _LOADED: dict[str, np.ndarray] = {}
@@ -33,7 +34,7 @@ class FittedKMeans:
     content_hash: str
     actor: str = ""
 
-    def centroids(self, options: storage.Options) -> np.ndarray:
+    def centroids(self, options: Options) -> np.ndarray:
         """The centroids, (k, d) float32; loaded once a process and shared by its threads.
 
         From Ray's object store where an actor holds them and this process belongs to the cluster, else from storage.
@@ -56,15 +57,28 @@ class FittedKMeans:
             return None
         return import_module("beam_semdedup.fit.ray").find_published(self.actor)
 
-    def _stored(self, options: storage.Options) -> np.ndarray:
-        data = storage.read_bytes(self.uri, options)
+    def _stored(self, options: Options) -> np.ndarray:
+        data = File(self.uri, options).read_bytes()
         if content_hash(data) != self.content_hash:
             raise RuntimeError(f"{self.uri} was replaced during the run; run again")
         return np.load(io.BytesIO(data), allow_pickle=False)
 
 
-def fit_or_load(directory: str, sample: Sample, dimension: int, parameters: Parameters) -> FittedKMeans:
-    """The fitted model that stands in `directory`, after fitting it where there is none.
+@dataclass(frozen=True)
+class ModelInfo(Record):
+    """How a model was fitted; `inertia` is None where the centroids were given, `finished` seconds since the epoch."""
+
+    centroids: str
+    engine: str
+    rows: int
+    inertia: float | None
+    iterations: int
+    seconds: float
+    finished: float
+
+
+def fit_or_load(folder: Folder, sample: Sample, dimension: int, parameters: Parameters) -> FittedKMeans:
+    """Returns the fitted model that stands in `folder`, after fitting it where there is none.
 
     Two attempts at the same time end with the same centroids: the first to store them wins.
 
@@ -76,37 +90,30 @@ def fit_or_load(directory: str, sample: Sample, dimension: int, parameters: Para
     Raises:
         InputError: fewer rows in the sample than clusters, or initial centroids of another shape.
     """
-    options = parameters.cache_options
-    uri = centroids_uri(directory)
-    if not storage.exists(uri, options):
-        started = time.time()
-        initial = load_init(parameters, dimension) if parameters.centroids_given else None
-        if parameters.max_iter == 0 and initial is not None:
-            fit = Fit(initial, float("nan"), 0, 0)
-        else:
-            fit = ENGINES[parameters.kmeans.name]().fit(sample, initial, parameters)
-            _LOG.info("Fitted in %s iterations and %.1f s", fit.iterations, time.time() - started)
-        buffer = io.BytesIO()
-        np.save(buffer, fit.centroids)
-        data = storage.create_if_absent(uri, buffer.getvalue(), options)
-        model = {
-            "centroids": content_hash(buffer.getvalue()),
-            "engine": parameters.kmeans.name,
-            "rows": fit.rows,
-            "inertia": None if np.isnan(fit.inertia) else fit.inertia,
-            "iterations": fit.iterations,
-            "seconds": round(time.time() - started, 3),
-            "finished": time.time(),
-        }
-        storage.create_if_absent(storage.join(directory, layout.MODEL), json.dumps(model).encode(), options)
+    file = folder.file(layout.CENTROIDS)
+    if file.exists():
+        return FittedKMeans(file.url, content_hash(file.read_bytes()))
+    started = time.time()
+    initial = load_init(parameters, dimension) if parameters.centroids_given else None
+    if parameters.max_iter == 0 and initial is not None:
+        fit = Fit(initial, float("nan"), 0, 0)
     else:
-        data = storage.read_bytes(uri, options)
-    return FittedKMeans(uri, content_hash(data))
-
-
-def centroids_uri(directory: str) -> str:
-    """Where the centroids of the assign stage in `directory` are."""
-    return storage.join(directory, "centroids.npy")
+        fit = ENGINES[parameters.kmeans.name]().fit(sample, initial, parameters)
+        _LOG.info("Fitted in %s iterations and %.1f s", fit.iterations, time.time() - started)
+    buffer = io.BytesIO()
+    np.save(buffer, fit.centroids)
+    data = file.create_if_absent(buffer.getvalue())
+    model = ModelInfo(
+        centroids=content_hash(buffer.getvalue()),
+        engine=parameters.kmeans.name,
+        rows=fit.rows,
+        inertia=None if np.isnan(fit.inertia) else fit.inertia,
+        iterations=fit.iterations,
+        seconds=round(time.time() - started, 3),
+        finished=time.time(),
+    )
+    folder.file(layout.MODEL).create_if_absent(model.to_json())
+    return FittedKMeans(file.url, content_hash(data))
 
 
 def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
@@ -130,17 +137,18 @@ def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
 
 
 def init_bytes(parameters: Parameters) -> bytes:
-    """The content of the file at `parameters.init`; InputError where there is none."""
+    """Returns the content of the file at `parameters.init`; InputError where there is none."""
     try:
-        return storage.read_bytes(parameters.init, init_options(parameters))
+        return init_file(parameters).read_bytes()
     except OSError as error:
         raise InputError(f"init={parameters.init}: cannot be read: {error}") from error
 
 
-def init_options(parameters: Parameters) -> storage.Options:
-    """Storage options of `parameters.init`: the cache's for centroids that were stored there, else the input's."""
-    in_cache = storage.is_inside(parameters.init, parameters.cache_root)
-    return parameters.cache_options if in_cache else parameters.read_options
+def init_file(parameters: Parameters) -> File:
+    """Returns the file at `parameters.init`, by the options of the cache if it lies there, else of the input."""
+    file = File.at(parameters.init, parameters.read_options)
+    cache = Folder.at(parameters.cache_root, parameters.cache_options)
+    return File(file.url, cache.options) if file.is_inside(cache) else file
 
 
 def content_hash(data: bytes) -> str:

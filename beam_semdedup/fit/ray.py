@@ -22,7 +22,7 @@ from beam_semdedup.fit.lloyd import Fit, Sample, fit_shards, where_computed
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.runners.ray import cluster as ray_cluster
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.filesystems import Options
 
 _LOG = logging.getLogger(__name__)
 _MOST_LOST = 3
@@ -152,7 +152,7 @@ class _Actors:
 
 
 @contextmanager
-def published(fitted: FittedKMeans, options: storage.Options) -> Iterator[FittedKMeans]:
+def published(fitted: FittedKMeans, options: Options) -> Iterator[FittedKMeans]:
     """A handle that the processes of this Ray cluster load from its object store, while the context lasts."""
     actor: Any = ray.remote(_Holder)
     name = f"centroids-{fitted.content_hash}-{uuid.uuid4().hex[:8]}"
@@ -166,7 +166,7 @@ def published(fitted: FittedKMeans, options: storage.Options) -> Iterator[Fitted
 class _Holder:
     """Owns the centroids in the object store, which has them as long as this actor lives."""
 
-    def __init__(self, fitted: FittedKMeans, options: storage.Options) -> None:
+    def __init__(self, fitted: FittedKMeans, options: Options) -> None:
         self._stored = ray.put(fitted.centroids(options))
 
     def centroids(self) -> list[Any]:

@@ -29,7 +29,6 @@ from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.stages.pairwise import ComparedUnit, compare_unit, pairwise_units
-from beam_semdedup.storage import files as storage
 from beam_semdedup.storage import segments
 
 _ROWS, _TINY_ROWS = 32_768, 64
@@ -140,7 +139,7 @@ class _Calibration:
         fitted = fit_centroids(plan.job)
 
         def assign() -> AssignedUnit:
-            storage.delete_tree(plan.job.segments_dir, {})
+            plan.job.segments.delete_tree()
             return assign_unit(plan.job, plan.units[0], fitted)
 
         return _Assigned(plan, *_least(assign))
@@ -152,14 +151,16 @@ class _Calibration:
         (work,) = pairwise_units(job, 0, assigned.unit.segments)
 
         def compare() -> ComparedUnit:
-            storage.delete_tree(job.pairwise_dir, {})
+            job.pairwise.delete_tree()
             return compare_unit(job, work, fitted)
 
         return _least(compare)
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        column = VectorColumn("parquet", plan.job.input_schema.field("embeddings"), self._dimension, True, {})
+        column = VectorColumn(
+            "parquet", plan.job.assign_plan.input_schema.field("embeddings"), self._dimension, True, {}
+        )
 
         def read() -> None:
             for _ in column.read(plan.units[0]):
@@ -176,10 +177,10 @@ class _Calibration:
 
     def _read_segment(self, spread: _Assigned) -> float:
         """What a segment more takes to be read."""
-        found, schema = spread.unit.segments, spread.plan.job.segment_schema
+        found, job = spread.unit.segments, spread.plan.job
 
         def read(number: int) -> float:
-            return _least(lambda: segments.read(found[:number], schema, {}))[0]
+            return _least(lambda: segments.read(job.segments, found[:number], job.segment_schema))[0]
 
         number = len(found)
         return _positive(read(number) - read(1)) / (number - 1)

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File, FileInfo
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FileFacts:
     columns that have values of types which do not fit together, with what is where, in words.
     """
 
-    info: storage.FileInfo
+    info: FileInfo
     schema: pa.Schema
     num_rows: int
     parts: tuple[InputUnit, ...]
@@ -72,7 +72,7 @@ class RowBatch:
 
 
 class Format(Protocol):
-    """A kind of input file; `options` are the storage options of the file's URL."""
+    """A kind of input file."""
 
     @property
     def extensions(self) -> tuple[str, ...]:
@@ -82,13 +82,13 @@ class Format(Protocol):
     def without_columns(self) -> str:
         """What is wrong with a file that has rows, and no column in any of them."""
 
-    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+    def inspect(self, file: FileInfo) -> FileFacts:
         """The facts of one file; InputError, naming it, where it cannot be read."""
 
-    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+    def head(self, file: FileInfo) -> pa.Schema:
         """The types of the columns at the start of a file, found with little reading; no columns if it has no rows."""
 
-    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+    def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
         """The commonest length of the vectors at the start of the file; None where no row has one."""
 
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
@@ -97,17 +97,16 @@ class Format(Protocol):
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         """The type that a column is read as if files say different ones; None if they do not fit together."""
 
-    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
-        """The unit's rows with the columns and types of `schema`, in order, in tables of bounded size."""
+    def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
+        """A unit's rows of a file with the columns and types of `schema`, in order, in tables of bounded size."""
 
     def copy_without(
         self,
-        source: str,
+        source: File,
         target: Path,
         id_column: pa.Field,
         is_listed: Callable[[pa.ChunkedArray], np.ndarray],
         batch_bytes: int,
-        options: storage.Options,
     ) -> tuple[int, int]:
         """Copies a file without the rows whose ids are listed, and changes nothing else.
 
@@ -121,7 +120,7 @@ class Format(Protocol):
             How many rows were read, and how many of them left out.
         """
 
-    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+    def places(self, file: File, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """Where a person finds the rows with these `RowBatch.numbers`: (row group, row in it), or (null, line)."""
 
 

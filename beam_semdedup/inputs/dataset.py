@@ -16,7 +16,8 @@ from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts, Format, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.filesystems import Options
+from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.text import counted
 
 FORMATS: dict[str, Format] = {"parquet": Parquet(), "jsonl": Jsonl()}
@@ -52,11 +53,11 @@ class VectorColumn:
     field: pa.Field
     dimension: int
     normalize: bool
-    options: storage.Options
+    options: Options
 
     def read(self, unit: InputUnit, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """The usable vectors of a unit, or of its rows with these numbers in the file; batches of (m, d) float32."""
-        for batch in FORMATS[self.filetype].read(unit, pa.schema([self.field]), self.options):
+        for batch in FORMATS[self.filetype].read(File(unit.path, self.options), unit, pa.schema([self.field])):
             vectors = batch.table.column(0)
             if rows is not None and len(rows) < unit.num_rows:
                 vectors = vectors.filter(pa.array(np.isin(batch.positions, rows, assume_unique=True)))
@@ -64,8 +65,8 @@ class VectorColumn:
 
 
 def list_files(
-    paths: Sequence[str], filetype: str, extensions: Sequence[str] | None, options: storage.Options
-) -> list[storage.FileInfo]:
+    paths: Sequence[str], filetype: str, extensions: Sequence[str] | None, options: Options
+) -> list[FileInfo]:
     """The input files, each once, sorted by URL.
 
     A path that names a file is taken whatever its extension; directories and globs are filtered by it.
@@ -74,14 +75,14 @@ def list_files(
         InputError: a path does not exist, or no file is left.
     """
     wanted = tuple(extensions or FORMATS[filetype].extensions)
-    found: dict[str, storage.FileInfo] = {}
+    found: dict[str, FileInfo] = {}
     for path in paths:
-        url = storage.absolute(path, options)
-        roots = storage.glob(url, options) if storage.is_pattern(url, options) else [url]
-        files = [file for root in roots for file in storage.find(root, options)]
+        place = Folder.at(path, options)
+        roots = place.matching() if place.is_pattern() else [place]
+        files = [file for root in roots for file in root.find()]
         if not files:
             raise InputError(f"input_path: no files at {path}")
-        matching = [f for f in files if f.url.endswith(wanted) or (f.url == url and not extensions)]
+        matching = [f for f in files if f.url.endswith(wanted) or (f.url == place.url and not extensions)]
         if not matching:
             others = ", ".join(sorted({_extension(f.url) for f in files})[:5])
             raise InputError(
@@ -93,13 +94,12 @@ def list_files(
 
 
 def inspect(
-    files: Sequence[storage.FileInfo],
+    files: Sequence[FileInfo],
     filetype: str,
     id_field: str,
     embedding_field: str,
     carried: Sequence[str],
     embedding_dim: int | None,
-    options: storage.Options,
 ) -> InputFacts:
     """Opens every file and checks that they fit together.
 
@@ -111,12 +111,12 @@ def inspect(
         InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
     """
     kind = FORMATS[filetype]
-    facts = in_io_threads(lambda info: kind.inspect(info, options), files)
+    facts = in_io_threads(kind.inspect, files)
     used = [f for f in facts if f.num_rows]
     if not used:
         raise InputError(f"input_path: {counted(len(files), 'file')} without a single row")
     schema = _common_schema(kind, used, id_field, embedding_field, carried)
-    dimensions = in_io_threads(lambda f: _dimension(kind, f, embedding_field, embedding_dim, options), used)
+    dimensions = in_io_threads(lambda f: _dimension(kind, f, embedding_field, embedding_dim), used)
     known = [(d, f) for d, f in zip(dimensions, used, strict=True) if d is not None]
     if not known:
         raise InputError(
@@ -229,11 +229,9 @@ def _extension(url: str) -> str:
     return name[name.index(".", 1) :] if "." in name[1:] else "no extension"
 
 
-def _dimension(
-    kind: Format, facts: FileFacts, embedding_field: str, given: int | None, options: storage.Options
-) -> int | None:
+def _dimension(kind: Format, facts: FileFacts, embedding_field: str, given: int | None) -> int | None:
     with as_input_error(f"{facts.info.url}: {embedding_field!r} cannot be read"):
-        found = kind.dimension(facts, embedding_field, options)
+        found = kind.dimension(facts, embedding_field)
     if given is not None and found not in (given, None):
         raise InputError(f"{facts.info.url}: {embedding_field!r} has dimension {found}, embedding_dim={given}")
     return given or found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow.json as pj
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts, InputUnit, RowBatch, joined_type
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File, FileInfo
 
 _BLOCK_BYTES = 1 << 20
 _VECTORS = pa.list_(pa.float32())
@@ -33,38 +32,38 @@ class Jsonl:
     extensions = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
     without_columns = "no line is a JSON object: jsonl has one object a line, in UTF-8"
 
-    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+    def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the whole file, and the types are those of all its well-formed lines."""
         parts: list[InputUnit] = []
         first_row, first_line, offset = 0, 1, 0
         types = _Types()
-        with as_input_error(f"{info.url}: not readable as text lines"), _open_stream(info.url, options) as stream:
+        with as_input_error(f"{file}: not readable as text lines"), _opened(file) as stream:
             for block in _blocks(stream):
                 num_rows = types.add(block, first_line)
-                parts.append(InputUnit(info.url, 0, first_row, num_rows, (), offset, len(block), first_line))
+                parts.append(InputUnit(file.url, 0, first_row, num_rows, (), offset, len(block), first_line))
                 first_row += num_rows
                 first_line += block.count(b"\n")
                 offset += len(block)
-        if _compression(info.url):
-            parts = [InputUnit(info.url, 0, 0, first_row, length=-1)]
+        if _compression(file):
+            parts = [InputUnit(file.url, 0, 0, first_row, length=-1)]
         parts = [part for part in parts if part.num_rows]
-        return FileFacts(info, types.schema(), first_row, tuple(parts), conflicts=types.conflicts())
+        return FileFacts(file, types.schema(), first_row, tuple(parts), conflicts=types.conflicts())
 
-    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+    def head(self, file: FileInfo) -> pa.Schema:
         """See `Format.head`; from the first block with a well-formed line."""
         types = _Types()
-        with as_input_error(f"{info.url}: not readable as text lines"), _open_stream(info.url, options) as stream:
+        with as_input_error(f"{file}: not readable as text lines"), _opened(file) as stream:
             for block in _blocks(stream):
                 types.add(block, 1)
                 if types.schema():
                     break
         return types.schema()
 
-    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+    def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
         """See `Format.dimension`; from the first block with a vector."""
         schema = pa.schema([(embedding_field, _VECTORS)])
         for part in facts.parts:
-            for rows in self.read(part, schema, options):
+            for rows in self.read(facts.info, part, schema):
                 counts = embeddings.lengths(rows.table.column(0).combine_chunks())
                 if commonest := embeddings.commonest_length(counts):
                     return commonest
@@ -78,9 +77,9 @@ class Jsonl:
         """See `Format.joined_type`; the same rule as within a file."""
         return joined_type(a, b)
 
-    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
+    def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`. A line that is no object, or whose values have other types, is malformed."""
-        with _open_stream(unit.path, options) as stream:
+        with _opened(file) as stream:
             if unit.offset:
                 stream.seek(unit.offset)
             line = unit.first_line
@@ -107,18 +106,17 @@ class Jsonl:
 
     def copy_without(
         self,
-        source: str,
+        source: File,
         target: Path,
         id_column: pa.Field,
         is_listed: Callable[[pa.ChunkedArray], np.ndarray],
         batch_bytes: int,
-        options: storage.Options,
     ) -> tuple[int, int]:
         """See `Format.copy_without`; the other lines stay byte for byte, malformed and blank ones too."""
         rows_read = rows_listed = 0
         schema = pa.schema([id_column.with_type(pa.int64() if pa.types.is_integer(id_column.type) else pa.string())])
         with (
-            _open_stream(source, options) as stream,
+            _opened(source) as stream,
             fsspec.open(str(target), "wb", compression=_compression(source)) as sink,
         ):
             for block in _blocks(stream):
@@ -135,7 +133,7 @@ class Jsonl:
                 rows_listed += int(listed.sum())
         return rows_read, rows_listed
 
-    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+    def places(self, file: File, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
         return pa.nulls(len(numbers), pa.int32()), pa.array(numbers, pa.int64())
 
@@ -338,15 +336,11 @@ def _blocks(stream: IO[bytes], length: int = -1) -> Iterator[bytes]:
         yield rest
 
 
-def _open_stream(url: str, options: storage.Options) -> IO[bytes]:
-    """The content of `url`, decompressed as its name says."""
-    kind = _compression(url)
-    if kind == "zstd":  # fsspec's reader takes a truncated file for a whole one
-        return pa.CompressedInputStream(storage.open_input(url, options), kind)
-    fs, path = storage.filesystem(url, options)
-    return fs.open(path, "rb", compression=kind)
+def _opened(file: File) -> IO[bytes]:
+    """The content of a file, decompressed as its name says."""
+    return file.open_stream(_compression(file))
 
 
-def _compression(url: str) -> str | None:
+def _compression(file: File) -> str | None:
     """What the name of a file says about its compression, in fsspec's words."""
-    return fsspec.utils.infer_compression(posixpath.basename(url))
+    return fsspec.utils.infer_compression(file.name)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts, InputUnit, RowBatch, joined_type
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File, FileInfo
 
 _BATCH_BYTES = 4 << 20
 _LOOK_ROWS = 1024
@@ -33,35 +33,32 @@ class Parquet:
     extensions = (".parquet", ".pq")
     without_columns = "it has no columns"
 
-    def inspect(self, info: storage.FileInfo, options: storage.Options) -> FileFacts:
+    def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
-        with (
-            as_input_error(f"{info.url}: not a readable parquet file"),
-            storage.open_input(info.url, options) as source,
-        ):
-            file = pq.ParquetFile(source)
-            schema, metadata, leaves = file.schema_arrow, file.metadata, _leaf_columns(file.metadata)
+        with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
+            opened = pq.ParquetFile(source)
+            schema, metadata, leaves = opened.schema_arrow, opened.metadata, _leaf_columns(opened.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
             if num_rows:
-                parts.append(InputUnit(info.url, 0, first_row, num_rows, row_groups=(group,)))
+                parts.append(InputUnit(file.url, 0, first_row, num_rows, row_groups=(group,)))
             first_row += num_rows
             for name in schema.names:
                 sizes[name] += _size(metadata.row_group(group), leaves[name])
-        return FileFacts(info, _plain(schema), metadata.num_rows, tuple(parts), sizes)
+        return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
-    def head(self, info: storage.FileInfo, options: storage.Options) -> pa.Schema:
+    def head(self, file: FileInfo) -> pa.Schema:
         """See `Format.head`; the footer has those of the whole file."""
-        facts = self.inspect(info, options)
+        facts = self.inspect(file)
         return facts.schema if facts.num_rows else pa.schema([])
 
-    def dimension(self, facts: FileFacts, embedding_field: str, options: storage.Options) -> int | None:
+    def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
         """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
         type_ = facts.schema.field(embedding_field).type
         if pa.types.is_fixed_size_list(type_):
             return type_.list_size
-        with storage.open_input(facts.info.url, options) as source:
+        with facts.info.open() as source:
             file = pq.ParquetFile(source)
             leaves = _leaf_columns(file.metadata)[embedding_field]
             for part in facts.parts:
@@ -85,17 +82,17 @@ class Parquet:
             return None
         return joined_type(a, b) if any(kind(a) and kind(b) for kind in _KINDS) else None
 
-    def read(self, unit: InputUnit, schema: pa.Schema, options: storage.Options) -> Iterator[RowBatch]:
+    def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`."""
         no_lines = np.empty(0, dtype=np.int64)
-        with storage.open_input(unit.path, options) as source:
-            file = pq.ParquetFile(source)
-            if unit.row_groups[-1] >= file.num_row_groups:
+        with file.open() as source:
+            opened = pq.ParquetFile(source)
+            if unit.row_groups[-1] >= opened.num_row_groups:
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
-            position = sum(file.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
+            position = sum(opened.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
             stop = unit.first_row + unit.num_rows
-            rows = _rows_per_batch(file.metadata, unit.row_groups, schema.names)
-            for batch in file.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
+            rows = _rows_per_batch(opened.metadata, unit.row_groups, schema.names)
+            for batch in opened.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
                 if first < last:
                     table = pa.Table.from_batches([batch.slice(first - position, last - first)])
@@ -107,16 +104,15 @@ class Parquet:
 
     def copy_without(
         self,
-        source: str,
+        source: File,
         target: Path,
         id_column: pa.Field,
         is_listed: Callable[[pa.ChunkedArray], np.ndarray],
         batch_bytes: int,
-        options: storage.Options,
     ) -> tuple[int, int]:
         """See `Format.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
         rows_read = rows_listed = 0
-        with storage.open_input(source, options) as opened:
+        with source.open() as opened:
             file = pq.ParquetFile(opened)
             schema, metadata = file.schema_arrow, file.metadata
             with pq.ParquetWriter(target, schema, compression=_codecs(metadata) or "SNAPPY") as writer:
@@ -131,9 +127,9 @@ class Parquet:
                         rows_listed += int(listed.sum())
         return rows_read, rows_listed
 
-    def places(self, unit: InputUnit, numbers: np.ndarray, options: storage.Options) -> tuple[pa.Array, pa.Array]:
+    def places(self, file: File, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
-        with storage.open_input(unit.path, options) as source:
+        with file.open() as source:
             metadata = pq.ParquetFile(source).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         starts = np.concatenate([[0], np.cumsum(sizes)])

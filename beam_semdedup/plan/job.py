@@ -1,4 +1,4 @@
-"""What a worker must know of a run: its parameters, its sizes, and where its results lie."""
+"""What a worker must know of a run: its parameters, its plans, and where its results lie."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.storage import files as storage
+from beam_semdedup.plan.stored import AssignPlan, PairwisePlan
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
 
@@ -26,52 +27,46 @@ class Places:
     output_key: str
 
     @property
-    def kmeans_dir(self) -> str:
-        """Of the fit and the assign stage."""
-        return storage.join(self.parameters.cache_root, layout.KMEANS, self.kmeans_key)
+    def kmeans(self) -> Folder:
+        """The results of the fit and the assign stage."""
+        return self._cache / layout.KMEANS / self.kmeans_key
 
     @property
-    def segments_dir(self) -> str:
-        """Of the assign stage's segment files."""
-        return storage.join(self.kmeans_dir, layout.SEGMENTS)
+    def segments(self) -> Folder:
+        """The assign stage's segment files."""
+        return self.kmeans / layout.SEGMENTS
 
     @property
-    def pairwise_dir(self) -> str:
-        """Of the pairwise stage."""
-        return storage.join(self.parameters.cache_root, layout.PAIRWISE, self.pairwise_key)
+    def pairwise(self) -> Folder:
+        """The results of the pairwise stage."""
+        return self._cache / layout.PAIRWISE / self.pairwise_key
 
     @property
-    def duplicates_dir(self) -> str:
-        """Of the duplicates."""
-        return storage.join(self.parameters.output_path, layout.DUPLICATES)
+    def output(self) -> Folder:
+        """The `output_path`."""
+        return Folder(self.parameters.output_path, self.parameters.write_options)
 
     @property
-    def read_options(self) -> storage.Options:
-        """Storage options of the input."""
-        return self.parameters.read_options
+    def duplicates(self) -> Folder:
+        """The files of duplicates."""
+        return self.output / layout.DUPLICATES
 
     @property
-    def cache_options(self) -> storage.Options:
-        """Storage options of the cache."""
-        return self.parameters.cache_options
-
-    @property
-    def write_options(self) -> storage.Options:
-        """Storage options of the output."""
-        return self.parameters.write_options
+    def _cache(self) -> Folder:
+        return Folder(self.parameters.cache_root, self.parameters.cache_options)
 
 
 @dataclass(frozen=True)
 class Job(Places):
-    """What a worker must know of the run; small, and pickled into the transforms."""
+    """What a worker must know of the run; small, and pickled into the transforms.
 
-    input_schema: pa.Schema
-    dimension: int
-    num_rows: int
-    width: int
-    sample_rows: int
-    max_cluster_rows: int
-    max_key_rows: int
+    Attributes:
+        assign_plan, pairwise_plan: how the stages are cut.
+        rows_per_file: the compared rows whose duplicates go into one file.
+    """
+
+    assign_plan: AssignPlan
+    pairwise_plan: PairwisePlan
     rows_per_file: int
 
     @property
@@ -83,12 +78,12 @@ class Job(Places):
     @property
     def num_keys(self) -> int:
         """Groups of neighbouring centroids that are compared as one unit."""
-        return -(-self.n_clusters // self.width)
+        return -(-self.n_clusters // self.assign_plan.width)
 
     @property
     def keys_per_file(self) -> int:
         """How many keys' duplicates go into one file."""
-        return max(1, round(self.rows_per_file * self.num_keys / self.num_rows))
+        return max(1, round(self.rows_per_file * self.num_keys / self.assign_plan.num_rows))
 
     @property
     def ranking(self) -> RankingStrategy:
@@ -99,16 +94,25 @@ class Job(Places):
     def carried(self) -> list[pa.Field]:
         """The input's columns that segments hold besides id and embedding."""
         p = self.parameters
-        return [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
+        return [f for f in self.assign_plan.input_schema if f.name not in (p.id_field, p.embedding_field)]
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """The type of the ids."""
+        return self.assign_plan.input_schema.field(self.parameters.id_field).type
 
     @property
     def segment_schema(self) -> pa.Schema:
         """The columns of this run's segment files."""
-        return segment_schema(self.input_schema.field(self.parameters.id_field).type, self.dimension, self.carried)
+        return segment_schema(self.id_type, self.assign_plan.dimension, self.carried)
+
+    def input_file(self, url: str) -> File:
+        """Returns one of the input files."""
+        return File(url, self.parameters.read_options)
 
 
 def ranking_of(p: Parameters) -> RankingStrategy:
-    """The order that the parameters ask for, by the columns of segments, where the id column is called `id`."""
+    """Returns the order that the parameters ask for, by the columns of segments, where the id column is called `id`."""
     if p.ranking_strategy is not None:
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
         strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]

@@ -1,24 +1,21 @@
-"""What a run will do, decided before it does anything: keys, directories, units, sizes.
+"""What a run will do, decided before it does anything: keys, places, units, sizes.
 
-A stage's directory is named by a key that hashes everything its result depends on. The plan of a stage is
+A stage's folder is named by a key that hashes everything its result depends on. The plan of a stage is
 stored there, and from its first finished unit on read back by every later attempt, whatever its memory or number
 of workers.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
-import json
 import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
-import pyarrow as pa
 from fsspec.utils import glob_translate
 
 from beam_semdedup.compute import arrays
@@ -29,14 +26,19 @@ from beam_semdedup.fit import model as kmeans
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset as inputs
 from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places, ranking_of
 from beam_semdedup.plan.sizes import Sizes, default_clusters
+from beam_semdedup.plan.stored import AssignManifest, AssignPlan, KMeansPlan, PairwiseManifest, PairwisePlan
 from beam_semdedup.runners.resources import memory_per_worker, num_workers
-from beam_semdedup.storage import files as storage
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import FileInfo, Folder
+from beam_semdedup.storage.layout import fingerprint
+from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
-FORMAT = 3
+_R = TypeVar("_R", bound=Record)
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Located:
     """
 
     places: Places
-    files: tuple[storage.FileInfo, ...]
+    files: tuple[FileInfo, ...]
     carried: tuple[str, ...]
     inspect: Callable[[], inputs.InputFacts]
 
@@ -61,10 +63,10 @@ class Plan:
     """
 
     job: Job
-    files: tuple[storage.FileInfo, ...]
+    files: tuple[FileInfo, ...]
     units: tuple[InputUnit, ...]
-    assigned: dict[str, Any] | None
-    compared: dict[str, Any] | None
+    assigned: AssignManifest | None
+    compared: PairwiseManifest | None
     memory: int
     num_workers: int
     fitted: FittedKMeans | None = None
@@ -79,28 +81,24 @@ def locate(parameters: Parameters) -> Located:
     p = dataclasses.replace(parameters)
     _check_installed(p)
     files = list_input(p)
-    p.input_path = [storage.absolute(path, p.read_options) for path in p.input_path]
-    p.output_path = storage.absolute(p.output_path, p.write_options)
-    p.cache_path = storage.absolute(p.cache_root, p.cache_options)
+    p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
+    p.output_path = Folder.at(p.output_path, p.write_options).url
+    p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
     if p.centroids_given:
-        p.init = storage.absolute(p.init, kmeans.init_options(p))
+        p.init = kmeans.init_file(p).url
         p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
 
     @functools.cache
     def inspect() -> inputs.InputFacts:
-        return inputs.inspect(
-            files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim, p.read_options
-        )
+        return inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim)
 
     if p.n_clusters is None:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
     kmeans_key = _kmeans_key(p, files, carried)
-    pairwise_key = storage.fingerprint(
-        [FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold]
-    )
-    places = Places(p, kmeans_key, pairwise_key, storage.fingerprint([FORMAT, pairwise_key, p.eps]))
+    pairwise_key = fingerprint([FORMAT, kmeans_key, ranking_of(p).describe(), p.metadata_fields, p.screening_threshold])
+    places = Places(p, kmeans_key, pairwise_key, fingerprint([FORMAT, pairwise_key, p.eps]))
     return Located(places, tuple(files), tuple(carried), inspect)
 
 
@@ -120,105 +118,86 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     if anew:
         plan_kmeans()
         forget(places)
-    assign = _stage_plan(p, places.kmeans_dir, places.segments_dir, plan_kmeans)
-    sizes = Sizes(p, assign["num_rows"], assign["dimension"], assign["carried_bytes"], memory)
-    compare = _stage_plan(
+    kmeans_plan = _stored_plan(p, places.kmeans, places.segments, KMeansPlan, plan_kmeans)
+    assign = kmeans_plan.assign
+    sizes = Sizes(p, assign.num_rows, assign.dimension, assign.carried_bytes, memory)
+    pairwise = _stored_plan(
         p,
-        places.pairwise_dir,
-        places.pairwise_dir,
-        lambda: {"max_cluster_rows": sizes.cluster_rows, "max_key_rows": sizes.key_rows(assign["width"])},
+        places.pairwise,
+        places.pairwise,
+        PairwisePlan,
+        lambda: PairwisePlan(sizes.cluster_rows, sizes.key_rows(assign.width)),
     )
-    if p.max_cluster_rows not in (None, compare["max_cluster_rows"]):
+    if p.max_cluster_rows not in (None, pairwise.max_cluster_rows):
         _LOG.warning(
             "max_cluster_rows=%s is not used: units were finished with %s; reuse_cache=false plans anew",
             p.max_cluster_rows,
-            compare["max_cluster_rows"],
+            pairwise.max_cluster_rows,
         )
-    assigned = layout.read_manifest(places.kmeans_dir, p.cache_options)
-    compared = layout.read_manifest(places.pairwise_dir, p.cache_options)
-    if not assigned or (compared and compared["centroids"] != assigned["centroids"]):
+    assigned = AssignManifest.find(places.kmeans)
+    compared = PairwiseManifest.find(places.pairwise)
+    if not assigned or (compared and compared.centroids != assigned.centroids):
         compared = None
-    job = Job(
-        **vars(places),
-        input_schema=pa.ipc.read_schema(pa.BufferReader(base64.b64decode(assign["schema"]))),
-        dimension=assign["dimension"],
-        num_rows=assign["num_rows"],
-        # A run that started at the same time may have stored another plan than the one that finished the stage.
-        width=(assigned or assign)["width"],
-        sample_rows=assign["sample_rows"],
-        max_cluster_rows=compare["max_cluster_rows"],
-        max_key_rows=compare["max_key_rows"],
-        rows_per_file=sizes.rows_per_file,
-    )
-    return Plan(job, located.files, load_units(assign), assigned, compared, memory, workers)
+    if (
+        assigned
+    ):  # a run that started at the same time may have stored another plan than the one that finished the stage
+        assign = dataclasses.replace(assign, width=assigned.width)
+    job = Job(**vars(places), assign_plan=assign, pairwise_plan=pairwise, rows_per_file=sizes.rows_per_file)
+    return Plan(job, located.files, kmeans_plan.input_units(), assigned, compared, memory, workers)
 
 
 def forget(places: Places) -> None:
     """Removes what the cache holds for a run."""
-    layout.forget([places.pairwise_dir, places.kmeans_dir], places.cache_options)
+    stored.forget([places.pairwise, places.kmeans])
 
 
-def list_input(p: Parameters) -> list[storage.FileInfo]:
+def list_input(p: Parameters) -> list[FileInfo]:
     """The input files; InputError where there are none, or where results and input would mix."""
-    options = p.read_options
-    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, options)
-    _check_paths(p, files, options)
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+    _check_paths(p, files)
     return files
 
 
-def load_units(stored: dict[str, Any]) -> tuple[InputUnit, ...]:
-    """The assign units of a stored plan."""
-    return tuple(
-        InputUnit(stored["files"][file], file, first, rows, tuple(groups), *place)
-        for file, first, rows, groups, *place in stored["units"]
-    )
-
-
-def _stage_plan(p: Parameters, directory: str, inner: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _stored_plan(p: Parameters, stage: Folder, finished: Folder, kind: type[_R], make: Callable[[], _R]) -> _R:
     """The plan that finished units of a stage were made by; a new one, which is stored, where there are none.
 
     Args:
-        directory: of the stage.
-        inner: where its finished units lie.
+        finished: where the stage's finished units lie.
         make: makes a plan for the present parameters and memory.
     """
-    url = storage.join(directory, layout.PLAN)
-    stored = storage.read_json(url, p.cache_options)
-    if stored is not None and layout.finished_units(inner, p.cache_options):
-        return stored
+    file = stage.file(layout.PLAN)
+    found = kind.read(file)
+    if found is not None and layout.finished_units(finished):
+        return found
     new = make()
     name = "output_path" if p.cache_path == p.output_path else "cache_path"
     with as_input_error(f"{name}={p.cache_path}: cannot be written"):
-        if stored is None:
-            storage.create_if_absent(url, json.dumps(new).encode(), p.cache_options)
-            stored = storage.read_json(url, p.cache_options)
-            if stored is not None:  # perhaps that of a faster attempt
-                return stored
-        if stored != new:
-            storage.write_json(url, new, p.cache_options)
+        if found is None:
+            file.create_if_absent(new.to_json())
+            found = kind.read(file)
+            if found is not None:  # perhaps that of a faster attempt
+                return found
+        if found != new:
+            new.write(file)
     return new
 
 
-def _plan_kmeans(located: Located, memory: int) -> dict[str, Any]:
+def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     p, facts = located.places.parameters, located.inspect()
     sizes = Sizes(p, facts.num_rows, facts.dimension, facts.row_bytes(located.carried), memory)
     ranking_of(p).check(facts.schema)
     sample_rows = _sample_rows(sizes)
     _check_rows(sizes, sample_rows)
+    assign = AssignPlan(
+        schema=AssignPlan.encoded(facts.schema),
+        dimension=facts.dimension,
+        carried_bytes=sizes.carried_bytes,
+        num_rows=facts.num_rows,
+        sample_rows=sample_rows,
+        width=sizes.width,
+    )
     units = inputs.units(facts.files, sizes.unit_rows)
-    return {
-        "format": FORMAT,
-        "files": [f.info.url for f in facts.files],
-        "schema": base64.b64encode(facts.schema.serialize()).decode(),
-        "dimension": facts.dimension,
-        "carried_bytes": sizes.carried_bytes,
-        "num_rows": facts.num_rows,
-        "sample_rows": sample_rows,
-        "width": sizes.width,
-        "units": [
-            [u.file, u.first_row, u.num_rows, list(u.row_groups), u.offset, u.length, u.first_line] for u in units
-        ],
-    }
+    return KMeansPlan.of(assign, [f.info.url for f in facts.files], units)
 
 
 def _sample_rows(sizes: Sizes) -> int:
@@ -256,7 +235,7 @@ def _check_rows(sizes: Sizes, sample_rows: int) -> None:
         )
 
 
-def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]) -> str:
+def _kmeans_key(p: Parameters, files: list[FileInfo], carried: list[str]) -> str:
     fit: dict[str, Any] = {
         "init": kmeans.content_hash(kmeans.init_bytes(p)) if p.centroids_given else p.init,
         "max_iter": p.max_iter,
@@ -270,7 +249,7 @@ def _kmeans_key(p: Parameters, files: list[storage.FileInfo], carried: list[str]
         if p.init == "k-means||":
             names += ["oversampling_factor", "max_samples_per_batch"]
         fit.update((name, getattr(p, name)) for name in names)
-    return storage.fingerprint(
+    return fingerprint(
         {
             "format": FORMAT,
             "files": [[f.url, f.size, f.version] for f in files],
@@ -298,27 +277,30 @@ def _check_installed(p: Parameters) -> None:
             cuml_fit.check()
 
 
-def _check_paths(p: Parameters, files: list[storage.FileInfo], read_options: storage.Options) -> None:
+def _check_paths(p: Parameters, files: list[FileInfo]) -> None:
     """No result may become input of a later run, and no input may be taken for a result and removed."""
-    places = {"output_path": (p.output_path, p.write_options), "cache_path": (p.cache_root, p.cache_options)}
-    for name, (path, options) in places.items():
-        place = storage.followed(storage.absolute(path, options))
+    places = {
+        "output_path": (p.output_path, Folder.at(p.output_path, p.write_options).realpath()),
+        "cache_path": (p.cache_root, Folder.at(p.cache_root, p.cache_options).realpath()),
+    }
+    for name, (path, place) in places.items():
         for given in p.input_path:
-            url = storage.absolute(given, read_options)
-            root = storage.followed(url)
-            inside = storage.is_inside(place, root)
-            if storage.is_pattern(url, read_options):
-                pattern = re.compile(glob_translate(root))
-                results = [place, *(storage.join(place, product, "x.parquet") for product in layout.PRODUCTS)]
+            folder = Folder.at(given, p.read_options)
+            root = folder.realpath()
+            inside = place.is_inside(root)
+            if folder.is_pattern():
+                pattern = re.compile(glob_translate(root.url))
+                results = [place.url, *(f"{place}/{product}/x.parquet" for product in layout.PRODUCTS)]
                 inside = any(map(pattern.match, results))
             if inside:
                 raise InputError(
                     f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out"
                 )
         for file in files:
+            real = file.realpath()
             for product in layout.PRODUCTS:
-                if storage.is_inside(storage.followed(file.url), storage.join(place, product)):
+                if real.is_inside(place / product):
                     raise InputError(
-                        f"input_path: {file.url} is a result in {name}={path}, where results are cleared; give "
+                        f"input_path: {file} is a result in {name}={path}, where results are cleared; give "
                         f"another {name}"
                     )

@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import dataset as inputs
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import dataset, embeddings
 from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File, FileInfo, Folder
 
 _LIST_BATCH_ROWS = 65_536
 _ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
@@ -26,14 +25,13 @@ _ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of th
 class IdList:
     """The files with the ids to remove, in their column `id`."""
 
-    files: tuple[storage.FileInfo, ...]
+    files: tuple[FileInfo, ...]
     id_type: pa.DataType
     num_ids: int
-    options: storage.Options
     in_memory: bool
 
     @classmethod
-    def open(cls, paths: Sequence[str], options: storage.Options, memory: int) -> IdList:
+    def open(cls, files: Sequence[File], memory: int) -> IdList:
         """Reads the footers of the files.
 
         Args:
@@ -43,11 +41,11 @@ class IdList:
         Raises:
             InputError: a file is gone or has no usable column `id`; the message names it.
         """
-        facts = inputs.in_io_threads(lambda path: _list_facts(path, options), paths)
+        facts = dataset.in_io_threads(_list_facts, files)
         id_type = facts[0].schema.field("id").type if facts else pa.null()
         size = sum(f.column_bytes["id"] + _ENTRY_BYTES * f.num_rows for f in facts)
-        files, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
-        return cls(files, id_type, num_ids, options, in_memory=size < memory // 8)
+        found, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
+        return cls(found, id_type, num_ids, in_memory=size < memory // 8)
 
     def examples(self, numbers: Sequence[int]) -> list[str]:
         """The ids of the entries with these numbers; reads the list up to the last of them."""
@@ -56,7 +54,7 @@ class IdList:
         for file in self.files:
             if len(found) == len(numbers):
                 break
-            with storage.open_input(file.url, self.options) as source:
+            with file.open() as source:
                 for batch in pq.ParquetFile(source).iter_batches(_LIST_BATCH_ROWS, columns=["id"]):
                     inside = [n - first for n in numbers if first <= n < first + batch.num_rows]
                     found += [str(batch.column(0)[n].as_py()) for n in inside]
@@ -109,7 +107,7 @@ class SortedIds:
     def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
         """The entries that are not null, sorted, as `type_`, and their numbers."""
         if type_ not in self._sorted:
-            tables = [_read_ids(file, self._ids.options).cast(type_) for file in self._ids.files]
+            tables = [_read_ids(file).cast(type_) for file in self._ids.files]
             entries = pa.chunked_array([c for t in tables for c in t.chunks], type_).combine_chunks()
             order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
             self._sorted[type_] = entries.take(order), order.to_numpy().astype(np.int64)
@@ -120,8 +118,7 @@ class StreamedIds:
     """Reads, for each look-up, the row groups of the list that may hold one of the ids; keeps the footers alone."""
 
     def __init__(self, ids: IdList) -> None:
-        self._options = ids.options
-        self._files = inputs.in_io_threads(lambda file: _ListFile.open(file.url, ids.options), ids.files)
+        self._files = dataset.in_io_threads(_ListFile.open, ids.files)
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""
@@ -146,7 +143,7 @@ class StreamedIds:
         """The entries of the row groups in pieces, each with the number of its first one in the file."""
         if not groups:
             return
-        with storage.open_input(file.url, self._options) as source:
+        with file.file.open() as source:
             opened = pq.ParquetFile(source, metadata=file.footer)
             for group in groups:
                 offset = file.starts[group]
@@ -159,19 +156,19 @@ class StreamedIds:
 class _ListFile:
     """What the footer of a file with ids says: where each row group starts, and its range of ids."""
 
-    url: str
+    file: File
     footer: Any
     starts: list[int]
     statistics: list[Any]
 
     @classmethod
-    def open(cls, url: str, options: storage.Options) -> _ListFile:
-        with storage.open_input(url, options) as source:
+    def open(cls, file: File) -> _ListFile:
+        with file.open() as source:
             footer = pq.ParquetFile(source).metadata
         groups = [footer.row_group(g) for g in range(footer.num_row_groups)]
         column = [footer.schema.column(i).path for i in range(footer.num_columns)].index("id")
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
-        return cls(url, footer, starts, [group.column(column).statistics for group in groups])
+        return cls(file, footer, starts, [group.column(column).statistics for group in groups])
 
     def meeting(self, known: dict[str, Any]) -> list[int]:
         """The row groups whose range of ids meets the range `known`."""
@@ -180,18 +177,18 @@ class _ListFile:
         return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
 
 
-def _list_facts(path: str, options: storage.Options) -> FileFacts:
-    there = storage.find(path, options)
+def _list_facts(file: File) -> FileFacts:
+    there = Folder(file.url, file.options).find()
     if not there:
-        raise InputError(f"{path}: gone, though the run's summary names it; run semdedup again")
-    facts = Parquet().inspect(there[0], options)
+        raise InputError(f"{file}: gone, though the run's summary names it; run semdedup again")
+    facts = Parquet().inspect(there[0])
     if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
-        raise InputError(f"{path}: no column 'id' with integers, strings or binaries; is it a list of duplicates?")
+        raise InputError(f"{file}: no column 'id' with integers, strings or binaries; is it a list of duplicates?")
     return facts
 
 
-def _read_ids(file: storage.FileInfo, options: storage.Options) -> pa.ChunkedArray:
-    with storage.open_input(file.url, options) as source:
+def _read_ids(file: File) -> pa.ChunkedArray:
+    with file.open() as source:
         return embeddings.decoded(pq.ParquetFile(source).read(columns=["id"]).column("id"))
 
 

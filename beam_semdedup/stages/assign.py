@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,22 +18,31 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import InputUnit, RowBatch
 from beam_semdedup.inputs.dataset import FORMATS
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
-from beam_semdedup.storage import files as storage
-from beam_semdedup.storage import layout, segments
-from beam_semdedup.storage import tables as files
+from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
+from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
 
 
 @dataclass(frozen=True)
 class AssignedUnit:
-    """A finished unit of the assign stage and what it refers to."""
+    """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to."""
 
-    path: str
+    name: str
     num_rows: int
     rejected: int
     reused: bool
     segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class _Facts(Record):
+    """What a segment file says of itself; its rejected rows are in a file beside it."""
+
+    unit: UnitId
+    rejected: int
 
 
 def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit:
@@ -40,52 +50,52 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
     name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}"
     if unit.row_groups:
         name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
-    name += f"-w{job.width}"
-    p, path = job.parameters, storage.join(job.segments_dir, name + ".arrow")
-    wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.num_rows, "width": job.width}
+    width = job.assign_plan.width
+    name += f"-w{width}"
+    file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
     with naming_unit(unit):
-        finished = segments.read_index(path, job.cache_options)
-        if finished and finished[0].items() >= wanted.items():
-            return AssignedUnit(path, unit.num_rows, finished[0]["rejected"], True, finished[1])
-        table, rejected = _assign_rows(job, unit, fitted.centroids(job.cache_options))
+        finished = segments.read_index(job.segments.file(file_name), _Facts)
+        if finished and finished[0].unit == wanted:
+            return AssignedUnit(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
+        table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
         if table.num_rows + rejected.num_rows != unit.num_rows:
             raise RuntimeError(
                 f"{table.num_rows + rejected.num_rows} rows instead of the planned {unit.num_rows}: the file changed "
                 "during the run; run again"
             )
-        rejected_path = storage.join(job.kmeans_dir, layout.REJECTED, name + ".parquet")
         if rejected.num_rows:
-            files.write(rejected_path, rejected, {}, p.cache_options, p.cache_compression)
-        facts = {**wanted, "rejected": rejected.num_rows}
-        index = segments.write(path, table, job.width, facts, job.cache_options)
-        return AssignedUnit(path, unit.num_rows, rejected.num_rows, False, index)
+            file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
+            tables.write(file, rejected, None, job.parameters.cache_compression)
+        index = segments.write(job.segments, file_name, table, width, _Facts(wanted, rejected.num_rows))
+        return AssignedUnit(file_name, unit.num_rows, rejected.num_rows, False, index)
 
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
-    """The references of a segment file that a finished stage's manifest names."""
-    path = storage.join(job.segments_dir, name)
-    finished = segments.read_index(path, job.cache_options)
+    """Returns the references of a segment file that a finished stage's manifest names."""
+    finished = segments.read_index(job.segments.file(name), _Facts)
     if finished is None:
-        raise layout.discard(path, job.kmeans_dir, job.cache_options)
+        raise stored.discard(job.segments, name, job.kmeans)
     return finished[1]
 
 
 def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
-    """Writes the manifest of the stage, whose files it names without their directory, which may be moved."""
-    units = sorted(units, key=lambda unit: unit.path)
-    manifest = {
-        "centroids": fitted.content_hash,
-        "width": job.width,
-        "files": [storage.basename(unit.path) for unit in units],
-        "rejected": sum(unit.rejected for unit in units),
-    }
-    layout.write_manifest(job.kmeans_dir, manifest, units, job.cache_options)
+    """Writes the manifest of the stage."""
+    units = sorted(units, key=lambda unit: unit.name)
+    manifest = AssignManifest(
+        centroids=fitted.content_hash,
+        counts=Counts.of(units),
+        finished=time.time(),
+        width=job.assign_plan.width,
+        files=tuple(unit.name for unit in units),
+        rejected=sum(unit.rejected for unit in units),
+    )
+    manifest.store(job.kmeans)
 
 
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """The usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = FORMATS[p.input_filetype].read(unit, job.input_schema, job.read_options)
+    batches = FORMATS[p.input_filetype].read(job.input_file(unit.path), unit, job.assign_plan.input_schema)
 
     def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
@@ -128,7 +138,7 @@ def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
     named = ids.is_valid().to_numpy()
     vectors, reasons[named] = embeddings.to_matrix(
         rows.table.column(p.embedding_field).filter(pa.array(named)),
-        job.dimension,
+        job.assign_plan.dimension,
         not p.assume_normalized,
     )
     bad = reasons != 0
@@ -153,7 +163,7 @@ def _rejected_schema(job: Job) -> pa.Schema:
             ("source_file", pa.string()),
             ("row_group", pa.int32()),
             ("row", pa.int64()),
-            ("id", job.input_schema.field(job.parameters.id_field).type),
+            ("id", job.id_type),
             ("reason", pa.string()),
         ]
     )
@@ -162,6 +172,6 @@ def _rejected_schema(job: Job) -> pa.Schema:
 def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
     if not len(numbers):
         return _rejected_schema(job).empty_table()
-    row_group, row = FORMATS[job.parameters.input_filetype].places(unit, numbers, job.read_options)
+    row_group, row = FORMATS[job.parameters.input_filetype].places(job.input_file(unit.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
     return pa.table([pa.array([unit.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 
 from beam_semdedup.compute.ranking import hash_ids
 from beam_semdedup.errors import naming_unit
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
-from beam_semdedup.stages.pairwise import ComparedUnit
-from beam_semdedup.storage import files as storage
-from beam_semdedup.storage import layout
-from beam_semdedup.storage import tables as files
+from beam_semdedup.plan.stored import ComparedUnit
+from beam_semdedup.stages.pairwise import PairwiseFacts
+from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.records import Record
 from beam_semdedup.text import EXAMPLES
 
 
@@ -30,29 +32,38 @@ class DuplicatesFile:
     kept: int
 
 
+@dataclass(frozen=True)
+class DuplicatesFacts(Record):
+    """What a file of duplicates says of itself: its rows, and how many rows of its clusters are none."""
+
+    duplicates: int
+    kept: int
+
+
 def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> DuplicatesFile:
     """Writes the rows of some pairwise units whose score reaches 1 - eps, sorted by id."""
     p = job.parameters
-    path = storage.join(job.duplicates_dir, layout.part_name(job.output_key, f"{number:05d}"))
+    file = job.duplicates.file(layout.part_name(job.output_key, f"{number:05d}"))
     with naming_unit(f"duplicates file {number}"):
-        kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.path)), strict=True)
+        kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.name)), strict=True)
         table = pa.concat_tables(found)
         by_id = [("id", "ascending", "at_end"), ("centroid", "ascending", "at_end")]
         table = table.take(pc.sort_indices(table, sort_keys=by_id))
         groups = p.duplicates_num_row_groups_hint
         size = max(1, -(-table.num_rows // groups)) if groups else 65_536
-        facts = {"duplicates": table.num_rows, "kept": sum(kept)}
-        files.write(path, table, facts, p.write_options, p.write_compression, size)
-    return DuplicatesFile(path, table.num_rows, sum(kept))
+        facts = DuplicatesFacts(table.num_rows, sum(kept))
+        tables.write(file, table, facts, p.write_compression, size)
+    return DuplicatesFile(file.url, facts.duplicates, facts.kept)
 
 
 def _split(job: Job, unit: ComparedUnit) -> tuple[int, pa.Table]:
     """How many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
-    facts = files.read_facts(unit.path, job.cache_options)
+    file = job.pairwise.file(unit.name)
+    facts = tables.read_facts(file, PairwiseFacts)
     if facts is None:
-        raise layout.discard(unit.path, job.pairwise_dir, job.cache_options)
-    with naming_unit(unit.path), storage.open_input(unit.path, job.cache_options) as source:
-        return _split_file(job, pq.ParquetFile(source), facts["starts_cluster"])
+        raise stored.discard(job.pairwise, unit.name, job.pairwise)
+    with naming_unit(file), file.open() as source:
+        return _split_file(job, pq.ParquetFile(source), facts.starts_cluster)
 
 
 def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[int, pa.Table]:
@@ -71,13 +82,13 @@ def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[i
     return kept, pa.concat_tables(duplicates).replace_schema_metadata(None)
 
 
-def repeated_in_files(paths: Sequence[str], options: storage.Options, memory: int) -> tuple[int, list[str]]:
+def repeated_in_files(files: Sequence[File], memory: int) -> tuple[int, list[str]]:
     """How many ids stand more than once in the files' columns `id`, by a 64-bit hash of them, and some of them.
 
     Reads the files once for each part of the hashes that fits in `memory` bytes.
     """
     with contextlib.ExitStack() as opened:
-        sources = [pq.ParquetFile(opened.enter_context(storage.open_input(path, options))) for path in paths]
+        sources = [pq.ParquetFile(opened.enter_context(file.open())) for file in files]
         return _repeated_by_hash(sources, memory)
 
 

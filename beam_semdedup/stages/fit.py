@@ -6,30 +6,31 @@ import functools
 
 import numpy as np
 
-from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.inputs import dataset
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.planning import load_units
-from beam_semdedup.storage import files as storage
+from beam_semdedup.plan.stored import KMeansPlan
 from beam_semdedup.storage.layout import PLAN
 
 
 def fit_centroids(job: Job) -> FittedKMeans:
     """Fits the centroids of the run, or finds them fitted."""
     sample = functools.partial(read_sample, job)
-    return kmeans.fit_or_load(job.kmeans_dir, sample, job.dimension, job.parameters)
+    return model.fit_or_load(job.kmeans, sample, job.assign_plan.dimension, job.parameters)
 
 
 def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
-    """The rows to fit on, or one of several shares of them; see `inputs.sample`."""
-    stored = storage.read_json(storage.join(job.kmeans_dir, PLAN), job.cache_options)
+    """The rows to fit on, or one of several shares of them; see `dataset.sample`."""
+    plan, assign = KMeansPlan.read(job.kmeans.file(PLAN)), job.assign_plan
+    if plan is None:
+        raise RuntimeError(f"{job.kmeans.file(PLAN)} is gone, though the run wrote it; run again")
     p = job.parameters
-    column = inputs.VectorColumn(
+    column = dataset.VectorColumn(
         p.input_filetype,
-        job.input_schema.field(p.embedding_field),
-        job.dimension,
+        assign.input_schema.field(p.embedding_field),
+        assign.dimension,
         not p.assume_normalized,
-        job.read_options,
+        p.read_options,
     )
-    return inputs.sample(load_units(stored), column, job.sample_rows, p.random_state, part, parts)
+    return dataset.sample(plan.input_units(), column, assign.sample_rows, p.random_state, part, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,18 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from beam_semdedup.coders import from_list, to_list
 from beam_semdedup.compute import arrays, small_clusters
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.threads import in_threads
-from beam_semdedup.config.parameters import RESULT_COLUMNS
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan.job import Job
-from beam_semdedup.storage import files as storage
-from beam_semdedup.storage import segments
-from beam_semdedup.storage import tables as files
-from beam_semdedup.storage.layout import comparison_name, write_manifest
+from beam_semdedup.plan.stored import ComparedUnit, Counts, PairwiseManifest, UnitId
+from beam_semdedup.storage import segments, tables
+from beam_semdedup.storage.columns import RESULT_COLUMNS
+from beam_semdedup.storage.layout import comparison_name
+from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
 from beam_semdedup.text import EXAMPLES
 
@@ -41,83 +41,81 @@ class PairwiseUnit:
 
 
 @dataclass(frozen=True)
-class ComparedUnit:
-    """A finished unit of the pairwise stage: `num_rows` rows in `path`, from that many `pairs` of rows."""
+class PairwiseFacts(Record):
+    """What the file of a unit says of itself.
 
-    path: str
-    key: int
-    num_rows: int
+    Attributes:
+        starts_cluster: whether its first row is the first-ranked of its cluster.
+        pairs: of rows that were compared.
+        repeated_ids: how many ids stand in a cluster more than once; `examples` are some of them.
+    """
+
+    unit: UnitId
+    starts_cluster: bool
     pairs: int
     largest_cluster: int
     repeated_ids: int
     examples: tuple[str, ...]
-    reused: bool
 
 
 def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[PairwiseUnit]:
     """The units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
-    ordered = tuple(sorted(parts, key=lambda s: (s.path, s.offset)))
+    ordered = tuple(sorted(parts, key=lambda s: (s.file, s.offset)))
     num_rows = sum(s.num_rows for s in ordered)
-    block = num_rows if num_rows <= job.max_key_rows else job.max_cluster_rows
+    block = num_rows if num_rows <= job.pairwise_plan.max_key_rows else job.pairwise_plan.max_cluster_rows
     bounds = [*range(0, num_rows, block), num_rows]
     return [PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> ComparedUnit:
     """Writes the most similar earlier-ranked row of each row of a unit, in rank order."""
-    first = unit.key * job.width
-    last = min(first + job.width, job.n_clusters) - 1
+    first = unit.key * job.assign_plan.width
+    last = min(first + job.assign_plan.width, job.n_clusters) - 1
     name = comparison_name(first, last, unit.low, unit.high, unit.num_rows)
-    p, path = job.parameters, storage.join(job.pairwise_dir, name + ".parquet")
-    wanted = {"unit": name, "centroids": fitted.content_hash, "num_rows": unit.high - unit.low}
+    file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, unit.high - unit.low)
     with naming_unit(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
-        facts = files.read_facts(path, job.cache_options)
-        reused = facts is not None and facts.items() >= wanted.items()
-        if not reused:
-            table, facts = _compare_rows(job, unit)
-            facts.update(wanted)
-            files.write(path, table, facts, p.cache_options, p.cache_compression)
-        assert facts is not None
+        facts = tables.read_facts(file, PairwiseFacts)
+        reused = facts is not None and facts.unit == wanted
+        if facts is None or not reused:
+            table, facts = _compare_rows(job, unit, wanted)
+            tables.write(file, table, facts, job.parameters.cache_compression)
         return ComparedUnit(
-            path,
+            file.name,
             unit.key,
-            facts["num_rows"],
-            facts["pairs"],
-            facts["largest_cluster"],
-            facts["repeated_ids"],
-            tuple(facts["examples"]),
+            wanted.num_rows,
+            facts.pairs,
+            facts.largest_cluster,
+            facts.repeated_ids,
+            facts.examples,
             reused,
         )
 
 
 def finish(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMeans) -> None:
-    """Writes the manifest of the stage, whose units' files it names without their directory, which may be moved."""
-    units = sorted(units, key=lambda unit: unit.path)
-    manifest = {
-        "centroids": fitted.content_hash,
-        "units": [to_list(replace(unit, path=storage.basename(unit.path))) for unit in units],
-        "largest_cluster": max((unit.largest_cluster for unit in units), default=0),
-        "repeated_ids": sum(unit.repeated_ids for unit in units),
-        "examples": list(dict.fromkeys(example for unit in units for example in unit.examples))[:EXAMPLES],
-        "pairs_done": sum(unit.pairs for unit in units if not unit.reused),
-    }
-    write_manifest(job.pairwise_dir, manifest, units, job.cache_options)
+    """Writes the manifest of the stage."""
+    units = sorted(units, key=lambda unit: unit.name)
+    examples = dict.fromkeys(example for unit in units for example in unit.examples)
+    manifest = PairwiseManifest(
+        centroids=fitted.content_hash,
+        counts=Counts.of(units),
+        finished=time.time(),
+        units=tuple(replace(unit, reused=True) for unit in units),
+        largest_cluster=max((unit.largest_cluster for unit in units), default=0),
+        repeated_ids=sum(unit.repeated_ids for unit in units),
+        examples=tuple(examples)[:EXAMPLES],
+        pairs_done=sum(unit.pairs for unit in units if not unit.reused),
+    )
+    manifest.store(job.pairwise)
 
 
-def find_compared(job: Job, manifest: dict[str, Any]) -> list[ComparedUnit]:
-    """The units that a finished stage's manifest names."""
-    units = (from_list(ComparedUnit, unit) for unit in manifest["units"])
-    return [replace(unit, path=storage.join(job.pairwise_dir, unit.path), reused=True) for unit in units]
-
-
-def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any]]:
+def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Table, PairwiseFacts]:
     """The result rows of a unit, and the facts of its file that depend on them."""
-    batches = segments.read(unit.segments, job.segment_schema, job.cache_options)
+    batches = segments.read(job.segments, unit.segments, job.segment_schema)
     names = [name for name in job.segment_schema.names if name != "embedding"]
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
     xp = arrays.library(job.parameters.device)
-    rows = _gathered(RankedRows(batches, order, xp), job.max_key_rows, xp)
+    rows = _gathered(RankedRows(batches, order, xp), job.pairwise_plan.max_key_rows, xp)
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
@@ -136,13 +134,14 @@ def _compare_rows(job: Job, unit: PairwiseUnit) -> tuple[pa.Table, dict[str, Any
         names=[*RESULT_COLUMNS, *metadata],
     )
     repeated, examples = _repeated_in_clusters(table) if unit.low == 0 else (0, [])
-    facts = {
-        "starts_cluster": bool(unit.low in starts),
-        "pairs": pairs,
-        "largest_cluster": int((stops - starts).max()),
-        "repeated_ids": repeated,
-        "examples": examples,
-    }
+    facts = PairwiseFacts(
+        unit=wanted,
+        starts_cluster=bool(unit.low in starts),
+        pairs=pairs,
+        largest_cluster=int((stops - starts).max()),
+        repeated_ids=repeated,
+        examples=tuple(examples),
+    )
     return result, facts
 
 
@@ -172,7 +171,7 @@ def _compare_clusters(
     def compare(cluster: int) -> None:
         start, low, high = starts[cluster], lows[cluster], highs[cluster]
         if isinstance(rows, RankedRows):
-            ranked = _gathered(rows.window(start, stops[cluster]), job.max_cluster_rows, xp)
+            ranked = _gathered(rows.window(start, stops[cluster]), job.pairwise_plan.max_cluster_rows, xp)
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
@@ -194,7 +193,9 @@ def _compare_clusters(
     # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
     together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
     together &= xp is not np and not isinstance(rows, RankedRows)
-    together &= small_clusters.step_bytes(sizes, job.dimension) <= arrays.tile_bytes(xp)  # else in tiles of their own
+    together &= small_clusters.step_bytes(sizes, job.assign_plan.dimension) <= arrays.tile_bytes(
+        xp
+    )  # else in tiles of their own
     large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
     with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
         if together.any():

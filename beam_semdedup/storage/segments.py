@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import copy
 import functools
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,18 +20,21 @@ import pyarrow.compute as pc
 
 from beam_semdedup.compute.arrays import to_device
 from beam_semdedup.compute.threads import in_threads
-from beam_semdedup.config.parameters import SEGMENT_COLUMNS
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.columns import SEGMENT_COLUMNS
+from beam_semdedup.storage.folder import File, Folder
+from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
+_FACTS, _INDEX = "facts", "index"
+_R = TypeVar("_R", bound=Record)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One record batch in a segment file: the rows of one key; a reference that travels through Beam."""
+    """One record batch in the segment file `file`: the rows of one key; a reference that travels through Beam."""
 
-    path: str
+    file: str
     offset: int
     length: int
     key: int
@@ -60,9 +62,14 @@ def num_bytes(dimension: int) -> tuple[int, int]:
     return pa.ipc.get_record_batch_size(pa.record_batch(zeros, schema=schema)) - row, row
 
 
-def write(
-    path: str, table: pa.Table, width: int, facts: dict[str, Any], options: storage.Options
-) -> tuple[Segment, ...]:
+@dataclass(frozen=True)
+class _Index(Record):
+    """Offset, length, key and number of rows of each record batch."""
+
+    batches: tuple[tuple[int, int, int, int], ...]
+
+
+def write(folder: Folder, name: str, table: pa.Table, width: int, facts: Record) -> tuple[Segment, ...]:
     """Writes the segment file of one unit and returns its references.
 
     Args:
@@ -90,49 +97,47 @@ def write(
     index = []
     for key, batch in zip(present.tolist(), batches, strict=True):
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(path, offset, length, key, batch.num_rows))
+        index.append(Segment(name, offset, length, key, batch.num_rows))
         offset += length
-    metadata = {
-        "facts": json.dumps(facts),
-        "index": json.dumps([[s.offset, s.length, s.key, s.num_rows] for s in index]),
-    }
+    batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows) for s in index))
+    metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
     with (
-        storage.whole_file(path, options) as scratch,
+        folder.file(name).atomic_write() as scratch,
         pa.OSFile(str(scratch), "wb") as sink,
         pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
     ):
         for segment, batch in zip(index, batches, strict=True):
             writer.write_batch(batch)
             if sink.tell() != segment.offset + segment.length:
-                raise RuntimeError(f"{path}: Arrow laid a record batch out differently from its stated size")
+                raise RuntimeError(
+                    f"{folder.file(name)}: Arrow laid a record batch out differently from its stated size"
+                )
     return tuple(index)
 
 
-def read_index(path: str, options: storage.Options) -> tuple[dict[str, Any], tuple[Segment, ...]] | None:
-    """The facts and references of a finished segment file; None where there is none, or none that can be read."""
+def read_index(file: File, kind: type[_R]) -> tuple[_R, tuple[Segment, ...]] | None:
+    """Returns the facts and references of a finished segment file; None where there is none that can be read."""
     try:
-        with storage.open_input(path, options) as source:
+        with file.open() as source:
             metadata = pa.ipc.open_file(source).metadata
-        index = json.loads(metadata[b"index"])
-        return json.loads(metadata[b"facts"]), tuple(Segment(path, *entry) for entry in index)
+        index = _Index.from_json(metadata[_INDEX.encode()])
+        return kind.from_json(metadata[_FACTS.encode()]), tuple(Segment(file.name, *entry) for entry in index.batches)
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged: %s", path, error)
+        _LOG.warning("%s is damaged: %s", file, error)
         return None
 
 
-def read(segments: Sequence[Segment], schema: pa.Schema, options: storage.Options) -> list[pa.RecordBatch]:
-    """The record batches that the segments refer to, in their order, without a copy where that can be."""
-    buffers = storage.read_ranges(
-        [s.path for s in segments], [s.offset for s in segments], [s.length for s in segments], options
-    )
+def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list[pa.RecordBatch]:
+    """Returns the record batches that the segments refer to, in their order, without a copy where that can be."""
+    buffers = folder.read_ranges([s.file for s in segments], [s.offset for s in segments], [s.length for s in segments])
     batches = [pa.ipc.read_record_batch(buffer, schema) for buffer in buffers]
     for segment, batch in zip(segments, batches, strict=True):
         if batch.num_rows != segment.num_rows:
             raise RuntimeError(
-                f"{segment.path}: {batch.num_rows} rows at byte {segment.offset}, expected {segment.num_rows}; "
-                "delete the file and run again"
+                f"{folder.file(segment.file)}: {batch.num_rows} rows at byte {segment.offset}, expected "
+                f"{segment.num_rows}; delete the file and run again"
             )
     return batches
 

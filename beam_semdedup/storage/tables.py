@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from typing import Any
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
 _FACTS = b"semdedup"
+_R = TypeVar("_R", bound=Record)
 
 
-def write(
-    path: str,
-    table: pa.Table,
-    facts: dict[str, Any],
-    options: storage.Options,
-    compression: str,
-    row_group_size: int = 65_536,
-) -> None:
+def write(file: File, table: pa.Table, facts: Record | None, compression: str, row_group_size: int = 65_536) -> None:
     """Writes a table, whole, with `facts` in place of its schema's metadata."""
-    table = table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
-    with storage.whole_file(path, options) as scratch:
+    table = table.replace_schema_metadata({_FACTS: facts.to_json()} if facts else None)
+    with file.atomic_write() as scratch:
         pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size)
 
 
-def read_facts(path: str, options: storage.Options) -> dict[str, Any] | None:
-    """The facts that `write` put into a file; None where there is no file that can be read."""
+def read_facts(file: File, kind: type[_R]) -> _R | None:
+    """Returns the facts that `write` put into a file; None where there is no file that can be read."""
     try:
-        with storage.open_input(path, options) as source:
-            return json.loads(pq.read_schema(source).metadata[_FACTS])
+        with file.open() as source:
+            return kind.from_json(pq.read_schema(source).metadata[_FACTS])
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged: %s", path, error)
+        _LOG.warning("%s is damaged: %s", file, error)
         return None

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import uuid
 from collections import Counter
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,9 +13,10 @@ from omegaconf import OmegaConf
 
 from beam_semdedup.errors import InputError, RunError, as_input_error
 from beam_semdedup.plan.job import Places
+from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal import removal
-from beam_semdedup.storage import files as storage
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import without_secrets
 from beam_semdedup.workflow.summary import PROGRAM
 
@@ -30,14 +30,14 @@ def check(places: Places) -> None:
     Raises:
         InputError: either of these, or `output_path` cannot be read.
     """
-    p, output, options = places.parameters, places.parameters.output_path, places.write_options
+    p, output = places.parameters, places.output
     with as_input_error(f"output_path={output}: cannot be written"):
         for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
-            url = storage.join(output, name)
-            if storage.exists(url, options) and not is_own(storage.read_bytes(url, options)):
-                raise InputError(f"{url} is not from this program; choose another output_path")
+            file = output.file(name)
+            if file.exists() and not is_own(file.read_bytes()):
+                raise InputError(f"{file} is not from this program; choose another output_path")
         own_keys = (places.output_key, places.kmeans_key)
-        others = [part for part, key in _parts(output, options).items() if key not in own_keys]
+        others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
         raise InputError(
             f"output_path={output}: {others[0]} is from a run with other parameters or input; give another "
@@ -52,17 +52,16 @@ def prepare(places: Places) -> str:
         InputError: `output_path` cannot be written.
     """
     run = uuid.uuid4().hex
-    p, output, options = places.parameters, places.parameters.output_path, places.write_options
+    p, output = places.parameters, places.output
     with as_input_error(f"output_path={output}: cannot be written"):
-        storage.delete([storage.join(output, layout.SUMMARY)], options)
+        output.delete([layout.SUMMARY])
         own = (places.output_key, places.kmeans_key)
-        old = [part for part, key in _parts(output, options).items() if p.clear_output or key in own]
-        storage.delete([storage.join(output, part) for part in old], options)
+        output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
         if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-            removal.clear(storage.join(output, layout.DEDUPLICATED), options)
+            removal.clear(output / layout.DEDUPLICATED)
         head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
         configuration = head + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
-        storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)
+        output.file(_CONFIG).write_bytes(configuration.encode())
     return run
 
 
@@ -73,13 +72,12 @@ def check_alone(places: Places, run: str) -> None:
         RunError: there was one.
     """
     try:
-        content = storage.read_bytes(storage.join(places.parameters.output_path, _CONFIG), places.write_options)
+        content = places.output.file(_CONFIG).read_bytes()
     except FileNotFoundError:
         content = b""
     if run.encode() not in content:
         if f"of results {places.output_key}".encode() not in content:  # else they are the later run's too
-            own = [storage.join(places.duplicates_dir, name) for name in duplicates_files(places)]
-            storage.delete(own, places.write_options)
+            places.duplicates.delete(duplicates_files(places))
         raise RunError(
             f"another run has begun to write to output_path={places.parameters.output_path}: give each its own; they "
             "may share cache_path"
@@ -88,34 +86,31 @@ def check_alone(places: Places, run: str) -> None:
 
 def duplicates_files(places: Places) -> list[str]:
     """The names of the run's own files of duplicates."""
-    found = layout.parts(places.parameters.output_path, layout.DUPLICATES, places.write_options)
-    return [name for name, key in found.items() if key == places.output_key]
+    return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_key]
 
 
-def copy_rejected(places: Places, assigned: dict[str, Any]) -> dict[str, int]:
+def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
     """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason."""
-    units = {name.removesuffix(".arrow") for name in assigned["files"]}
+    units = {name.removesuffix(".arrow") for name in assigned.files}
     reasons = Counter[str]()
-    source = storage.join(places.kmeans_dir, layout.REJECTED)
-    for name in sorted(layout.finished_units(source, places.cache_options)):
+    source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
+    for name in sorted(layout.finished_units(source)):
         unit = name.removesuffix(".parquet")
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
-        part = layout.part_name(places.kmeans_key, unit)
-        data = storage.read_bytes(storage.join(source, name), places.cache_options)
-        target = storage.join(places.parameters.output_path, layout.REJECTED, part)
-        storage.write_bytes(target, data, places.write_options)
+        data = source.file(name).read_bytes()
+        target.file(layout.part_name(places.kmeans_key, unit)).write_bytes(data)
         counts = pq.read_table(pa.BufferReader(data), columns=["reason"])[0].value_counts()
         reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     return dict(reasons.most_common())
 
 
-def _parts(output: str, options: storage.Options) -> dict[str, str]:
+def _parts(output: Folder) -> dict[str, str]:
     """The results of any run in `output`, with the key of the results that they are from."""
     return {
         f"{inner}/{name}": key
         for inner in (layout.DUPLICATES, layout.REJECTED)
-        for name, key in layout.parts(output, inner, options).items()
+        for name, key in layout.parts(output / inner).items()
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -17,18 +18,19 @@ from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.config.parameters import Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
-from beam_semdedup.fit import model as kmeans
-from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.fit import model
+from beam_semdedup.inputs import dataset
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
+from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
 from beam_semdedup.removal import removal
+from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.stages.duplicates import repeated_in_files
+from beam_semdedup.stages.duplicates import DuplicatesFacts, repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
-from beam_semdedup.storage import files as storage
-from beam_semdedup.storage import layout
-from beam_semdedup.storage import tables as files
+from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.text import EXAMPLES, counted, in_bytes, without_secrets
 from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output
@@ -54,7 +56,7 @@ class SemanticDeduplicationWorkflow:
             parameters["duplicates_num_row_groups_hint"] = hint
         self._init = parameters.get("init")
         if isinstance(self._init, np.ndarray):
-            parameters["init"] = f"{kmeans.content_hash(_npy(self._init))}.npy"
+            parameters["init"] = f"{model.content_hash(_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
         self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
@@ -91,7 +93,7 @@ class SemanticDeduplicationWorkflow:
         run = output.prepare(plan.job)
         p = plan.job.parameters
         with (
-            progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans_dir)),
+            progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
             runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
@@ -116,7 +118,7 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     from beam_semdedup.fit import ray as ray_fit
 
     fitted = fit_centroids(plan.job)
-    with ray_fit.published(fitted, plan.job.cache_options) as shared:
+    with ray_fit.published(fitted, plan.job.kmeans.options) as shared:
         yield dataclasses.replace(plan, fitted=shared)
 
 
@@ -135,11 +137,11 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     output.check_alone(job, run)
     found = _find(plan)
     removed, refusal = None, None
-    if p.remove and found.repeated_ids["count"] and p.repeated_ids != "allow":
-        refusal = removal.repeated_ids_message(found.repeated_ids)
-        removal.clear(storage.join(p.output_path, layout.DEDUPLICATED), job.write_options)  # of an earlier run
+    if p.remove and found.repeated_ids.count and p.repeated_ids != "allow":
+        refusal = found.repeated_ids.refusal()
+        removal.clear(job.output / layout.DEDUPLICATED)  # of an earlier run
     elif p.remove:
-        listed = [storage.join(job.duplicates_dir, name) for name in found.duplicates_files]
+        listed = [job.duplicates.file(name) for name in found.duplicates_files]
         try:
             removed = removal.remove_duplicates(_removal_parameters(p), listed)
         except InputError as error:  # that ids repeat in the dataset, or that foreign files are in its place
@@ -147,7 +149,7 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     output.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
     stored = without_secrets(dataclasses.asdict(summary))
-    storage.write_json(storage.join(p.output_path, layout.SUMMARY), stored, job.write_options)
+    job.output.file(layout.SUMMARY).write_bytes(json.dumps(stored, indent=2).encode())
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
     if summary.rows_rejected == summary.rows_read:
@@ -166,7 +168,7 @@ def _check_unchanged(plan: Plan) -> None:
     try:
         now = {
             file.url: file
-            for file in inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+            for file in dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
         }
     except InputError:  # there is no file any more
         now = {}
@@ -184,30 +186,30 @@ def _find(plan: Plan) -> Found:
         RunError: a stage is not finished, or rows were lost.
     """
     job = plan.job
-    assigned = layout.read_manifest(job.kmeans_dir, job.cache_options)
-    compared = layout.read_manifest(job.pairwise_dir, job.cache_options)
+    assigned, compared = AssignManifest.find(job.kmeans), PairwiseManifest.find(job.pairwise)
     if assigned is None or compared is None:
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
     names = output.duplicates_files(job) if job.parameters.eps is not None else []
-    paths = [storage.join(job.duplicates_dir, name) for name in names]
-    facts = [facts for path in paths if (facts := files.read_facts(path, job.write_options))]
-    if len(facts) < len(paths):
+    files: list[File] = [job.duplicates.file(name) for name in names]
+    facts = [facts for file in files if (facts := tables.read_facts(file, DuplicatesFacts))]
+    if len(facts) < len(files):
         raise RunError("a file in duplicates/ is damaged; run the same command again")
-    duplicates, kept = sum(f["duplicates"] for f in facts), sum(f["kept"] for f in facts)
-    accounted = duplicates + kept if job.parameters.eps is not None else compared["num_rows"]
-    if job.num_rows != accounted + assigned["rejected"]:
+    duplicates, kept = sum(f.duplicates for f in facts), sum(f.kept for f in facts)
+    accounted = duplicates + kept if job.parameters.eps is not None else compared.counts.num_rows
+    rows = job.assign_plan.num_rows
+    if rows != accounted + assigned.rejected:
         raise RunError(
-            f"rows were lost: {job.num_rows:,} read, but {kept:,} kept, {duplicates:,} duplicates and "
-            f"{assigned['rejected']:,} rejected (compared: {compared['num_rows']:,}); run with reuse_cache=false, and "
+            f"rows were lost: {rows:,} read, but {kept:,} kept, {duplicates:,} duplicates and "
+            f"{assigned.rejected:,} rejected (compared: {compared.counts.num_rows:,}); run with reuse_cache=false, and "
             "please report it"
         )
-    in_files, examples = repeated_in_files(paths, job.write_options, plan.memory)
-    repeated = {
-        "count": max(compared["repeated_ids"], in_files),
-        "in_clusters": compared["repeated_ids"],
-        "in_duplicates": in_files,
-        "examples": list(dict.fromkeys(compared["examples"] + examples))[:EXAMPLES],
-    }
+    in_files, examples = repeated_in_files(files, plan.memory)
+    repeated = Repetitions(
+        count=max(compared.repeated_ids, in_files),
+        in_clusters=compared.repeated_ids,
+        in_duplicates=in_files,
+        examples=tuple(dict.fromkeys([*compared.examples, *examples]))[:EXAMPLES],
+    )
     return Found(
         assigned, compared, names, duplicates, kept, output.copy_rejected(job, assigned), repeated, time.time()
     )
@@ -215,12 +217,12 @@ def _find(plan: Plan) -> Found:
 
 def _report_plan(plan: Plan) -> None:
     """Says what was found, what was chosen and what is reused."""
-    job, p = plan.job, plan.job.parameters
-    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {job.sample_rows:,} rows"
+    job, p, assign = plan.job, plan.job.parameters, plan.job.assign_plan
+    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {assign.sample_rows:,} rows"
     _LOG.info(
         "Found %s of dimension %s in %s, %s",
-        counted(job.num_rows, "row"),
-        job.dimension,
+        counted(assign.num_rows, "row"),
+        assign.dimension,
         counted(len(plan.files), "file"),
         in_bytes(sum(f.size for f in plan.files)),
     )
@@ -235,35 +237,35 @@ def _report_plan(plan: Plan) -> None:
         in_bytes(plan.memory),
         "" if plan.num_workers == 1 else " each",
     )
-    for name, manifest, directory in (
-        ("assigned rows", plan.assigned, job.kmeans_dir),
-        ("similarities", plan.compared, job.pairwise_dir),
+    for name, manifest, folder in (
+        ("assigned rows", plan.assigned, job.kmeans),
+        ("similarities", plan.compared, job.pairwise),
     ):
         if manifest:
-            _LOG.info("Reusing the %s in %s", name, directory)
+            _LOG.info("Reusing the %s in %s", name, folder)
     if not plan.assigned:
-        found = len(layout.finished_units(job.segments_dir, job.cache_options))
+        found = len(layout.finished_units(job.segments))
         if found:
-            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans_dir)
+            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans)
     elif not plan.compared:
-        found = len(layout.finished_units(job.pairwise_dir, job.cache_options))
+        found = len(layout.finished_units(job.pairwise))
         if found:
-            _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise_dir)
+            _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise)
 
 
 def _progress(plan: Plan) -> list[progress.StageProgress]:
     job = plan.job
     result = []
     if not plan.assigned:
-        if job.sample_rows:
-            uri = kmeans.centroids_uri(job.kmeans_dir)
-            fitted = progress.StageProgress("Fit centroids", None, lambda: int(storage.exists(uri, job.cache_options)))
+        if job.assign_plan.sample_rows:
+            centroids = job.kmeans.file(layout.CENTROIDS)
+            fitted = progress.StageProgress("Fit centroids", None, lambda: int(centroids.exists()))
             result.append(fitted)
         result.append(
             progress.StageProgress(
                 "Assign nearest centroid",
                 len(plan.units),
-                lambda: len(layout.finished_units(job.segments_dir, job.cache_options)),
+                lambda: len(layout.finished_units(job.segments)),
             )
         )
     if not plan.compared:
@@ -281,9 +283,9 @@ def _progress(plan: Plan) -> list[progress.StageProgress]:
 
 def _keys_done(job: Job) -> int:
     """How many keys have a result; all of them when the stage is finished, since a key may have no rows."""
-    if layout.read_manifest(job.pairwise_dir, job.cache_options):
+    if PairwiseManifest.find(job.pairwise):
         return job.num_keys
-    return layout.num_compared(layout.finished_units(job.pairwise_dir, job.cache_options))
+    return layout.num_compared(layout.finished_units(job.pairwise))
 
 
 def _removal_parameters(p: Parameters) -> RemovalParameters:
@@ -291,7 +293,7 @@ def _removal_parameters(p: Parameters) -> RemovalParameters:
         {
             "input_path": p.input_path,
             "duplicates_path": p.output_path,
-            "output_path": storage.join(p.output_path, layout.DEDUPLICATED),
+            "output_path": f"{p.output_path}/{layout.DEDUPLICATED}",
             "id_field": p.id_field,
             "input_filetype": p.input_filetype,
             "input_file_extensions": p.input_file_extensions,
@@ -316,7 +318,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:
     """Where the given centroids lie from now on, by their content, so that workers can read them."""
-    data = _npy(array)
-    url = storage.join(storage.absolute(p.cache_root, p.cache_options), "init", p.init)
-    storage.create_if_absent(url, data, p.cache_options)
-    return url
+    cache = Folder.at(p.cache_root, p.cache_options)
+    file = (cache / "init").file(p.init)
+    file.create_if_absent(_npy(array))
+    return file.url

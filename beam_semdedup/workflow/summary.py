@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from beam_semdedup.fit.model import ModelInfo
 from beam_semdedup.plan.planning import Plan
+from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest
 from beam_semdedup.removal.removal import RemovalResult
-from beam_semdedup.storage import files as storage
+from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.storage import layout
 from beam_semdedup.text import without_secrets
 
@@ -59,7 +61,7 @@ class Summary:
     removal_time: float
     total_time: float
     stages: dict[str, StageSummary]
-    repeated_ids: dict[str, Any]
+    repeated_ids: Repetitions
     removal: dict[str, Any] | None
     paths: dict[str, str]
     duplicates_files: list[str]
@@ -75,13 +77,13 @@ class Found:
     reason.
     """
 
-    assigned: dict[str, Any]
-    compared: dict[str, Any]
+    assigned: AssignManifest
+    compared: PairwiseManifest
     duplicates_files: list[str]
     duplicates: int
     kept: int
     rejected: dict[str, int]
-    repeated_ids: dict[str, Any]
+    repeated_ids: Repetitions
     at: float
 
 
@@ -93,21 +95,21 @@ def reasons(rejected: dict[str, int]) -> str:
 def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
     """The summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assigned, found.compared
-    compared_at = max(started, compared["finished"])
+    compared_at = max(started, compared.finished)
     return Summary(
         program=PROGRAM,
-        rows_read=job.num_rows,
+        rows_read=job.assign_plan.num_rows,
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
-        rows_rejected=assigned["rejected"],
+        rows_rejected=assigned.rejected,
         rejected=found.rejected,
         n_clusters=job.n_clusters,
-        largest_cluster=compared["largest_cluster"],
+        largest_cluster=compared.largest_cluster,
         eps=p.eps,
-        dimension=job.dimension,
+        dimension=job.assign_plan.dimension,
         runner=p.runner.name,
-        kmeans_time=0.0 if plan.assigned else round(assigned["finished"] - started, 3),
-        pairwise_time=0.0 if plan.compared else round(compared_at - max(started, assigned["finished"]), 3),
+        kmeans_time=0.0 if plan.assigned else round(assigned.finished - started, 3),
+        pairwise_time=0.0 if plan.compared else round(compared_at - max(started, assigned.finished), 3),
         duplicates_time=round(found.at - compared_at, 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
@@ -124,28 +126,32 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
     )
 
 
-def _stages(plan: Plan, started: float, assigned: dict[str, Any], compared: dict[str, Any]) -> dict[str, StageSummary]:
+def _stages(
+    plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest
+) -> dict[str, StageSummary]:
     """The stages of a run in their order; the fit only where there is one."""
-    job = plan.job
+    job, dimension = plan.job, plan.job.assign_plan.dimension
     fitted = started
     result = {}
-    model = storage.read_json(storage.join(job.kmeans_dir, layout.MODEL), job.cache_options)
-    if model and model["iterations"]:
-        fresh = model["finished"] > started
-        fitted = max(started, model["finished"])
-        work = 2 * model["rows"] * job.n_clusters * job.dimension * model["iterations"]
-        result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model["rows"], work, job.dimension)
-    products = 2 * job.dimension
-    for name, manifest, reused, before, operations in (
-        ("assign", assigned, plan.assigned, fitted, assigned["rows_done"] * job.n_clusters * products),
-        ("pairwise", compared, plan.compared, max(fitted, assigned["finished"]), compared["pairs_done"] * products),
-    ):
-        done, found = manifest["units_done"], manifest["units_reused"]
+    model = ModelInfo.read(job.kmeans.file(layout.MODEL))
+    if model and model.iterations:
+        fresh = model.finished > started
+        fitted = max(started, model.finished)
+        work = 2 * model.rows * job.n_clusters * dimension * model.iterations
+        result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model.rows, work, dimension)
+    products = 2 * dimension
+    stages: list[tuple[str, Manifest, Manifest | None, float, int]] = [
+        ("assign", assigned, plan.assigned, fitted, assigned.counts.rows_done * job.n_clusters * products),
+        ("pairwise", compared, plan.compared, max(fitted, assigned.finished), compared.pairs_done * products),
+    ]
+    for name, manifest, reused, before, operations in stages:
+        counts = manifest.counts
         if reused:
-            result[name] = _stage_summary(0, done + found, 0.0, 0, 0, job.dimension)
+            result[name] = _stage_summary(0, counts.units_done + counts.units_reused, 0.0, 0, 0, dimension)
         else:
-            seconds = manifest["finished"] - max(started, before)
-            result[name] = _stage_summary(done, found, seconds, manifest["rows_done"], operations, job.dimension)
+            seconds = manifest.finished - max(started, before)
+            done, found = counts.units_done, counts.units_reused
+            result[name] = _stage_summary(done, found, seconds, counts.rows_done, operations, dimension)
     return result
 
 
@@ -160,15 +166,15 @@ def _stage_summary(
 
 
 def _paths(plan: Plan, removed: bool) -> dict[str, str]:
-    p = plan.job.parameters
+    job = plan.job
     paths = {
-        "output": p.output_path,
-        layout.KMEANS: plan.job.kmeans_dir,
-        layout.PAIRWISE: plan.job.pairwise_dir,
-        layout.REJECTED: storage.join(p.output_path, layout.REJECTED),  # not there where no row is rejected
+        "output": job.output.url,
+        layout.KMEANS: job.kmeans.url,
+        layout.PAIRWISE: job.pairwise.url,
+        layout.REJECTED: (job.output / layout.REJECTED).url,  # not there where no row is rejected
     }
-    if p.eps is not None:
-        paths[layout.DUPLICATES] = plan.job.duplicates_dir
+    if job.parameters.eps is not None:
+        paths[layout.DUPLICATES] = job.duplicates.url
     if removed:
-        paths[layout.DEDUPLICATED] = storage.join(p.output_path, layout.DEDUPLICATED)
+        paths[layout.DEDUPLICATED] = (job.output / layout.DEDUPLICATED).url
     return paths

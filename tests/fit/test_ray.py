@@ -75,7 +75,7 @@ def shares(rows: np.ndarray) -> Callable[..., np.ndarray]:
 def fit_job(out: Path, **values: Any) -> tuple[Job, kmeans.FittedKMeans, dict[str, Any]]:
     job = make_plan(locate(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values}))).job
     fitted = fit_centroids(job)
-    return job, fitted, json.loads((Path(job.kmeans_dir) / "model.json").read_text())
+    return job, fitted, json.loads((Path(job.kmeans.url) / "model.json").read_text())
 
 
 @pytest.mark.parametrize("init", ["given", "k-means||", "random"])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import Rates
 from beam_semdedup.inputs import dataset as inputs
 from beam_semdedup.plan.sizes import SEGMENT_BYTES
-from beam_semdedup.storage import segments
+from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow
 
 RATES = Rates(
@@ -57,17 +55,14 @@ def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
     job = workflow.plan().job
     units = workflow.plan().units
     workflow.run()
-    indexes = [segments.read_index(str(file), {}) for file in Path(job.kmeans_dir, "segments").glob("*.arrow")]
-    found = [segment for _, index in indexes for segment in index]
-    facts = inputs.inspect(
-        inputs.list_files([data.path], "parquet", None, {}), "parquet", "id", "embeddings", [], None, {}
-    )
+    found = [segment for name in job.segments.names() for segment in find_assigned(job, name)]
+    facts = inputs.inspect(inputs.list_files([data.path], "parquet", None, {}), "parquet", "id", "embeddings", [], None)
     p = parameters(**sizes, **fixed)
     machines = Machines(memory=p.memory_budget)
     expected = forecast(p, Data(3000, 16, 0, 0, facts.files), 12, machines, RATES)
     assert (expected.units, expected.keys, expected.segments) == (len(units), job.num_keys, len(found))
-    assert expected.sample_rows == job.sample_rows == 1500
-    assert expected.comparisons == len(list(Path(job.pairwise_dir).glob("*.parquet")))
+    assert expected.sample_rows == job.assign_plan.sample_rows == 1500
+    assert expected.comparisons == sum(name.endswith(".parquet") for name in job.pairwise.names())
     assert expected.segments * expected.segment_bytes == pytest.approx(sum(s.length for s in found), rel=0.02)
 
 

@@ -18,7 +18,7 @@ from beam_semdedup.inputs import dataset as inputs
 from beam_semdedup.inputs import jsonl, parquet
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.dataset import InputFacts, VectorColumn
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File, FileInfo, Folder
 
 VECTORS = pa.list_(pa.float32())
 SCHEMA = pa.schema([("id", pa.int64()), ("embeddings", VECTORS)])
@@ -38,7 +38,7 @@ def inspect(
     id_field: str = "id",
 ) -> InputFacts:
     files = inputs.list_files([str(p) for p in paths], filetype, None, {})
-    return inputs.inspect(files, filetype, id_field, "embeddings", carried, embedding_dim, {})
+    return inputs.inspect(files, filetype, id_field, "embeddings", carried, embedding_dim)
 
 
 def message(*paths: Any, **arguments: Any) -> str:
@@ -145,7 +145,7 @@ class TestListFiles:
 
     def test_all_of_it_holds_on_s3(self, s3):
         for name in ("in/a.parquet", "in/b/c.parquet", "in/_x/d.parquet", "in/.e.parquet", "in2/f.parquet", "in/g.txt"):
-            storage.write_bytes(s3.join(name), name.encode(), s3.options)
+            Folder(s3.url, s3.options).file(name).write_bytes(name.encode())
         both = [s3.join("in/a.parquet"), s3.join("in/b/c.parquet")]
         assert listed(s3.join("in"), options=s3.options) == both
         assert listed(s3.join("in/"), s3.join("in/**/*.parquet"), options=s3.options) == both
@@ -292,7 +292,7 @@ class TestInspect:
         found = inspect(tmp_path)
         assert found.schema.field("id").type == joined
         for unit in inputs.units(found.files, 10):
-            (rows,) = inputs.FORMATS["parquet"].read(unit, found.schema, {})
+            (rows,) = inputs.FORMATS["parquet"].read(File(unit.path), unit, found.schema)
             assert rows.table.column("id").type == joined
             assert rows.table.column("id").to_pylist() == [value]
 
@@ -389,7 +389,7 @@ def made_up(part_rows: list[list[int]]) -> list[FileFacts]:
     for number, rows in enumerate(part_rows):
         starts = np.concatenate([[0], np.cumsum(rows)]).tolist()
         parts = tuple(InputUnit(f"f{number}", 0, starts[g], n, row_groups=(g,)) for g, n in enumerate(rows) if n)
-        files.append(FileFacts(storage.FileInfo(f"f{number}", 1, ""), SCHEMA, sum(rows), parts))
+        files.append(FileFacts(FileInfo(f"f{number}", {}, 1, ""), SCHEMA, sum(rows), parts))
     return files
 
 
@@ -432,8 +432,8 @@ class TestUnits:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
             kind = inputs.FORMATS["jsonl"]
-            units = inputs.units([kind.inspect(storage.find(str(path))[0], {})], rows_per_unit)
-            rows = [r for unit in units for r in kind.read(unit, SCHEMA, {})]
+            units = inputs.units([kind.inspect(Folder(str(path)).find()[0])], rows_per_unit)
+            rows = [r for unit in units for r in kind.read(File(unit.path), unit, SCHEMA)]
         path.unlink()
         assert [i for r in rows for i in r.table.column("id").to_pylist()] == list(range(lines))
         assert [n for r in rows for n in r.numbers.tolist()] == [i * (blanks + 1) + 1 for i in range(lines)]

@@ -21,8 +21,9 @@ from reading import SCHEMA, copied, facts, malformed, numbers, positions, read
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset as inputs
 from beam_semdedup.inputs import jsonl
-from beam_semdedup.inputs.base import FileFacts, InputUnit
+from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.jsonl import Jsonl
+from beam_semdedup.storage.folder import File
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -178,7 +179,7 @@ class TestJsonl:
         content, rows = read(found.parts, self.kind, found.schema)
         assert content.column("score").to_pylist() == [*range(40), 0.5, *range(40)]
         assert malformed(rows) == []
-        assert len(self.kind.head(found.info, {}).names) == 4
+        assert len(self.kind.head(found.info).names) == 4
 
     @pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
     def test_the_commonest_type_is_that_of_the_most_lines_of_the_file(self, tmp_path, monkeypatch, block_bytes):
@@ -280,7 +281,7 @@ class TestJsonl:
             assert after.first_line == before.first_line + before.num_rows
 
     def test_rows_are_found_by_line(self):
-        groups, lines = self.kind.places(InputUnit("a", 0, 0, 9), np.array([3, 8]), {})
+        groups, lines = self.kind.places(File("a"), np.array([3, 8]))
         assert groups.to_pylist() == [None, None]
         assert lines.to_pylist() == [3, 8]
 
@@ -298,7 +299,7 @@ class TestJsonl:
     ):
         monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 200)
         found = self.written(tmp_path, lines_of(*({"id": i, "embeddings": v} for i, v in enumerate(vectors))))
-        assert self.kind.dimension(found, "embeddings", {}) == expected
+        assert self.kind.dimension(found, "embeddings") == expected
 
 
 class TestCompressedJsonl:

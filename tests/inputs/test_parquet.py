@@ -16,7 +16,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import embeddings, parquet
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import FileInfo
 
 
 def table(num_rows: int, dimension: int = 3, type_: pa.DataType = VECTORS) -> pa.Table:
@@ -91,7 +91,7 @@ class TestParquet:
     def test_vectors_of_every_list_type_are_read_as_they_are(self, tmp_path, make, width):
         found = self.written(tmp_path, table(5, type_=make(width)))
         assert found.schema.field("embeddings").type == make(width)
-        assert self.kind.dimension(found, "embeddings", {}) == 3
+        assert self.kind.dimension(found, "embeddings") == 3
         content, _ = read(found.parts, self.kind, pa.schema([("embeddings", make(width))]))
         assert content.column("embeddings").to_pylist()[1] == [3, 4, 5]
 
@@ -134,7 +134,7 @@ class TestParquet:
         again, rows = read(found.parts, self.kind, schema)
         assert again.equals(content.select(names))
         assert max(len(r.positions) for r in rows) <= max(batches) < 100
-        assert self.kind.dimension(found, names[1], {}) == 3
+        assert self.kind.dimension(found, names[1]) == 3
 
     def test_the_bytes_of_a_column_are_those_of_all_its_fields(self, tmp_path):
         nested = pa.array([{"a": i, "b": [{"c": i}]} for i in range(100)])
@@ -145,7 +145,7 @@ class TestParquet:
 
     def test_rows_are_found_by_row_group_and_place_in_it(self, tmp_path):
         found = self.written(tmp_path, table(25))
-        groups, places = self.kind.places(found.parts[0], np.array([0, 9, 10, 19, 24]), {})
+        groups, places = self.kind.places(found.info, np.array([0, 9, 10, 19, 24]))
         assert groups.to_pylist() == [0, 0, 1, 1, 2]
         assert places.to_pylist() == [0, 9, 0, 9, 4]
 
@@ -171,7 +171,7 @@ class TestParquet:
 
     def test_a_file_that_went_away_is_an_input_error_that_names_it(self, tmp_path):
         with pytest.raises(InputError, match=r"gone\.parquet"):
-            self.kind.inspect(storage.FileInfo(str(tmp_path / "gone.parquet"), 1, ""), {})
+            self.kind.inspect(FileInfo(str(tmp_path / "gone.parquet")))
 
 
 class TestParquetDimension:
@@ -183,7 +183,7 @@ class TestParquetDimension:
         with pq.ParquetWriter(path / "a.parquet", pa.schema([(name, type_)])) as writer:
             for group in groups:
                 writer.write_table(pa.table({name: pa.array(group, type_)}))
-        return self.kind.dimension(facts(path / "a.parquet", self.kind), name, {})
+        return self.kind.dimension(facts(path / "a.parquet", self.kind), name)
 
     def test_it_is_the_size_that_the_type_fixes_whatever_the_rows(self, tmp_path):
         assert self.dimension(tmp_path, [None, None], type_=pa.list_(pa.float16(), 7)) == 7

@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from runs import Ended, dedup, finish, read_parquet, start
 
 from beam_semdedup.cli import commands as cli
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File
 
 Command = Callable[..., Ended]
 
@@ -247,7 +247,7 @@ def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")  # which the root of a container never meets
 
-    monkeypatch.setattr(storage, "create_if_absent", refuse)
+    monkeypatch.setattr(File, "create_if_absent", refuse)
     cache = [f"cache_path={data.parent}/cache"] if name == "cache_path" else []
     place = data.parent / name.replace("output_path", "out").replace("_path", "")
     assert f"Error: {name}={place}: cannot be written: PermissionError: " in refused(*cache).err

@@ -499,7 +499,7 @@ def test_repeated_ids_are_removed_where_that_is_allowed(repeated: Path, tmp_path
 
 
 def test_unique_ids_are_not_counted_as_repeated(parquet_dataset: Any, tmp_path: Path) -> None:
-    assert dedup(parquet_dataset.path, tmp_path / "out", eps=0.5).repeated_ids["count"] == 0
+    assert dedup(parquet_dataset.path, tmp_path / "out", eps=0.5).repeated_ids.count == 0
 
 
 def test_an_id_that_repeats_across_clusters_is_counted_where_its_rows_are_duplicates(tmp_path: Path) -> None:

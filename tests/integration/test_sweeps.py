@@ -17,7 +17,7 @@ from runs import DEMO, Ended, dedup, duplicates, finish, read_parquet, start
 
 from beam_semdedup.cli import commands as cli
 from beam_semdedup.cli.sweep import _common_parent
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import File
 
 Command = Callable[..., Ended]
 EPS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -164,7 +164,7 @@ def test_the_table_is_written_with_the_options_of_its_place(
     output_path: str, cache: list[str], sweep: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    monkeypatch.setattr(storage, "write_bytes", lambda url, data, options: written.append((Path(url), options)))
+    monkeypatch.setattr(File, "write_bytes", lambda file, data: written.append((Path(file.url), file.options)))
     monkeypatch.setattr(cli, "_deduplicate", _pretend)
     ended = sweep("eps=0.05,0.5", "write_kwargs={storage_options: {key: w}}", *cache, output_path=output_path)
     assert ended.code == 0, ended.err
@@ -226,7 +226,7 @@ def test_a_table_that_cannot_be_written_is_a_warning(sweep: Command, monkeypatch
     def refuse(url: str, *_: Any) -> None:
         raise PermissionError(url)
 
-    monkeypatch.setattr(storage, "write_bytes", refuse)
+    monkeypatch.setattr(File, "write_bytes", refuse)
     monkeypatch.setattr(cli, "_deduplicate", _pretend)
     ended = sweep("eps=0.05,0.5")
     assert ended.code == 0

@@ -14,6 +14,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.removal import id_list
 from beam_semdedup.removal.id_list import IdList
+from beam_semdedup.storage.folder import File
 
 TYPES = [
     (pa.int8(), [-1, 5, 7]),
@@ -37,7 +38,7 @@ class TestFind:
         for number, array in enumerate(ids):
             paths.append(str(tmp_path / f"list-{number}.parquet"))
             pq.write_table(pa.table({"id": array}), paths[-1], row_group_size=rows_per_group)
-        return IdList.open(paths, {}, memory)
+        return IdList.open(list(map(File, paths)), memory)
 
     @pytest.mark.parametrize(("type_", "values"), TYPES)
     @pytest.mark.parametrize("encoded", [False, True])
@@ -111,7 +112,7 @@ class TestFind:
             pq.write_table(table, path, row_group_size=rows_per_group, write_statistics=statistics)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(id_list, "_LIST_BATCH_ROWS", 4)
-            opened = IdList.open(paths, {}, 1 << 30 if in_memory else 0)
+            opened = IdList.open(list(map(File, paths)), 1 << 30 if in_memory else 0)
             assert opened.in_memory == in_memory
             assert opened.num_ids == sum(map(len, listed))
             entries = [v for values in listed for v in sorted(values)]
@@ -160,7 +161,7 @@ class TestFind:
         path = str(tmp_path / "a.parquet")
         table = pa.table({"id": range(100_000)})
         pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding={"id": encoding})
-        opened = [IdList.open([path], {}, memory) for memory in (8 * 1_500_000, 8 * 2_500_000)]
+        opened = [IdList.open([File(path)], memory) for memory in (8 * 1_500_000, 8 * 2_500_000)]
         assert [ids.in_memory for ids in opened] == [False, True]
         ids = opened[1].reader()
         ids.find(pa.chunked_array([[1]]))
@@ -171,4 +172,4 @@ class TestFind:
         for table in (pa.table({"key": [1]}), pa.table({"id": [1.5]})):
             pq.write_table(table, tmp_path / "a.parquet")
             with pytest.raises(InputError, match=rf"{tmp_path}/a.parquet: no column 'id' with integers, strings or b"):
-                IdList.open([str(tmp_path / "a.parquet")], {}, 1)
+                IdList.open([File(str(tmp_path / "a.parquet"))], 1)

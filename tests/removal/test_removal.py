@@ -21,7 +21,7 @@ from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.removal import id_list, removal
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.removal import RemovalResult
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage.folder import Folder
 
 
 def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:
@@ -46,11 +46,12 @@ def finished_run(
     **summary: Any,
 ) -> str:
     """What a finished run leaves in its output: files of duplicates with these ids and the summary."""
+    folder = Folder(str(output), options or {})
     names = [f"part-0123456789abcdef-{number:05d}.parquet" for number in range(len(ids))]
     for name, values in zip(names, ids, strict=True):
         array = values if isinstance(values, pa.Array) else pa.array(values)
         table = pa.table({"id": array, "max_id": array, "cosine_sim_score": np.ones(len(array), np.float32)})
-        with storage.whole_file(storage.join(str(output), "duplicates", name), options) as scratch:
+        with (folder / "duplicates").file(name).atomic_write() as scratch:
             pq.write_table(table, scratch, row_group_size=rows_per_group)
     facts = {
         "program": "beam-semdedup",
@@ -59,7 +60,7 @@ def finished_run(
         "duplicates_files": names,
         **summary,
     }
-    storage.write_json(storage.join(str(output), "summary.json"), facts, options)
+    folder.file("summary.json").write_bytes(json.dumps(facts).encode())
     return str(output)
 
 
@@ -271,7 +272,8 @@ class TestResume:
 
     def test_what_a_removal_left_behind_is_its_own(self, tmp_path, run, monkeypatch):
         self.stop(tmp_path, run, monkeypatch)
-        storage.delete(removal.owned_files(str(tmp_path / "out"), {}))
+        output = Folder(str(tmp_path / "out"))
+        output.delete(removal.owned_files(output))
         assert files_in(tmp_path / "out") == set()
 
 
@@ -414,7 +416,7 @@ class TestTheList:
     def find(place: Any, **values: Any) -> list[str]:
         """The names of the files that are taken for the list."""
         given_ = {"input_path": "in", "output_path": "out", "duplicates_path": str(place)}
-        return [Path(f).name for f in removal.find_list(resolve({**given_, **values}, RemovalParameters))]
+        return [f.name for f in removal.find_list(resolve({**given_, **values}, RemovalParameters))]
 
     def test_it_is_found_by_the_output_of_its_run_or_its_own_directory(self, tmp_path):
         run = finished_run(tmp_path / "run", [1, 2], [3])
@@ -631,8 +633,8 @@ class TestS3:
 
     def test_an_object_that_is_not_its_own_is_never_overwritten(self, s3, tmp_path, make_dataset):
         dataset = make_dataset(rows=20, copies=2, files=1)
-        storage.write_bytes(s3.join("out/part-0.parquet"), b"precious", s3.options)
+        Folder(s3.url, s3.options).file("out/part-0.parquet").write_bytes(b"precious")
         run = finished_run(tmp_path / "run", sorted(dataset.copies))
         said = message(dataset.path, run, s3.join("out"), write_kwargs={"storage_options": s3.options})
         assert said.startswith(f"{s3.join('out/part-0.parquet')} exists and is not from an earlier removal")
-        assert storage.read_bytes(s3.join("out/part-0.parquet"), s3.options) == b"precious"
+        assert Folder(s3.url, s3.options).file("out/part-0.parquet").read_bytes() == b"precious"

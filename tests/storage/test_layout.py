@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.layout import fingerprint
 
 
 @given(rows=st.lists(st.integers(1, 50), max_size=6), block=st.integers(1, 60), data=st.data())
@@ -25,16 +26,18 @@ def test_parts_tell_their_keys(tmp_path):
     for name in (layout.part_name(key, "00001"), "part-x-1.parquet", "other.parquet"):
         (tmp_path / layout.DUPLICATES).mkdir(exist_ok=True)
         (tmp_path / layout.DUPLICATES / name).touch()
-    assert layout.parts(str(tmp_path), layout.DUPLICATES, {}) == {f"part-{key}-00001.parquet": key}
-    assert layout.parts(str(tmp_path), layout.REJECTED, {}) == {}
+    output = Folder(str(tmp_path))
+    assert layout.parts(output / layout.DUPLICATES) == {f"part-{key}-00001.parquet": key}
+    assert layout.parts(output / layout.REJECTED) == {}
 
 
-def test_a_discarded_unit_leaves_the_stage_unfinished(tmp_path):
-    unit = tmp_path / "00000000-00000001.parquet"
-    unit.touch()
-    layout.write_manifest(str(tmp_path), {}, [], {})
-    assert layout.read_manifest(str(tmp_path), {})["num_rows"] == 0
-    with pytest.raises(RuntimeError, match="damaged or gone; the same command computes it again"):
-        raise layout.discard(str(unit), str(tmp_path), {})
-    assert layout.read_manifest(str(tmp_path), {}) is None
-    assert layout.finished_units(str(tmp_path), {}) == []
+def test_a_fingerprint_is_the_same_on_every_machine_for_ever():
+    assert fingerprint({"b": [1, None, 0.1], "a": "é"}) == "b65919a66477efeb"
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.none() | st.text()), st.randoms(use_true_random=False), st.text())
+def test_a_fingerprint_does_not_depend_on_the_order_of_names_but_on_everything_else(facts, random, name):
+    items = list(facts.items())
+    random.shuffle(items)
+    assert fingerprint(dict(items)) == fingerprint(facts)
+    assert fingerprint({**facts, name: "not what it was"}) != fingerprint(facts)

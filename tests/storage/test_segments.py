@@ -1,5 +1,6 @@
 import datetime
 import decimal
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup.storage import segments
+from beam_semdedup.storage.folder import File, Folder
+from beam_semdedup.storage.records import Record
 
 METADATA = [
     pa.field("text", pa.string()),
@@ -62,16 +65,23 @@ def as_strings(table):
     return [str(row) for row in table.to_pylist()]
 
 
-def assert_round_trip(path, table, width):
+@dataclass(frozen=True)
+class Facts(Record):
+    unit: str = "u"
+    num_rows: int = 0
+
+
+def assert_round_trip(folder, table, width):
     """The segments hold the rows of their keys, in the order of the table, and the index says the same."""
-    references = segments.write(str(path), table, width, {"unit": "u", "num_rows": table.num_rows}, {})
-    assert segments.read_index(str(path), {}) == ({"unit": "u", "num_rows": table.num_rows}, references)
+    facts = Facts(num_rows=table.num_rows)
+    references = segments.write(folder, "s.arrow", table, width, facts)
+    assert segments.read_index(folder.file("s.arrow"), Facts) == (facts, references)
     keys = table.column("centroid").to_numpy() // width
     assert [s.key for s in references] == sorted(set(keys.tolist()))
-    batches = segments.read(references, table.schema, {})
+    batches = segments.read(folder, references, table.schema)
     for segment, batch in zip(references, batches, strict=True):
         expected = table.take(pa.array(np.flatnonzero(keys == segment.key)))
-        assert segment == segments.Segment(str(path), segment.offset, segment.length, segment.key, expected.num_rows)
+        assert segment == segments.Segment("s.arrow", segment.offset, segment.length, segment.key, expected.num_rows)
         assert as_strings(batch) == as_strings(expected)
         batch.validate(full=True)
     return references, batches
@@ -79,7 +89,7 @@ def assert_round_trip(path, table, width):
 
 @pytest.mark.parametrize("id_type", ID_TYPES, ids=str)
 def test_rows_come_back_with_every_type_and_null(tmp_path, id_type):
-    assert_round_trip(tmp_path / "s.arrow", make_table([2, 0, 2, 5, 0, 2, 2, 0, 5, 2, 1, 1] * 3, id_type), 1)
+    assert_round_trip(Folder(str(tmp_path)), make_table([2, 0, 2, 5, 0, 2, 2, 0, 5, 2, 1, 1] * 3, id_type), 1)
 
 
 @given(
@@ -92,84 +102,85 @@ def test_rows_come_back_with_every_type_and_null(tmp_path, id_type):
 def test_rows_come_back_by_key_whatever_the_width(tmp_path_factory, centroids, width, cut, dimension):
     table = make_table(centroids, dimension=dimension)
     chunked = pa.concat_tables([table[:cut], table[:0], table[cut:]])
-    references, _ = assert_round_trip(tmp_path_factory.getbasetemp() / "s.arrow", chunked, width)
+    references, _ = assert_round_trip(Folder(str(tmp_path_factory.getbasetemp())), chunked, width)
     assert sum(s.num_rows for s in references) == len(centroids)
 
 
 def test_a_thousand_keys_have_a_segment_each(tmp_path):
     centroids = np.random.default_rng(0).permutation(np.arange(3000) % 1000).tolist()
-    references, _ = assert_round_trip(tmp_path / "s.arrow", make_table(centroids), 1)
+    references, _ = assert_round_trip(Folder(str(tmp_path)), make_table(centroids), 1)
     assert len(references) == 1000
 
 
 def test_a_table_that_is_a_slice_is_written_as_it_is_seen(tmp_path):
-    assert_round_trip(tmp_path / "s.arrow", make_table([3, 1, 3, 2, 1, 3, 0])[2:6], 1)
+    assert_round_trip(Folder(str(tmp_path)), make_table([3, 1, 3, 2, 1, 3, 0])[2:6], 1)
 
 
 def test_no_rows_give_a_file_without_segments(tmp_path):
-    path = str(tmp_path / "s.arrow")
-    assert segments.write(path, make_table([]), 1, {"unit": "empty"}, {}) == ()
-    assert segments.read_index(path, {}) == ({"unit": "empty"}, ())
-    assert segments.read([], make_table([]).schema, {}) == []
+    folder = Folder(str(tmp_path))
+    assert segments.write(folder, "s.arrow", make_table([]), 1, Facts("empty")) == ()
+    assert segments.read_index(folder.file("s.arrow"), Facts) == (Facts("empty"), ())
+    assert segments.read(folder, [], make_table([]).schema) == []
 
 
 def test_the_index_of_an_absent_file_is_none(tmp_path):
-    assert segments.read_index(str(tmp_path / "absent.arrow"), {}) is None
+    assert segments.read_index(File(str(tmp_path / "absent.arrow")), Facts) is None
 
 
 def test_facts_come_back_as_they_were(tmp_path):
-    facts = {"unit": "0-ü", "centroids": "abc", "num_rows": 2, "rejected": 0}
-    segments.write(str(tmp_path / "s.arrow"), make_table([0, 1]), 1, facts, {})
-    assert segments.read_index(str(tmp_path / "s.arrow"), {})[0] == facts
+    facts = Facts("0-ü", 2)
+    segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0, 1]), 1, facts)
+    assert segments.read_index(File(str(tmp_path / "s.arrow")), Facts)[0] == facts
 
 
 def test_segments_are_read_in_the_order_asked_for_from_several_files(tmp_path):
     tables = [make_table([0, 1, 1, 2], seed=seed) for seed in (1, 2)]
     references = []
     for number, table in enumerate(tables):
-        references += segments.write(str(tmp_path / f"{number}.arrow"), table, 1, {}, {})
+        references += segments.write(Folder(str(tmp_path)), f"{number}.arrow", table, 1, Facts())
     wanted = [references[i] for i in (4, 2, 0, 5, 2)]
-    batches = segments.read(wanted, tables[0].schema, {})
+    batches = segments.read(Folder(str(tmp_path)), wanted, tables[0].schema)
     for segment, batch in zip(wanted, batches, strict=True):
-        table = tables[int(segment.path.endswith("1.arrow"))]
+        table = tables[int(segment.file == "1.arrow")]
         expected = table.filter(pa.array(table.column("centroid").to_numpy() == segment.key))
         assert as_strings(batch) == as_strings(expected)
 
 
 def test_segments_are_read_from_a_store_that_is_not_local():
     table = make_table([4, 0, 4, 1])
-    references = segments.write("memory://bucket/s.arrow", table, 1, {"unit": "u"}, {})
-    assert segments.read_index("memory://bucket/s.arrow", {}) == ({"unit": "u"}, references)
-    batches = segments.read(references, table.schema, {})
+    folder = Folder("memory://bucket")
+    references = segments.write(folder, "s.arrow", table, 1, Facts())
+    assert segments.read_index(folder.file("s.arrow"), Facts) == (Facts(), references)
+    batches = segments.read(folder, references, table.schema)
     assert [batch.column("source_row").to_pylist() for batch in batches] == [[1], [3], [0, 2]]
     assert as_strings(batches[2]) == as_strings(table.take(pa.array([0, 2])))
 
 
 def test_vectors_are_read_without_a_copy(tmp_path):
-    references = segments.write(str(tmp_path / "s.arrow"), make_table([0] * 100), 1, {}, {})
+    references = segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0] * 100), 1, Facts())
     before = pa.total_allocated_bytes()
-    batches = segments.read(references, make_table([]).schema, {})
+    batches = segments.read(Folder(str(tmp_path)), references, make_table([]).schema)
     assert pa.total_allocated_bytes() == before
     assert not segments.RankedRows(batches, np.arange(100))._vectors[0].flags.owndata
 
 
 def test_a_segment_with_another_number_of_rows_is_an_error(tmp_path):
-    (segment,) = segments.write(str(tmp_path / "s.arrow"), make_table([0, 0]), 1, {}, {})
-    wrong = segments.Segment(segment.path, segment.offset, segment.length, 0, 3)
+    (segment,) = segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0, 0]), 1, Facts())
+    wrong = segments.Segment(segment.file, segment.offset, segment.length, 0, 3)
     with pytest.raises(RuntimeError, match=r"s\.arrow: 2 rows at byte .*, expected 3"):
-        segments.read([wrong], make_table([]).schema, {})
+        segments.read(Folder(str(tmp_path)), [wrong], make_table([]).schema)
 
 
 def test_any_arrow_reader_opens_the_file(tmp_path):
     table = make_table([1, 0, 1])
-    segments.write(str(tmp_path / "s.arrow"), table, 1, {}, {})
+    segments.write(Folder(str(tmp_path)), "s.arrow", table, 1, Facts())
     found = pa.ipc.open_file(tmp_path / "s.arrow").read_all()
     assert as_strings(found) == as_strings(table.take(pa.array([1, 0, 2])))
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        segments.write(str(tmp_path / name), make_table([1, 0, 1]), 1, {"unit": "u"}, {})
+        segments.write(Folder(str(tmp_path)), name, make_table([1, 0, 1]), 1, Facts())
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,84 +24,90 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.storage import files as storage
+from beam_semdedup.storage import folder
+from beam_semdedup.storage.filesystems import absolute, filesystem, url_of
+from beam_semdedup.storage.folder import File, Folder, Place
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A directory that does not exist yet, on each kind of storage, and its options."""
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Folder]:
+    """A folder that does not exist yet, on each kind of storage."""
     if request.param == "local":
-        yield str(tmp_path / "place"), {}
+        yield Folder(str(tmp_path / "place"))
     elif request.param == "s3":
         bucket = request.getfixturevalue("s3")
-        yield bucket.join("place"), bucket.options
+        yield Folder(bucket.join("place"), bucket.options)
     else:
-        yield f"memory://{uuid.uuid4().hex}", {}
+        yield Folder(f"memory://{uuid.uuid4().hex}")
         fsspec.filesystem("memory").store.clear()
 
 
-def everything(url: str, options: dict[str, Any]) -> dict[str, bytes]:
-    """All files below `url`, hidden ones too, as a file system without any cache sees them."""
-    fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=True, **options)
+def everything(place: Folder) -> dict[str, bytes]:
+    """All files in a folder and below, hidden ones too, as a file system without any cache sees them."""
+    fs, path = fsspec.core.url_to_fs(place.url, skip_instance_cache=True, **place.options)
     return {name[len(path) + 1 :]: fs.cat_file(name) for name in fs.find(path)} if fs.exists(path) else {}
 
 
-class TestWholeFile:
+def bucket(s3: Any) -> Folder:
+    """A bucket as a folder."""
+    return Folder(s3.url, s3.options)
+
+
+def urls(places: Iterable[Place]) -> list[str]:
+    """Where they are."""
+    return [place.url for place in places]
+
+
+class TestAtomicWrite:
     def test_what_was_written_stands_under_the_final_name_alone(self, place):
-        url, options = place
-        with storage.whole_file(storage.join(url, "a/file"), options) as scratch:
+        with place.file("a/file").atomic_write() as scratch:
             scratch.write_bytes(b"content")
-        assert everything(url, options) == {"a/file": b"content"}
+        assert everything(place) == {"a/file": b"content"}
 
     def test_no_reader_sees_the_file_before_the_block_ends(self, place):
-        url, options = place
-        with storage.whole_file(storage.join(url, "file"), options) as scratch:
+        with place.file("file").atomic_write() as scratch:
             scratch.write_bytes(b"half")
-            assert not storage.exists(storage.join(url, "file"), options)
-            assert storage.find(url, options) == []
+            assert not place.file("file").exists()
+            assert place.find() == []
             scratch.write_bytes(b"whole")
-        assert storage.read_bytes(storage.join(url, "file"), options) == b"whole"
+        assert place.file("file").read_bytes() == b"whole"
 
     @pytest.mark.parametrize("old", [None, b"old"])
     def test_a_block_that_raises_leaves_what_was_there(self, place, old):
-        url, options = place
         if old:
-            storage.write_bytes(storage.join(url, "file"), old, options)
+            place.file("file").write_bytes(old)
 
         def write_half() -> None:
-            with storage.whole_file(storage.join(url, "file"), options) as scratch:
+            with place.file("file").atomic_write() as scratch:
                 scratch.write_bytes(b"half")
                 raise RuntimeError("in the middle")
 
         with pytest.raises(RuntimeError, match="in the middle"):
             write_half()
-        assert everything(url, options) == ({"file": old} if old else {})
+        assert everything(place) == ({"file": old} if old else {})
 
     def test_a_block_that_writes_nothing_is_an_error_and_leaves_nothing(self, place):
-        url, options = place
-        with pytest.raises(FileNotFoundError), storage.whole_file(storage.join(url, "file"), options):
+        with pytest.raises(FileNotFoundError), place.file("file").atomic_write():
             pass
-        assert everything(url, options) == {}
+        assert everything(place) == {}
 
     def test_a_file_is_replaced_by_a_later_one(self, place):
-        url, options = place
         for content in (b"first, longer", b"second"):
-            storage.write_bytes(storage.join(url, "file"), content, options)
-        assert everything(url, options) == {"file": b"second"}
+            place.file("file").write_bytes(content)
+        assert everything(place) == {"file": b"second"}
 
     def test_attempts_at_the_same_time_do_not_disturb_each_other(self, place):
-        url, options = place
         contents = [bytes([i]) * 100_000 for i in range(4)]
         barrier = threading.Barrier(len(contents))
 
         def write(content: bytes) -> None:
-            with storage.whole_file(storage.join(url, "file"), options) as scratch:
+            with place.file("file").atomic_write() as scratch:
                 scratch.write_bytes(content)
                 barrier.wait()
 
         with ThreadPoolExecutor(len(contents)) as pool:
             list(pool.map(write, contents))
-        (found,) = everything(url, options).items()
+        (found,) = everything(place).items()
         assert found[0] == "file"
         assert found[1] in contents
 
@@ -112,31 +118,31 @@ class TestWholeFile:
             flushed.append((os.pread(number, 100, 0), (tmp_path / "file").exists()))
 
         monkeypatch.setattr(os, "fsync", fsync)
-        storage.write_bytes(str(tmp_path / "file"), b"content")
+        Folder(str(tmp_path)).file("file").write_bytes(b"content")
         assert flushed == [(b"content", False)]
         (tmp_path / "file").unlink()
-        storage.create_if_absent(str(tmp_path / "file"), b"first")
+        Folder(str(tmp_path)).file("file").create_if_absent(b"first")
         assert flushed[1:] == [(b"first", False)]
 
     def test_an_asynchronous_file_system_that_is_no_object_store_gets_another_name_first(self, monkeypatch):
         memory = fsspec.filesystem("memory")
         fs = AsyncFileSystemWrapper(memory, asynchronous=False)
-        monkeypatch.setattr(storage, "filesystem", lambda url, options=None: (fs, url))
+        monkeypatch.setattr(folder, "filesystem", lambda url, options: (fs, url))
         put = []
         monkeypatch.setattr(
             fs, "put_file", lambda source, target: put.append(target) or memory.put_file(source, target)
         )
-        storage.write_bytes("/place/file", b"content")
+        File("/place/file").write_bytes(b"content")
         assert put
         assert put != ["/place/file"]
-        assert everything("memory://place", {}) == {"file": b"content"}
+        assert everything(Folder("memory://place")) == {"file": b"content"}
         memory.store.clear()
 
     @pytest.mark.parametrize("method", ["put_file", "mv"])
     def test_an_upload_that_fails_leaves_what_was_there(self, monkeypatch, method):
-        url = f"memory://{uuid.uuid4().hex}/file"
-        storage.write_bytes(url, b"old")
-        fs, _ = storage.filesystem(url)
+        file = Folder(f"memory://{uuid.uuid4().hex}").file("file")
+        file.write_bytes(b"old")
+        fs, _ = filesystem(file.url, {})
 
         def fail(source: str, target: str, **_: Any) -> None:
             fs.pipe_file(target, b"ha")
@@ -144,17 +150,17 @@ class TestWholeFile:
 
         monkeypatch.setattr(fs, method, fail if method == "put_file" else lambda *_: fail("", "/elsewhere/x"))
         with pytest.raises(OSError, match="connection lost"):
-            storage.write_bytes(url, b"new")
-        assert everything(url.rsplit("/", 1)[0], {}) == {"file": b"old"}
+            file.write_bytes(b"new")
+        assert everything(file.parent) == {"file": b"old"}
 
 
 class TestUploadsToS3:
-    """A write that fails while it is being sent; `whole_file` promises that the old object stands."""
+    """A write that fails while it is being sent; `atomic_write` promises that the old object stands."""
 
     @pytest.fixture
     def small_parts(self, monkeypatch, s3) -> Any:
         """The bucket's file system, whose uploads take several parts for what a test can afford."""
-        fs, _ = storage.filesystem(s3.url, s3.options)
+        fs, _ = filesystem(s3.url, s3.options)
         monkeypatch.setattr(fs, "put_file", functools.partial(fs.put_file, chunksize=5 << 20))
         return fs
 
@@ -187,79 +193,75 @@ class TestUploadsToS3:
     def test_a_failure_in_any_part_of_a_large_upload_leaves_what_was_there(
         self, monkeypatch, s3, small_parts, operation, number, old
     ):
-        url = s3.join("file")
+        file = bucket(s3).file("file")
         if old:
-            storage.write_bytes(url, old, s3.options)
+            file.write_bytes(old)
         with monkeypatch.context() as patched:
             calls = self.fail_at(patched, small_parts, operation, number)
             with pytest.raises(OSError, match="the network is gone"):
-                storage.write_bytes(url, bytes(11 << 20), s3.options)
+                file.write_bytes(bytes(11 << 20))
             assert operation in calls
-        assert everything(s3.url, s3.options) == ({"file": old} if old else {})
-        assert storage.exists(url, s3.options) == bool(old)
+        assert everything(bucket(s3)) == ({"file": old} if old else {})
+        assert file.exists() == bool(old)
 
     def test_a_failure_of_a_small_upload_leaves_what_was_there(self, monkeypatch, s3):
-        url = s3.join("file")
-        storage.write_bytes(url, b"old", s3.options)
-        fs, _ = storage.filesystem(url, s3.options)
+        file = bucket(s3).file("file")
+        file.write_bytes(b"old")
+        fs, _ = filesystem(file.url, s3.options)
         with monkeypatch.context() as patched:
             self.fail_at(patched, fs, "put_object", 1)
             with pytest.raises(OSError, match="the network is gone"):
-                storage.write_bytes(url, b"new", s3.options)
-        assert everything(s3.url, s3.options) == {"file": b"old"}
+                file.write_bytes(b"new")
+        assert everything(bucket(s3)) == {"file": b"old"}
 
     def test_a_large_upload_that_succeeds_is_whole(self, s3, small_parts):
         content = bytes(range(256)) * (11 << 12)
-        storage.write_bytes(s3.join("file"), content, s3.options)
-        assert everything(s3.url, s3.options) == {"file": content}
+        bucket(s3).file("file").write_bytes(content)
+        assert everything(bucket(s3)) == {"file": content}
 
 
-def _create(url: str, options: dict[str, Any], data: bytes, go: Any, answers: Any) -> None:
+def _create(file: File, data: bytes, go: Any, answers: Any) -> None:
     go.wait()
-    answers.put(storage.create_if_absent(url, data, options))
+    answers.put(file.create_if_absent(data))
 
 
 class TestCreateIfAbsent:
     def test_the_first_content_stays(self, place):
-        url, options = place
-        file = storage.join(url, "deep/file")
-        assert storage.create_if_absent(file, b"first", options) == b"first"
-        assert storage.create_if_absent(file, b"second", options) == b"first"
-        assert everything(url, options) == {"deep/file": b"first"}
+        file = place.file("deep/file")
+        assert file.create_if_absent(b"first") == b"first"
+        assert file.create_if_absent(b"second") == b"first"
+        assert everything(place) == {"deep/file": b"first"}
 
     @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
     def test_of_many_threads_one_wins_and_all_read_its_content(self, place):
-        url, options = place
         for name in ("one", "two"):
-            file = storage.join(url, name)
+            file = place.file(name)
             barrier = threading.Barrier(6)
 
             def attempt(number: int, file: str = file, barrier: threading.Barrier = barrier) -> bytes:
                 barrier.wait()
-                return storage.create_if_absent(file, b"%d" % number, options)
+                return file.create_if_absent(b"%d" % number)
 
             with ThreadPoolExecutor(6) as pool:
                 answers = set(pool.map(attempt, range(6)))
-            assert answers == {storage.read_bytes(file, options)}
-        assert set(everything(url, options)) == {"one", "two"}
+            assert answers == {file.read_bytes()}
+        assert set(everything(place)) == {"one", "two"}
 
     @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
     def test_an_attempt_that_comes_between_the_look_and_the_write_loses_nothing(self, place, monkeypatch):
-        url, options = place
-        file = storage.join(url, "file")
-        storage.write_bytes(file, b"faster", options)
-        monkeypatch.setattr(storage, "exists", lambda *_: False)
-        assert storage.create_if_absent(file, b"slower", options) == b"faster"
-        assert everything(url, options) == {"file": b"faster"}
+        file = place.file("file")
+        file.write_bytes(b"faster")
+        monkeypatch.setattr(File, "exists", lambda _: False)
+        assert file.create_if_absent(b"slower") == b"faster"
+        assert everything(place) == {"file": b"faster"}
 
     @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
     def test_of_several_processes_one_wins_and_all_read_its_content(self, place):
-        url, options = place
         context = multiprocessing.get_context("spawn")
         go, answers = context.Event(), context.Queue()
-        file = storage.join(url, "file")
+        file = place.file("file")
         processes = [
-            context.Process(target=_create, args=(file, options, b"%d" % i, go, answers), daemon=True) for i in range(2)
+            context.Process(target=_create, args=(file, b"%d" % i, go, answers), daemon=True) for i in range(2)
         ]
         for process in processes:
             process.start()
@@ -267,7 +269,7 @@ class TestCreateIfAbsent:
         found = {answers.get(timeout=120) for _ in processes}
         for process in processes:
             process.join()
-        assert found == {storage.read_bytes(file, options)}
+        assert found == {file.read_bytes()}
 
     @staticmethod
     def refuse(monkeypatch: pytest.MonkeyPatch, s3: Any, *codes: tuple[int, str], meanwhile: bytes = b"") -> list[str]:
@@ -275,7 +277,7 @@ class TestCreateIfAbsent:
         from botocore.exceptions import ClientError
         from s3fs.errors import translate_boto_error
 
-        fs, _ = storage.filesystem(s3.join("file"), s3.options)
+        fs, _ = filesystem(s3.join("file"), s3.options)
         original, answers, slept = type(fs)._call_s3, list(codes), []
 
         async def call(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -288,33 +290,33 @@ class TestCreateIfAbsent:
             return await original(self, method, *args, **kwargs)
 
         monkeypatch.setattr(type(fs), "_call_s3", call)
-        monkeypatch.setattr(storage.time, "sleep", slept.append)
+        monkeypatch.setattr(folder.time, "sleep", slept.append)
         return slept
 
     def test_a_put_at_the_same_time_as_another_is_tried_again(self, s3, monkeypatch):
         conflict = (409, "OperationAborted")
         slept = self.refuse(monkeypatch, s3, conflict, conflict)
-        assert storage.create_if_absent(s3.join("file"), b"data", s3.options) == b"data"
+        assert bucket(s3).file("file").create_if_absent(b"data") == b"data"
         assert len(slept) == 2
 
     def test_the_other_put_is_read_back(self, s3, monkeypatch):
         for code in ((409, "OperationAborted"), (412, "PreconditionFailed"), (501, "NotImplemented")):
             with monkeypatch.context() as patched:
                 assert self.refuse(patched, s3, code, meanwhile=b"faster") == []
-                assert storage.create_if_absent(s3.join("file"), b"slower", s3.options) == b"faster"
-            storage.delete([s3.join("file")], s3.options)
+                assert bucket(s3).file("file").create_if_absent(b"slower") == b"faster"
+            bucket(s3).delete(["file"])
 
     def test_a_conflict_that_does_not_end_is_an_error(self, s3, monkeypatch):
         slept = self.refuse(monkeypatch, s3, *[(409, "OperationAborted")] * 9)
         with pytest.raises(OSError, match="OperationAborted"):
-            storage.create_if_absent(s3.join("file"), b"data", s3.options)
+            bucket(s3).file("file").create_if_absent(b"data")
         assert slept == sorted(slept)
         assert len(slept) == 3
 
     @pytest.mark.parametrize("code", [(501, "NotImplemented"), (400, "InvalidArgument")])
     def test_a_server_without_conditional_puts_gets_a_plain_one(self, s3, monkeypatch, code):
         self.refuse(monkeypatch, s3, code)
-        assert storage.create_if_absent(s3.join("file"), b"data", s3.options) == b"data"
+        assert bucket(s3).file("file").create_if_absent(b"data") == b"data"
         assert s3.keys() == {"file"}
 
     def test_a_disk_without_hard_links_gets_the_whole_content_too(self, tmp_path, monkeypatch):
@@ -322,89 +324,79 @@ class TestCreateIfAbsent:
             raise OSError("hard links are not supported")
 
         monkeypatch.setattr("os.link", no_links)
-        assert storage.create_if_absent(str(tmp_path / "file"), b"data") == b"data"
-        assert everything(str(tmp_path), {}) == {"file": b"data"}
+        assert Folder(str(tmp_path)).file("file").create_if_absent(b"data") == b"data"
+        assert everything(Folder(str(tmp_path))) == {"file": b"data"}
 
 
 @pytest.fixture
-def tree(place: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+def tree(place: Folder) -> Folder:
     """Some files in a directory, hidden ones among them, and one beside it whose name begins alike."""
-    url, options = place
     for name in ("b.txt", "a.txt", "in/c.txt", "in/deep/d.txt", ".hidden", "_hidden/e.txt", "in/.f/g.txt", "in/_h"):
-        storage.write_bytes(storage.join(url, "tree", name), name.encode(), options)
-    storage.write_bytes(storage.join(url, "tree2/x.txt"), b"x", options)
-    return storage.absolute(storage.join(url, "tree"), options), options
+        (place / "tree").file(name).write_bytes(name.encode())
+    place.file("tree2/x.txt").write_bytes(b"x")
+    return Folder.at(f"{place}/tree", place.options)
 
 
 class TestListing:
     def test_find_gives_all_files_below_sorted_and_no_hidden_ones(self, tree):
-        url, options = tree
-        found = storage.find(url, options)
-        assert [f.url for f in found] == [f"{url}/{n}" for n in ("a.txt", "b.txt", "in/c.txt", "in/deep/d.txt")]
+        found = tree.find()
+        assert urls(found) == [f"{tree}/{n}" for n in ("a.txt", "b.txt", "in/c.txt", "in/deep/d.txt")]
         assert [f.size for f in found] == [5, 5, 8, 13]
 
     def test_find_of_a_file_is_that_file_even_if_it_is_hidden(self, tree):
-        url, options = tree
         for name in ("a.txt", ".hidden", "_hidden/e.txt"):
-            assert [f.url for f in storage.find(f"{url}/{name}", options)] == [f"{url}/{name}"]
+            assert urls((tree / name).find()) == [f"{tree}/{name}"]
 
     def test_what_is_not_there_is_found_as_nothing(self, place):
-        url, options = place
-        assert storage.find(url, options) == []
-        assert storage.names(url, options) == set()
-        assert storage.glob(f"{url}/*", options) == []
-        assert not storage.exists(url, options)
-        assert storage.read_json(f"{url}/a.json", options) is None
-        for read in (storage.read_bytes, storage.open_input):
+        assert place.find() == []
+        assert place.names() == set()
+        assert (place / "*").matching() == []
+        assert not place.exists()
+        assert place.file("a.json").read_json() is None
+        for read in (File.read_bytes, File.open):
             with pytest.raises(FileNotFoundError):
-                read(f"{url}/a", options)
+                read(place.file("a"))
 
     def test_names_are_those_of_the_files_directly_inside(self, tree):
-        url, options = tree
-        assert storage.names(url, options) == {"a.txt", "b.txt", ".hidden"}
+        assert tree.names() == {"a.txt", "b.txt", ".hidden"}
 
     def test_glob_matches_within_directories_and_across_them(self, tree):
-        url, options = tree
-        assert storage.glob(f"{url}/*.txt", options) == [f"{url}/a.txt", f"{url}/b.txt"]
-        assert storage.glob(f"{url}/in/**/[cd].txt", options) == [f"{url}/in/c.txt", f"{url}/in/deep/d.txt"]
-        assert storage.glob(f"{url}2/?.txt", options) == [f"{url}2/x.txt"]
+        assert urls((tree / "*.txt").matching()) == [f"{tree}/a.txt", f"{tree}/b.txt"]
+        assert urls((tree / "in/**/[cd].txt").matching()) == [f"{tree}/in/c.txt", f"{tree}/in/deep/d.txt"]
+        assert urls(Folder(f"{tree}2/?.txt", tree.options).matching()) == [f"{tree}2/x.txt"]
 
     def test_glob_matches_hidden_names_only_where_it_names_them(self, tree):
-        url, options = tree
-        assert storage.glob(f"{url}/in/**/*.txt", options) == [f"{url}/in/c.txt", f"{url}/in/deep/d.txt"]
-        assert storage.glob(f"{url}/*/.f/*.txt", options) == [f"{url}/in/.f/g.txt"]
-        assert storage.glob(f"{url}/_*/*", options) == [f"{url}/_hidden/e.txt"]
+        assert urls((tree / "in/**/*.txt").matching()) == [f"{tree}/in/c.txt", f"{tree}/in/deep/d.txt"]
+        assert urls((tree / "*/.f/*.txt").matching()) == [f"{tree}/in/.f/g.txt"]
+        assert urls((tree / "_*/*").matching()) == [f"{tree}/_hidden/e.txt"]
 
     def test_files_and_directories_exist(self, tree):
-        url, options = tree
-        assert storage.exists(f"{url}/a.txt", options)
-        assert storage.exists(f"{url}/in/deep", options)
-        assert not storage.exists(f"{url}/a", options)
+        assert (tree / "a.txt").exists()
+        assert (tree / "in/deep").exists()
+        assert not (tree / "a").exists()
 
     def test_a_file_that_another_program_writes_is_seen_although_its_directory_was_listed(self, tree):
-        url, options = tree
-        new = f"{url}/in/new.txt"
+        new = tree.file("in/new.txt")
         looks: list[Callable[[], bool]] = [
-            lambda: storage.open_input(new, options).read() == b"new",
-            lambda: new in storage.glob(f"{url}/*/*.txt", options),
-            lambda: storage.exists(new, options),
-            lambda: "new.txt" in storage.names(f"{url}/in", options),
-            lambda: new in [f.url for f in storage.find(url, options)],
+            lambda: new.open().read() == b"new",
+            lambda: new.url in urls((tree / "*/*.txt").matching()),
+            lambda: new.exists(),
+            lambda: "new.txt" in (tree / "in").names(),
+            lambda: new.url in urls(tree.find()),
         ]
         for look in looks:
-            storage.names(f"{url}/in", options)
-            storage.glob(f"{url}/*/*.txt", options)
-            other, path = fsspec.core.url_to_fs(new, skip_instance_cache=True, **options)
+            (tree / "in").names()
+            (tree / "*/*.txt").matching()
+            other, path = fsspec.core.url_to_fs(new.url, skip_instance_cache=True, **tree.options)
             other.pipe_file(path, b"new")
             assert look()
             other.rm_file(path)
 
     def test_a_versions_changes_with_the_content_and_only_then(self, tree):
-        url, options = tree
-        before = storage.find(url, options)
-        assert storage.find(url, options) == before
-        storage.write_bytes(f"{url}/a.txt", b"other", options)
-        after = storage.find(url, options)
+        before = tree.find()
+        assert tree.find() == before
+        tree.file("a.txt").write_bytes(b"other")
+        after = tree.find()
         assert after[0] != before[0]
         assert after[1:] == before[1:]
 
@@ -412,14 +404,14 @@ class TestListing:
         (tmp_path / "data").mkdir()
         (tmp_path / "target").write_bytes(b"one")
         (tmp_path / "data/link").symlink_to(tmp_path / "target")
-        before = storage.find(str(tmp_path / "data"))
+        before = Folder(f"{tmp_path}/data").find()
         (tmp_path / "target").write_bytes(b"two")
         os.utime(tmp_path / "target", ns=(0, int(before[0].version) + 1))
-        after = storage.find(str(tmp_path / "data"))
+        after = Folder(f"{tmp_path}/data").find()
         assert [(f.url, f.size) for f in after] == [(f"{tmp_path}/data/link", 3)]
         assert int(after[0].version) == int(before[0].version) + 1
         (tmp_path / "target").unlink()
-        assert [f.url for f in storage.find(str(tmp_path / "data"))] == [f"{tmp_path}/data/link"]
+        assert [f.url for f in Folder(f"{tmp_path}/data").find()] == [f"{tmp_path}/data/link"]
 
     def test_links_to_directories_are_followed_and_a_directory_is_searched_once(self, tmp_path):
         for name in ("data/a/x", "data/z/y", "other/b/v", "other/_b/w", "hidden/u"):
@@ -434,27 +426,25 @@ class TestListing:
             "data/.d": "hidden",
         }.items():
             (tmp_path / link).symlink_to(tmp_path / target)
-        found = [f.url.removeprefix(f"{tmp_path}/data/") for f in storage.find(str(tmp_path / "data"))]
+        found = [f.url.removeprefix(f"{tmp_path}/data/") for f in Folder(f"{tmp_path}/data").find()]
         assert found == ["a/x", "c/b/v", "z/y"]
         (tmp_path / "link").symlink_to(tmp_path / "other/b")
-        assert [f.url for f in storage.find(str(tmp_path / "link"))] == [
+        assert [f.url for f in Folder(f"{tmp_path}/link").find()] == [
             f"{tmp_path}/link/back/a/x",
             f"{tmp_path}/link/back/z/y",
             f"{tmp_path}/link/v",
         ]
 
     def test_a_directory_is_deleted_with_all_that_is_in_it(self, tree):
-        url, options = tree
         for _ in range(2):
-            storage.delete_tree(f"{url}/in", options)
-        assert storage.names(url, options) == {"a.txt", "b.txt", ".hidden"}
-        assert not storage.exists(f"{url}/in", options)
+            (tree / "in").delete_tree()
+        assert tree.names() == {"a.txt", "b.txt", ".hidden"}
+        assert not (tree / "in").exists()
 
     def test_deleting_what_is_gone_already_does_not_matter(self, tree):
-        url, options = tree
         for _ in range(2):
-            storage.delete([f"{url}/a.txt", f"{url}/in/c.txt"], options)
-        assert [f.url for f in storage.find(url, options)] == [f"{url}/b.txt", f"{url}/in/deep/d.txt"]
+            tree.delete(["a.txt", "in/c.txt"])
+        assert urls(tree.find()) == [f"{tree}/b.txt", f"{tree}/in/deep/d.txt"]
 
 
 @pytest.fixture
@@ -491,7 +481,7 @@ def hosted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestSpelling:
     def test_a_pattern_has_wildcards(self):
-        assert [path for path in ("a/*", "a?/b", "[ab]", "a/b", "s3://a/b.c") if storage.is_pattern(path)] == [
+        assert [path for path in ("a/*", "a?/b", "[ab]", "a/b", "s3://a/b.c") if Folder(path).is_pattern()] == [
             "a/*",
             "a?/b",
             "[ab]",
@@ -509,19 +499,19 @@ class TestSpelling:
             "a*": "a*",
             "a*/x": "a*/x",
         }.items():
-            assert storage.fixed_part(f"{tmp_path}/{url}") == f"{tmp_path}/{fixed}".rstrip("/")
-            assert storage.is_pattern(f"{tmp_path}/{url}") == (fixed != url)
+            assert Folder(f"{tmp_path}/{url}").fixed_part().url == f"{tmp_path}/{fixed}".rstrip("/")
+            assert Folder(f"{tmp_path}/{url}").is_pattern() == (fixed != url)
 
     def test_local_paths_become_absolute_and_plain(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert storage.absolute("data/") == f"{tmp_path}/data"
-        assert storage.absolute(f"file://{tmp_path}/data") == f"{tmp_path}/data"
-        assert storage.absolute("other/../data/./x//y") == f"{tmp_path}/data/x/y"
-        assert storage.absolute("/") == "/"
+        assert absolute("data/", {}) == f"{tmp_path}/data"
+        assert absolute(f"file://{tmp_path}/data", {}) == f"{tmp_path}/data"
+        assert absolute("other/../data/./x//y", {}) == f"{tmp_path}/data/x/y"
+        assert absolute("/", {}) == "/"
 
     def test_urls_keep_their_protocol_and_lose_a_trailing_slash(self):
-        assert storage.absolute("memory://a/b/") == "memory:///a/b"
-        assert storage.absolute("s3a://bucket/key/", {"anon": True}) == "s3://bucket/key"
+        assert absolute("memory://a/b/", {}) == "memory:///a/b"
+        assert absolute("s3a://bucket/key/", {"anon": True}) == "s3://bucket/key"
 
     @pytest.mark.parametrize(
         "url",
@@ -540,17 +530,17 @@ class TestSpelling:
     def test_urls_keep_the_host_and_the_user(self, without_connections, url):
         options = {"host": "namenode"} if ":///" in url else {}
         for slashes in ("", "/", "//"):
-            assert storage.absolute(url + slashes, options) == url
-        fs, path = storage.filesystem(url, options)
-        assert storage._url(fs, f"{path}/x/a.parquet", url) == f"{url}/x/a.parquet"
+            assert absolute(url + slashes, options) == url
+        fs, path = filesystem(url, options)
+        assert url_of(fs, f"{path}/x/a.parquet", url) == f"{url}/x/a.parquet"
         glob = f"{url}/*/[ab].parquet"
-        assert storage._url(fs, f"{path}/x/a.parquet", storage.absolute(glob, options)) == f"{url}/x/a.parquet"
+        assert url_of(fs, f"{path}/x/a.parquet", absolute(glob, options)) == f"{url}/x/a.parquet"
 
     @pytest.mark.parametrize("url", ["ftp://host", "sftp://host", "github://org:repo@main"])
     def test_the_top_of_a_host_has_a_url_too(self, without_connections, url):
-        assert storage.absolute(url) == storage.absolute(f"{url}/") == f"{url}/"
-        fs, path = storage.filesystem(f"{url}/")
-        assert storage._url(fs, f"{path}a.parquet", f"{url}/") == f"{url}/a.parquet"
+        assert absolute(url, {}) == absolute(f"{url}/", {}) == f"{url}/"
+        fs, path = filesystem(f"{url}/", {})
+        assert url_of(fs, f"{path}a.parquet", f"{url}/") == f"{url}/a.parquet"
 
     def test_a_container_that_is_a_part_of_the_path_is_not_doubled(self):
         class Azure(MemoryFileSystem):
@@ -569,25 +559,25 @@ class TestSpelling:
 
         for account in ("", "@account.dfs.core.windows.net"):
             url = f"abfs://container{account}/data"
-            assert storage._url(Azure(), "container/data/a", url) == f"{url}/a"
+            assert url_of(Azure(), "container/data/a", url) == f"{url}/a"
 
     def test_what_is_listed_on_a_host_is_read_from_it(self, hosted):
         for host in ("one", "two"):
             for name in ("a.txt", "in/b.txt"):
-                storage.write_bytes(f"hosted://user:password@{host}:99/tree/{name}", f"{name} on {host}".encode())
+                File(f"hosted://user:password@{host}:99/tree/{name}").write_bytes(f"{name} on {host}".encode())
         for host in ("one", "two"):
-            url = storage.absolute(f"hosted://user:password@{host}:99/tree/")
-            listed = [f.url for f in storage.find(url)]
-            assert listed == [f"{url}/a.txt", f"{url}/in/b.txt"]
-            assert storage.glob(f"{url}/**/*.txt") == listed
-            assert [storage.read_bytes(u) for u in listed] == [f"{n} on {host}".encode() for n in ("a.txt", "in/b.txt")]
+            url = absolute(f"hosted://user:password@{host}:99/tree/", {})
+            listed = Folder(url).find()
+            assert urls(listed) == [f"{url}/a.txt", f"{url}/in/b.txt"]
+            assert urls((Folder(url) / "**/*.txt").matching()) == urls(listed)
+            assert [f.read_bytes() for f in listed] == [f"{n} on {host}".encode() for n in ("a.txt", "in/b.txt")]
 
     @pytest.mark.parametrize(
         "url", ["zip://inner::/tmp/x.zip", "zip://*.parquet::s3://bucket/x.zip", "simplecache::s3://bucket/key"]
     )
     def test_a_chain_of_file_systems_is_an_input_error_that_says_what_to_give(self, url):
         with pytest.raises(InputError, match=f"^{re.escape(url)}: fsspec takes :: for a chain"):
-            storage.absolute(url)
+            absolute(url, {})
 
     @pytest.mark.parametrize(
         ("url", "directory", "inside"),
@@ -602,11 +592,11 @@ class TestSpelling:
         ],
     )
     def test_inside_is_a_matter_of_whole_path_components(self, url, directory, inside):
-        assert storage.is_inside(url, directory) is inside
+        assert Place(url).is_inside(Place(directory)) is inside
 
     def test_a_file_system_that_is_not_known_is_an_input_error_that_names_the_url(self):
         with pytest.raises(InputError, match="nosuch://bucket/key"):
-            storage.absolute("nosuch://bucket/key")
+            absolute("nosuch://bucket/key", {})
 
     def test_s3_without_its_package_is_an_input_error_that_says_how_to_install_it(self, monkeypatch):
         def missing(*_: Any, **__: Any) -> Any:
@@ -615,113 +605,100 @@ class TestSpelling:
         monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
         for url, hint in (("s3://bucket/key", ': pip install "beam-semdedup[s3]"'), ("gs://bucket/key", "")):
             with pytest.raises(InputError) as raised:
-                storage.absolute(url)
+                absolute(url, {})
             assert str(raised.value) == f"{url}: Install s3fs to access S3{hint}"
 
     def test_wrong_storage_options_are_an_input_error_that_names_the_url(self):
         with pytest.raises(InputError, match=r"s3://bucket/key.*storage_options"):
-            storage.absolute("s3://bucket/key", {"key": "a", "username": "b"})
+            absolute("s3://bucket/key", {"key": "a", "username": "b"})
 
 
 CONTENT = bytes(range(251)) * 400
+FILES = {"one": CONTENT, "two": CONTENT[::-1]}
 
 
 @pytest.fixture(params=["local", "memory", "s3"], scope="module")
 def ranges_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two files with `CONTENT` and its reverse."""
+    """A folder with two files, with `CONTENT` and its reverse."""
     if request.param == "s3":
-        bucket = request.getfixturevalue("new_bucket")()
-        url, options = bucket.url, bucket.options
+        place = bucket(request.getfixturevalue("new_bucket")())
     else:
-        options = {}
-        url = str(tmp_path_factory.mktemp("ranges")) if request.param == "local" else f"memory://{uuid.uuid4().hex}"
-    files = {f"{url}/one": CONTENT, f"{url}/two": CONTENT[::-1]}
-    for name, content in files.items():
-        storage.write_bytes(name, content, options)
-    return files, options
+        local = request.param == "local"
+        place = Folder(str(tmp_path_factory.mktemp("ranges")) if local else f"memory://{uuid.uuid4().hex}")
+    for name, content in FILES.items():
+        place.file(name).write_bytes(content)
+    return place
 
 
 class TestReadRanges:
     @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_ranges_equal_slices(self, ranges_place, data):
-        files, options = ranges_place
         place = st.integers(0, len(CONTENT) - 1)
-        wanted = data.draw(st.lists(st.tuples(st.sampled_from(sorted(files)), place, place), max_size=20))
-        urls = [url for url, _, _ in wanted]
+        wanted = data.draw(st.lists(st.tuples(st.sampled_from(sorted(FILES)), place, place), max_size=20))
+        names = [name for name, _, _ in wanted]
         starts = [min(a, b) for _, a, b in wanted]
         lengths = [abs(a - b) + 1 for _, a, b in wanted]
-        buffers = storage.read_ranges(urls, starts, lengths, options)
+        buffers = ranges_place.read_ranges(names, starts, lengths)
         assert [b.to_pybytes() for b in buffers] == [
-            files[url][start : start + length] for url, start, length in zip(urls, starts, lengths, strict=True)
+            FILES[name][start : start + length] for name, start, length in zip(names, starts, lengths, strict=True)
         ]
 
     def test_many_small_ranges_equal_slices(self, ranges_place):
-        files, options = ranges_place
-        url = sorted(files)[0]
         starts = [(i * 7919) % (len(CONTENT) - 9) for i in range(100)]
-        buffers = storage.read_ranges([url] * 100, starts, [9] * 100, options)
+        buffers = ranges_place.read_ranges(["one"] * 100, starts, [9] * 100)
         assert [b.to_pybytes() for b in buffers] == [CONTENT[s : s + 9] for s in starts]
 
-    def test_ranges_larger_than_one_fetch_equal_slices(self, ranges_place, monkeypatch):
-        files, options = ranges_place
-        monkeypatch.setattr(storage, "_FETCH_BYTES", 1000)
+    def test_ranges_larger_than_one_fetch_equal_slices(self, ranges_place):
         starts, lengths = [5, 0, 3000, 7, 8], [2500, len(CONTENT), 999, 1, 1]
-        buffers = storage.read_ranges(list(files)[:1] * 5, starts, lengths, options)
+        buffers = ranges_place.read_ranges(["one"] * 5, starts, lengths, fetch_bytes=1000)
         assert [b.to_pybytes() for b in buffers] == [CONTENT[s : s + n] for s, n in zip(starts, lengths, strict=True)]
 
     def test_a_range_that_goes_beyond_the_file_is_an_error(self, ranges_place):
-        files, options = ranges_place
         for start in (len(CONTENT) - 5, len(CONTENT) + 5):
             with pytest.raises((OSError, ValueError, IndexError)):
-                storage.read_ranges([min(files)] * 2, [start, 0], [10, 10], options)
+                ranges_place.read_ranges(["one"] * 2, [start, 0], [10, 10])
 
     def test_a_file_that_is_not_there_is_an_error(self, ranges_place):
-        files, options = ranges_place
         with pytest.raises(FileNotFoundError):
-            storage.read_ranges([min(files) + "-not"], [0], [10], options)
+            ranges_place.read_ranges(["one-not"], [0], [10])
 
     def test_what_was_read_holds_no_arrow_memory_and_outlives_the_files(self, place):
-        url, options = place
-        storage.write_bytes(f"{url}/file", CONTENT, options)
+        place.file("file").write_bytes(CONTENT)
         before = pa.total_allocated_bytes()
-        buffers = storage.read_ranges([f"{url}/file"], [0], [len(CONTENT)], options)
+        buffers = place.read_ranges(["file"], [0], [len(CONTENT)])
         assert pa.total_allocated_bytes() - before < len(CONTENT)
-        storage.delete([f"{url}/file"], options)
+        place.delete(["file"])
         assert buffers[0].to_pybytes() == CONTENT
 
 
-class TestJsonAndFingerprints:
-    def test_a_document_comes_back_as_it_was(self, place):
-        url, options = place
-        document = {"a": [1, None, "é"], "b": {"c": 1.5}}
-        storage.write_json(f"{url}/a.json", document, options)
-        assert storage.read_json(f"{url}/a.json", options) == document
+class TestNames:
+    @pytest.mark.parametrize("name", ["a", "a/b.parquet", ".a", "a..b", "x=1/y", "a//b"])
+    def test_a_name_leads_into_the_folder(self, name):
+        place = Folder("s3://bucket/data", {"anon": True})
+        assert place.file(name).url == (place / name).url == f"s3://bucket/data/{name}"
+        assert place.file(name).options == (place / name).options == place.options
+        assert place.name_of(place.file(name)) == name
 
-    @pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
-    def test_a_document_that_was_never_finished_is_none_and_is_warned_of(self, place, caplog, content):
-        url, options = place
-        storage.write_bytes(f"{url}/a.json", content, options)
-        assert storage.read_json(f"{url}/a.json", options) is None
-        assert f"{url}/a.json is taken for unfinished" in caplog.text
-
-    def test_a_fingerprint_is_the_same_on_every_machine_for_ever(self):
-        assert storage.fingerprint({"b": [1, None, 0.1], "a": "é"}) == "b65919a66477efeb"
-
-    @given(
-        st.dictionaries(st.text(), st.integers() | st.none() | st.text()), st.randoms(use_true_random=False), st.text()
-    )
-    def test_a_fingerprint_does_not_depend_on_the_order_of_names_but_on_everything_else(self, facts, random, name):
-        items = list(facts.items())
-        random.shuffle(items)
-        assert storage.fingerprint(dict(items)) == storage.fingerprint(facts)
-        assert storage.fingerprint({**facts, name: "not what it was"}) != storage.fingerprint(facts)
+    @pytest.mark.parametrize("name", ["", "..", "../a", "a/../../b", "/etc/passwd", "/", "a/", "s3://other/a"])
+    def test_a_name_that_leads_elsewhere_is_an_error_that_names_both(self, name):
+        place = Folder("/data")
+        for lead in (place.file, place.__truediv__):
+            with pytest.raises(InputError, match=f"^/data: {re.escape(repr(name))} is not the name"):
+                lead(name)
 
 
-def test_open_input_reads_at_any_place(place):
-    url, options = place
-    storage.write_bytes(f"{url}/file", CONTENT, options)
-    with storage.open_input(f"{url}/file", options) as source:
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
+def test_a_document_that_was_never_finished_is_none_and_is_warned_of(place, caplog, content):
+    file = place.file("a.json")
+    file.write_bytes(content)
+    assert file.read_json() is None
+    assert f"{file} is taken for unfinished" in caplog.text
+
+
+def test_open_reads_at_any_place(place):
+    place.file("file").write_bytes(CONTENT)
+    with place.file("file").open() as source:
         assert source.size() == len(CONTENT)
         source.seek(1000)
         assert source.read(10) == CONTENT[1000:1010]

@@ -1,0 +1,189 @@
+"""The plans and manifests of the stages, as they are stored beside the stages' results."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import pyarrow as pa
+
+from beam_semdedup.errors import UnitError
+from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.records import Record
+
+
+@dataclass(frozen=True)
+class AssignPlan:
+    """How the fit and the assign stage are cut.
+
+    Attributes:
+        schema: the id, the embedding and the carried columns, as Arrow serialises them, in base64.
+        dimension: values of each vector.
+        carried_bytes: of a row in the columns besides id and embedding.
+        num_rows: of the input, the ones that will be rejected included.
+        sample_rows: that are fitted on; 0 where the centroids are given.
+        width: neighbouring centroids per key.
+    """
+
+    schema: str
+    dimension: int
+    carried_bytes: int
+    num_rows: int
+    sample_rows: int
+    width: int
+
+    @functools.cached_property
+    def input_schema(self) -> pa.Schema:
+        """The columns that are read."""
+        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
+
+    @staticmethod
+    def encoded(schema: pa.Schema) -> str:
+        """Encodes the columns for `schema`."""
+        return base64.b64encode(schema.serialize()).decode()
+
+
+@dataclass(frozen=True)
+class KMeansPlan(Record):
+    """The plan in `kmeans_results/<key>/`: how it is cut, the input files, and the units, by the files' numbers."""
+
+    assign: AssignPlan
+    files: tuple[str, ...]
+    units: tuple[tuple[int, int, int, tuple[int, ...], int, int, int], ...]
+
+    @classmethod
+    def of(cls, assign: AssignPlan, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
+        """Makes the plan."""
+        rows = ((u.file, u.first_row, u.num_rows, tuple(u.row_groups), u.offset, u.length, u.first_line) for u in units)
+        return cls(assign, tuple(files), tuple(rows))
+
+    def input_units(self) -> tuple[InputUnit, ...]:
+        """Returns the units of the assign stage."""
+        return tuple(InputUnit(self.files[unit[0]], *unit) for unit in self.units)
+
+
+@dataclass(frozen=True)
+class UnitId:
+    """What a finished unit's file is of: the unit's name, which says its content, the centroids' hash, and its rows."""
+
+    name: str
+    centroids: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class PairwisePlan(Record):
+    """The plan in `pairwise_results/<key>/`.
+
+    Attributes:
+        max_cluster_rows: ranked rows of a block, where a key is split.
+        max_key_rows: rows of a key above which it is split.
+    """
+
+    max_cluster_rows: int
+    max_key_rows: int
+
+
+class _Unit(Protocol):
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def reused(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the units of a finished stage add up to, and what of it the attempt that finished it computed."""
+
+    num_rows: int
+    units_done: int
+    units_reused: int
+    rows_done: int
+
+    @classmethod
+    def of(cls, units: Sequence[_Unit]) -> Self:
+        """Counts."""
+        fresh = [unit.num_rows for unit in units if not unit.reused]
+        return cls(sum(unit.num_rows for unit in units), len(fresh), len(units) - len(fresh), sum(fresh))
+
+
+@dataclass(frozen=True)
+class Manifest(Record):
+    """What finishes a stage: it is written last, and later runs trust it alone.
+
+    Attributes:
+        centroids: the hash of the centroids that the stage's results are of.
+        counts: of its units.
+        finished: seconds since the epoch.
+    """
+
+    centroids: str
+    counts: Counts
+    finished: float
+
+    @classmethod
+    def find(cls, folder: Folder) -> Self | None:
+        """Returns the manifest of the stage in a folder; None where the stage is not finished."""
+        return cls.read(folder.file(layout.MANIFEST))
+
+    def store(self, folder: Folder) -> None:
+        """Finishes the stage in a folder."""
+        self.write(folder.file(layout.MANIFEST))
+
+
+@dataclass(frozen=True)
+class AssignManifest(Manifest):
+    """The manifest of the assign stage: its segment files, whose keys are of `width` centroids, and rejected rows."""
+
+    width: int
+    files: tuple[str, ...]
+    rejected: int
+
+
+@dataclass(frozen=True)
+class ComparedUnit:
+    """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows."""
+
+    name: str
+    key: int
+    num_rows: int
+    pairs: int
+    largest_cluster: int
+    repeated_ids: int
+    examples: tuple[str, ...]
+    reused: bool
+
+
+@dataclass(frozen=True)
+class PairwiseManifest(Manifest):
+    """The manifest of the pairwise stage: its units, what they have in common, and the pairs that were computed."""
+
+    units: tuple[ComparedUnit, ...]
+    largest_cluster: int
+    repeated_ids: int
+    examples: tuple[str, ...]
+    pairs_done: int
+
+
+def discard(folder: Folder, name: str, stage: Folder) -> UnitError:
+    """Removes a finished unit's file that is damaged or gone, so that it is computed again; what to say of it.
+
+    Args:
+        folder: where the file is.
+        stage: the stage that it belongs to, which is unfinished then.
+    """
+    folder.delete([name])
+    stage.delete([layout.MANIFEST])
+    return UnitError(f"{folder.file(name)} is damaged or gone; the same command computes it again")
+
+
+def forget(stages: Sequence[Folder]) -> None:
+    """Removes stages with all that they hold; the manifests first, so that the stages are unfinished then."""
+    for stage in stages:
+        stage.delete([layout.MANIFEST])
+        stage.delete_tree()
