@@ -159,8 +159,8 @@ def test_a_run_in_which_no_element_can_be_pickled_finishes(plans):
         (True, False),
         (True, True),
     ]
-    assert plans["similarities"].assigned["num_rows"] == plans["similarities"].compared["num_rows"] == 60
-    assert plans["similarities"].compared["units_done"] > plans["similarities"].job.num_keys > 1
+    assert plans["similarities"].assigned.counts.num_rows == plans["similarities"].compared.counts.num_rows == 60
+    assert plans["similarities"].compared.counts.units_done > plans["similarities"].job.num_keys > 1
 
 
 @pytest.mark.parametrize("cached", EDGES)

@@ -14,9 +14,10 @@ from omegaconf import MISSING
 
 from beam_semdedup.config import validation
 from beam_semdedup.config.groups import GROUPS, DirectConfig, default
-from beam_semdedup.config.parameters import RESULT_COLUMNS, SEGMENT_COLUMNS, Parameters, RemovalParameters
+from beam_semdedup.config.parameters import Parameters, RemovalParameters
 from beam_semdedup.config.validation import number_of_bytes, resolve
 from beam_semdedup.errors import InputError
+from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 
 REQUIRED = {"input_path": "in", "output_path": "out"}
 REQUIRED_FOR_REMOVAL = {**REQUIRED, "duplicates_path": "list"}

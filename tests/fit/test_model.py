@@ -25,9 +25,9 @@ def test_a_model_is_fitted_once_and_found_afterwards(tmp_path):
         asked.append(None)
         return blobs(0)
 
-    first = kmeans.fit_or_load(Folder(str(tmp_path / "m")), sample, 8, p)
+    first = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), sample, 8, p)
     stored = (tmp_path / "m" / "centroids.npy").read_bytes()
-    assert kmeans.fit_or_load(Folder(str(tmp_path / "m")), sample, 8, p) == first
+    assert kmeans.fit_or_load(Folder(f"{tmp_path}/m"), sample, 8, p) == first
     assert len(asked) == 1
     assert (tmp_path / "m" / "centroids.npy").read_bytes() == stored
     assert first.content_hash == kmeans.content_hash(stored)
@@ -46,7 +46,7 @@ def test_of_two_attempts_at_the_same_time_the_first_to_store_wins_for_both(tmp_p
             both_found_nothing.wait(60)
             return blobs(seed)
 
-        results[seed] = kmeans.fit_or_load(Folder(str(tmp_path / "m")), sample, 8, parameters(tmp_path, n_clusters=3))
+        results[seed] = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), sample, 8, parameters(tmp_path, n_clusters=3))
 
     threads = [threading.Thread(target=attempt, args=(seed,)) for seed in (1, 2)]
     for thread in threads:
@@ -57,9 +57,7 @@ def test_of_two_attempts_at_the_same_time_the_first_to_store_wins_for_both(tmp_p
     stored = (tmp_path / "m" / "centroids.npy").read_bytes()
     assert results[1].content_hash == kmeans.content_hash(stored)
     alone = [
-        kmeans.fit_or_load(
-            Folder(str(tmp_path / f"alone{s}")), lambda s=s: blobs(s), 8, parameters(tmp_path, n_clusters=3)
-        )
+        kmeans.fit_or_load(Folder(f"{tmp_path}/alone{s}"), lambda s=s: blobs(s), 8, parameters(tmp_path, n_clusters=3))
         for s in (1, 2)
     ]
     assert alone[0] != alone[1]
@@ -70,16 +68,16 @@ def test_an_attempt_that_comes_last_takes_what_stands_there(tmp_path):
     p = parameters(tmp_path, n_clusters=3)
 
     def overtaken():
-        results.append(kmeans.fit_or_load(Folder(str(tmp_path / "m")), lambda: blobs(1), 8, p))
+        results.append(kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: blobs(1), 8, p))
         return blobs(2)
 
     results = []
-    results.append(kmeans.fit_or_load(Folder(str(tmp_path / "m")), overtaken, 8, p))
+    results.append(kmeans.fit_or_load(Folder(f"{tmp_path}/m"), overtaken, 8, p))
     assert results[0] == results[1]
 
 
 def test_replaced_centroids_are_noticed(tmp_path):
-    fitted = kmeans.fit_or_load(Folder(str(tmp_path / "m")), lambda: blobs(7), 8, parameters(tmp_path, n_clusters=3))
+    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: blobs(7), 8, parameters(tmp_path, n_clusters=3))
     path = tmp_path / "m" / "centroids.npy"
     np.save(path, np.load(path) * 2)
     with pytest.raises(RuntimeError, match=r"m/centroids\.npy was replaced"):
@@ -87,7 +85,7 @@ def test_replaced_centroids_are_noticed(tmp_path):
 
 
 def test_the_centroids_are_loaded_once_a_process(tmp_path, monkeypatch):
-    fitted = kmeans.fit_or_load(Folder(str(tmp_path / "m")), lambda: blobs(8), 8, parameters(tmp_path, n_clusters=3))
+    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: blobs(8), 8, parameters(tmp_path, n_clusters=3))
     reads = []
     read_bytes = File.read_bytes
     monkeypatch.setattr(File, "read_bytes", lambda *a: reads.append(a) or read_bytes(*a))
@@ -102,9 +100,7 @@ def test_the_centroids_are_loaded_once_a_process(tmp_path, monkeypatch):
 
 def test_a_sample_with_fewer_rows_than_clusters_is_refused(tmp_path):
     with pytest.raises(InputError, match="n_clusters=5 is more than the 4 usable rows"):
-        kmeans.fit_or_load(
-            Folder(str(tmp_path / "m")), lambda: unit_rows(0, 4, 8), 8, parameters(tmp_path, n_clusters=5)
-        )
+        kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: unit_rows(0, 4, 8), 8, parameters(tmp_path, n_clusters=5))
     assert not (tmp_path / "m").exists()
 
 
@@ -112,7 +108,7 @@ def test_given_centroids_without_iterations_need_no_sample(tmp_path):
     initial = unit_rows(0, 3, 8).astype(np.float64)
     np.save(tmp_path / "init.npy", initial)
     p = parameters(tmp_path / "out", n_clusters=3, max_iter=0, init=str(tmp_path / "init.npy"))
-    fitted = kmeans.fit_or_load(Folder(str(tmp_path / "m")), lambda: pytest.fail("sampled"), 8, p)
+    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: pytest.fail("sampled"), 8, p)
     np.testing.assert_array_equal(fitted.centroids({}), initial.astype(np.float32))
     assert json.loads((tmp_path / "m" / "model.json").read_text())["inertia"] is None
 
@@ -122,7 +118,7 @@ def test_given_centroids_are_where_a_stored_fit_starts(tmp_path):
     initial = sample[:10]
     np.save(tmp_path / "init.npy", initial)
     p = parameters(tmp_path / "out", n_clusters=10, init=str(tmp_path / "init.npy"))
-    fitted = kmeans.fit_or_load(Folder(str(tmp_path / "m")), lambda: sample, 8, p)
+    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: sample, 8, p)
     expected = LocalEngine().fit(lambda: sample, initial, p)
     np.testing.assert_array_equal(fitted.centroids({}), expected.centroids)
 

@@ -28,6 +28,7 @@ from beam_semdedup.stages.fit import fit_centroids, read_sample
 ray = pytest.importorskip("ray")
 from beam_semdedup.fit import ray as ray_fit  # noqa: E402
 from beam_semdedup.runners.ray import cluster as ray_cluster  # noqa: E402
+from beam_semdedup.storage.folder import Folder  # noqa: E402
 
 DEMO = str(Path(__file__).resolve().parents[2] / "examples" / "data")
 
@@ -177,7 +178,7 @@ def load_elsewhere(fitted: kmeans.FittedKMeans) -> np.ndarray:
 
 def stored_model(directory: Path) -> tuple[kmeans.FittedKMeans, np.ndarray]:
     fitted = kmeans.fit_or_load(
-        str(directory), lambda: blobs(0), 16, Parameters(input_path=["/n"], output_path="/n", n_clusters=5)
+        Folder(str(directory)), lambda: blobs(0), 16, Parameters(input_path=["/n"], output_path="/n", n_clusters=5)
     )
     return fitted, np.load(directory / "centroids.npy")
 

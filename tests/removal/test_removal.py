@@ -21,7 +21,7 @@ from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.removal import id_list, removal
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.removal import RemovalResult
-from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.folder import File, Folder
 
 
 def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:
@@ -192,8 +192,8 @@ class TestWholeRuns:
         run = finished_run(tmp_path / "run", [1])
         original = Parquet.copy_without
 
-        def fail(self: Any, source: str, target: Path, *rest: Any) -> Any:
-            if source.endswith("b.parquet"):
+        def fail(self: Any, source: File, target: Path, *rest: Any) -> Any:
+            if source.name == "b.parquet":
                 target.write_bytes(b"half")
                 raise OSError("the disk is full")
             return original(self, source, target, *rest)
@@ -222,10 +222,10 @@ class TestResume:
         """Ends a removal when one of its two files is written; the names of those written from now on."""
         original, written = Parquet.copy_without, []
 
-        def fail(self: Any, source: str, *rest: Any) -> Any:
+        def fail(self: Any, source: File, *rest: Any) -> Any:
             if written:
                 raise OSError("killed")
-            written.append(Path(source).name)
+            written.append(source.name)
             return original(self, source, *rest)
 
         with monkeypatch.context() as patched:
@@ -237,7 +237,7 @@ class TestResume:
         monkeypatch.setattr(
             Parquet,
             "copy_without",
-            lambda self, source, *rest: later.append(Path(source).name) or original(self, source, *rest),
+            lambda self, source, *rest: later.append(source.name) or original(self, source, *rest),
         )
         return later
 
@@ -394,9 +394,7 @@ class TestStructure:
         write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
         write_lines(tmp_path / "in/d.jsonl", {"id": None}, {"id": None})
         whole, inspect = [], jsonl.Jsonl.inspect
-        monkeypatch.setattr(
-            jsonl.Jsonl, "inspect", lambda self, info, o: whole.append(info.url) or inspect(self, info, o)
-        )
+        monkeypatch.setattr(jsonl.Jsonl, "inspect", lambda self, file: whole.append(file.url) or inspect(self, file))
         result = remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl", repeated_ids="allow")
         assert result.rows_removed == 3
         assert [Path(url).name for url in sorted(whole)] == ["b.jsonl", "c.jsonl"]
