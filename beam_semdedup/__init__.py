@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # for tools that read types; `_HOMES` is for Python
     from beam_semdedup.errors import RunError as RunError
     from beam_semdedup.fit.model import FittedKMeans as FittedKMeans
     from beam_semdedup.plan.planning import Plan as Plan
-    from beam_semdedup.removal.removal import RemovalResult as RemovalResult
-    from beam_semdedup.removal.removal import remove_duplicates as remove_duplicates
+    from beam_semdedup.removal.job import RemovalResult as RemovalResult
+    from beam_semdedup.removal.job import remove_duplicates as remove_duplicates
     from beam_semdedup.transforms import AssignCentroids as AssignCentroids
     from beam_semdedup.transforms import FitKMeans as FitKMeans
     from beam_semdedup.transforms import IdentifyDuplicates as IdentifyDuplicates
@@ -33,8 +33,8 @@ _HOMES = {
     "FittedKMeans": "fit.model",
     "Plan": "plan.planning",
     "RankingStrategy": "compute.ranking",
-    "RemovalResult": "removal.removal",
-    "remove_duplicates": "removal.removal",
+    "RemovalResult": "removal.job",
+    "remove_duplicates": "removal.job",
     "AssignCentroids": "transforms",
     "FitKMeans": "transforms",
     "IdentifyDuplicates": "transforms",

@@ -62,7 +62,7 @@ class AssignCentroids(beam.PTransform):
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
         ).with_output_types(AssignedUnit)
-        _ = without | "Finish assignment" >> _Finish(assign.finish, self.job, self.fitted)
+        _ = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
         addressed = beam.FlatMap(lambda unit: _largest_first(unit.segments)).with_output_types(Segment)
         return assigned | "Address segments" >> addressed
 
@@ -107,7 +107,7 @@ class PairwiseSimilarity(beam.PTransform):
             | "Spread comparisons" >> beam.Reshuffle()
             | "Compare within clusters" >> beam.ParDo(_Compare(job), AsSingleton(self.fitted))
         )
-        _ = compared | "Finish comparison" >> _Finish(pairwise.finish, job, self.fitted)
+        _ = compared | "Finish comparison" >> Finish(pairwise.finish, job, self.fitted)
         return compared
 
 
@@ -188,20 +188,25 @@ class _Compare(beam.DoFn):
         yield compared
 
 
-class _Finish(beam.PTransform):
-    """Writes the manifest of a stage when all of its units are there, even where there are none."""
+class Finish(beam.PTransform):
+    """Writes the manifest of a stage when all of its units are there, even where there are none.
 
-    def __init__(self, write: Callable[..., None], job: Job, fitted: PCollection[FittedKMeans]) -> None:
+    Args:
+        write: takes the job, the units, and what the PCollections `others` hold, one element each.
+    """
+
+    def __init__(self, write: Callable[..., None], job: Any, *others: PCollection[Any]) -> None:
         super().__init__()
-        self._write, self._job, self._fitted = write, job, fitted
+        self._write, self._job, self._others = write, job, others
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
+        """See the class."""
         write, job = self._write, self._job
         return (
             units.pipeline
             | "End" >> beam.Create([0])
             | "Write manifest"
-            >> beam.Map(lambda _, found, fitted: write(job, found, fitted), AsIter(units), AsSingleton(self._fitted))
+            >> beam.Map(lambda _, *given: write(job, *given), AsIter(units), *map(AsSingleton, self._others))
         )
 
 

@@ -54,10 +54,10 @@ def _deduplicate(parameters: Parameters) -> dict[str, Any]:
 
 
 def _remove(parameters: RemovalParameters) -> dict[str, Any]:
-    from beam_semdedup.removal.removal import remove_duplicates
+    from beam_semdedup.removal.job import remove_duplicates
 
     result = remove_duplicates(parameters)
-    console.print_removal(dataclasses.asdict(result), parameters.output_path)
+    console.print_removal(result, parameters.output_path)
     return {}
 
 

@@ -79,12 +79,12 @@ def print_summary(summary: Any) -> None:
             print(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
-def print_removal(result: dict[str, Any], output: str) -> None:
-    """The result of a removal, a `removal.RemovalResult` as a mapping, whose files are in `output`."""
-    kept = result["rows_read"] - result["rows_removed"]
+def print_removal(result: Any, output: str) -> None:
+    """The result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
     print(
-        f"Removed {counted(result['rows_removed'], 'row')} ({counted(result['ids_removed'], 'id')}), kept {kept:,}, "
-        f"in {without_secrets(output)}; not found: {counted(result['ids_not_found'], 'listed id')}"
+        f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
+        f"{result.rows_read - result.rows_removed:,}, in {without_secrets(output)}; not found: "
+        f"{counted(result.ids_not_found, 'listed id')}"
     )
 
 

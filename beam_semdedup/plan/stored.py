@@ -6,7 +6,7 @@ import base64
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import pyarrow as pa
 
@@ -117,29 +117,33 @@ class Manifest(Record):
     """What finishes a stage: it is written last, and later runs trust it alone.
 
     Attributes:
-        centroids: the hash of the centroids that the stage's results are of.
         counts: of its units.
         finished: seconds since the epoch.
     """
 
-    centroids: str
+    file_name: ClassVar[str] = layout.MANIFEST
+
     counts: Counts
     finished: float
 
     @classmethod
     def find(cls, folder: Folder) -> Self | None:
         """Returns the manifest of the stage in a folder; None where the stage is not finished."""
-        return cls.read(folder.file(layout.MANIFEST))
+        return cls.read(folder.file(cls.file_name))
 
     def store(self, folder: Folder) -> None:
         """Finishes the stage in a folder."""
-        self.write(folder.file(layout.MANIFEST))
+        self.write(folder.file(self.file_name))
 
 
 @dataclass(frozen=True)
 class AssignManifest(Manifest):
-    """The manifest of the assign stage: its segment files, whose keys are of `width` centroids, and rejected rows."""
+    """The manifest of the assign stage: its segment files, whose keys are of `width` centroids, and rejected rows.
 
+    `centroids` is the hash of those that the rows are assigned to.
+    """
+
+    centroids: str
     width: int
     files: tuple[str, ...]
     rejected: int
@@ -161,8 +165,12 @@ class ComparedUnit:
 
 @dataclass(frozen=True)
 class PairwiseManifest(Manifest):
-    """The manifest of the pairwise stage: its units, what they have in common, and the pairs that were computed."""
+    """The manifest of the pairwise stage: its units, what they have in common, and the pairs that were computed.
 
+    `centroids` is the hash of those that the segments are of.
+    """
+
+    centroids: str
     units: tuple[ComparedUnit, ...]
     largest_cluster: int
     repeated_ids: int

@@ -1,37 +1,43 @@
-"""The ids to remove: files with a column `id`, looked up in memory where they are few, else streamed."""
+"""The ids to remove: the files that hold them in their column `id`, and what a finished run says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
 from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.parquet import Parquet
+from beam_semdedup.removal.repetitions import RepeatedIds, Repetitions
+from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
+from beam_semdedup.storage.records import Record
 
-_LIST_BATCH_ROWS = 65_536
 _ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
 
 
 @dataclass(frozen=True)
 class IdList:
-    """The files with the ids to remove, in their column `id`."""
+    """The files with the ids to remove, in their column `id`; an entry is a row of one.
+
+    Attributes:
+        in_memory: whether a worker holds the whole list.
+        batch_rows: the entries that are read at a time.
+    """
 
     files: tuple[FileInfo, ...]
     id_type: pa.DataType
     num_ids: int
     in_memory: bool
+    batch_rows: int
 
     @classmethod
-    def open(cls, files: Sequence[File], memory: int) -> IdList:
+    def open(cls, files: Sequence[File], memory: int, batch_rows: int = 65_536) -> IdList:
         """Reads the footers of the files.
 
         Args:
@@ -45,136 +51,61 @@ class IdList:
         id_type = facts[0].schema.field("id").type if facts else pa.null()
         size = sum(f.column_bytes["id"] + _ENTRY_BYTES * f.num_rows for f in facts)
         found, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
-        return cls(found, id_type, num_ids, in_memory=size < memory // 8)
+        return cls(found, id_type, num_ids, size < memory // 8, batch_rows)
 
     def examples(self, numbers: Sequence[int]) -> list[str]:
-        """The ids of the entries with these numbers; reads the list up to the last of them."""
+        """Returns the ids of the entries with these numbers; reads the list up to the last of them."""
         found: list[str] = []
         first = 0
         for file in self.files:
             if len(found) == len(numbers):
                 break
             with file.open() as source:
-                for batch in pq.ParquetFile(source).iter_batches(_LIST_BATCH_ROWS, columns=["id"]):
+                for batch in pq.ParquetFile(source).iter_batches(self.batch_rows, columns=["id"]):
                     inside = [n - first for n in numbers if first <= n < first + batch.num_rows]
                     found += [str(batch.column(0)[n].as_py()) for n in inside]
                     first += batch.num_rows
         return found
 
-    def reader(self) -> IdReader:
-        """The list as one worker uses it."""
-        return SortedIds(self) if self.in_memory else StreamedIds(self)
-
-
-class IdReader(Protocol):
-    """Looks ids up in an `IdList`."""
-
-    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """Looks n ids up.
-
-        Returns:
-            Which of them are in the list, (n,) bool; and the numbers of the entries that they match, ascending, each
-            once for every id that matches it.
-        """
-
-
-class SortedIds:
-    """All ids in one sorted array, which is read once and searched by bisection: a look-up builds no hash table."""
-
-    def __init__(self, ids: IdList) -> None:
-        self._ids = ids
-        self._sorted: dict[pa.DataType, tuple[pa.Array, np.ndarray]] = {}
-
-    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """See `IdReader.find`."""
-        mask = np.zeros(len(ids), dtype=bool)
-        valid = ids.is_valid().to_numpy()
-        if not self._ids.num_ids or not valid.any():
-            return mask, np.empty(0, dtype=np.int64)
-        common = _one_type(ids.type, self._ids.id_type)
-        wanted = ids.drop_null().cast(common).combine_chunks()
-        listed, numbers = self._entries(common)
-        low = _bisect(listed, wanted, pc.less)
-        there = low < len(listed)
-        there[there] = pc.equal(listed.take(low[there]), wanted.filter(pa.array(there))).to_numpy(zero_copy_only=False)
-        mask[valid] = there
-        first, matches = np.unique(low[there], return_counts=True)
-        counts = _bisect(listed, listed.take(first), pc.less_equal) - first
-        # The runs of equal entries, one after another.
-        found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        return mask, np.sort(np.repeat(numbers[found], np.repeat(matches, counts)))
-
-    def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-        """The entries that are not null, sorted, as `type_`, and their numbers."""
-        if type_ not in self._sorted:
-            tables = [_read_ids(file).cast(type_) for file in self._ids.files]
-            entries = pa.chunked_array([c for t in tables for c in t.chunks], type_).combine_chunks()
-            order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
-            self._sorted[type_] = entries.take(order), order.to_numpy().astype(np.int64)
-        return self._sorted[type_]
-
-
-class StreamedIds:
-    """Reads, for each look-up, the row groups of the list that may hold one of the ids; keeps the footers alone."""
-
-    def __init__(self, ids: IdList) -> None:
-        self._files = dataset.in_io_threads(_ListFile.open, ids.files)
-
-    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """See `IdReader.find`."""
-        mask = np.zeros(len(ids), dtype=bool)
-        found = [np.empty(0, dtype=np.int64)]
-        known = pc.min_max(ids).as_py()
-        first = 0
-        for file in self._files:
-            for offset, entries in self._entries(file, file.meeting(known)):
-                common = _one_type(ids.type, entries.type)
-                listed = entries.cast(common)
-                match = pc.index_in(ids.cast(common), value_set=listed, skip_nulls=True)
-                mask |= match.is_valid().to_numpy()
-                matches = np.bincount(match.drop_null().to_numpy(), minlength=len(listed))
-                # Where an entry repeats, the first one was matched and stands for all of them.
-                same = pc.index_in(listed, value_set=listed).to_numpy()
-                found.append(first + offset + np.repeat(np.arange(len(listed)), matches[same]))
-            first += file.footer.num_rows
-        return mask, np.concatenate(found)
-
-    def _entries(self, file: _ListFile, groups: Sequence[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
-        """The entries of the row groups in pieces, each with the number of its first one in the file."""
-        if not groups:
-            return
-        with file.file.open() as source:
-            opened = pq.ParquetFile(source, metadata=file.footer)
-            for group in groups:
-                offset = file.starts[group]
-                for batch in opened.iter_batches(_LIST_BATCH_ROWS, row_groups=[group], columns=["id"]):
-                    yield offset, embeddings.decoded(pa.chunked_array([batch.column(0)]))
-                    offset += batch.num_rows
-
 
 @dataclass(frozen=True)
-class _ListFile:
-    """What the footer of a file with ids says: where each row group starts, and its range of ids."""
+class FinishedRun(Record):
+    """What a removal must know of the run whose duplicates it removes, from its summary."""
 
-    file: File
-    footer: Any
-    starts: list[int]
-    statistics: list[Any]
+    eps: float | None
+    duplicates_files: tuple[str, ...]
+    repeated_ids: Repetitions
 
-    @classmethod
-    def open(cls, file: File) -> _ListFile:
-        with file.open() as source:
-            footer = pq.ParquetFile(source).metadata
-        groups = [footer.row_group(g) for g in range(footer.num_row_groups)]
-        column = [footer.schema.column(i).path for i in range(footer.num_columns)].index("id")
-        starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
-        return cls(file, footer, starts, [group.column(column).statistics for group in groups])
 
-    def meeting(self, known: dict[str, Any]) -> list[int]:
-        """The row groups whose range of ids meets the range `known`."""
-        if known["min"] is None:
-            return []
-        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
+def find_list(p: RemovalParameters) -> list[File]:
+    """Returns the files of the list at `p.duplicates_path`: those that the finished run's summary names.
+
+    Raises:
+        InputError: there is no finished run (unless partial=allow), or it had no eps.
+        RepeatedIds: it found repeated ids (unless repeated_ids=allow).
+    """
+    folder = Folder.at(p.duplicates_path, p.duplicates_options)
+    for place in (folder, folder.parent):
+        run = FinishedRun.read(place.file(layout.SUMMARY))
+        if run is not None:
+            if run.eps is None:
+                raise InputError(f"duplicates_path={p.duplicates_path}: that run had no eps and found no duplicates")
+            if run.repeated_ids.count and p.repeated_ids != "allow":
+                raise RepeatedIds.because(run.repeated_ids)
+            return [(place / layout.DUPLICATES).file(name) for name in run.duplicates_files]
+    if not folder.exists():
+        raise InputError(f"duplicates_path={p.duplicates_path} does not exist")
+    if p.partial != "allow":
+        raise InputError(
+            f"duplicates_path={p.duplicates_path}: not from a finished run (there is no summary.json): run "
+            "semdedup to its end, or give partial=allow"
+        )
+    for place in (folder / layout.DUPLICATES, folder):
+        # Not below it: the cache in a run's output_path holds the ids of all rows.
+        files: list[File] = [f for f in place.find() if "/" not in place.name_of(f) and f.url.endswith(".parquet")]
+        if files:
+            return files
+    raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")
 
 
 def _list_facts(file: File) -> FileFacts:
@@ -185,39 +116,3 @@ def _list_facts(file: File) -> FileFacts:
     if "id" not in facts.schema.names or not embeddings.is_id_type(facts.schema.field("id").type):
         raise InputError(f"{file}: no column 'id' with integers, strings or binaries; is it a list of duplicates?")
     return facts
-
-
-def _read_ids(file: File) -> pa.ChunkedArray:
-    with file.open() as source:
-        return embeddings.decoded(pq.ParquetFile(source).read(columns=["id"]).column("id"))
-
-
-def _bisect(array: pa.Array, values: pa.Array, precedes: Callable[[pa.Array, pa.Array], pa.Array]) -> np.ndarray:
-    """For m values, (m,) int64, how many elements at the start of the sorted `array` precede each."""
-    low, high = np.zeros(len(values), dtype=np.int64), np.full(len(values), len(array))
-    while (low < high).any():
-        middle = (low + high) // 2
-        open_ = low < high
-        before = precedes(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
-        low = np.where(open_ & before, middle + 1, low)
-        high = np.where(open_ & ~before, middle, high)
-    return low
-
-
-def _one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    """The type of ids that holds the values of both."""
-    if not pa.types.is_integer(a):
-        return pa.large_binary()
-    if pa.uint64() not in (a, b):
-        return pa.int64()
-    return a if a == b else pa.decimal128(20)  # negative numbers of the one type, large ones of the other
-
-
-def _may_meet(statistics: Any, known: dict[str, Any]) -> bool:
-    """Whether a row group's range of ids meets the range `known`; true where it does not say."""
-    if statistics is None or not statistics.has_min_max:
-        return True
-    low, high = statistics.min, statistics.max
-    if type(low) is not type(known["min"]):
-        return True
-    return bool(low <= known["max"] and known["min"] <= high)

@@ -1,9 +1,8 @@
-"""The last stage: the rows of some pairwise units whose score makes them duplicates, in a file; and repeated ids."""
+"""The last stage: the rows of some pairwise units whose score makes them duplicates, in a file."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_semdedup.compute.ranking import hash_ids
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import ComparedUnit
 from beam_semdedup.stages.pairwise import PairwiseFacts
 from beam_semdedup.storage import layout, tables
-from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.records import Record
-from beam_semdedup.text import EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -80,37 +76,3 @@ def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[i
         duplicates.append(table.filter(pa.array((scores >= threshold) & ~first_ranked)))
         previous = centroids[-1]
     return kept, pa.concat_tables(duplicates).replace_schema_metadata(None)
-
-
-def repeated_in_files(files: Sequence[File], memory: int) -> tuple[int, list[str]]:
-    """How many ids stand more than once in the files' columns `id`, by a 64-bit hash of them, and some of them.
-
-    Reads the files once for each part of the hashes that fits in `memory` bytes.
-    """
-    with contextlib.ExitStack() as opened:
-        sources = [pq.ParquetFile(opened.enter_context(file.open())) for file in files]
-        return _repeated_by_hash(sources, memory)
-
-
-def _repeated_by_hash(sources: Sequence[pq.ParquetFile], memory: int) -> tuple[int, list[str]]:
-    parts = 1 + sum(source.metadata.num_rows for source in sources) * 32 // memory
-    count, examples = 0, dict[str, None]()
-    for part in range(parts):
-        hashes = [np.empty(0, dtype=np.uint64)]
-        for ids in _ids(sources):
-            values = hash_ids(ids, seed=0)
-            hashes.append(values[values % np.uint64(parts) == part])
-        values, counts = np.unique(np.concatenate(hashes), return_counts=True)
-        repeated = values[counts > 1]
-        count += len(repeated)
-        if len(repeated) and len(examples) < EXAMPLES:
-            for ids in _ids(sources):
-                found = ids.filter(pa.array(np.isin(hash_ids(ids, seed=0), repeated[:EXAMPLES])))
-                examples.update((str(value), None) for value in found.to_pylist())
-    return count, list(examples)[:EXAMPLES]
-
-
-def _ids(sources: Sequence[pq.ParquetFile]) -> Iterator[pa.ChunkedArray]:
-    for source in sources:
-        for batch in source.iter_batches(columns=["id"]):
-            yield pa.chunked_array([batch.column(0)])

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from beam_semdedup.compute import arrays, small_clusters
+from beam_semdedup.compute.ranking import hash_ids
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import ComparedUnit, Counts, PairwiseManifest, UnitId
+from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import RESULT_COLUMNS
 from beam_semdedup.storage.layout import comparison_name
@@ -133,14 +134,14 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
         ],
         names=[*RESULT_COLUMNS, *metadata],
     )
-    repeated, examples = _repeated_in_clusters(table) if unit.low == 0 else (0, [])
+    found = _repeated_in_clusters(table) if unit.low == 0 else Repeated()
     facts = PairwiseFacts(
         unit=wanted,
         starts_cluster=bool(unit.low in starts),
         pairs=pairs,
         largest_cluster=int((stops - starts).max()),
-        repeated_ids=repeated,
-        examples=tuple(examples),
+        repeated_ids=found.count,
+        examples=tuple(map(str, found.examples)),
     )
     return result, facts
 
@@ -208,8 +209,8 @@ def _compare_clusters(
     return scores, winners, int(pairs)
 
 
-def _repeated_in_clusters(table: pa.Table) -> tuple[int, list[str]]:
-    """How many ids stand in a cluster more than once, and some of them."""
-    counts = table.group_by(["centroid", "id"]).aggregate([([], "count_all")])
-    repeated = counts.filter(pc.greater(counts.column("count_all"), 1)).column("id")
-    return len(repeated), [str(v) for v in repeated.slice(0, EXAMPLES).to_pylist()]
+def _repeated_in_clusters(table: pa.Table) -> Repeated:
+    """Counts the ids that stand in a cluster more than once, in each of them."""
+    ids = table.column("id")
+    hashes = hash_ids(ids, seed=0) + hash_ids(table.column("centroid"), seed=1)
+    return repeated([ids], lambda ids: [(ids, hashes)])

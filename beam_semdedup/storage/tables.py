@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +16,13 @@ _FACTS = b"semdedup"
 _R = TypeVar("_R", bound=Record)
 
 
-def write(file: File, table: pa.Table, facts: Record | None, compression: str, row_group_size: int = 65_536) -> None:
-    """Writes a table, whole, with `facts` in place of its schema's metadata."""
+def write(
+    file: File, table: pa.Table, facts: Record | None, compression: str, row_group_size: int = 65_536, **options: Any
+) -> None:
+    """Writes a table, whole, with `facts` in place of its schema's metadata; `options` are `pq.write_table`'s."""
     table = table.replace_schema_metadata({_FACTS: facts.to_json()} if facts else None)
     with file.atomic_write() as scratch:
-        pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size)
+        pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size, **options)
 
 
 def read_facts(file: File, kind: type[_R]) -> _R | None:

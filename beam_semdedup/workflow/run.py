@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,28 +14,26 @@ import numpy as np
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.groups import RayKMeansConfig
-from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.config.parameters import ClusterParameters, InputParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.inputs import dataset
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
-from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
-from beam_semdedup.removal import removal
-from beam_semdedup.removal.repetitions import Repetitions
+from beam_semdedup.removal.job import RemovalResult, remove_duplicates
+from beam_semdedup.removal.plan import clear
+from beam_semdedup.removal.repetitions import RepeatedIds
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.stages.duplicates import DuplicatesFacts, repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
-from beam_semdedup.storage import layout, tables
-from beam_semdedup.storage.folder import File, Folder
-from beam_semdedup.text import EXAMPLES, counted, in_bytes, without_secrets
+from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import Folder
+from beam_semdedup.text import counted, without_secrets
 from beam_semdedup.transforms import SemanticDedup
-from beam_semdedup.workflow import output
-from beam_semdedup.workflow.summary import Found, Summary, reasons, summarize
-
-_LOG = logging.getLogger(__name__)
+from beam_semdedup.workflow import output_path, report
+from beam_semdedup.workflow.results import Found, find_results
+from beam_semdedup.workflow.summary import Summary, reasons, summarize
 
 
 class SemanticDeduplicationWorkflow:
@@ -87,13 +84,13 @@ class SemanticDeduplicationWorkflow:
     def _run(self, runner: str | Mapping[str, Any] | None) -> Summary:
         started = time.time()
         located = self._locate(runner)
-        output.check(located.places)
+        output_path.check(located.places)
         plan = make_plan(located, anew=not self.parameters.reuse_cache)
-        _report_plan(plan)
-        run = output.prepare(plan.job)
+        report.report_plan(plan)
+        run = output_path.prepare(plan.job)
         p = plan.job.parameters
         with (
-            progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
+            progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
             runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
@@ -111,7 +108,7 @@ class SemanticDeduplicationWorkflow:
 
 @contextlib.contextmanager
 def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
-    """The plan with a model fitted on Ray, before workers claim what the fit needs, and held in its object store."""
+    """Yields the plan, with a model fitted on Ray before workers claim what that needs, held in its object store."""
     if plan.assigned or not isinstance(plan.job.parameters.kmeans, RayKMeansConfig):
         yield plan
         return
@@ -134,19 +131,15 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     """
     job, p = plan.job, plan.job.parameters
     _check_unchanged(plan)
-    output.check_alone(job, run)
-    found = _find(plan)
+    output_path.check_alone(job, run)
+    found = find_results(plan)
     removed, refusal = None, None
-    if p.remove and found.repeated_ids.count and p.repeated_ids != "allow":
-        refusal = found.repeated_ids.refusal()
-        removal.clear(job.output / layout.DEDUPLICATED)  # of an earlier run
-    elif p.remove:
-        listed = [job.duplicates.file(name) for name in found.duplicates_files]
+    if p.remove:
         try:
-            removed = removal.remove_duplicates(_removal_parameters(p), listed)
-        except InputError as error:  # that ids repeat in the dataset, or that foreign files are in its place
-            refusal = str(error)
-    output.check_alone(job, run)
+            removed = _remove(job, found)
+        except InputError as error:  # that ids repeat, or that foreign files are in its place
+            refusal = error
+    output_path.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
     stored = without_secrets(dataclasses.asdict(summary))
     job.output.file(layout.SUMMARY).write_bytes(json.dumps(stored, indent=2).encode())
@@ -160,8 +153,33 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     return summary
 
 
+def _remove(job: Job, found: Found) -> RemovalResult:
+    """Writes the input without the duplicates that were found."""
+    place = job.output / layout.DEDUPLICATED
+    if found.repeated_ids.count and job.parameters.repeated_ids != "allow":
+        clear(place)  # of an earlier run
+        raise RepeatedIds.because(found.repeated_ids)
+    return remove_duplicates(_removal_parameters(job.parameters, place), found.duplicates_files)
+
+
+def _removal_parameters(p: Parameters, place: Folder) -> RemovalParameters:
+    """Returns the parameters of the removal, with the groups of the run's that it has too."""
+    groups = {
+        f.name: getattr(p, f.name) for group in (InputParameters, ClusterParameters) for f in dataclasses.fields(group)
+    }
+    given = {
+        "duplicates_path": p.output_path,
+        "output_path": place.url,
+        "repeated_ids": p.repeated_ids,
+        "duplicates_kwargs": {"storage_options": p.write_options},
+        "write_kwargs": {"storage_options": p.write_options},
+        "clear_output": p.clear_output,
+    }
+    return resolve({**groups, **given}, RemovalParameters)
+
+
 def _check_unchanged(plan: Plan) -> None:
-    """That the input files are those that were planned, if they were read in this run; RunError where they are not."""
+    """Raises RunError where the input files are not those that were planned, if they were read in this run."""
     if plan.assigned:
         return
     p = plan.job.parameters
@@ -177,137 +195,6 @@ def _check_unchanged(plan: Plan) -> None:
         forget(plan.job)  # what was read before and after does not belong together
         others = f" and {counted(len(changed) - 1, 'other')}" if changed[1:] else ""
         raise RunError(f"input files changed during the run: {changed[0]}{others}; run again")
-
-
-def _find(plan: Plan) -> Found:
-    """What the pipeline left.
-
-    Raises:
-        RunError: a stage is not finished, or rows were lost.
-    """
-    job = plan.job
-    assigned, compared = AssignManifest.find(job.kmeans), PairwiseManifest.find(job.pairwise)
-    if assigned is None or compared is None:
-        raise RunError("the pipeline ended without finishing its stages; run the same command again")
-    names = output.duplicates_files(job) if job.parameters.eps is not None else []
-    files: list[File] = [job.duplicates.file(name) for name in names]
-    facts = [facts for file in files if (facts := tables.read_facts(file, DuplicatesFacts))]
-    if len(facts) < len(files):
-        raise RunError("a file in duplicates/ is damaged; run the same command again")
-    duplicates, kept = sum(f.duplicates for f in facts), sum(f.kept for f in facts)
-    accounted = duplicates + kept if job.parameters.eps is not None else compared.counts.num_rows
-    rows = job.assign_plan.num_rows
-    if rows != accounted + assigned.rejected:
-        raise RunError(
-            f"rows were lost: {rows:,} read, but {kept:,} kept, {duplicates:,} duplicates and "
-            f"{assigned.rejected:,} rejected (compared: {compared.counts.num_rows:,}); run with reuse_cache=false, and "
-            "please report it"
-        )
-    in_files, examples = repeated_in_files(files, plan.memory)
-    repeated = Repetitions(
-        count=max(compared.repeated_ids, in_files),
-        in_clusters=compared.repeated_ids,
-        in_duplicates=in_files,
-        examples=tuple(dict.fromkeys([*compared.examples, *examples]))[:EXAMPLES],
-    )
-    return Found(
-        assigned, compared, names, duplicates, kept, output.copy_rejected(job, assigned), repeated, time.time()
-    )
-
-
-def _report_plan(plan: Plan) -> None:
-    """Says what was found, what was chosen and what is reused."""
-    job, p, assign = plan.job, plan.job.parameters, plan.job.assign_plan
-    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {assign.sample_rows:,} rows"
-    _LOG.info(
-        "Found %s of dimension %s in %s, %s",
-        counted(assign.num_rows, "row"),
-        assign.dimension,
-        counted(len(plan.files), "file"),
-        in_bytes(sum(f.size for f in plan.files)),
-    )
-    _LOG.info(
-        "Chosen: %s (%s), %s, %s; runner %s with %s, %s of memory%s",
-        counted(job.n_clusters, "cluster"),
-        fit,
-        counted(len(plan.units), "assign unit"),
-        counted(job.num_keys, "comparison unit"),
-        p.runner.name,
-        counted(plan.num_workers, "worker"),
-        in_bytes(plan.memory),
-        "" if plan.num_workers == 1 else " each",
-    )
-    for name, manifest, folder in (
-        ("assigned rows", plan.assigned, job.kmeans),
-        ("similarities", plan.compared, job.pairwise),
-    ):
-        if manifest:
-            _LOG.info("Reusing the %s in %s", name, folder)
-    if not plan.assigned:
-        found = len(layout.finished_units(job.segments))
-        if found:
-            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans)
-    elif not plan.compared:
-        found = len(layout.finished_units(job.pairwise))
-        if found:
-            _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise)
-
-
-def _progress(plan: Plan) -> list[progress.StageProgress]:
-    job = plan.job
-    result = []
-    if not plan.assigned:
-        if job.assign_plan.sample_rows:
-            centroids = job.kmeans.file(layout.CENTROIDS)
-            fitted = progress.StageProgress("Fit centroids", None, lambda: int(centroids.exists()))
-            result.append(fitted)
-        result.append(
-            progress.StageProgress(
-                "Assign nearest centroid",
-                len(plan.units),
-                lambda: len(layout.finished_units(job.segments)),
-            )
-        )
-    if not plan.compared:
-        result.append(progress.StageProgress("Compare within clusters", job.num_keys, lambda: _keys_done(job)))
-    if job.parameters.eps is not None:
-        result.append(
-            progress.StageProgress(
-                "Identify duplicates",
-                -(-job.num_keys // job.keys_per_file),
-                lambda: len(output.duplicates_files(job)),
-            )
-        )
-    return result
-
-
-def _keys_done(job: Job) -> int:
-    """How many keys have a result; all of them when the stage is finished, since a key may have no rows."""
-    if PairwiseManifest.find(job.pairwise):
-        return job.num_keys
-    return layout.num_compared(layout.finished_units(job.pairwise))
-
-
-def _removal_parameters(p: Parameters) -> RemovalParameters:
-    return resolve(
-        {
-            "input_path": p.input_path,
-            "duplicates_path": p.output_path,
-            "output_path": f"{p.output_path}/{layout.DEDUPLICATED}",
-            "id_field": p.id_field,
-            "input_filetype": p.input_filetype,
-            "input_file_extensions": p.input_file_extensions,
-            "repeated_ids": p.repeated_ids,
-            "read_kwargs": p.read_kwargs,
-            "duplicates_kwargs": {"storage_options": p.write_options},
-            "write_kwargs": {"storage_options": p.write_options},
-            "clear_output": p.clear_output,
-            "memory_budget": p.memory_budget,
-            "verbose": p.verbose,
-            "runner": p.runner,
-        },
-        RemovalParameters,
-    )
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -12,12 +12,12 @@ from typing import Any
 from beam_semdedup.fit.model import ModelInfo
 from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest
-from beam_semdedup.removal.removal import RemovalResult
+from beam_semdedup.removal.job import RemovalResult
 from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.storage import layout
 from beam_semdedup.text import without_secrets
-
-PROGRAM = "beam-semdedup"
+from beam_semdedup.workflow.output_path import PROGRAM
+from beam_semdedup.workflow.results import Found
 
 
 @dataclass(frozen=True)
@@ -62,38 +62,20 @@ class Summary:
     total_time: float
     stages: dict[str, StageSummary]
     repeated_ids: Repetitions
-    removal: dict[str, Any] | None
+    removal: RemovalResult | None
     paths: dict[str, str]
     duplicates_files: list[str]
     versions: dict[str, str]
     configuration: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a finished run's files say.
-
-    `assigned` and `compared` are the manifests of the stages; `duplicates_files` are names; `rejected` counts rows by
-    reason.
-    """
-
-    assigned: AssignManifest
-    compared: PairwiseManifest
-    duplicates_files: list[str]
-    duplicates: int
-    kept: int
-    rejected: dict[str, int]
-    repeated_ids: Repetitions
-    at: float
-
-
 def reasons(rejected: dict[str, int]) -> str:
-    """How many rows are rejected for which reason, in words."""
+    """Says how many rows are rejected for which reason."""
     return ", ".join(f"{count:,}: {reason}" for reason, count in rejected.items())
 
 
 def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
-    """The summary of a run that began at `started` and ends now."""
+    """Makes the summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assigned, found.compared
     compared_at = max(started, compared.finished)
     return Summary(
@@ -115,9 +97,9 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         total_time=round(time.time() - started, 3),
         stages=_stages(plan, started, assigned, compared),
         repeated_ids=found.repeated_ids,
-        removal=dataclasses.asdict(removed) if removed else None,
+        removal=removed,
         paths=_paths(plan, removed is not None),
-        duplicates_files=found.duplicates_files,
+        duplicates_files=[file.name for file in found.duplicates_files],
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in (PROGRAM, "apache-beam", "pyarrow", "numpy")},
@@ -129,7 +111,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
 def _stages(
     plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest
 ) -> dict[str, StageSummary]:
-    """The stages of a run in their order; the fit only where there is one."""
+    """Returns the stages of a run in their order; the fit only where there is one."""
     job, dimension = plan.job, plan.job.assign_plan.dimension
     fitted = started
     result = {}

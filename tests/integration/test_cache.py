@@ -17,8 +17,8 @@ import pytest
 from runs import comparisons, dedup, duplicates, unit_files
 
 from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow
-from beam_semdedup.removal import removal
 from beam_semdedup.runners import base as runners
+from beam_semdedup.workflow import run as workflow
 
 Store = Callable[[np.ndarray], str]
 
@@ -264,7 +264,7 @@ def test_there_is_no_summary_before_the_removal_is_done(
         raise RunError("a worker died")
 
     with monkeypatch.context() as patched:
-        patched.setattr(removal, "remove_duplicates", fail)
+        patched.setattr(workflow, "remove_duplicates", fail)
         with pytest.raises(RunError, match="a worker died"):
             dedup(parquet_dataset.path, tmp_path / "out", remove=True)
     assert not (tmp_path / "out" / "summary.json").exists()

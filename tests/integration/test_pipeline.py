@@ -43,6 +43,7 @@ from beam_semdedup import (
     SemanticDeduplicationWorkflow,
     Summary,
 )
+from beam_semdedup.removal.repetitions import Repetitions
 
 HARD = (("cosine_dist_to_cent", False), ("id", False))
 
@@ -489,13 +490,13 @@ def test_an_id_of_a_duplicate_that_also_stands_on_another_row_refuses_removal(tm
     assert (stored["num_duplicates"], stored["removal"]) == (1, None)
     assert not list((tmp_path / "out").rglob("deduplicated/*"))
     summary = dedup(tmp_path / "in.parquet", tmp_path / "out", repeated_ids="allow", **fixed, **by_id)
-    assert summary.removal["rows_removed"] == 2
+    assert summary.removal.rows_removed == 2
 
 
 def test_repeated_ids_are_removed_where_that_is_allowed(repeated: Path, tmp_path: Path) -> None:
     summary = dedup(repeated, tmp_path / "out", remove=True, repeated_ids="allow")
-    assert summary.removal["rows_removed"] == summary.num_duplicates + 1
-    assert summary.removal["ids_not_found"] == 0
+    assert summary.removal.rows_removed == summary.num_duplicates + 1
+    assert summary.removal.ids_not_found == 0
 
 
 def test_unique_ids_are_not_counted_as_repeated(parquet_dataset: Any, tmp_path: Path) -> None:
@@ -516,7 +517,9 @@ def test_an_id_that_repeats_across_clusters_is_counted_where_its_rows_are_duplic
         max_iter=0,
         ranking_strategy={"metadata_cols": ["id"]},
     )
-    assert summary.repeated_ids == {"count": 1, "in_clusters": 0, "in_duplicates": 1, "examples": ["x"]}
+    assert summary.repeated_ids == Repetitions(count=1, in_clusters=0, in_duplicates=1, examples=("x",))
+    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert stored["repeated_ids"] == {"count": 1, "in_clusters": 0, "in_duplicates": 1, "examples": ["x"]}
 
 
 def test_remove_writes_the_input_without_its_duplicates(parquet_dataset: Any, tmp_path: Path) -> None:
@@ -526,8 +529,8 @@ def test_remove_writes_the_input_without_its_duplicates(parquet_dataset: Any, tm
     for file in map(Path, parquet_dataset.files):
         before, after = pq.read_table(file), pq.read_table(tmp_path / "out" / "deduplicated" / file.name)
         assert after.equals(before.filter(pc.invert(pc.is_in(before["id"], pa.array(removed)))))
-    assert summary.removal["rows_read"] == 300
-    assert summary.removal["ids_removed"] == summary.num_duplicates
+    assert summary.removal.rows_read == 300
+    assert summary.removal.ids_removed == summary.num_duplicates
     assert Path(summary.paths["deduplicated"]).is_dir()
 
 
@@ -543,7 +546,7 @@ def test_uuids_and_quantised_vectors_are_read_and_removed(make_dataset: Callable
     summary = dedup(dataset.path, tmp_path / "out", n_clusters=2, eps=0.001, metadata_fields=["text"], remove=True)
     found = {int.from_bytes(i, "big") for i in duplicates(summary)["id"].to_pylist()}
     assert len(found) >= 5
-    assert summary.removal["rows_removed"] == summary.num_duplicates == len(found)
+    assert summary.removal.rows_removed == summary.num_duplicates == len(found)
     assert duplicates(summary)["text"].to_pylist() == [f"text of {i}" for i in sorted(found)]
     kept = pq.read_table(tmp_path / "out/deduplicated/part-0.parquet")
     assert kept.schema.types == [pa.uuid(), pa.list_(pa.field("element", pa.int8())), pa.string_view()]

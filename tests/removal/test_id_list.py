@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import embeddings
-from beam_semdedup.removal import id_list
 from beam_semdedup.removal.id_list import IdList
+from beam_semdedup.removal.lookup import IdReader, open_reader
 from beam_semdedup.storage.folder import File
 
 TYPES = [
@@ -33,19 +34,23 @@ class TestFind:
     """`IdReader.find`: which ids of a column are in a list, whatever the two are made of."""
 
     @staticmethod
-    def open(tmp_path: Path, *ids: pa.Array, rows_per_group: int = 1000, memory: int = 1 << 30) -> IdList:
+    def written(tmp_path: Path, *ids: pa.Array, rows_per_group: int = 1000) -> list[File]:
         paths = []
         for number, array in enumerate(ids):
             paths.append(str(tmp_path / f"list-{number}.parquet"))
             pq.write_table(pa.table({"id": array}), paths[-1], row_group_size=rows_per_group)
-        return IdList.open(list(map(File, paths)), memory)
+        return list(map(File, paths))
+
+    @classmethod
+    def open(cls, tmp_path: Path, *ids: pa.Array, memory: int = 1 << 30, **layout: int) -> IdReader:
+        return open_reader(IdList.open(cls.written(tmp_path, *ids, **layout), memory))
 
     @pytest.mark.parametrize(("type_", "values"), TYPES)
     @pytest.mark.parametrize("encoded", [False, True])
     def test_ids_of_every_type_are_found(self, tmp_path, type_, values, encoded):
         ids = pa.array([values[2], None, values[0], values[1], values[0]], type_)
         column = embeddings.decoded(pa.chunked_array([ids.dictionary_encode() if encoded else ids]))
-        found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).reader().find(column)
+        found = self.open(tmp_path, pa.array(values[:1], type_), pa.array(values[1:2], type_)).find(column)
         assert found[0].tolist() == [False, False, True, True, True]
         assert found[1].tolist() == [0, 0, 1]
 
@@ -63,31 +68,31 @@ class TestFind:
     def test_ids_are_found_in_a_list_of_another_type(self, tmp_path, one, other, values, common):
         first, second = pa.array(values[0], one), pa.array(values[1], other)
         for ids, listed in ((first, second), (second, first)):
-            mask, found = self.open(tmp_path, listed).reader().find(pa.chunked_array([ids]))
+            mask, found = self.open(tmp_path, listed).find(pa.chunked_array([ids]))
             meant = {c if pa.types.is_integer(one) or isinstance(c, bytes) else c.encode() for c in common}
             plain = [v.encode() if isinstance(v, str) else v for v in ids.to_pylist()]
             assert [v for v, m in zip(plain, mask, strict=True) if m] == [v for v in plain if v in meant]
             assert len(found) == len(common)
 
     def test_a_null_is_no_id_on_either_side(self, tmp_path):
-        mask, found = self.open(tmp_path, pa.array([None, 1])).reader().find(pa.chunked_array([[None, 1, 2]]))
+        mask, found = self.open(tmp_path, pa.array([None, 1])).find(pa.chunked_array([[None, 1, 2]]))
         assert mask.tolist() == [False, True, False]
         assert found.tolist() == [1]
 
     def test_an_entry_that_repeats_is_found_each_time(self, tmp_path):
         ids = self.open(tmp_path, pa.array([5, 5, 6, 7, 5]), pa.array([5, 8]), rows_per_group=3)
-        mask, found = ids.reader().find(pa.chunked_array([[5], [8]]))
+        mask, found = ids.find(pa.chunked_array([[5], [8]]))
         assert mask.tolist() == [True, True]
         assert found.tolist() == [0, 1, 4, 5, 6]
 
     def test_nothing_is_found_in_nothing(self, tmp_path):
         some, none = pa.chunked_array([[1, 2]]), pa.chunked_array([[]], pa.int64())
         for ids in (self.open(tmp_path), self.open(tmp_path, pa.array([], pa.int64()))):
-            mask, found = ids.reader().find(some)
+            mask, found = ids.find(some)
             assert (mask.tolist(), found.tolist()) == ([False, False], [])
-        mask, found = self.open(tmp_path, pa.array([1])).reader().find(none)
+        mask, found = self.open(tmp_path, pa.array([1])).find(none)
         assert (mask.tolist(), found.tolist()) == ([], [])
-        mask, _ = self.open(tmp_path, pa.array([1])).reader().find(pa.chunked_array([pa.nulls(2, pa.int64())]))
+        mask, _ = self.open(tmp_path, pa.array([1])).find(pa.chunked_array([pa.nulls(2, pa.int64())]))
         assert mask.tolist() == [False, False]
 
     @given(
@@ -110,27 +115,25 @@ class TestFind:
         for path, values in zip(paths, listed, strict=True):
             table = pa.table({"id": ids(sorted(values))})
             pq.write_table(table, path, row_group_size=rows_per_group, write_statistics=statistics)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(id_list, "_LIST_BATCH_ROWS", 4)
-            opened = IdList.open(list(map(File, paths)), 1 << 30 if in_memory else 0)
-            assert opened.in_memory == in_memory
-            assert opened.num_ids == sum(map(len, listed))
-            entries = [v for values in listed for v in sorted(values)]
-            reader = opened.reader()
-            for batch in batches:
-                mask, found = reader.find(pa.chunked_array([ids(batch)]))
-                assert mask.tolist() == [v is not None and v in set(entries) for v in batch]
-                assert found.tolist() == [n for n, v in enumerate(entries) for _ in range(batch.count(v))]
+        opened = IdList.open(list(map(File, paths)), 1 << 30 if in_memory else 0, batch_rows=4)
+        assert opened.in_memory == in_memory
+        assert opened.num_ids == sum(map(len, listed))
+        entries = [v for values in listed for v in sorted(values)]
+        reader = open_reader(opened)
+        for batch in batches:
+            mask, found = reader.find(pa.chunked_array([ids(batch)]))
+            assert mask.tolist() == [v is not None and v in set(entries) for v in batch]
+            assert found.tolist() == [n for n, v in enumerate(entries) for _ in range(batch.count(v))]
 
     @pytest.mark.parametrize("memory", [0, 1 << 30])
     def test_a_list_is_opened_once_for_all_batches(self, tmp_path, monkeypatch, memory):
-        opened = self.open(tmp_path, pa.array([1, 2, 3]), pa.array([7, 9]), memory=memory)
+        opened = IdList.open(self.written(tmp_path, pa.array([1, 2, 3]), pa.array([7, 9])), memory)
         footers = []
         parquet_file = pq.ParquetFile
         monkeypatch.setattr(
             pq, "ParquetFile", lambda s, metadata=None: footers.append(metadata) or parquet_file(s, metadata=metadata)
         )
-        reader = opened.reader()
+        reader = open_reader(opened)
         for value in (2, 7, 9, 20):
             assert reader.find(pa.chunked_array([[value]]))[0].tolist() == [value != 20]
         assert footers.count(None) == 2
@@ -140,13 +143,15 @@ class TestFind:
         def ids(*values: int) -> pa.Array:
             return pa.array(values).cast(pa.int64() if pa.types.is_integer(type_) else pa.string()).cast(type_)
 
-        reader = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10, memory=0).reader()
+        reader = self.open(tmp_path, ids(*range(100, 160)), rows_per_group=10, memory=0)
         read: list[int] = []
-        entries = id_list.StreamedIds._entries
+        batches = pq.ParquetFile.iter_batches
         monkeypatch.setattr(
-            id_list.StreamedIds,
-            "_entries",
-            lambda self, file, groups: read.extend(groups) or entries(self, file, groups),
+            pq.ParquetFile,
+            "iter_batches",
+            lambda self, *rows, row_groups, **rest: (
+                read.extend(row_groups) or batches(self, *rows, row_groups=row_groups, **rest)
+            ),
         )
         mask, found = reader.find(pa.chunked_array([ids(125, 131)]))
         assert mask.tolist() == [True, True]
@@ -163,10 +168,13 @@ class TestFind:
         pq.write_table(table, path, compression="zstd", use_dictionary=False, column_encoding={"id": encoding})
         opened = [IdList.open([File(path)], memory) for memory in (8 * 1_500_000, 8 * 2_500_000)]
         assert [ids.in_memory for ids in opened] == [False, True]
-        ids = opened[1].reader()
-        ids.find(pa.chunked_array([[1]]))
-        ((listed, numbers),) = ids._sorted.values()
-        assert 1_500_000 < listed.nbytes + numbers.nbytes < 2_500_000
+        reader = open_reader(opened[1])
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()  # which sees the arrays of NumPy
+        reader.find(pa.chunked_array([[1]]))
+        held = pa.total_allocated_bytes() - before + tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert 1_500_000 < held < 2_500_000
 
     def test_a_file_that_is_no_list_of_ids_is_an_error_that_names_it(self, tmp_path):
         for table in (pa.table({"key": [1]}), pa.table({"id": [1.5]})):

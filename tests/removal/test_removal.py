@@ -18,16 +18,17 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.inputs import embeddings, jsonl
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.removal import id_list, removal
-from beam_semdedup.removal.id_list import IdList
-from beam_semdedup.removal.removal import RemovalResult
+from beam_semdedup.plan import stored
+from beam_semdedup.removal.id_list import IdList, find_list
+from beam_semdedup.removal.job import RemovalResult, remove_duplicates
+from beam_semdedup.removal.plan import clear
 from beam_semdedup.storage.folder import File, Folder
 
 
 def remove(input_path: Any, duplicates_path: Any, output_path: Any, **values: Any) -> RemovalResult:
     paths = [str(p) for p in input_path] if isinstance(input_path, list) else str(input_path)
     given_ = {"input_path": paths, "duplicates_path": str(duplicates_path), "output_path": str(output_path)}
-    return removal.remove_duplicates(resolve({**given_, "verbose": False, **values}, RemovalParameters))
+    return remove_duplicates(resolve({**given_, "verbose": False, **values}, RemovalParameters))
 
 
 def message(*arguments: Any, **values: Any) -> str:
@@ -147,7 +148,6 @@ class TestWholeRuns:
         opened = []
         open_list = IdList.open.__func__
         monkeypatch.setattr(IdList, "open", classmethod(lambda *a: opened.append(open_list(*a)) or opened[-1]))
-        monkeypatch.setattr(id_list, "_LIST_BATCH_ROWS", 4)
         for name, memory in (("kept", "1GiB"), ("streamed", 2000)):
             results[name] = remove(dataset.path, run, tmp_path / name, memory_budget=memory)
         assert [ids.in_memory for ids in opened] == [True, False]
@@ -203,7 +203,7 @@ class TestWholeRuns:
             with pytest.raises(RunError, match=rf"{tmp_path}/in/b\.parquet: OSError: the disk is full"):
                 remove(tmp_path / "in", run, tmp_path / "out")
         assert "b.parquet" not in files_in(tmp_path / "out")
-        assert not json.loads((tmp_path / "out/_removal.json").read_text())["finished"]
+        assert not (tmp_path / "out/_removal.json").exists()
         assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 1
         assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
 
@@ -270,10 +270,29 @@ class TestResume:
         assert result.rows_read == 6 + (change == "input")
         assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
 
+    def test_one_that_was_killed_before_its_folder_went_goes_on(self, tmp_path, run, monkeypatch):
+        with monkeypatch.context() as patched:
+            patched.setattr(stored, "forget", lambda stages: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                remove(tmp_path / "in", run, tmp_path / "out")
+        assert (tmp_path / "out/_removal.json").exists()
+        monkeypatch.setattr(Parquet, "copy_without", lambda *_: 1 / 0)
+        assert remove(tmp_path / "in", run, tmp_path / "out").rows_removed == 3
+        assert files_in(tmp_path / "out") == {"a.parquet", "b.parquet", "_removal.json"}
+
+    @pytest.mark.parametrize("clear", [True, False])
+    def test_one_that_was_stopped_over_a_finished_one_is_not_finished(self, tmp_path, run, monkeypatch, clear):
+        remove(tmp_path / "in", run, tmp_path / "out")
+        with monkeypatch.context() as patched:
+            patched.setattr(Parquet, "copy_without", lambda *_: 1 / 0)
+            with pytest.raises(RunError, match="ZeroDivisionError"):
+                remove(tmp_path / "in", run, tmp_path / "out", clear_output=clear)
+        assert not (tmp_path / "out/_removal.json").exists()
+        assert remove(tmp_path / "in", run, tmp_path / "out", clear_output=clear).rows_removed == 3
+
     def test_what_a_removal_left_behind_is_its_own(self, tmp_path, run, monkeypatch):
         self.stop(tmp_path, run, monkeypatch)
-        output = Folder(str(tmp_path / "out"))
-        output.delete(removal.owned_files(output))
+        clear(Folder(str(tmp_path / "out")))
         assert files_in(tmp_path / "out") == set()
 
 
@@ -414,7 +433,7 @@ class TestTheList:
     def find(place: Any, **values: Any) -> list[str]:
         """The names of the files that are taken for the list."""
         given_ = {"input_path": "in", "output_path": "out", "duplicates_path": str(place)}
-        return [f.name for f in removal.find_list(resolve({**given_, **values}, RemovalParameters))]
+        return [f.name for f in find_list(resolve({**given_, **values}, RemovalParameters))]
 
     def test_it_is_found_by_the_output_of_its_run_or_its_own_directory(self, tmp_path):
         run = finished_run(tmp_path / "run", [1, 2], [3])
@@ -493,14 +512,13 @@ class TestRepeatedInTheDataset:
     def written(tmp_path: Path, files: list[list[int]]) -> str:
         for number, ids in enumerate(files):
             write(tmp_path / f"in/{number}.parquet", ids, rows_per_group=2)
-        return finished_run(tmp_path / "run", [2, 9], [3])
+        return finished_run(tmp_path / "run", [2, 9], [3], rows_per_group=1)
 
     @pytest.mark.parametrize("where", ROWS)
     @pytest.mark.parametrize("memory", ["1GiB", 2000])
-    def test_they_are_refused_and_what_was_written_is_removed(self, tmp_path, monkeypatch, where, memory):
+    def test_they_are_refused_and_what_was_written_is_removed(self, tmp_path, where, memory):
         files, count = self.ROWS[where]
         run = self.written(tmp_path, files)
-        monkeypatch.setattr(id_list, "_LIST_BATCH_ROWS", 1)
         (tmp_path / "out").mkdir()
         (tmp_path / "out/notes.txt").write_text("mine")
         said = message(tmp_path / "in", run, tmp_path / "out", memory_budget=memory)
@@ -584,6 +602,30 @@ class TestOutput:
         remove(tmp_path / "in/a.parquet", run, tmp_path / "out", clear_output=False)
         assert ids_in(tmp_path / "out/a.parquet") == [7]
         assert ids_in(tmp_path / "out/x/b.parquet") == [4]
+
+    @pytest.mark.parametrize("finished", [True, False])
+    @pytest.mark.parametrize("clear", [True, False])
+    def test_what_an_earlier_version_wrote_is_its_own(self, tmp_path, run, finished, clear):
+        (tmp_path / "out/_removal").mkdir(parents=True)
+        for name in ("a.parquet", "old.parquet"):
+            (tmp_path / "out" / name).write_bytes(b"of before")
+        (tmp_path / "out/_removal/0123456789abcdef.json").write_text('{"rows_read": 1, "rows_removed": 0, "found": ""}')
+        ledger = {"finished": finished, "key": "0123456789abcdef", "files": ["a.parquet", "old.parquet"]}
+        (tmp_path / "out/_removal.json").write_text(json.dumps(ledger))
+        assert remove(tmp_path / "in", run, tmp_path / "out", clear_output=clear).rows_removed == 2
+        assert ids_in(tmp_path / "out/a.parquet") == [2]
+        kept = set() if clear else {"old.parquet"}
+        assert files_in(tmp_path / "out") == {"a.parquet", "x/b.parquet", "_removal.json", *kept}
+
+    @pytest.mark.parametrize("stored", ["_removal.json", "_removal/plan.json"])
+    @pytest.mark.parametrize("name", ["../precious", "x/../../precious", "{tmp_path}/precious"])
+    def test_a_stored_name_never_leads_out_of_the_output(self, tmp_path, run, stored, name):
+        (tmp_path / "precious").write_text("mine")
+        (tmp_path / "out" / stored).parent.mkdir(parents=True)
+        said = {"key": "0123456789abcdef", "files": [name.format(tmp_path=tmp_path)]}
+        (tmp_path / "out" / stored).write_text(json.dumps(said))
+        assert "is not the name of something in it" in message(tmp_path / "in", run, tmp_path / "out")
+        assert (tmp_path / "precious").read_text() == "mine"
 
     def test_a_removal_into_a_copy_of_an_output_leaves_the_original_alone(self, tmp_path, run):
         remove(tmp_path / "in", run, tmp_path / "out")

@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from beam_semdedup.errors import InputError, RunError, as_input_error
 from beam_semdedup.plan.job import Places
 from beam_semdedup.plan.stored import AssignManifest
-from beam_semdedup.removal import removal
+from beam_semdedup.removal.plan import clear
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import without_secrets
-from beam_semdedup.workflow.summary import PROGRAM
 
+PROGRAM = "beam-semdedup"
 _CONFIG = "semdedup.yaml"
 _CONFIG_HEAD = f"# The configuration of a {PROGRAM} run; storage credentials are left out.\n"
 
@@ -58,7 +58,7 @@ def prepare(places: Places) -> str:
         own = (places.output_key, places.kmeans_key)
         output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
         if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-            removal.clear(output / layout.DEDUPLICATED)
+            clear(output / layout.DEDUPLICATED)
         head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
         configuration = head + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
         output.file(_CONFIG).write_bytes(configuration.encode())
@@ -85,7 +85,7 @@ def check_alone(places: Places, run: str) -> None:
 
 
 def duplicates_files(places: Places) -> list[str]:
-    """The names of the run's own files of duplicates."""
+    """Returns the names of the run's own files of duplicates."""
     return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_key]
 
 
@@ -106,7 +106,7 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
 
 
 def _parts(output: Folder) -> dict[str, str]:
-    """The results of any run in `output`, with the key of the results that they are from."""
+    """Returns the results of any run in `output`, with the key of the results that they are from."""
     return {
         f"{inner}/{name}": key
         for inner in (layout.DUPLICATES, layout.REJECTED)

@@ -1,0 +1,96 @@
+"""The original dataset without its duplicates: same files, same columns, in bounded memory.
+
+Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
+list of duplicates. A removal that was killed goes on from the units that it finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from beam_semdedup.config.parameters import RemovalParameters
+from beam_semdedup.errors import RunError
+from beam_semdedup.plan import stored
+from beam_semdedup.removal.id_list import IdList, find_list
+from beam_semdedup.removal.plan import RemovalManifest, clear, make_plan, prepare
+from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
+from beam_semdedup.removal.transform import RemoveDuplicates
+from beam_semdedup.runners import base as runners
+from beam_semdedup.runners import progress
+from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import File
+from beam_semdedup.text import counted, in_bytes
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RemovalResult:
+    """What a removal did. `ids_not_found` are entries of the list that no row has, which is no error."""
+
+    rows_read: int
+    rows_removed: int
+    ids_removed: int
+    ids_not_found: int
+    files: tuple[str, ...]
+    seconds: float
+
+
+def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None) -> RemovalResult:
+    """Writes the dataset at `p.input_path` without the ids listed at `p.duplicates_path`.
+
+    Args:
+        listed: the files of the list, given by a caller that has just finished the run; None: the run's summary
+            names them.
+
+    Raises:
+        InputError: the list is not from a finished run, the id column is missing or of another type than the
+            list's, or the output would mix with the input or with files that are not from an earlier removal.
+        RepeatedIds: the run found repeated ids, or a listed id stands on several rows of the dataset, of which what
+            was written is removed again (unless repeated_ids=allow).
+    """
+    started = time.time()
+    memory = memory_per_worker(p, num_workers(p))
+    ids = IdList.open(find_list(p) if listed is None else listed, memory)
+    job, units = make_plan(p, ids, memory)
+    prepare(job, units)
+    _LOG.info(
+        "Removing %s from %s, %s",
+        counted(ids.num_ids, "listed id"),
+        counted(len(units), "file"),
+        in_bytes(sum(unit.size for unit in units)),
+    )
+    done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))
+    with progress.shown([done], p.verbose, progress.interval(job.output.url)):
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), p)
+    manifest = RemovalManifest.find(job.output)
+    if not manifest:
+        raise RunError(f"{job.output}: the removal ended without finishing; run it again")
+    stored.forget([job.stage])
+    if manifest.repeated_ids and p.repeated_ids != "allow":
+        clear(job.output)
+        where = f"{manifest.repeated_ids:,} of the listed ones in the dataset"
+        raise RepeatedIds.because(repetitions(where, ids.examples(manifest.repeated_entries)))
+    result = RemovalResult(
+        manifest.counts.num_rows,
+        manifest.rows_removed,
+        manifest.ids_removed,
+        ids.num_ids - manifest.ids_removed,
+        tuple(job.output.file(name).url for name in manifest.files),
+        round(time.time() - started, 3),
+    )
+    if result.ids_not_found > result.ids_removed:
+        _LOG.warning(
+            "Not found in id_field=%s of input_path=%s: %s of %s in duplicates_path=%s; check that the run was on this "
+            "dataset, and that this is the column of its ids",
+            p.id_field,
+            ", ".join(p.input_path),
+            f"{result.ids_not_found:,}",
+            counted(ids.num_ids, "listed id"),
+            p.duplicates_path,
+        )
+    return result

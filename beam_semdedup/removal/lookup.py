@@ -1,0 +1,169 @@
+"""Looks ids up in an `IdList`: in memory where it is small, else in the row groups whose range of ids may match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.removal.id_list import IdList
+from beam_semdedup.storage.folder import File
+
+
+def open_reader(ids: IdList) -> IdReader:
+    """Opens the list as one worker uses it."""
+    return SortedIds(ids) if ids.in_memory else StreamedIds(ids)
+
+
+class IdReader(Protocol):
+    """Looks ids up in an `IdList`."""
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """Looks n ids up.
+
+        Returns:
+            Which of them are in the list, (n,) bool; and the numbers of the entries that they match, ascending, each
+            once for every id that matches it.
+        """
+
+
+class SortedIds:
+    """Holds all ids in one sorted array, which is read once and bisected: a look-up builds no hash table."""
+
+    def __init__(self, ids: IdList) -> None:
+        self._ids = ids
+        self._sorted: dict[pa.DataType, tuple[pa.Array, np.ndarray]] = {}
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """See `IdReader.find`."""
+        mask = np.zeros(len(ids), dtype=bool)
+        valid = ids.is_valid().to_numpy()
+        if not self._ids.num_ids or not valid.any():
+            return mask, np.empty(0, dtype=np.int64)
+        common = _one_type(ids.type, self._ids.id_type)
+        wanted = ids.drop_null().cast(common).combine_chunks()
+        listed, numbers = self._entries(common)
+        low = _bisect(listed, wanted, pc.less)
+        there = low < len(listed)
+        there[there] = pc.equal(listed.take(low[there]), wanted.filter(pa.array(there))).to_numpy(zero_copy_only=False)
+        mask[valid] = there
+        first, matches = np.unique(low[there], return_counts=True)
+        counts = _bisect(listed, listed.take(first), pc.less_equal) - first
+        # The runs of equal entries, one after another.
+        found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return mask, np.sort(np.repeat(numbers[found], np.repeat(matches, counts)))
+
+    def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+        """Returns the entries that are not null, sorted, as `type_`, and their numbers."""
+        if type_ not in self._sorted:
+            tables = [_read_ids(file).cast(type_) for file in self._ids.files]
+            entries = pa.chunked_array([c for t in tables for c in t.chunks], type_).combine_chunks()
+            order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
+            self._sorted[type_] = entries.take(order), order.to_numpy().astype(np.int64)
+        return self._sorted[type_]
+
+
+class StreamedIds:
+    """Reads, for each look-up, the row groups of the list that may hold one of the ids; keeps the footers alone."""
+
+    def __init__(self, ids: IdList) -> None:
+        self._ids = ids
+        self._files = dataset.in_io_threads(_ListFile.open, ids.files)
+
+    def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """See `IdReader.find`."""
+        mask = np.zeros(len(ids), dtype=bool)
+        found = [np.empty(0, dtype=np.int64)]
+        known = pc.min_max(ids).as_py()
+        first = 0
+        for file in self._files:
+            for offset, entries in self._entries(file, file.meeting(known)):
+                common = _one_type(ids.type, entries.type)
+                listed = entries.cast(common)
+                match = pc.index_in(ids.cast(common), value_set=listed, skip_nulls=True)
+                mask |= match.is_valid().to_numpy()
+                matches = np.bincount(match.drop_null().to_numpy(), minlength=len(listed))
+                # Where an entry repeats, the first one was matched and stands for all of them.
+                same = pc.index_in(listed, value_set=listed).to_numpy()
+                found.append(first + offset + np.repeat(np.arange(len(listed)), matches[same]))
+            first += file.footer.num_rows
+        return mask, np.concatenate(found)
+
+    def _entries(self, file: _ListFile, groups: Sequence[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
+        """Yields the entries of the row groups in pieces, each with the number of its first one in the file."""
+        if not groups:
+            return
+        with file.file.open() as source:
+            opened = pq.ParquetFile(source, metadata=file.footer)
+            for group in groups:
+                offset = file.starts[group]
+                for batch in opened.iter_batches(self._ids.batch_rows, row_groups=[group], columns=["id"]):
+                    yield offset, embeddings.decoded(pa.chunked_array([batch.column(0)]))
+                    offset += batch.num_rows
+
+
+@dataclass(frozen=True)
+class _ListFile:
+    """A file with ids, and what its footer says: where each row group starts, and its range of ids."""
+
+    file: File
+    footer: Any
+    starts: list[int]
+    statistics: list[Any]
+
+    @classmethod
+    def open(cls, file: File) -> _ListFile:
+        with file.open() as source:
+            footer = pq.ParquetFile(source).metadata
+        groups = [footer.row_group(g) for g in range(footer.num_row_groups)]
+        column = [footer.schema.column(i).path for i in range(footer.num_columns)].index("id")
+        starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
+        return cls(file, footer, starts, [group.column(column).statistics for group in groups])
+
+    def meeting(self, known: dict[str, Any]) -> list[int]:
+        """Returns the row groups whose range of ids meets the range `known`."""
+        if known["min"] is None:
+            return []
+        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
+
+
+def _read_ids(file: File) -> pa.ChunkedArray:
+    with file.open() as source:
+        return embeddings.decoded(pq.ParquetFile(source).read(columns=["id"]).column("id"))
+
+
+def _bisect(array: pa.Array, values: pa.Array, precedes: Callable[[pa.Array, pa.Array], pa.Array]) -> np.ndarray:
+    """Returns, for m values, how many elements at the start of the sorted `array` precede each; (m,) int64."""
+    low, high = np.zeros(len(values), dtype=np.int64), np.full(len(values), len(array))
+    while (low < high).any():
+        middle = (low + high) // 2
+        open_ = low < high
+        before = precedes(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
+        low = np.where(open_ & before, middle + 1, low)
+        high = np.where(open_ & ~before, middle, high)
+    return low
+
+
+def _one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    """Returns the type of ids that holds the values of both."""
+    if not pa.types.is_integer(a):
+        return pa.large_binary()
+    if pa.uint64() not in (a, b):
+        return pa.int64()
+    return a if a == b else pa.decimal128(20)  # negative numbers of the one type, large ones of the other
+
+
+def _may_meet(statistics: Any, known: dict[str, Any]) -> bool:
+    """Says whether a row group's range of ids meets the range `known`; true where it names none."""
+    if statistics is None or not statistics.has_min_max:
+        return True
+    low, high = statistics.min, statistics.max
+    if type(low) is not type(known["min"]):
+        return True
+    return bool(low <= known["max"] and known["min"] <= high)

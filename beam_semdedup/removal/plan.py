@@ -1,0 +1,213 @@
+"""What a removal will do: where each file goes, whether everything fits together, and what it may clear before.
+
+A removal is a stage like those of a run. Its folder is `_removal/` in the output, which holds its plan and, for each
+written file, a note of what was found in it. Its manifest is `_removal.json` in the output; once that is written the
+folder goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pyarrow as pa
+
+from beam_semdedup.config.parameters import RemovalParameters
+from beam_semdedup.errors import InputError
+from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.plan.stored import Manifest
+from beam_semdedup.removal.id_list import IdList
+from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import File, FileInfo, Folder
+from beam_semdedup.storage.records import Record
+
+_LOG = logging.getLogger(__name__)
+_STAGE = "_removal"
+_FORMAT = 4
+
+
+@dataclass(frozen=True)
+class RemovalUnit:
+    """A file of the dataset, by its URL, and where it goes, by its name in the output; `size` is in bytes."""
+
+    source: str
+    target: str
+    size: int
+
+
+@dataclass(frozen=True)
+class RemovalPlan(Record):
+    """What a removal is going to write: the names of the files, and the `key` of all that they depend on."""
+
+    key: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RemovalManifest(Manifest):
+    """The manifest of a removal: the names of its files, and what was found in them.
+
+    Attributes:
+        ids_removed: entries of the list that were found.
+        repeated_ids: entries that stand on several rows; `repeated_entries` are the numbers of some in the list.
+    """
+
+    file_name: ClassVar[str] = "_removal.json"
+
+    files: tuple[str, ...]
+    rows_removed: int
+    ids_removed: int
+    repeated_ids: int
+    repeated_entries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Written(Record):
+    """What plans and manifests have in common, those of earlier versions too: the names of the files."""
+
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RemovalJob:
+    """What a worker must know of a removal.
+
+    Attributes:
+        key: of all that the written files depend on.
+        memory: of a worker, in bytes.
+    """
+
+    parameters: RemovalParameters
+    ids: IdList
+    output: Folder
+    key: str
+    memory: int
+
+    @property
+    def stage(self) -> Folder:
+        """The folder of the plan and the notes."""
+        return self.output / _STAGE
+
+    def note(self, target: str) -> File:
+        """Returns the file that says what was found in the unit with that target, and that it is finished."""
+        return self.stage.file(f"{layout.fingerprint([self.key, target])}.parquet")
+
+
+def make_plan(p: RemovalParameters, ids: IdList, memory: int) -> tuple[RemovalJob, list[RemovalUnit]]:
+    """Finds the dataset, and checks that list and output fit it; writes nothing.
+
+    Raises:
+        InputError: a file without usable ids, two that would have the same name, or an output that would mix with them.
+    """
+    files = dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+    output = Folder.at(p.output_path, p.write_options)
+    units = _units(p, files, output)
+    _check_id_column(p, files, ids)
+    facts = {
+        "format": _FORMAT,
+        "list": [[f.url, f.size, f.version] for f in ids.files],
+        "input": [[f.url, f.size, f.version] for f in files],
+        "targets": [[u.source, u.target] for u in units],
+        "id_field": p.id_field,
+        "input_filetype": p.input_filetype,
+    }
+    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
+
+
+def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
+    """Clears what an earlier removal wrote, and stores the plan of this one.
+
+    What an unfinished removal of the same files wrote stays: this one goes on from it.
+
+    Raises:
+        InputError: a file would be replaced that is not from an earlier removal.
+    """
+    output, owned = job.output, owned_files(job.output)
+    plan = RemovalPlan(job.key, tuple(sorted(unit.target for unit in units)))
+    if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
+        _LOG.info("Going on with the removal that was not finished in %s", output)
+    else:
+        job.stage.delete(layout.finished_units(job.stage))
+        if job.parameters.clear_output:
+            output.delete(owned)
+            owned = []
+    folders = {posixpath.dirname(unit.target) for unit in units}
+    present = {
+        posixpath.join(folder, name) for folder in folders for name in (output / folder if folder else output).names()
+    }
+    for unit in units:
+        if unit.target in present and unit.target not in owned:
+            taken = output.file(unit.target)
+            raise InputError(f"{taken} exists and is not from an earlier removal; choose another output_path")
+    plan.write(job.stage.file(layout.PLAN))
+    output.delete([RemovalManifest.file_name])
+
+
+def owned_files(output: Folder) -> list[str]:
+    """Returns the names of the files in `output` that an earlier removal wrote, last of all those that say so."""
+    stage = output / _STAGE
+    stored = [stage.file(layout.PLAN), output.file(RemovalManifest.file_name)]
+    written = [found for file in stored if (found := _Written.read(file))]
+    if not written:
+        return []
+    names = [*(output.name_of(file) for file in stage.find()), *(name for found in written for name in found.files)]
+    last = [output.name_of(file) for file in stored]
+    return [*(name for name in names if name not in last), *last]
+
+
+def clear(output: Folder) -> None:
+    """Deletes what an earlier removal wrote in `output`."""
+    output.delete(owned_files(output))
+
+
+def _units(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> list[RemovalUnit]:
+    """Pairs each file with its target, the same name in `output` as in its input_path."""
+    roots = [Folder.at(path, p.read_options) for path in p.input_path]
+    fixed = [root.fixed_part() for root in roots]
+    place = output.realpath()
+    targets: dict[str, FileInfo] = {}
+    for file in files:
+        root = max((r for r in fixed if file.is_inside(r)), key=lambda r: len(r.url), default=None)
+        target = (root and root.name_of(file)) or file.name
+        if target in targets:
+            raise InputError(
+                f"input_path: {targets[target]} and {file} would both be written to {output.file(target)}: give a "
+                "directory that holds both as input_path, or remove from one after the other with an output_path each"
+            )
+        if file.realpath().is_inside(place):
+            raise InputError(f"output_path={p.output_path} holds the input file {file}; choose another")
+        targets[target] = file
+    for root in roots:
+        if place.is_inside(root.realpath()):
+            raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
+    return [RemovalUnit(file.url, target, file.size) for target, file in targets.items()]
+
+
+def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:
+    """Raises InputError where a file has no ids, or ids of another kind than the list's."""
+    kind = dataset.FORMATS[p.input_filetype]
+
+    def check_type(info: FileInfo, schema: pa.Schema) -> None:
+        dataset.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
+        type_ = embeddings.plain_type(schema.field(p.id_field).type)
+        differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
+        if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
+            raise InputError(
+                f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+            )
+
+    def check(info: FileInfo) -> None:
+        # The start of a file is enough to say that it fits, but not that it does not.
+        with contextlib.suppress(InputError):
+            check_type(info, kind.head(info))
+            return
+        facts = kind.inspect(info)
+        dataset.check_any_column(kind, facts)
+        if facts.num_rows:
+            check_type(info, facts.schema)
+
+    dataset.in_io_threads(check, files)

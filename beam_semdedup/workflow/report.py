@@ -1,0 +1,89 @@
+"""What a person is told of a run: what it will do, and how far it is."""
+
+from __future__ import annotations
+
+import logging
+
+from beam_semdedup.plan.job import Job
+from beam_semdedup.plan.planning import Plan
+from beam_semdedup.plan.stored import PairwiseManifest
+from beam_semdedup.runners.progress import StageProgress
+from beam_semdedup.storage import layout
+from beam_semdedup.text import counted, in_bytes
+from beam_semdedup.workflow import output_path
+
+_LOG = logging.getLogger(__name__)
+
+
+def report_plan(plan: Plan) -> None:
+    """Says what was found, what was chosen and what is reused."""
+    job, p, assign = plan.job, plan.job.parameters, plan.job.assign_plan
+    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {assign.sample_rows:,} rows"
+    _LOG.info(
+        "Found %s of dimension %s in %s, %s",
+        counted(assign.num_rows, "row"),
+        assign.dimension,
+        counted(len(plan.files), "file"),
+        in_bytes(sum(f.size for f in plan.files)),
+    )
+    _LOG.info(
+        "Chosen: %s (%s), %s, %s; runner %s with %s, %s of memory%s",
+        counted(job.n_clusters, "cluster"),
+        fit,
+        counted(len(plan.units), "assign unit"),
+        counted(job.num_keys, "comparison unit"),
+        p.runner.name,
+        counted(plan.num_workers, "worker"),
+        in_bytes(plan.memory),
+        "" if plan.num_workers == 1 else " each",
+    )
+    for name, manifest, folder in (
+        ("assigned rows", plan.assigned, job.kmeans),
+        ("similarities", plan.compared, job.pairwise),
+    ):
+        if manifest:
+            _LOG.info("Reusing the %s in %s", name, folder)
+    if not plan.assigned:
+        found = len(layout.finished_units(job.segments))
+        if found:
+            _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans)
+    elif not plan.compared:
+        found = len(layout.finished_units(job.pairwise))
+        if found:
+            _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise)
+
+
+def stages(plan: Plan) -> list[StageProgress]:
+    """Returns the stages that the run will do, with how many of their units are done."""
+    job = plan.job
+    result = []
+    if not plan.assigned:
+        if job.assign_plan.sample_rows:
+            centroids = job.kmeans.file(layout.CENTROIDS)
+            fitted = StageProgress("Fit centroids", None, lambda: int(centroids.exists()))
+            result.append(fitted)
+        result.append(
+            StageProgress(
+                "Assign nearest centroid",
+                len(plan.units),
+                lambda: len(layout.finished_units(job.segments)),
+            )
+        )
+    if not plan.compared:
+        result.append(StageProgress("Compare within clusters", job.num_keys, lambda: _keys_done(job)))
+    if job.parameters.eps is not None:
+        result.append(
+            StageProgress(
+                "Identify duplicates",
+                -(-job.num_keys // job.keys_per_file),
+                lambda: len(output_path.duplicates_files(job)),
+            )
+        )
+    return result
+
+
+def _keys_done(job: Job) -> int:
+    """Counts the keys that have a result; all of them when the stage is finished, since a key may have no rows."""
+    if PairwiseManifest.find(job.pairwise):
+        return job.num_keys
+    return layout.num_compared(layout.finished_units(job.pairwise))
