@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.text import counted
@@ -35,7 +35,7 @@ class Repetitions:
     count: int = 0
     in_clusters: int = 0
     in_duplicates: int = 0
-    examples: tuple[str, ...] = ()
+    examples: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         where = {

@@ -64,7 +64,7 @@ def find_results(plan: Plan) -> Found:
         count=max(compared.repeated_ids, again.count),
         in_clusters=compared.repeated_ids,
         in_duplicates=again.count,
-        examples=tuple(dict.fromkeys([*compared.examples, *map(str, again.examples)]))[:EXAMPLES],
+        examples=list(dict.fromkeys([*compared.examples, *map(str, again.examples)]))[:EXAMPLES],
     )
     rejected = output_path.copy_rejected(job, assigned)
     return Found(assigned, compared, files, duplicates, kept, rejected, repeated, time.time())

@@ -517,9 +517,9 @@ def test_an_id_that_repeats_across_clusters_is_counted_where_its_rows_are_duplic
         max_iter=0,
         ranking_strategy={"metadata_cols": ["id"]},
     )
-    assert summary.repeated_ids == Repetitions(count=1, in_clusters=0, in_duplicates=1, examples=("x",))
-    stored = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert stored["repeated_ids"] == {"count": 1, "in_clusters": 0, "in_duplicates": 1, "examples": ["x"]}
+    found = {"count": 1, "in_clusters": 0, "in_duplicates": 1, "examples": ["x"]}
+    assert summary.repeated_ids == Repetitions(**found)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["repeated_ids"] == found
 
 
 def test_remove_writes_the_input_without_its_duplicates(parquet_dataset: Any, tmp_path: Path) -> None:
