@@ -41,10 +41,13 @@ class RemovalUnit:
 
 @dataclass(frozen=True)
 class RemovalPlan(Record):
-    """What a removal is going to write: the names of the files, and the `key` of all that they depend on."""
+    """What a removal is going to write: the names of the files, and the `key` of all that they depend on.
 
-    key: str
+    The manifest can be read as a plan without a key, also that of an earlier version.
+    """
+
     files: tuple[str, ...]
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,6 @@ class RemovalManifest(Manifest):
     ids_removed: int
     repeated_ids: int
     repeated_entries: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Written(Record):
-    """What plans and manifests have in common, those of earlier versions too: the names of the files."""
-
-    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    plan = RemovalPlan(job.key, tuple(sorted(unit.target for unit in units)))
+    plan = RemovalPlan(tuple(sorted(unit.target for unit in units)), job.key)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
     else:
@@ -148,15 +144,14 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
 
 
 def owned_files(output: Folder) -> list[str]:
-    """Returns the names of the files in `output` that an earlier removal wrote, last of all those that say so."""
+    """Returns the names of the files in `output` that an earlier removal wrote, those that say so last."""
     stage = output / _STAGE
     stored = [stage.file(layout.PLAN), output.file(RemovalManifest.file_name)]
-    written = [found for file in stored if (found := _Written.read(file))]
-    if not written:
+    plans = [plan for file in stored if (plan := RemovalPlan.read(file))]
+    if not plans:
         return []
-    names = [*(output.name_of(file) for file in stage.find()), *(name for found in written for name in found.files)]
-    last = [output.name_of(file) for file in stored]
-    return [*(name for name in names if name not in last), *last]
+    own: list[File] = [*stage.find(), *stored]
+    return [*(name for plan in plans for name in plan.files), *map(output.name_of, own)]
 
 
 def clear(output: Folder) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,37 +26,27 @@ _ENTRY = "entry"
 
 
 @dataclass(frozen=True)
-class RemovedUnit:
+class RemovedUnit(Record):
     """A written file, by its name in the output: rows that were read and removed, and matches of these with entries."""
 
     target: str
     num_rows: int
     rows_removed: int
     matches: int
-    reused: bool
-
-
-@dataclass(frozen=True)
-class _Facts(Record):
-    """What a note says besides the entries."""
-
-    num_rows: int
-    rows_removed: int
-    matches: int
+    reused: bool = False
 
 
 def remove_from_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> RemovedUnit:
     """Writes the file of a unit, unless an earlier attempt did."""
     note = job.note(unit.target)
     with naming_unit(unit.source):
-        facts = tables.read_facts(note, _Facts)
-        reused = facts is not None and job.output.file(unit.target).exists()
-        if facts is None or not reused:
-            facts, entries = _write_file(job, unit, ids)
-            encoding = {_ENTRY: "DELTA_BINARY_PACKED"}
-            table = pa.table({_ENTRY: entries})
-            tables.write(note, table, facts, "zstd", use_dictionary=False, column_encoding=encoding)
-    return RemovedUnit(unit.target, facts.num_rows, facts.rows_removed, facts.matches, reused)
+        found = tables.read_facts(note, RemovedUnit)
+        if found and job.output.file(unit.target).exists():
+            return replace(found, reused=True)
+        removed, entries = _write_file(job, unit, ids)
+        table, encoding = pa.table({_ENTRY: entries}), {_ENTRY: "DELTA_BINARY_PACKED"}
+        tables.write(note, table, removed, "zstd", use_dictionary=False, column_encoding=encoding)
+        return removed
 
 
 def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
@@ -76,7 +66,8 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     manifest.store(job.output)
 
 
-def _write_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[_Facts, np.ndarray]:
+def _write_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[RemovedUnit, np.ndarray]:
+    """Returns the counts, and the numbers of the entries that were found."""
     p = job.parameters
     found = [np.empty(0, dtype=np.int64)]
 
@@ -91,4 +82,4 @@ def _write_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[_Fac
             source, scratch, id_column, is_listed, job.memory // 8
         )
     entries = np.sort(np.concatenate(found))
-    return _Facts(rows_read, rows_removed, len(entries)), entries
+    return RemovedUnit(unit.target, rows_read, rows_removed, len(entries)), entries

@@ -32,8 +32,7 @@ from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import counted, without_secrets
 from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
-from beam_semdedup.workflow.results import Found, find_results
-from beam_semdedup.workflow.summary import Summary, reasons, summarize
+from beam_semdedup.workflow.summary import Found, Summary, find_results, reasons, summarize
 
 
 class SemanticDeduplicationWorkflow:
