@@ -31,15 +31,6 @@ _FORMAT = 4
 
 
 @dataclass(frozen=True)
-class RemovalUnit:
-    """A file of the dataset, by its URL, and where it goes, by its name in the output; `size` is in bytes."""
-
-    source: str
-    target: str
-    size: int
-
-
-@dataclass(frozen=True)
 class RemovalPlan(Record):
     """What a removal is going to write: the names of the files, and the `key` of all that they depend on.
 
@@ -66,6 +57,15 @@ class RemovalManifest(Manifest):
     ids_removed: int
     repeated_ids: int
     repeated_entries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RemovalUnit:
+    """A file of the dataset, by its URL, and where it goes, by its name in the output; `size` is in bytes."""
+
+    source: str
+    target: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -101,16 +101,16 @@ def make_plan(p: RemovalParameters, ids: IdList, memory: int) -> tuple[RemovalJo
     """
     files = dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
     output = Folder.at(p.output_path, p.write_options)
-    units = _units(p, files, output)
+    targets = _targets(p, files, output)
     _check_id_column(p, files, ids)
     facts = {
         "format": _FORMAT,
         "list": [[f.url, f.size, f.version] for f in ids.files],
-        "input": [[f.url, f.size, f.version] for f in files],
-        "targets": [[u.source, u.target] for u in units],
+        "input": [[target, f.url, f.size, f.version] for target, f in targets.items()],
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
     }
+    units = [RemovalUnit(file.url, target, file.size) for target, file in targets.items()]
     return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
 
 
@@ -159,8 +159,8 @@ def clear(output: Folder) -> None:
     output.delete(owned_files(output))
 
 
-def _units(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> list[RemovalUnit]:
-    """Pairs each file with its target, the same name in `output` as in its input_path."""
+def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> dict[str, FileInfo]:
+    """Returns the files by the names that they get in `output`, which they have in their input_path."""
     roots = [Folder.at(path, p.read_options) for path in p.input_path]
     fixed = [root.fixed_part() for root in roots]
     place = output.realpath()
@@ -179,7 +179,7 @@ def _units(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> l
     for root in roots:
         if place.is_inside(root.realpath()):
             raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
-    return [RemovalUnit(file.url, target, file.size) for target, file in targets.items()]
+    return targets
 
 
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:

@@ -20,20 +20,18 @@ from beam_semdedup.storage.records import Record
 
 
 @dataclass(frozen=True)
-class DuplicatesFile:
-    """A finished file of duplicates and how many rows of its clusters are none."""
-
-    path: str
-    duplicates: int
-    kept: int
-
-
-@dataclass(frozen=True)
 class DuplicatesFacts(Record):
     """What a file of duplicates says of itself: its rows, and how many rows of its clusters are none."""
 
     duplicates: int
     kept: int
+
+
+@dataclass(frozen=True)
+class DuplicatesFile(DuplicatesFacts):
+    """A finished file of duplicates, whose URL is `path`."""
+
+    path: str
 
 
 def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> DuplicatesFile:
@@ -49,11 +47,11 @@ def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> D
         size = max(1, -(-table.num_rows // groups)) if groups else 65_536
         facts = DuplicatesFacts(table.num_rows, sum(kept))
         tables.write(file, table, facts, p.write_compression, size)
-    return DuplicatesFile(file.url, facts.duplicates, facts.kept)
+    return DuplicatesFile(facts.duplicates, facts.kept, file.url)
 
 
 def _split(job: Job, unit: ComparedUnit) -> tuple[int, pa.Table]:
-    """How many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
+    """Returns how many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
     file = job.pairwise.file(unit.name)
     facts = tables.read_facts(file, PairwiseFacts)
     if facts is None:

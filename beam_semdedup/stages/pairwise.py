@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.compute import arrays, small_clusters
-from beam_semdedup.compute.ranking import hash_ids
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
@@ -212,5 +211,6 @@ def _compare_clusters(
 def _repeated_in_clusters(table: pa.Table) -> Repeated:
     """Counts the ids that stand in a cluster more than once, in each of them."""
     ids = table.column("id")
-    hashes = hash_ids(ids, seed=0) + hash_ids(table.column("centroid"), seed=1)
-    return repeated([ids], lambda ids: [(ids, hashes)])
+    codes = pa.chunked_array([chunk.indices for chunk in ids.dictionary_encode().chunks]).to_numpy()
+    keys = codes.astype(np.uint64) << np.uint64(32) | table.column("centroid").to_numpy().astype(np.uint64)
+    return repeated([ids], lambda ids: [(ids, keys)])
