@@ -32,7 +32,7 @@ class PlanReport:
 
 
 def report_plan(p: PlanParameters) -> PlanReport:
-    """The forecasts that the parameters ask for.
+    """Makes the forecasts that the parameters ask for.
 
     Raises:
         InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
@@ -74,7 +74,7 @@ def _data(p: PlanParameters) -> Data:
 
 
 def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
-    """The rates, and where they are from."""
+    """Returns the rates, and where they are from."""
     if p.calibrate:
         _LOG.info("Measuring how fast this machine is, in about 20 s")
         measured = calibrate(dimension, number_of_cores)

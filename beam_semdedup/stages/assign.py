@@ -93,7 +93,7 @@ def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> Non
 
 
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
-    """The usable rows with their centroids and distances, and the rejected rows."""
+    """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
     batches = FORMATS[p.input_filetype].read(job.input_file(unit.path), unit, job.assign_plan.input_schema)
 

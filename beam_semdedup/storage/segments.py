@@ -42,7 +42,7 @@ class Segment:
 
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
-    """The columns of a segment file; `source_file` and `source_row` end every order."""
+    """Returns the columns of a segment file; `source_file` and `source_row` end every order."""
     vector, distance = pa.list_(pa.float32(), dimension), pa.float32()
     types = (id_type, vector, pa.int32(), distance, distance, pa.int32(), pa.int64())
     return pa.schema([*zip(SEGMENT_COLUMNS, types, strict=True), *carried])
@@ -50,7 +50,7 @@ def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Fi
 
 @functools.cache
 def num_bytes(dimension: int) -> tuple[int, int]:
-    """The bytes of a segment of its own, and of each row in it: with integer ids, and without carried columns."""
+    """Returns the bytes of a segment by itself, and of each row in it, with integer ids and no carried columns."""
     schema = segment_schema(pa.int64(), dimension, [])
     zeros = [
         pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(dimension, np.float32)), type=type_)
@@ -64,7 +64,7 @@ def num_bytes(dimension: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Index(Record):
-    """Offset, length, key and number of rows of each record batch."""
+    """The index of a segment file: offset, length, key and number of rows of each record batch."""
 
     batches: tuple[tuple[int, int, int, int], ...]
 
@@ -166,7 +166,7 @@ class RankedRows:
         return len(self._order) * self._vectors[0].shape[1] * self._vectors[0].itemsize
 
     def window(self, start: int, stop: int) -> RankedRows:
-        """The rows ranked `[start, stop)`, sharing the vectors."""
+        """Returns the rows ranked `[start, stop)`, sharing the vectors."""
         result = copy.copy(self)
         result._order = self._order[start:stop]
         return result
@@ -188,7 +188,7 @@ class RankedRows:
 
 
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """The rows (n, d) float32 as a column of vectors, without a copy."""
+    """Returns the rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
