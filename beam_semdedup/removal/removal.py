@@ -32,7 +32,8 @@ from beam_semdedup.removal.entries import JoinEntries, halves, pack
 from beam_semdedup.removal.id_list import IdList, IdReader
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import files as storage
 from beam_semdedup.storage import layout
 from beam_semdedup.text import EXAMPLES, counted, in_bytes
@@ -93,7 +94,9 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
             was written is removed again (unless repeated_ids=allow).
     """
     started = time.time()
-    memory = memory_per_worker(p, num_workers(p))
+    runner = make_runner(p)
+    runner.check("auto")
+    memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     read_options = p.read_options
     write_options = p.write_options
     paths = find_list(p) if listed is None else listed
@@ -118,7 +121,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[str] | None = None)
         )
     ]
     with progress.shown(stages, p.verbose, progress.interval(output)):
-        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), p)
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
     ledger = storage.read_json(storage.join(output, _LEDGER), write_options)
     if not ledger or not ledger["finished"]:
         raise RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")

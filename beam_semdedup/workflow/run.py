@@ -24,6 +24,7 @@ from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locat
 from beam_semdedup.removal import removal
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import files as storage
@@ -94,7 +95,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans_dir)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
+            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:

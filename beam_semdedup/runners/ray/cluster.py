@@ -1,7 +1,4 @@
-"""The Ray cluster that a run uses: joining it, and reserving what its actors need.
-
-Only the modules named `ray…` and `runners.ray` import Ray.
-"""
+"""The Ray cluster that a run uses: joining it, and reserving what its actors need."""
 
 from __future__ import annotations
 
