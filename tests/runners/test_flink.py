@@ -179,11 +179,15 @@ def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any]) -> None
     assert runner.memory(5) == 4 << 30
     assert memory_per_worker(runner, 5, None) == 2 << 30
     assert FlinkCluster(cluster["address"]).slots_per_host(1) == 8
+
+
+def test_where_no_slot_is_free_all_are_taken_and_no_slot_is_an_error(cluster: dict[str, Any]) -> None:
+    flink = FlinkCluster(cluster["address"], free_seconds=0)
     cluster["/overview"] = {"slots-available": 0, "slots-total": 12}
-    assert runner.num_workers() == 12
+    assert flink.free_slots() == 12
     cluster["/overview"] = {"slots-available": 0, "slots-total": 0}
     with pytest.raises(InputError, match="has no task slots; start task managers"):
-        runner.num_workers()
+        flink.free_slots()
 
 
 def test_slots_that_become_free_are_waited_for(cluster: dict[str, Any]) -> None:
