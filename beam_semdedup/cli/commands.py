@@ -23,7 +23,7 @@ from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalP
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.registry import leave_clusters
+from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.text import without_secrets
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -81,7 +81,8 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
         sys.exit(DONE)
     signal.signal(signal.SIGTERM, _terminate)
     code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
-    leave_clusters()
+    for runner in RUNNERS.values():
+        runner.leave()
     _end(code)
 
 

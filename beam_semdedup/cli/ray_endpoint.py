@@ -28,7 +28,7 @@ def main() -> None:
         values: Any = OmegaConf.to_container(OmegaConf.from_dotlist(sys.argv[1:]))
         settings = {"name": "ray", **values.get("runner", {})}
         parameters = resolve({**values, "runner": settings}, EndpointParameters)
-        runner = RayRunner.of(parameters)
+        runner = RayRunner(parameters)
         runner.check("auto")
         from beam_semdedup.runners.ray.endpoint import Endpoint
 

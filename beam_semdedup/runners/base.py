@@ -1,7 +1,7 @@
 """What a runner is, and how a pipeline is run on one: again where a worker was lost.
 
-A new runner is one class with its settings, and a line in `registry.RUNNERS`. That module imports it, as does all that
-reads the parameters, so that Beam, and whatever else is slow to import, is imported in its methods.
+A new runner is one class with its settings, and a line in `registry.RUNNERS`. That module is imported by all that reads
+the parameters, so that Beam, and whatever else is slow to import, is imported in a runner's methods.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import abc
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from beam_semdedup.config.groups import RunnerConfig
 from beam_semdedup.errors import WorkerLost, is_interrupt, known_cause
@@ -21,8 +20,8 @@ Build: TypeAlias = Callable[[Any], Any]
 Settings = TypeVar("Settings", bound=RunnerConfig)
 
 
-class RunnerParameters(Protocol):
-    """The parameters that a runner is made from: `runner` holds its settings."""
+class ClusterParameters(Protocol):
+    """The parameters that a runner is made from: `runner` holds the settings of its own."""
 
     runner: Any
     ray_address: str | None
@@ -30,83 +29,47 @@ class RunnerParameters(Protocol):
     verbose: bool
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """What the parameters say of a cluster for whoever uses one, runners and fits.
-
-    Attributes:
-        address: of the Ray cluster; None: one on this machine.
-        timeout: seconds to wait until it has room.
-        verbose: whether what its actors print is shown.
-    """
-
-    address: str | None = None
-    timeout: float = 60.0
-    verbose: bool = True
-
-
 class Runner(abc.ABC, Generic[Settings]):
-    """Where pipelines run."""
+    """Where pipelines run. Whatever asks a cluster raises InputError or RunError where it does not answer."""
 
     settings: ClassVar[type[RunnerConfig]]
-    """What `runner.…` can be given; its docstring and fields are the runner's part of `--help`."""
+    """What `runner.…` can be given; its docstring and fields are this runner's part of `--help`."""
     workers_are_here: ClassVar[bool] = False
     """Whether workers are known to see this machine's devices, so that what they need of them is checked here."""
 
-    def __init__(self, config: Settings, cluster: Cluster = Cluster()) -> None:
-        self.config, self.cluster = config, cluster
-
-    @classmethod
-    def of(cls, parameters: RunnerParameters) -> Self:
-        """The runner with the settings of these parameters."""
-        cluster = Cluster(parameters.ray_address, parameters.ray_timeout, parameters.verbose)
-        return cls(parameters.runner, cluster)
+    def __init__(self, parameters: ClusterParameters) -> None:
+        self.parameters = parameters
+        self.config: Settings = parameters.runner
 
     def check_device(self, device: str) -> None:
-        """Checks that the settings give the workers the device that is asked for: auto, cpu or gpu.
-
-        Raises:
-            InputError: they do not.
-        """
+        """Raises InputError where the settings do not give the workers the device (auto, cpu or gpu) asked for."""
 
     def check(self, device: str) -> None:
-        """Checks, before anything is done, that this machine has what the runner needs.
-
-        Raises:
-            InputError: something is not installed or not there; the message says what to do.
-        """
+        """Raises InputError, before anything is done, where this machine lacks what the runner or the device needs."""
 
     @abc.abstractmethod
     def room(self) -> int:
-        """How many workers there is room for, which is what `num_workers=auto` stands for.
-
-        Raises:
-            InputError, RunError: the cluster cannot be reached or joined, or has no room for one.
-        """
+        """Returns how many workers there is room for, at least one, which is what `num_workers=auto` stands for."""
 
     def num_workers(self) -> int:
-        """The number of workers that the settings ask for; raises what `room` raises."""
+        """Returns the number of workers that the settings ask for."""
         return self.room() if self.config.num_workers == "auto" else self.config.num_workers
 
     def memory(self, number: int) -> int | None:
-        """Bytes that each of `number` workers has on the machines of the runner; None: those of this machine.
-
-        Raises:
-            InputError, RunError: the cluster cannot be reached or joined.
-        """
+        """Returns the bytes that each of `number` workers has on its machine; None: its share of this machine's."""
         return None
 
     @abc.abstractmethod
     def run(self, build: Build) -> None:
-        """Runs a pipeline once, and returns when it is done.
+        """Runs a pipeline once, to its end.
 
         Raises:
-            WorkerLost: a worker died or went away; what its units raise is raised as Beam words it.
+            WorkerLost: a worker died or went away; what units raise is raised as Beam words it.
         """
 
     @classmethod
     def leave(cls) -> None:
-        """Leaves the cluster that this process is in, if it is in one of this kind."""
+        """Leaves the cluster of this kind that the process is in, if any, or ends the one that it started."""
 
 
 def run(build: Build, runner: Runner[Any]) -> None:

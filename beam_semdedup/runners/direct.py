@@ -8,24 +8,21 @@ from beam_semdedup.runners.base import Build, Runner
 
 
 class DirectRunner(Runner[DirectConfig]):
-    """Runs pipelines on this machine."""
+    """Runs pipelines on this machine; a single worker is this process, and `auto` is one per core."""
 
     settings = DirectConfig
     workers_are_here = True
 
     def check(self, device: str) -> None:
-        """Checks that there is a GPU where `device` asks for one; see `Runner.check`."""
         if device == "gpu":
             from beam_semdedup.compute import arrays
 
             arrays.library(device)
 
     def room(self) -> int:
-        """One worker per core."""
         return cores()
 
     def run(self, build: Build) -> None:
-        """See `Runner.run`; a single worker is this process."""
         from beam_semdedup.runners import harness
 
         number = self.num_workers()

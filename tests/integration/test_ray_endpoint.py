@@ -36,7 +36,7 @@ def options(local_ray: Any) -> Iterator[PipelineOptions]:
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # the pipelines refer to this module
     values = {"port": 0, "runner": {"name": "ray", "num_workers": 2, "runtime_env": here}}
     parameters = resolve(values, EndpointParameters)
-    endpoint = Endpoint(RayRunner.of(parameters), parameters.port)
+    endpoint = Endpoint(RayRunner(parameters), parameters.port)
     port = endpoint.start()
     yield PipelineOptions(["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"])
     endpoint.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-import urllib.request
 from collections import Counter
 from typing import Any
 
@@ -84,6 +83,8 @@ class FlinkCluster:
         return self._ask("/taskmanagers")["taskmanagers"]
 
     def _ask(self, path: str, method: str = "GET") -> Any:
+        import urllib.request  # slow to import, and needed on clusters only
+
         place = self._master.rstrip("/")
         url = (place if "://" in place else f"http://{place}") + path
         try:

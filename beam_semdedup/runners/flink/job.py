@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,19 @@ def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | 
     """
     jar = job_server.find(config)
     deaths: list[str] = []
+
+    def lost(message: str) -> None:
+        """Ends the job server soon after a worker died, if the job does not end by itself."""
+        deaths.append(message)
+        timer = threading.Timer(_GRACE_SECONDS, server.end)
+        timer.daemon = True
+        timer.start()
+
     with ExitStack() as stack:
-        environment = stack.enter_context(_environment(config, number, deaths))
+        environment = stack.enter_context(_environment(config, number, lost))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="semdedup-", ignore_cleanup_errors=True))
         options = _options(config, number, cluster, jar, scratch, environment)
         server = stack.enter_context(JobServer(options))
-        stack.enter_context(_ended_with(deaths, server))
         try:
             with beam.Pipeline(runner=JobRunner(server.connected()), options=options) as pipeline:
                 build(pipeline)
@@ -157,7 +164,7 @@ def _options(
 
 
 @contextmanager
-def _environment(config: FlinkConfig, number: int, deaths: list[str]) -> Iterator[dict[str, str]]:
+def _environment(config: FlinkConfig, number: int, lost: Callable[[str], None]) -> Iterator[dict[str, str]]:
     """Beam's options that say where workers come from; within it the pool is open, where that is this process's."""
     kind = config.environment
     if kind == "auto":
@@ -168,25 +175,5 @@ def _environment(config: FlinkConfig, number: int, deaths: list[str]) -> Iterato
     elif kind == "external":
         yield {"environment_type": "EXTERNAL", "environment_config": config.worker_pool}
     else:
-        with WorkerPool("localhost:0", max(1, cores() // number), deaths.append) as pool:
+        with WorkerPool("localhost:0", max(1, cores() // number), lost) as pool:
             yield {"environment_type": "EXTERNAL", "environment_config": f"localhost:{pool.port}"}
-
-
-@contextmanager
-def _ended_with(deaths: list[str], server: JobServer) -> Iterator[None]:
-    """Ends the job server, while within it, soon after a worker died, if the job does not end by itself."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.2):
-            if deaths and not ended.wait(_GRACE_SECONDS):
-                server.end()
-                return
-
-    thread = threading.Thread(target=watch, name="watch-workers", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

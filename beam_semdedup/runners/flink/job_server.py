@@ -24,6 +24,7 @@ from apache_beam.version import __version__ as beam_version
 
 from beam_semdedup.config.groups import FlinkConfig
 from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.runners.process import start
 
 _LOG = logging.getLogger(__name__)
 _GROUP = "org.apache.beam"
@@ -134,15 +135,7 @@ class JobServer:
 
     def __init__(self, options: PipelineOptions) -> None:
         command, self._endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
-        self._process = subprocess.Popen(
-            ["sh", "-c", _TIED, "sh", *map(str, command)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C is this process's to handle
-        )
+        self._process = start(["sh", "-c", _TIED, "sh", *map(str, command)])
         self._lines: deque[str] = deque(maxlen=1000)
         self._reader = threading.Thread(target=self._read, name="read-job-server", daemon=True)
         self._channel = grpc.insecure_channel(self._endpoint, options=[("grpc.max_receive_message_length", -1)])

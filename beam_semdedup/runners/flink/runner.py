@@ -7,47 +7,33 @@ slots that are there then, so that Flink itself neither restarts tasks nor takes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.config.groups import FlinkConfig
-from beam_semdedup.runners.base import Build, Runner
-
-if TYPE_CHECKING:
-    from beam_semdedup.runners.flink.cluster import FlinkCluster
+from beam_semdedup.runners.base import Build, ClusterParameters, Runner
+from beam_semdedup.runners.flink.cluster import FlinkCluster
 
 
 class FlinkRunner(Runner[FlinkConfig]):
-    """Runs pipelines on Flink, with one worker process per slot."""
+    """Runs pipelines on Flink: a worker process per slot, or per core of this machine where Flink is embedded."""
 
     settings = FlinkConfig
 
+    def __init__(self, parameters: ClusterParameters) -> None:
+        super().__init__(parameters)
+        self._cluster = None if self.config.embedded else FlinkCluster(self.config.flink_master)
+
     def check(self, device: str) -> None:
-        """Checks that there are Java and the jar that is given; see `Runner.check`."""
         from beam_semdedup.runners.flink import job_server
 
         job_server.check(self.config)
 
     def room(self) -> int:
-        """The cores of this machine, or the free slots of the cluster; see `Runner.room`."""
-        cluster = self._flink()
-        return cluster.free_slots() if cluster else cores()
+        return self._cluster.free_slots() if self._cluster else cores()
 
     def memory(self, number: int) -> int | None:
-        """Bytes that come to each slot of the cluster; see `Runner.memory`."""
-        cluster = self._flink()
-        return cluster.memory_per_slot() if cluster else None
+        return self._cluster.memory_per_slot() if self._cluster else None
 
     def run(self, build: Build) -> None:
-        """See `Runner.run`."""
         from beam_semdedup.runners.flink import job
 
-        job.run(build, self.config, self.num_workers(), self._flink())
-
-    def _flink(self) -> FlinkCluster | None:
-        """The cluster; None where Flink runs inside the job server on this machine."""
-        if self.config.embedded:
-            return None
-        from beam_semdedup.runners.flink.cluster import FlinkCluster
-
-        return FlinkCluster(self.config.flink_master)
+        job.run(build, self.config, self.num_workers(), self._cluster)

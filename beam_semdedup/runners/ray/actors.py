@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,24 +10,27 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from beam_semdedup.config.groups import RayConfig
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.ray import cluster as ray_cluster
-from beam_semdedup.runners.ray.runner import RayRunner
 from beam_semdedup.runners.ray.worker import RayWorker
 
 _CAUSE_SECONDS = 5.0
 
 
 @contextmanager
-def actors(runner: RayRunner, others: int = logging.CRITICAL) -> Iterator[harness.Workers]:
+def actors(number: int, config: RayConfig, seconds: float, others: int) -> Iterator[harness.Workers]:
     """The workers of a run that takes place within it; afterwards nothing of the cluster stays claimed.
 
     Args:
+        seconds: to wait until the cluster, which this process has joined, has room for them.
         others: the level from which on the log of other packages than this one is shown.
+
+    Raises:
+        RunError: it has none in that time.
+        WorkerLost: one of them died.
     """
-    config, cluster = runner.config, runner.cluster
-    ray_cluster.connect(cluster.address, cluster.verbose)
-    with ray_cluster.reserved(runner.num_workers(), config, cluster.timeout) as group:
+    with ray_cluster.reserved(number, config, seconds) as group:
         bundles = itertools.count()
 
         def handler(*arguments: Any) -> _Actor:

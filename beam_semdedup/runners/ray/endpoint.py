@@ -19,8 +19,6 @@ from apache_beam.transforms.environments import DockerEnvironment
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.runners import harness
-from beam_semdedup.runners.ray import cluster as ray_cluster
-from beam_semdedup.runners.ray.actors import actors
 from beam_semdedup.runners.ray.runner import RayRunner
 
 _SDK = "beam:version:sdk_base:"
@@ -39,7 +37,7 @@ class Endpoint(local_job_service.LocalJobServicer):
     def __init__(self, runner: RayRunner, port: int) -> None:
         super().__init__(beam_job_type=functools.partial(_Job, runner))
         self._port = port
-        ray_cluster.connect(runner.cluster.address, runner.cluster.verbose)
+        runner.joined()
 
     def get_bind_address(self) -> str:
         """Names all interfaces, as Beam asks for it."""
@@ -62,7 +60,7 @@ class _Job(local_job_service.BeamJob):
 
     def _invoke_runner(self) -> Any:
         self.set_state(beam_job_api_pb2.JobState.RUNNING)
-        with actors(self._runner, others=logging.INFO) as self._workers:
+        with self._runner.workers(logging.INFO) as self._workers:
             for environment in self._pipeline_proto.components.environments.values():
                 _place(environment, self._workers)
             runner = FnApiRunner(provision_info=self._provision_info)

@@ -7,8 +7,11 @@ driver and nodes must reach each other.
 
 from __future__ import annotations
 
+import logging
 import sys
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
+from typing import Any
 
 from beam_semdedup.config.groups import RayConfig
 from beam_semdedup.errors import InputError
@@ -16,46 +19,47 @@ from beam_semdedup.runners.base import Build, Runner
 
 
 class RayRunner(Runner[RayConfig]):
-    """Runs pipelines on a Ray cluster."""
+    """Runs pipelines on a Ray cluster, or on a Ray of its own on this machine; each worker is an actor."""
 
     settings = RayConfig
 
     def check_device(self, device: str) -> None:
-        """Checks that workers have a share of a GPU where `device` asks for one; see `Runner.check_device`."""
         if device == "gpu" and not self.config.num_gpus:
             raise InputError("device=gpu with runner=ray needs runner.num_gpus, the share of a GPU that a worker has")
 
     def check(self, device: str) -> None:
-        """Checks that Ray is installed; see `Runner.check`."""
         if find_spec("ray") is None:
             raise InputError("runner=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
 
     def room(self) -> int:
-        """The actors that the cluster's nodes hold when they are idle; see `Runner.room`."""
-        from beam_semdedup.runners.ray import cluster
-
-        cluster.connect(self.cluster.address, self.cluster.verbose)
-        return cluster.room(self.config)
+        return self.joined().room(self.config)
 
     def memory(self, number: int) -> int | None:
-        """Bytes that each actor has on its node; see `Runner.memory`."""
+        return self.joined().memory(self.config, number)
+
+    def joined(self) -> Any:
+        """Returns the module `cluster`, after this process has joined the cluster."""
         from beam_semdedup.runners.ray import cluster
 
-        cluster.connect(self.cluster.address, self.cluster.verbose)
-        return cluster.memory(self.config, number)
+        cluster.connect(self.parameters.ray_address, self.parameters.verbose)
+        return cluster
 
-    def run(self, build: Build) -> None:
-        """See `Runner.run`."""
-        from beam_semdedup.runners import harness
+    def workers(self, others: int = logging.CRITICAL) -> AbstractContextManager[Any]:
+        """Returns the actors of a run that takes place within them; see `actors`."""
         from beam_semdedup.runners.ray.actors import actors
 
-        with actors(self) as workers:
+        self.joined()
+        return actors(self.num_workers(), self.config, self.parameters.ray_timeout, others)
+
+    def run(self, build: Build) -> None:
+        from beam_semdedup.runners import harness
+
+        with self.workers() as workers:
             harness.execute(build, workers)
 
     @classmethod
     def leave(cls) -> None:
-        """Leaves the cluster, or ends the one that was started here, which a fit may have done too."""
-        if "ray" in sys.modules:
+        if "ray" in sys.modules:  # where a fit may have joined the cluster, whatever the runner
             from beam_semdedup.runners.ray import cluster
 
             cluster.disconnect()
