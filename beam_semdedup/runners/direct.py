@@ -29,5 +29,5 @@ class DirectRunner(Runner[DirectConfig]):
         if number == 1:
             harness.execute(build, None)
             return
-        with harness.watched(harness.ProcessHandler, number) as workers:
+        with harness.Workers(harness.ProcessHandler, number) as workers:
             harness.execute(build, workers)

@@ -7,10 +7,9 @@ makes a `Handler` for each worker, which starts a harness, watches it, and calls
 from __future__ import annotations
 
 import abc
-import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
@@ -37,7 +36,15 @@ _RUNS: dict[bytes, Workers] = {}
 
 
 class Workers:
-    """Holds the workers of one run: `make` is called for each, as `Handler` is, and `deaths` says what they died of."""
+    """Holds the workers of one run, which takes place within it.
+
+    Attributes:
+        make: is called for each worker, as `Handler` is.
+        deaths: what workers died of.
+
+    Raises:
+        WorkerLost: when it ends, instead of whatever the run raises, where one of them died.
+    """
 
     def __init__(self, make: Callable[..., Handler], number: int) -> None:
         self.make, self.number = make, number
@@ -45,30 +52,20 @@ class Workers:
         self.deaths: list[str] = []
         self.handlers: list[Handler] = []
 
+    def __enter__(self) -> Workers:
+        _RUNS[self.key] = self
+        _expect_lost_connections()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del _RUNS[self.key]
+        if isinstance(error, Exception) and self.deaths:
+            raise WorkerLost(self.deaths[0]) from error
+
     def end(self, message: str) -> None:
         """Ends the run with a message, from another thread than its own."""
         for handler in self.handlers[:1]:
             threading.Thread(target=handler.lost, args=(message,), daemon=True).start()
-
-
-@contextlib.contextmanager
-def watched(make: Callable[..., Handler], number: int) -> Iterator[Workers]:
-    """The workers of a run that takes place within it.
-
-    Raises:
-        WorkerLost: instead of whatever the run raises when one of them died.
-    """
-    workers = Workers(make, number)
-    _RUNS[workers.key] = workers
-    _expect_lost_connections()
-    try:
-        yield workers
-    except Exception as error:
-        if workers.deaths:
-            raise WorkerLost(workers.deaths[0]) from error
-        raise
-    finally:
-        del _RUNS[workers.key]
 
 
 def execute(build: Build, workers: Workers | None) -> None:
@@ -147,7 +144,7 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
         }
 
     def is_disconnected(self) -> bool:
-        """Whether the worker was connected and is no longer."""
+        """Says whether the worker was connected and is no longer."""
         reader = self.control_conn._read_thread
         return reader.ident is not None and not reader.is_alive()
 

@@ -18,7 +18,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def start(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Starts a command that this process talks to: its standard input is a pipe, and its output, errors included."""
+    """Starts a command whose input, and whose output with its errors, are pipes of this process."""
     return subprocess.Popen(
         command,
         env=environment,
@@ -68,11 +68,11 @@ class WorkerProcess:
         self.started.set()
 
     def has_failed(self) -> bool:
-        """Whether it has ended, and not in peace."""
+        """Says whether it has ended, and not in peace."""
         return bool(self._process.poll())
 
     def how_it_ended(self) -> str:
-        """How it ended, and the last that it said besides its log, for people."""
+        """Says how it ended, with the last lines that it printed besides its log."""
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         why, said = "", "".join(f"\n  {line}" for line in self._last_lines)

@@ -14,5 +14,5 @@ RUNNERS: dict[str, type[Runner[Any]]] = {"direct": DirectRunner, "ray": RayRunne
 
 
 def make_runner(parameters: ClusterParameters) -> Runner[Any]:
-    """The runner that the parameters name, with its settings."""
+    """Returns the runner that the parameters name, with its settings."""
     return RUNNERS[parameters.runner.name](parameters)

@@ -17,7 +17,7 @@ _LEAST = 64 << 20
 
 
 def memory_per_worker(runner: Runner[Any], number: int, budget: int | None) -> int:
-    """Bytes that each of `number` workers may use: `budget`, else half of its share of what its machine has.
+    """Returns the bytes that each of `number` workers may use: `budget`, else half of its share of its machine.
 
     Raises:
         InputError, RunError: the memory of a cluster is asked for that cannot be reached or joined.
@@ -29,7 +29,7 @@ def memory_per_worker(runner: Runner[Any], number: int, budget: int | None) -> i
 
 
 def free_memory() -> int:
-    """Bytes of memory that this machine has left, or its container where that has less; at least 64 MiB."""
+    """Returns the bytes that this machine has left, or its container where that has less; at least 64 MiB."""
     import psutil
 
     free = psutil.virtual_memory().available

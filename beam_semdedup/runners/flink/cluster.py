@@ -15,7 +15,7 @@ _ENDED = ("FINISHED", "CANCELED", "FAILED")
 
 
 class FlinkCluster:
-    """Asks the REST API at `master`, as `runner.flink_master` says it.
+    """Asks the REST API of a cluster, whose address is `master` as `runner.flink_master` gives it.
 
     Args:
         seconds: that an answer, and the end of a job, are waited for.
@@ -29,7 +29,7 @@ class FlinkCluster:
         self._master, self._seconds, self._free_seconds = master, seconds, free_seconds
 
     def free_slots(self) -> int:
-        """The free slots of the cluster, or all where none is free now.
+        """Returns the number of free slots of the cluster, or of all where none is free now.
 
         Raises:
             InputError: it has no task manager.
@@ -49,11 +49,11 @@ class FlinkCluster:
         return free or total
 
     def slots_per_host(self, default: int) -> int:
-        """The most slots that a task manager has; `default` where there is none yet."""
+        """Returns the most slots that a task manager has; `default` where there is none yet."""
         return max((manager["slotsNumber"] for manager in self._managers()), default=default)
 
     def memory_per_slot(self) -> int | None:
-        """The fewest bytes of a task manager's machine that come to a slot there; None where there is none yet."""
+        """Returns the fewest bytes that a slot has on its machine; None where there is no task manager yet."""
         slots: Counter[str] = Counter()
         memory = {}
         for manager in self._managers():

@@ -78,7 +78,7 @@ def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | 
 
 
 class JobFailed(RuntimeError):
-    """What Flink says of a job that failed in Python code."""
+    """Holds what Flink says of a job that failed in Python code."""
 
 
 class JobRunner(PortableRunner):
@@ -118,7 +118,7 @@ class _Done(PipelineResult):
 
 
 def _failure(state: str, said: list[Any]) -> Exception:
-    """Why a job failed: an error with a message for people, one of Python code, or a loss to recover from."""
+    """Returns why a job failed: an error with a message for people, one of Python code, or a loss to recover from."""
     texts = [message.message_text for message in said]
     errors = [m.message_text for m in said if m.importance == api.JobMessage.JOB_MESSAGE_ERROR]
     cause = known_cause(JobFailed("\n".join(texts)))
@@ -139,7 +139,7 @@ def _options(
     scratch: str,
     environment: dict[str, str],
 ) -> PipelineOptions:
-    """Beam's options: those of this runner, and over them `runner.options`."""
+    """Returns Beam's options: those of this runner, and over them `runner.options`."""
     given = dict(config.options)
     jvm = given.pop("job_server_jvm_properties", [])
     return PipelineOptions(
@@ -165,7 +165,7 @@ def _options(
 
 @contextmanager
 def _environment(config: FlinkConfig, number: int, lost: Callable[[str], None]) -> Iterator[dict[str, str]]:
-    """Beam's options that say where workers come from; within it the pool is open, where that is this process's."""
+    """Yields Beam's options that say where workers come from, with a pool open where this process starts them."""
     kind = config.environment
     if kind == "auto":
         kind = "loopback" if config.embedded else "external"

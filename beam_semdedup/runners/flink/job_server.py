@@ -35,7 +35,7 @@ _TIED = 'exec 3<&0; "$@" </dev/null & pid=$!; { read -r _ <&3; kill -9 $pid; } >
 
 
 def java() -> str:
-    """The Java launcher: that of JAVA_HOME, or the one that is found in PATH.
+    """Returns the Java launcher: that of JAVA_HOME, or the one that is found in PATH.
 
     Raises:
         InputError: there is none.
@@ -61,7 +61,7 @@ def check(config: FlinkConfig) -> None:
 
 
 def find(config: FlinkConfig) -> str:
-    """The path of the jar: that of the configuration, of a local cache, of Maven, or downloaded by Beam.
+    """Returns the path of the jar: that of the configuration, of a local cache, of Maven, or downloaded by Beam.
 
     Raises:
         InputError: it is neither found nor fetched; the message names what was tried.
@@ -87,7 +87,7 @@ def find(config: FlinkConfig) -> str:
 
 
 def local(version: str) -> Path | None:
-    """The jar where it is on this machine already, in Beam's cache or the local Maven repository."""
+    """Returns the path of the jar in Beam's cache or the local Maven repository; None where it is in neither."""
     return next((path for path in _places(version) if path.is_file()), None)
 
 
@@ -131,7 +131,7 @@ def _downloaded(place: str) -> str:
 
 
 class JobServer:
-    """Beam's job server in a process that lives within it, started with the options of the job."""
+    """Runs Beam's job server, within it, in a process that is started with the options of the job."""
 
     def __init__(self, options: PipelineOptions) -> None:
         command, self._endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
@@ -149,7 +149,7 @@ class JobServer:
         self.end()
 
     def connected(self) -> beam_job_api_pb2_grpc.JobServiceStub:
-        """The service, as soon as it answers.
+        """Returns the service as soon as it answers.
 
         Raises:
             RunError: the process ended before.
@@ -173,7 +173,7 @@ class JobServer:
         self._process.wait()
 
     def how_it_is(self) -> str:
-        """How the process ended, in words."""
+        """Says how the process ended."""
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:

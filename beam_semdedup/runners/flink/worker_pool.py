@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _given(arguments: Sequence[str]) -> tuple[int, int]:
-    """The port and the number of threads."""
+    """Returns the port and the number of threads."""
     given = {"port": 50000, "threads": 1}
     for argument in arguments:
         name, _, value = argument.partition("=")

@@ -20,7 +20,7 @@ _CAUSE_SECONDS = 5.0
 
 @contextmanager
 def actors(number: int, config: RayConfig, seconds: float, others: int) -> Iterator[harness.Workers]:
-    """The workers of a run that takes place within it; afterwards nothing of the cluster stays claimed.
+    """Yields the workers of a run that takes place within it; afterwards nothing of the cluster stays claimed.
 
     Args:
         seconds: to wait until the cluster, which this process has joined, has room for them.
@@ -37,7 +37,7 @@ def actors(number: int, config: RayConfig, seconds: float, others: int) -> Itera
             options = ray_cluster.actor_options(config, group, next(bundles))
             return _Actor({**options, "runtime_env": config.runtime_env or None}, others, *arguments)
 
-        with harness.watched(handler, group.bundle_count) as workers:
+        with harness.Workers(handler, group.bundle_count) as workers:
             yield workers
 
 

@@ -8,10 +8,10 @@ from beam_semdedup.runners.worker import log_to_stdout
 
 
 class RayWorker:
-    """An actor, on the node that Ray chose."""
+    """Serves a driver as an actor, on the node that Ray chose."""
 
     def node(self) -> str:
-        """The address of the node."""
+        """Returns the address of the node."""
         return ray.util.get_node_ip_address()
 
     def serve(self, environment: dict[str, str], others: int) -> None:
