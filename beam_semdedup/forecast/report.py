@@ -12,6 +12,7 @@ from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import REFERENCE, Rates, load_rates, save_rates
 from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def report_plan(p: PlanParameters) -> PlanReport:
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
-        memory=memory_per_worker(p.run(None), p.workers),
+        memory=memory_per_worker(make_runner(p.run(None)), p.workers, p.memory_budget),
         gpus=p.gpus,
         fit_workers=p.fit_workers,
         storage_bandwidth=p.storage_bandwidth,
