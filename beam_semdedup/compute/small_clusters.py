@@ -60,10 +60,11 @@ def max_similarity_of_each(
     cluster = xp.searchsorted(xp.asarray(starts), everyone, side="right") - 1
     positions = xp.flatnonzero((cluster >= 0) & (everyone < xp.asarray(stops)[cluster]))
     step = max(1, memory // (8 * rows.shape[1]))
-    # Rows between the clusters asked for count to the one before, after its rows, and so are the first of none of them.
+    # A row of a cluster that is not asked for counts to the one before it, and behind its rows is the first of none.
     first = first_identical(rows, len(rows), step, cluster)[positions]
     asked = positions[first == positions]
-    return compare(rows, positions, first, _Batches(rows, asked, cluster[asked], memory, screen), step)
+    batches = _Batches(rows, asked, cluster[asked], memory, screen.for_rows(rows, step))
+    return compare(rows, positions, first, batches, step)
 
 
 class _Batches:
@@ -80,7 +81,8 @@ class _Batches:
         rows: as for `max_similarity_of_each`.
         asked: (a,) int64 positions of the rows without an identical one before them in their cluster, ascending.
         cluster: (a,) which cluster each is of, ascending.
-        memory, screen: as for `max_similarity_of_each`.
+        memory: as for `max_similarity_of_each`.
+        screen: of these rows.
     """
 
     def __init__(self, rows: Array, asked: Array, cluster: Array, memory: int, screen: Screen) -> None:
@@ -91,14 +93,13 @@ class _Batches:
     def nominate(self) -> tuple[Array, Array]:
         """See `Nominator.nominate`."""
         xp, dimension = namespace(self._rows), self._rows.shape[1]
-        screen = self._screen.for_rows(self._rows, max(1, self._memory // (8 * dimension)))
         winners, unclear = self._asked.copy(), xp.zeros(len(self._asked), dtype=bool)
         for members, real, places in self._batches(np.arange(len(self._sizes))):
-            prepared, (clusters, width, _) = screen.prepared(members), members.shape
+            prepared, (clusters, width, _) = self._screen.prepared(members), members.shape
             top = Top.before_any(xp.tile(xp.arange(width), clusters))
             fold(multiply(prepared, prepared), 0, 0, top)
             winners[places] = self._asked[places - real % width + top.winner[real]]
-            unclear[places] = screen.unclear(top, dimension)[real]
+            unclear[places] = self._screen.unclear(top, dimension)[real]
         return winners, xp.flatnonzero(unclear)
 
     def settle(self, open_ones: Array) -> Array:
@@ -106,10 +107,7 @@ class _Batches:
         xp, winners = namespace(self._rows), self._asked.copy()
         clusters = xp.unique(xp.searchsorted(xp.asarray(self._starts), open_ones, side="right") - 1)
         for members, real, places in self._batches(to_host(clusters)):
-            exact, ranks = members.astype(xp.float64), xp.arange(members.shape[1])
-            products = xp.where(ranks[:, None] > ranks, exact @ exact.swapaxes(1, 2), -xp.inf)
-            near = products >= products.max(axis=2, keepdims=True) - TIE
-            winners[places] = self._asked[places - real % len(ranks) + near.argmax(axis=2).ravel()[real]]
+            winners[places] = self._asked[places - real % members.shape[1] + _settled(members)[real]]
         return winners[open_ones]
 
     def _batches(self, clusters: npt.NDArray[np.int64]) -> Iterator[tuple[Array, Array, Array]]:
@@ -136,6 +134,14 @@ class _Batches:
             stop = start + max(1, min(similar - start, affordable, _MOST_BATCHES))
             yield ordered[start:stop], width
             start = stop
+
+
+def _settled(members: Array) -> Array:
+    """Returns the rank of the winner of each row (c, m, d) in its cluster, from float64 products; (c · m,) int64."""
+    xp, ranks = namespace(members), namespace(members).arange(members.shape[1])
+    exact = members.astype(xp.float64)
+    products = xp.where(ranks[:, None] > ranks, exact @ exact.swapaxes(1, 2), -xp.inf)
+    return (products >= products.max(axis=2, keepdims=True) - TIE).argmax(axis=2).ravel()
 
 
 def _step_bytes(sizes: Array, dimension: int) -> Array:

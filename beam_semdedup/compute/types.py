@@ -24,13 +24,11 @@ Library: TypeAlias = ModuleType
 class RankedVectors(Protocol):
     """The (n, d) float32 rows of a cluster in rank order: an array, or what gathers rows when it is indexed.
 
-    Indexing gives an array of the rows asked for; one row is asked for by a slice too. With the ids 7, 8 and 9 of a
-    cluster stored in this order, of which 9 ranks first, then 7, then 8:
+    It is indexed by slices and by arrays of ranks, never by one number. Of a cluster whose rows 7, 8 and 9 are stored in
+    this order, and of which 9 ranks first, then 7, then 8,
 
-    | index | gives the vectors of |
-    |---|---|
-    | `rows[0:2]` | 9, 7 |
-    | `rows[np.array([2, 0])]` | 8, 9 |
+        rows[0:2]               holds the vectors of 9 and 7
+        rows[np.array([2, 0])]  holds those of 8 and 9
     """
 
     def __len__(self) -> int: ...

@@ -147,7 +147,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
 
 
 def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
-    """The rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
+    """Returns the rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
     if len(rows) <= most and arrays.has_room(xp, rows.nbytes):
         with contextlib.suppress(MemoryError):  # others may have taken it
             return rows[:]
@@ -157,7 +157,7 @@ def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
 def _compare_clusters(
     job: Job, rows: Any, starts: np.ndarray, stops: np.ndarray, unit: PairwiseUnit, xp: Any
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
+    """Finds scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
 
     Args:
         rows: all of the key, cluster after cluster: an array of `xp`, or what gathers them when it is indexed.
