@@ -24,7 +24,7 @@ Library: TypeAlias = ModuleType
 class RankedVectors(Protocol):
     """The (n, d) float32 rows of a cluster in rank order: an array, or what gathers rows when it is indexed.
 
-    It is indexed by slices and by arrays of ranks, never by one number. Of a cluster whose rows 7, 8 and 9 are stored in
+    It is indexed by slices and arrays of ranks, never by one number. Of a cluster whose rows 7, 8 and 9 are stored in
     this order, and of which 9 ranks first, then 7, then 8,
 
         rows[0:2]               holds the vectors of 9 and 7
