@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
@@ -17,50 +16,36 @@ _LONGEST = 2.0**15  # the norm from which on rows are not rounded: float16 ends 
 _UNIT_ROUNDOFF, _SMALLEST = 2.0**-11, 2.0**-25  # of float16: relative, and half of its smallest number
 
 
-class Screen(Protocol):
-    """Says what products are computed of, and how much they may be trusted."""
+class Screen:
+    """Multiplies the float32 rows themselves; open is where the second product may be as good as the best.
+
+    A subclass multiplies something else: it says what, and how far the products may be trusted.
+    """
 
     def for_rows(self, rows: RankedVectors, batch: int) -> Screen:
-        """Returns the screen that these rows can be compared with, read `batch` at a time if they must be."""
-        ...
-
-    def prepared(self, rows: Array) -> Array:
-        """Returns what `tiles.multiply` takes in place of rows (…, n, d) float32."""
-        ...
-
-    def unclear(self, top: Top, dimension: int) -> Array:
-        """Returns which of n rows (n,) bool of a dimension are left open by their largest products."""
-        ...
-
-
-@dataclass(frozen=True)
-class Exact:
-    """Multiplies the float32 rows themselves; open is where the second product may be as good as the best."""
-
-    def for_rows(self, rows: RankedVectors, batch: int) -> Screen:
-        """Returns itself."""
+        """Returns the screen that these rows can be compared with, reading `batch` of them at a time if it must."""
         return self
 
     def prepared(self, rows: Array) -> Array:
-        """Returns the rows."""
+        """Returns what `tiles.multiply` takes in place of rows (…, n, d) float32."""
         return rows
 
     def unclear(self, top: Top, dimension: int) -> Array:
-        """See `Screen.unclear`; the rows must be of unit length."""
+        """Returns which of n unit rows (n,) bool of this dimension are left open by their largest products."""
         xp = namespace(top.best)
         doubt = xp.float32(TIE + 2 * rounding_error(dimension, xp))
         return (top.second >= top.best - doubt) & (top.second > -xp.inf)
 
 
-EXACT = Exact()
+EXACT = Screen()
 
 
 @dataclass(frozen=True)
-class Rounded:
+class Rounded(Screen):
     """Multiplies rows rounded to float16, several times as fast on tensor cores; open is what is near a threshold.
 
     The maximum of any other row is on the side of the threshold on which its best product is, and so is the score of
-    the row that had it: the rows that score at least `threshold` are the same as with `Exact`. The winner may be
+    the row that had it: the rows that score at least `threshold` are the same as with `EXACT`. The winner may be
     another row than there, less similar by twice the `screening_error` at most; its score is the exact one of that row.
 
     Attributes:
@@ -83,7 +68,7 @@ class Rounded:
         return half.astype(np.float32) if isinstance(half, np.ndarray) else half
 
     def unclear(self, top: Top, dimension: int) -> Array:
-        """See `Screen.unclear`."""
+        """Returns which of n rows (n,) bool have their best product near the threshold."""
         return abs(top.best - namespace(top.best).float32(self.threshold)) <= self.reach(dimension)
 
     def reach(self, dimension: int) -> float:
