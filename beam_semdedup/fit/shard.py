@@ -10,7 +10,7 @@ import numpy as np
 from beam_semdedup.compute import cuda
 from beam_semdedup.compute.arrays import halving_on_memory_error, namespace, row_dot, tile_bytes, to_host
 from beam_semdedup.compute.threads import in_threads, slices
-from beam_semdedup.compute.tiles import fold, multiply
+from beam_semdedup.compute.tiles import Top, fold, multiply
 
 _TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow
 _SUM_ROWS = 1024
@@ -129,13 +129,12 @@ def nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
 def _nearest_on_device(rows: Any, centroids: Any, half: Any, step: int) -> tuple[Any, Any]:
     """See `nearest`: tiles of `step` rows one after the other, each of them read once after its product."""
     xp = namespace(rows)
-    best = xp.full(len(rows), -xp.inf, dtype=xp.float32)
-    second, position = best.copy(), xp.full(len(rows), -1)
+    top = Top.before_any(xp.full(len(rows), -1))
     for part in slices(0, len(rows), step):
         score = multiply(rows[part], centroids)
         score -= half
-        fold(score, len(centroids), 0, best[part], second[part], position[part])
-    return best, position
+        fold(score, len(centroids), 0, top.part(part))
+    return top.best, top.winner
 
 
 def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:

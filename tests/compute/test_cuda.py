@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from strategies import BATCHES, EPS, blobs, clusters, folded, folds, grids, plainly_folded, units
 
 from beam_semdedup.compute import arrays, assignment, cuda, tiles
+from beam_semdedup.compute.screens import Rounded, screen_at
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.small_clusters import max_similarity_of_each
 from beam_semdedup.config.parameters import Parameters
@@ -38,10 +39,10 @@ def test_rows_are_multiplied_and_hashed_on_a_device_as_on_numpy(device, d):
 @given(case=folds())
 @settings(max_examples=60)
 def test_the_kernel_folds_as_numpy_does(case):
-    def fold(tile, diagonal, column, best, second, winner):
-        sizes, places = map(np.int32, (len(best), *tile.shape[1:])), map(np.int64, (diagonal, column))
-        grid = (-(-len(best) // cuda.WARPS),)
-        cuda_on_cpu.launch("fold", grid, (cuda.WARP, cuda.WARPS), (tile, *sizes, *places, best, second, winner))
+    def fold(tile, diagonal, column, top):
+        sizes, places = map(np.int32, (len(top.best), *tile.shape[1:])), map(np.int64, (diagonal, column))
+        grid = (-(-len(top.best) // cuda.WARPS),)
+        cuda_on_cpu.launch("fold", grid, (cuda.WARP, cuda.WARPS), (tile, *sizes, *places, *top))
 
     for found, wanted in zip(folded(fold, *case), plainly_folded(*case[:2]), strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -87,8 +88,9 @@ def test_products_on_a_device_are_those_of_numpy(device, kind, shape, batches):
     a, b = (rng.normal(size=(*batches, rows, d)).astype(np.float32) for rows in (n, m))
     there = [device.asarray(x) for x in (a, b)]
     if kind == "rounded":
-        a, b = tiles.rounded(a), tiles.rounded(b)
-        there = [tiles.rounded(x) for x in there]
+        screen = Rounded(0.9)
+        a, b = screen.prepared(a), screen.prepared(b)
+        there = [screen.prepared(x) for x in there]
         assert there[0].dtype == np.float16
     np.testing.assert_allclose(tiles.multiply(*there).get(), tiles.multiply(a, b), atol=1e-6)
 
@@ -98,14 +100,14 @@ def test_products_on_a_device_are_those_of_numpy(device, kind, shape, batches):
 def test_similarities_on_a_device_are_those_of_numpy(device, rows, batch, eps, data):
     low = data.draw(st.integers(0, len(rows) - 1))
     high = data.draw(st.integers(low + 1, len(rows)))
-    threshold = None if eps is None else 1 - eps
-    found = max_similarity(device.asarray(rows), low, high, batch, threshold)
-    wanted = max_similarity(rows, low, high, batch, threshold)
+    screen = screen_at(None if eps is None else 1 - eps)
+    found = max_similarity(device.asarray(rows), low, high, batch, screen)
+    wanted = max_similarity(rows, low, high, batch, screen)
     if eps is None:
         np.testing.assert_array_equal(found[1], wanted[1])
         np.testing.assert_array_equal(found[0], wanted[0])
     else:
-        np.testing.assert_array_equal(found[0] >= threshold, wanted[0] >= threshold)
+        np.testing.assert_array_equal(found[0] >= 1 - eps, wanted[0] >= 1 - eps)
 
 
 @given(unit=units(), memory=st.sampled_from([1, 1 << 20]))
@@ -115,7 +117,7 @@ def test_small_clusters_on_a_device_are_those_of_numpy(device, unit, memory):
     found = max_similarity_of_each(device.asarray(rows), starts, stops, memory)
     for a, b in zip(found, max_similarity_of_each(rows, starts, stops, memory), strict=True):
         np.testing.assert_array_equal(a, b)
-    screened, _ = max_similarity_of_each(device.asarray(rows), starts, stops, memory, 0.99)
+    screened, _ = max_similarity_of_each(device.asarray(rows), starts, stops, memory, Rounded(0.99))
     np.testing.assert_array_equal(screened >= 0.99, found[0] >= 0.99)
 
 
@@ -215,11 +217,14 @@ for name in {missing!r}:
     sys.modules[name] = None
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute import assignment
+from beam_semdedup.compute import comparison
 from beam_semdedup.compute import cuda
 from beam_semdedup.fit import lloyd as fitting
 from beam_semdedup.fit import model as kmeans
 from beam_semdedup.storage import segments
 from beam_semdedup.fit import shard
+from beam_semdedup.compute import identical
+from beam_semdedup.compute import screens
 from beam_semdedup.compute import similarity
 from beam_semdedup.compute import small_clusters
 from beam_semdedup.compute import tiles
