@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_semdedup.cli import composition, console
+from beam_semdedup.cli.composition import CommandLine
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, as_input_error
@@ -31,15 +32,15 @@ class Place:
     options: dict[str, Any]
 
 
-def outputs(name: str, arguments: Sequence[str]) -> list[str]:
+def outputs(line: CommandLine) -> list[str]:
     """The output path of each job of the sweep."""
     from omegaconf import OmegaConf
 
-    jobs = composition.jobs_of(arguments)
-    first = composition.compose(name, jobs[0])
-    if "output_path" not in composition.swept(arguments) and not OmegaConf.is_interpolation(first, "output_path"):
+    jobs = composition.jobs_of(line.overrides)
+    first = line.compose(jobs[0])
+    if "output_path" not in composition.swept(line.overrides) and not OmegaConf.is_interpolation(first, "output_path"):
         return [str(first.output_path)] * len(jobs)  # composing takes longer than a job with another eps
-    return [str(composition.compose(name, overrides).output_path) for overrides in jobs]
+    return [str(line.compose(overrides).output_path) for overrides in jobs]
 
 
 def shared(outputs: Sequence[str]) -> set[str]:
@@ -47,7 +48,7 @@ def shared(outputs: Sequence[str]) -> set[str]:
     return {path for path in outputs if outputs.count(path) > 1}
 
 
-def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> Place | None:
+def table_place(line: CommandLine, outputs: Sequence[str]) -> Place | None:
     """Where the jobs of a sweep have a place in common for their table; None where no job is valid.
 
     Raises:
@@ -55,7 +56,7 @@ def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> 
     """
     from beam_semdedup.storage import files as storage
 
-    first = _first_valid(name, arguments)
+    first = _first_valid(line)
     if first is None:
         return None
     if len(set(outputs)) == 1:
@@ -76,13 +77,13 @@ def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> 
     return place
 
 
-def _first_valid(name: str, arguments: Sequence[str]) -> Parameters | None:
+def _first_valid(line: CommandLine) -> Parameters | None:
     """The parameters of the first job whose parameters are valid."""
     from omegaconf.errors import OmegaConfBaseException
 
-    for overrides in composition.jobs_of(arguments):
+    for overrides in composition.jobs_of(line.overrides):
         with contextlib.suppress(InputError, OmegaConfBaseException):  # which the job itself tells
-            return resolve(composition.plain(composition.compose(name, overrides)))
+            return resolve(composition.plain(line.compose(overrides)))
     return None
 
 

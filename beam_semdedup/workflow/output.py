@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
+import yaml  # type: ignore[import-untyped]
 
 from beam_semdedup.errors import InputError, RunError, as_input_error
 from beam_semdedup.plan.job import Places
@@ -61,7 +61,9 @@ def prepare(places: Places) -> str:
         if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
             removal.clear(storage.join(output, layout.DEDUPLICATED), options)
         head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
-        configuration = head + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
+        configuration = head + yaml.safe_dump(
+            without_secrets(dataclasses.asdict(p)), sort_keys=False, allow_unicode=True
+        )
         storage.write_bytes(storage.join(output, _CONFIG), configuration.encode(), options)
     return run
 

@@ -62,7 +62,7 @@ def _tree(root: Path) -> set[str]:
         ("verbose=maybe", "verbose='maybe': expected true or false$"),
         ("metadata_fields=text", "metadata_fields='text': expected a list of text$"),
         ("n_clusters=0", "n_clusters=0 is out of range: it must be at least 1"),
-        ("eps=2", r"eps=2.0 is out of range: it must be below 2"),
+        ("eps=2", r"eps=2 is out of range: it must be below 2"),
         ("eps=-0.1", r"eps=-0.1 is out of range: it must be at least 0"),
         ("eps=nan", "eps=nan is out of range"),
         ("fit_data_fraction=1.5", "fit_data_fraction=1.5 is out of range: it must be at most 1"),
