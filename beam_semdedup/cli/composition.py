@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.validation import present_name, required, unknown
@@ -36,6 +36,7 @@ class CommandLine:
 
     Attributes:
         name: the configuration that Hydra composes.
+        home: the directory that it is in.
         schema: the parameters of the command.
         options: the arguments for Hydra, such as -m and --cfg job.
         overrides: the others, as Hydra understands them.
@@ -43,6 +44,7 @@ class CommandLine:
     """
 
     name: str
+    home: Path
     schema: type[Any]
     options: list[str]
     overrides: list[str]
@@ -57,24 +59,23 @@ class CommandLine:
         """
         rest, place = _without_option(arguments, "--config-path", "-cp")
         rest, directory = _without_option(rest, "--config-dir", "-cd")
-        rest, own_name = _without_option(rest, "--config-name", "-cn")
+        rest, own = _without_option(rest, "--config-name", "-cn")
         stored = {} if place is None else _stored(name, schema, place)
         overrides = overrides_of(rest)
         options = [argument for argument in rest if argument not in overrides]
-        line = cls(own_name or name, schema, options, overrides, stored)
+        overrides = [o for o in overrides if not (o.startswith("~") and _dropped(stored, key_of(o)))]
+        line = cls(own or name, conf_dir(), schema, options, overrides, stored)
         if {"-sc", "--shell-completion"} & set(options):
             return line  # install=bash is no parameter
-        places = [conf_dir()]
-        if directory is not None:
-            places.append(Path(directory).absolute())
-            if not places[-1].is_dir():
-                raise InputError(f"--config-dir={directory}: no such directory")
+        places = [line.home, *([] if directory is None else [Path(directory).absolute()])]
+        if not places[-1].is_dir():
+            raise InputError(f"--config-dir={directory}: no such directory")
         taken = [_forced(schema, o, places) for o in understood(schema, overrides, line.multirun)]
         for group in GROUPS.keys() & stored.keys() - {key_of(override) for override in overrides}:
             taken.append(f"{group}={stored[group]['name']}")
-        if directory is not None:
-            taken.append(f"hydra.searchpath=[{_in_quotes(f'file://{places[-1]}')}]")
-        return dataclasses.replace(line, overrides=taken)
+        home = next((place for place in places if (place / f"{line.name}.yaml").is_file()), line.home)
+        taken += [f"hydra.searchpath=[{_in_quotes(f'file://{place}')}]" for place in places if place != home]
+        return dataclasses.replace(line, home=home, overrides=taken)
 
     @property
     def multirun(self) -> bool:
@@ -95,7 +96,7 @@ class CommandLine:
         import hydra
 
         hydras = [override for override in overrides if not override.startswith("hydra") or "searchpath" in override]
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(self.home), version_base="1.3"):
             return self.completed(hydra.compose(self.name, overrides=hydras))
 
     def completed(self, composed: Any) -> Any:
@@ -129,7 +130,7 @@ class CommandLine:
         # Overrides last: Hydra's parser of the command line takes them in one run only.
         sys.argv[1:] = [*self.options, *self.overrides]
         try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=self.name)(with_job)()
+            hydra.main(version_base="1.3", config_path=str(self.home), config_name=self.name)(with_job)()
         except ValueError as error:
             if message_of(error):
                 raise
@@ -186,6 +187,14 @@ def _stored(name: str, schema: type[Any], place: str) -> dict[str, Any]:
         settings = values[group] if isinstance(values[group], dict) else {"name": values[group]}
         values[group] = {"name": next(iter(GROUPS[group])), **settings}
     return values
+
+
+def _dropped(values: dict[str, Any], key: str) -> bool:
+    """Takes a value out of nested ones, and says whether it was there."""
+    name, inside, inner = key.partition(".")
+    if inside:
+        return isinstance(values.get(name), dict) and _dropped(values[name], inner)
+    return values.pop(name, _UNSET) != _UNSET
 
 
 def _without_option(arguments: Sequence[str], *names: str) -> tuple[list[str], str | None]:

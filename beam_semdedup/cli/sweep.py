@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import itertools
@@ -48,17 +47,15 @@ def shared(outputs: Sequence[str]) -> set[str]:
     return {path for path in outputs if outputs.count(path) > 1}
 
 
-def table_place(line: CommandLine, outputs: Sequence[str]) -> Place | None:
-    """Where the jobs of a sweep have a place in common for their table; None where no job is valid.
+def table_place(line: CommandLine, outputs: Sequence[str]) -> Place:
+    """Where the jobs of a sweep have a place in common for their table.
 
     Raises:
-        InputError: another file is there.
+        InputError: another file is there, or no job is valid.
     """
     from beam_semdedup.storage import files as storage
 
     first = _first_valid(line)
-    if first is None:
-        return None
     if len(set(outputs)) == 1:
         home, options = first.output_path, first.write_options
     elif first.cache_path:
@@ -77,14 +74,17 @@ def table_place(line: CommandLine, outputs: Sequence[str]) -> Place | None:
     return place
 
 
-def _first_valid(line: CommandLine) -> Parameters | None:
-    """The parameters of the first job whose parameters are valid."""
+def _first_valid(line: CommandLine) -> Parameters:
+    """The parameters of the first job that has valid ones; where none has, what is wrong with the first is raised."""
     from omegaconf.errors import OmegaConfBaseException
 
+    wrong: list[Exception] = []
     for overrides in composition.jobs_of(line.overrides):
-        with contextlib.suppress(InputError, OmegaConfBaseException):  # which the job itself tells
-            return resolve(composition.plain(line.compose(overrides)))
-    return None
+        try:
+            return resolve(composition.plain(line.compose(overrides)), Parameters, composition.LISTED)
+        except (InputError, OmegaConfBaseException) as error:  # which the job itself tells where another one is valid
+            wrong.append(error)
+    raise wrong[0]
 
 
 def _is_own(table: bytes) -> bool:

@@ -74,7 +74,8 @@ def present_name(name: str) -> str:
 def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
     """The error of a parameter that is none of some names; `otherwise` is said where nothing like it was meant."""
     group, _, setting = name.partition(".")
-    owners = [f"{group}={choice}" for choice in choices_with(group, setting)]
+    choices = GROUPS.get(group, {}).items()
+    owners = [f"{group}={choice}" for choice, settings in choices if setting in {f.name for f in declared(settings)}]
     if owners:
         return InputError(f"{name} belongs to {' and '.join(owners)}: add {owners[0]}")
     close = _closest(name, names)
@@ -84,12 +85,6 @@ def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
 def required(name: str) -> InputError:
     """The error of a parameter that has no default and is not given."""
     return InputError(f"{name} is required: give {name}=…")
-
-
-def choices_with(group: str, setting: str) -> list[str]:
-    """The choices of a group that have a setting."""
-    choices = GROUPS.get(group, {}).items()
-    return [name for name, settings in choices if setting in {f.name for f in dataclasses.fields(settings)}]
 
 
 def _closest(wrong: str, names: Sequence[str]) -> str | None:

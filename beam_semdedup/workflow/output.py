@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from beam_semdedup.errors import InputError, RunError, as_input_error
 from beam_semdedup.plan.job import Places

@@ -191,7 +191,9 @@ class TestConfDir:
         (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
         (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
 
-        where = run(python, "-c", "from beam_semdedup.cli import composition; print(composition.conf_dir())").stdout.strip()
+        where = run(
+            python, "-c", "from beam_semdedup.cli import composition; print(composition.conf_dir())"
+        ).stdout.strip()
         assert Path(where) == site / "beam_semdedup" / "conf"
         assert "n_clusters" in run(python.parent / "semdedup", "--help").stdout
         assert "duplicates_path" in run(python.parent / "semdedup-remove", "--help").stdout

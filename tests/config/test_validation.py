@@ -93,6 +93,12 @@ class TestNames:
         said = message(**{group: {"name": next(iter(GROUPS[group])), setting: 1}})
         assert said == f"{group}.{setting} belongs to {group}={owners[0]}: add {group}={owners[0]}"
 
+    def test_a_former_name_is_taken_and_the_new_one_told(self, caplog):
+        assert parameters(unit_rows=5).comparison_rows == 5
+        assert "unit_rows is called comparison_rows now" in caplog.text
+        assert message(unit_rows=5, comparison_rows=5).startswith("unit_rows and comparison_rows are the same")
+        assert message(unit_rows=0) == "comparison_rows=0 is out of range: it must be at least 1"
+
     def test_every_other_name_is_of_a_parameter_that_exists_and_of_none_itself(self):
         names = {f.name for f in dataclasses.fields(Parameters)}
         assert {other.partition(" ")[0] for other in validation._OTHER_NAMES.values()} <= names
