@@ -286,7 +286,7 @@ def _understood(override: str, is_text: bool, multirun: bool) -> str:
         raise InputError(f"cannot understand {override!r}: parameters are given as name=value; {LISTED}")
     whole = f"{key}={_in_quotes(value)}"
     told, quoted = (f"{key}=…", "in quotes") if "_kwargs" in key else (override, shlex.quote(whole))
-    candidates = [override, *(f"{key}={_PIECE.sub(in_place, value)}" for in_place in (_text, _value_of_key))]
+    candidates = [override, *(f"{key}={_with_quotes(value, in_mapping)}" for in_mapping in (False, True))]
     taken = next(filter(_is_understood, [*candidates, *([whole] if is_text else [])]), None)
     if taken is None:
         raise InputError(f"{told}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
@@ -301,18 +301,14 @@ def _understood(override: str, is_text: bool, multirun: bool) -> str:
     return whole if is_text and isinstance(parsed.value(), (bool, int, float)) else taken  # a path such as 2024_01
 
 
-def _text(piece: re.Match[str]) -> str:
-    """A piece of a value, in quotes where the grammar refuses it."""
-    text = piece[0].strip()
-    return piece[0] if not text or _is_understood(f"key={text}") else _in_quotes(text)
+def _with_quotes(value: str, in_mapping: bool) -> str:
+    """A value with each text in it that the grammar refuses in quotes; in a mapping, without the `key:` before it."""
 
+    def quoted(piece: re.Match[str]) -> str:
+        key, colon, text = piece[0].partition(":") if in_mapping and ":" in piece[0] else ("", "", piece[0])
+        return piece[0] if _is_understood(f"key={text.strip()}") else f"{key}{colon}{_in_quotes(text.strip())}"
 
-def _value_of_key(piece: re.Match[str]) -> str:
-    """A piece `key: value` of a mapping, its value in quotes where the grammar refuses it."""
-    key, colon, text = piece[0].partition(":")
-    if not colon:
-        return _text(piece)
-    return piece[0] if not text or _is_understood(f"key={text}") else f"{key}: {_in_quotes(text.strip())}"
+    return _PIECE.sub(quoted, value)
 
 
 def _in_quotes(value: str) -> str:

@@ -55,7 +55,8 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
             raise InputError(f"{name} and {_FORMER_NAMES[name]} are the same parameter: give the latter")
         values[_FORMER_NAMES[name]] = values.pop(name)
     for name in GROUPS.keys() & {f.name for f in dataclasses.fields(schema)}:
-        values[name] = _group(name, values.get(name), listed)
+        given = values.pop(name, None)
+        values |= {} if given is None else {name: _group(name, given, listed)}
     parameters = _checked(schema, values, "", listed)
     if schema is Parameters:
         _check_together(parameters)
@@ -98,10 +99,8 @@ def _closest(wrong: str, names: Sequence[str]) -> str | None:
 
 
 def _group(name: str, value: Any, listed: str) -> Any:
-    """The settings of a choice that is given as null, a name, a mapping or its settings."""
+    """The settings of a choice that is given as a name, a mapping or its settings."""
     choices = GROUPS[name]
-    if value is None:
-        value = next(iter(choices))
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
