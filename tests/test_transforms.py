@@ -95,7 +95,7 @@ def parameters(tmp_path_factory):
         output_path=str(root / "output"),
         n_clusters=4,
         eps=0.1,
-        unit_rows=10,
+        comparison_rows=10,
         assign_unit_bytes=160,
         max_cluster_rows=7,
     )

@@ -125,7 +125,7 @@ class _Calibration:
                 "init": str(self._directory / f"{number}.npy"),
                 "max_iter": 0,
                 "eps": 0.05,
-                "unit_rows": unit_rows,
+                "comparison_rows": unit_rows,
                 "assign_unit_bytes": 4 * self._rows.size,
                 "memory_budget": 64 * self._rows.size,
                 "max_cluster_rows": _ROWS,

@@ -66,8 +66,7 @@ def _data(p: PlanParameters) -> Data:
         assert p.rows is not None
         assert p.dimension is not None
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    read_options = p.run(None).read_options
-    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
+    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
     carried = [name for name in p.metadata_fields if name != p.id_field]
     facts = inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, None)
     stored = sum(f.size for f in files) // facts.num_rows

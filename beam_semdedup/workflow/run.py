@@ -144,7 +144,8 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     elif p.remove:
         listed = [job.duplicates.file(name) for name in found.duplicates_files]
         try:
-            removed = removal.remove_duplicates(_removal_parameters(p), listed)
+            place = (job.output / layout.DEDUPLICATED).url
+            removed = removal.remove_duplicates(RemovalParameters.of_run(p, place), listed)
         except InputError as error:  # that ids repeat in the dataset, or that foreign files are in its place
             refusal = str(error)
     output.check_alone(job, run)
@@ -287,28 +288,6 @@ def _keys_done(job: Job) -> int:
     if PairwiseManifest.find(job.pairwise):
         return job.num_keys
     return layout.num_compared(layout.finished_units(job.pairwise))
-
-
-def _removal_parameters(p: Parameters) -> RemovalParameters:
-    return resolve(
-        {
-            "input_path": p.input_path,
-            "duplicates_path": p.output_path,
-            "output_path": f"{p.output_path}/{layout.DEDUPLICATED}",
-            "id_field": p.id_field,
-            "input_filetype": p.input_filetype,
-            "input_file_extensions": p.input_file_extensions,
-            "repeated_ids": p.repeated_ids,
-            "read_kwargs": p.read_kwargs,
-            "duplicates_kwargs": {"storage_options": p.write_options},
-            "write_kwargs": {"storage_options": p.write_options},
-            "clear_output": p.clear_output,
-            "memory_budget": p.memory_budget,
-            "verbose": p.verbose,
-            "runner": p.runner,
-        },
-        RemovalParameters,
-    )
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -47,7 +47,7 @@ def stage(found, name):
 
 def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
     data = make_dataset(rows=3000, copies=100, clusters=12)
-    sizes = {"n_clusters": 12, "unit_rows": 500, "assign_unit_bytes": 4 * 16 * 400, "fit_data_fraction": 0.5}
+    sizes = {"n_clusters": 12, "comparison_rows": 500, "assign_unit_bytes": 4 * 16 * 400, "fit_data_fraction": 0.5}
     fixed = {"memory_budget": "1GiB", "max_cluster_rows": 1000}
     workflow = SemanticDeduplicationWorkflow(
         input_path=data.path, output_path=str(tmp_path / "out"), verbose=False, **sizes, **fixed

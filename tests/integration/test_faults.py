@@ -98,7 +98,7 @@ def test_runs_killed_at_any_moments_end_as_an_undisturbed_one(
         {},
         {"memory_budget": "100MB", "pairwise_batch_size": 100},
         {"runner.num_workers": 2},
-        {"unit_rows": 5000, "assign_unit_bytes": "1MB", "max_cluster_rows": 40},
+        {"comparison_rows": 5000, "assign_unit_bytes": "1MB", "max_cluster_rows": 40},
     ]
     total = len(unit_files(Path(undisturbed.paths["output"])))
     before: dict[str, tuple[int, int]] = {}

@@ -21,7 +21,7 @@ from beam_semdedup.runners.base import Build, Runner
 from beam_semdedup.runners.flink import job_server as flink_jar
 from beam_semdedup.runners.registry import RUNNERS
 
-FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "unit_rows": 500, "assign_unit_bytes": "500KB"}
+FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "comparison_rows": 500, "assign_unit_bytes": "500KB"}
 ON_RAY = {"name": "ray", "num_workers": 2}
 
 

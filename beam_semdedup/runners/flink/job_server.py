@@ -197,8 +197,8 @@ def main() -> None:
     _LOG.setLevel(logging.INFO)
     version = sys.argv[1] if len(sys.argv) > 1 else FlinkConfig.flink_version
     try:
-        print(find(FlinkConfig(flink_version=version)))
-    except InputError as error:
+        print(find(FlinkConfig(flink_version=version)))  # type: ignore[arg-type]
+    except ValueError as error:  # an InputError, or what pydantic says of the version
         sys.exit(f"Error: {error}")
 
 

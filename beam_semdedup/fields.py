@@ -1,0 +1,80 @@
+"""How parameters and settings are declared: dataclasses of pydantic, whose fields say in a docstring what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
+
+CHECKED = ConfigDict(
+    extra="forbid",
+    coerce_numbers_to_str=True,
+    hide_input_in_errors=True,
+    use_attribute_docstrings=True,
+)
+"""Nothing unknown is taken, a text may read as a number, and no message shows what may be a credential."""
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, (bool, float)):  # which pydantic takes where they stand for an integer
+        raise PydanticKnownError("int_type")
+    return value
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
+Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+Positive: TypeAlias = Annotated[Integer, Field(ge=1)]
+NotNegative: TypeAlias = Annotated[Integer, Field(ge=0)]
+Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth)]
+PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["auto"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """A field as it is declared.
+
+    Attributes:
+        kind: its type, without what checks it.
+        default: `dataclasses.MISSING` where it must be given.
+        help: what it means, on one line.
+        heading: the part of `--help` that it stands in.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    heading: str
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that are allowed, where they are named one by one."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether any text has a meaning for it."""
+        return str in (self.kind, *get_args(self.kind)) or bool(self.choices)
+
+
+def declared(schema: type[Any]) -> list[Declared]:
+    """The fields of a dataclass, those that must be given first.
+
+    A field that is declared again without a docstring means what it does in the class that this one inherits from.
+    """
+    found = []
+    for f in dataclasses.fields(schema):
+        owners = [owner for owner in schema.__mro__ if f.name in vars(owner).get("__annotations__", {})]
+        infos = [owner.__pydantic_fields__[f.name] for owner in owners]  # type: ignore[attr-defined]
+        help = next((info.description for info in infos if info.description), "")
+        headings = [getattr(owners[0], "heading", ""), *(text for text in infos[0].metadata if isinstance(text, str))]
+        default = dataclasses.MISSING if infos[0].is_required() else infos[0].get_default(call_default_factory=True)
+        found.append(Declared(f.name, infos[0].annotation, default, " ".join(help.split()), headings[-1]))
+    return sorted(found, key=lambda field: field.default is not dataclasses.MISSING)
