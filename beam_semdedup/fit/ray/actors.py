@@ -1,10 +1,8 @@
-"""The fit in actors of a Ray cluster, and the fitted model in Ray's object store."""
+"""Shards in actors of a Ray cluster: started, reached, and made anew where an actor dies."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,52 +14,42 @@ from ray.util.placement_group import PlacementGroup
 
 from beam_semdedup.compute.arrays import library
 from beam_semdedup.config.groups import RayKMeansConfig
-from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import RunError
-from beam_semdedup.fit.lloyd import Fit, Sample, fit_shards, where_computed
-from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.fit.shard import Shard
+from beam_semdedup.fit.base import Sample
+from beam_semdedup.fit.lloyd import Run
+from beam_semdedup.fit.shard import Shard, where_computed
 from beam_semdedup.runners.ray import cluster as ray_cluster
-from beam_semdedup.storage.filesystems import Options
 
 _LOG = logging.getLogger(__name__)
 _MOST_LOST = 3
-_RESOLVE_SECONDS = 60.0
 
 
-class RayEngine:
-    """One shard in each of `kmeans.num_actors` actors, which reads its share of the rows from storage.
+@contextmanager
+def shards_in_actors(sample: Sample, batch: int, config: RayKMeansConfig, seconds: float) -> Iterator[Run]:
+    """Yields what reaches the shards of `config.num_actors` actors, which end with it.
 
-    With `kmeans.num_gpus` above 0 the rows lie on the first GPU that Ray gives the actor, as CuPy arrays (not yet tried
-    on a GPU).
+    Args:
+        sample: reads the rows of each shard, in its actor; can be pickled.
+        batch: most rows of a tile.
+        seconds: to wait until the cluster, which this process has joined, has room for the actors.
+
+    Raises:
+        RunError: it has none in that time, or more than three actors died.
     """
-
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
-        """See `Engine.fit`. An actor that dies is replaced, three times at most.
-
-        Args:
-            sample: can be pickled.
-
-        Raises:
-            RunError: no room for the actors in the cluster, or too many died.
-        """
-        config = parameters.kmeans
-        assert isinstance(config, RayKMeansConfig)
-        ray_cluster.connect(parameters.ray_address, parameters.verbose)
-        with ray_cluster.reserved(config.num_actors, config, parameters.ray_timeout) as group:
-            actors = _Actors(sample, parameters, config, group)
-            try:
-                return fit_shards(actors.run, initial, parameters)
-            finally:
-                actors.kill()
+    with ray_cluster.reserved(config.num_actors, config, seconds) as group:
+        actors = _Actors(sample, batch, config, seconds, group)
+        try:
+            yield actors.run
+        finally:
+            actors.kill()
 
 
 class _ShardActor:
     """Holds one shard, read when it is first needed."""
 
-    def __init__(self, sample: Sample, number: int, parts: int, config: RayKMeansConfig, batch: int) -> None:
+    def __init__(self, sample: Sample, number: int, parts: int, on_gpu: bool, batch: int) -> None:
         self._sample, self._number, self._parts = sample, number, parts
-        self._config, self._batch = config, batch
+        self._on_gpu, self._batch = on_gpu, batch
         self._shard: Shard | None = None
 
     def node(self) -> str:
@@ -70,7 +58,7 @@ class _ShardActor:
     def call(self, operation: str, *arguments: Any) -> Any:
         if self._shard is None:
             rows: Any = self._sample(self._number, self._parts)
-            if self._config.num_gpus:
+            if self._on_gpu:
                 rows = where_computed(rows, library("gpu"))
             self._shard = Shard(rows, self._batch, self._number)
         return getattr(self._shard, operation)(*arguments)
@@ -79,19 +67,18 @@ class _ShardActor:
 class _Actors:
     """Runs operations on the shards of all actors; a lost shard is made anew, by what made it what it was."""
 
-    def __init__(self, sample: Sample, parameters: Parameters, config: RayKMeansConfig, group: PlacementGroup) -> None:
-        self._config, self._group, self._seconds = config, group, parameters.ray_timeout
-        self._arguments = [
-            (sample, number, group.bundle_count, config, parameters.max_samples_per_batch)
-            for number in range(group.bundle_count)
-        ]
+    def __init__(
+        self, sample: Sample, batch: int, config: RayKMeansConfig, seconds: float, group: PlacementGroup
+    ) -> None:
+        self._sample, self._batch, self._config = sample, batch, config
+        self._group, self._seconds = group, seconds
         self._lost = 0
         self._history: list[tuple[str, list[Any]]] = []
         self._actors = [self._started(number) for number in range(group.bundle_count)]
         self._nodes = [actor.node.remote() for actor in self._actors]
 
     def run(self, operation: str, *arguments: Any) -> list[Any]:
-        """See `fitting.Run`."""
+        """See `lloyd.Run`."""
         stored = [ray.put(a) if isinstance(a, np.ndarray) else a for a in arguments]
         calls = [actor.call.remote(operation, *stored) for actor in self._actors]
         results = [self._result(number, call, operation, stored) for number, call in enumerate(calls)]
@@ -109,7 +96,8 @@ class _Actors:
     def _started(self, number: int) -> Any:
         actor: Any = ray.remote(_ShardActor)
         options = ray_cluster.actor_options(self._config, self._group, number)
-        return actor.options(**options).remote(*self._arguments[number])
+        arguments = self._sample, number, self._group.bundle_count, self._config.num_gpus > 0, self._batch
+        return actor.options(**options).remote(*arguments)
 
     def _result(self, number: int, call: Any, operation: str, arguments: list[Any]) -> Any:
         while True:
@@ -149,36 +137,3 @@ class _Actors:
             ) from error
         for operation, arguments in self._history:
             ray.get(self._actors[number].call.remote(operation, *arguments))
-
-
-@contextmanager
-def published(fitted: FittedKMeans, options: Options) -> Iterator[FittedKMeans]:
-    """A handle that the processes of this Ray cluster load from its object store, while the context lasts."""
-    actor: Any = ray.remote(_Holder)
-    name = f"centroids-{fitted.content_hash}-{uuid.uuid4().hex[:8]}"
-    holder = actor.options(name=name, namespace=ray_cluster.NAMESPACE, num_cpus=0).remote(fitted, options)
-    try:
-        yield dataclasses.replace(fitted, actor=name)
-    finally:
-        ray.kill(holder)
-
-
-class _Holder:
-    """Owns the centroids in the object store, which has them as long as this actor lives."""
-
-    def __init__(self, fitted: FittedKMeans, options: Options) -> None:
-        self._stored = ray.put(fitted.centroids(options))
-
-    def centroids(self) -> list[Any]:
-        return [self._stored]
-
-
-def find_published(name: str) -> np.ndarray | None:
-    """The centroids behind a name that `published` gave, read-only; None, with a warning, if they are gone."""
-    try:
-        holder = ray.get_actor(name, namespace=ray_cluster.NAMESPACE)
-        held: list[Any] = ray.get(holder.centroids.remote(), timeout=_RESOLVE_SECONDS)
-        return ray.get(held[0], timeout=_RESOLVE_SECONDS)
-    except (ValueError, RayError) as error:
-        _LOG.warning("The centroids are read from storage, as Ray no longer has them: %s", str(error).splitlines()[0])
-        return None
