@@ -16,6 +16,8 @@ from beam_semdedup.config.groups import KMeansConfig
 if TYPE_CHECKING:
     import numpy as np
 
+Centroids: TypeAlias = "np.ndarray"
+"""(k, d) float32."""
 Sample: TypeAlias = "Callable[..., np.ndarray]"
 """`sample()` reads the unit rows to fit on, (m, d) float32; `sample(part, parts)` one of `parts` shares of them."""
 Settings = TypeVar("Settings", bound=KMeansConfig)
@@ -47,9 +49,9 @@ class EngineParameters(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of an engine: centroids (k, d) float32, the sum of squared distances, iterations done, rows seen."""
+    """The result of an engine: centroids, the sum of squared distances, iterations done, rows seen."""
 
-    centroids: np.ndarray
+    centroids: Centroids
     inertia: float
     iterations: int
     rows: int
@@ -78,8 +80,8 @@ class Engine(abc.ABC, Generic[Settings]):
         """Returns, as JSON holds it, what the centroids depend on besides the rows and the `FitParameters`."""
 
     @abc.abstractmethod
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: FitParameters) -> Fit:
-        """Returns the centroids of a sample, from `initial` (k, d) float32 or as `parameters.init` says.
+    def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:
+        """Returns the centroids of a sample, from `initial` or as `parameters.init` says.
 
         Raises:
             InputError: fewer rows than `n_clusters`.

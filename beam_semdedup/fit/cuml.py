@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beam_semdedup.config.groups import CumlKMeansConfig
 from beam_semdedup.errors import InputError
-from beam_semdedup.fit.base import Engine, Fit, FitParameters, Sample
-
-if TYPE_CHECKING:
-    import numpy as np
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
 
 _LOG = logging.getLogger(__name__)
 _BUFFER_ROWS, _INIT_ROWS_PER_CLUSTER = 1 << 20, 32
@@ -40,7 +37,7 @@ class CumlEngine(Engine[CumlKMeansConfig]):
     def key(self) -> list[Any]:
         return ["cuml", 1, self.config.device_buffer_samples]
 
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: FitParameters) -> Fit:
+    def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:
         """See `Engine.fit`; raises InputError where there is no GPU or no cuML, too.
 
         Args:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beam_semdedup.config.groups import LocalKMeansConfig
-from beam_semdedup.fit.base import Engine, Fit, FitParameters, Sample
-
-if TYPE_CHECKING:
-    import numpy as np
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
 
 
 class LocalEngine(Engine[LocalKMeansConfig]):
@@ -19,7 +16,7 @@ class LocalEngine(Engine[LocalKMeansConfig]):
     def key(self) -> list[Any]:
         return ["local", 1, None]  # as caches have it
 
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: FitParameters) -> Fit:
+    def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:
         from beam_semdedup.compute.arrays import exclusive, library, namespace
         from beam_semdedup.fit.lloyd import fit_shards, in_this_process
         from beam_semdedup.fit.shard import Shard, where_computed

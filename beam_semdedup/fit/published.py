@@ -17,16 +17,16 @@ _RESOLVE_SECONDS = 60.0
 
 @contextmanager
 def publish(label: str, load: Callable[[], np.ndarray]) -> Iterator[str]:
-    """Yields the name by which the cluster's processes find what `load` returns there, while within it.
+    """Yields the name by which the processes that this one starts on its cluster find what `load` returns on it.
 
-    The name begins with `label`; it is empty where this process is in no cluster.
+    It begins with `label`, and holds while within it; it is empty where this process is in no cluster.
     """
     ray = _joined()
     if ray is None:
         yield ""
         return
     name = f"{label}-{uuid.uuid4().hex[:8]}"
-    holder = ray.remote(_Holder).options(name=name, namespace=_namespace(), num_cpus=0).remote(load)
+    holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(load)
     try:
         yield name
     finally:
@@ -39,7 +39,7 @@ def find_published(name: str) -> np.ndarray | None:
     if not name or ray is None:
         return None
     try:
-        holder = ray.get_actor(name, namespace=_namespace())
+        holder = ray.get_actor(name)
         held: list[Any] = ray.get(holder.held.remote(), timeout=_RESOLVE_SECONDS)
         return ray.get(held[0], timeout=_RESOLVE_SECONDS)
     except (ValueError, ray.exceptions.RayError) as error:
@@ -63,9 +63,3 @@ def _joined() -> Any:
     """Returns the module `ray` where this process is in a cluster, else None."""
     ray = sys.modules.get("ray")
     return ray if ray is not None and ray.is_initialized() else None
-
-
-def _namespace() -> str:
-    from beam_semdedup.runners.ray.cluster import NAMESPACE
-
-    return NAMESPACE

@@ -13,7 +13,7 @@ import pytest
 from runs import Ended, centroids, dedup
 
 from beam_semdedup.config.groups import KMeansConfig, parameter
-from beam_semdedup.fit.base import Engine, Fit, FitParameters, Sample
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
 from beam_semdedup.fit.registry import ENGINES
 
 
@@ -31,7 +31,7 @@ class ToyEngine(Engine[ToyConfig]):
     def key(self) -> list[Any]:
         return ["toy", self.config.first]
 
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: FitParameters) -> Fit:
+    def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:
         rows = sample()
         return Fit(rows[self.config.first :][: parameters.n_clusters], 2.5, 1, len(rows))
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup
 
 from beam_semdedup.compute.arrays import library
 from beam_semdedup.config.groups import RayKMeansConfig
@@ -37,7 +36,13 @@ def shards_in_actors(sample: Sample, batch: int, config: RayKMeansConfig, second
         RunError: it has none in that time, or more than three actors died.
     """
     with ray_cluster.reserved(config.num_actors, config, seconds) as group:
-        actors = _Actors(sample, batch, config, seconds, group)
+
+        def start(number: int) -> Any:
+            actor: Any = ray.remote(_ShardActor)
+            options = ray_cluster.actor_options(config, group, number)
+            return actor.options(**options).remote(sample, number, group.bundle_count, config.num_gpus > 0, batch)
+
+        actors = _Actors(start, group.bundle_count, seconds)
         try:
             yield actors.run
         finally:
@@ -67,14 +72,10 @@ class _ShardActor:
 class _Actors:
     """Runs operations on the shards of all actors; a lost shard is made anew, by what made it what it was."""
 
-    def __init__(
-        self, sample: Sample, batch: int, config: RayKMeansConfig, seconds: float, group: PlacementGroup
-    ) -> None:
-        self._sample, self._batch, self._config = sample, batch, config
-        self._group, self._seconds = group, seconds
-        self._lost = 0
+    def __init__(self, start: Callable[[int], Any], number: int, seconds: float) -> None:
+        self._start, self._seconds, self._lost = start, seconds, 0
         self._history: list[tuple[str, list[Any]]] = []
-        self._actors = [self._started(number) for number in range(group.bundle_count)]
+        self._actors = list(map(start, range(number)))
         self._nodes = [actor.node.remote() for actor in self._actors]
 
     def run(self, operation: str, *arguments: Any) -> list[Any]:
@@ -92,12 +93,6 @@ class _Actors:
         """Ends all actors."""
         for actor in self._actors:
             ray.kill(actor)
-
-    def _started(self, number: int) -> Any:
-        actor: Any = ray.remote(_ShardActor)
-        options = ray_cluster.actor_options(self._config, self._group, number)
-        arguments = self._sample, number, self._group.bundle_count, self._config.num_gpus > 0, self._batch
-        return actor.options(**options).remote(*arguments)
 
     def _result(self, number: int, call: Any, operation: str, arguments: list[Any]) -> Any:
         while True:
@@ -126,7 +121,7 @@ class _Actors:
 
     def _replace(self, number: int) -> None:
         ray.kill(self._actors[number])
-        self._actors[number] = self._started(number)
+        self._actors[number] = self._start(number)
         self._nodes[number] = self._actors[number].node.remote()
         try:
             ray.get(self._nodes[number], timeout=self._seconds)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.errors import InputError
-from beam_semdedup.fit.base import Engine, Fit, FitParameters, Sample
-
-if TYPE_CHECKING:
-    import numpy as np
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
 
 
 class RayEngine(Engine[RayKMeansConfig]):
@@ -29,7 +26,7 @@ class RayEngine(Engine[RayKMeansConfig]):
     def key(self) -> list[Any]:
         return ["ray", self.config.num_actors, None]
 
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: FitParameters) -> Fit:
+    def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:
         """See `Engine.fit`; an actor that dies is replaced, three times at most.
 
         Args:
