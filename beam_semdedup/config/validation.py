@@ -14,10 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
-from beam_semdedup.config.groups import GROUPS, CumlKMeansConfig
+from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import Parameters, PlanParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
+from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 from beam_semdedup.text import HIDDEN
@@ -220,8 +221,7 @@ def _check_together(p: Parameters) -> None:
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
     make_runner(p).check_device(p.device)
-    if p.device == "cpu" and isinstance(p.kmeans, CumlKMeansConfig):
-        raise InputError("kmeans=cuml needs a GPU, found device=cpu")
+    make_engine(p).check_device(p.device)
     if p.remove and p.eps is None:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
 

@@ -118,3 +118,11 @@ def ranking_of(p: Parameters) -> RankingStrategy:
         strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
         return strategy
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
+
+
+def init_file(p: Parameters) -> File | None:
+    """Returns the file of given initial centroids, by the options of the cache if it lies there, else of the input."""
+    if not p.centroids_given:
+        return None
+    file, cache = File.at(p.init, p.read_options), Folder.at(p.cache_root, p.cache_options)
+    return File(file.url, cache.options) if file.is_inside(cache) else file

@@ -13,20 +13,19 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from fsspec.utils import glob_translate
 
-from beam_semdedup.config.groups import CumlKMeansConfig
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs import dataset as inputs
 from beam_semdedup.inputs.base import InputUnit
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.job import Job, Places, ranking_of
+from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.sizes import Sizes, default_clusters
 from beam_semdedup.plan.stored import AssignManifest, AssignPlan, KMeansPlan, PairwiseManifest, PairwisePlan
 from beam_semdedup.runners.registry import make_runner
@@ -85,9 +84,10 @@ def locate(parameters: Parameters) -> Located:
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
-    if p.centroids_given:
-        p.init = kmeans.init_file(p).url
-        p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
+    init = init_file(p)
+    if init:
+        p.init = init.url
+        p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
 
     @functools.cache
     def inspect() -> inputs.InputFacts:
@@ -227,8 +227,9 @@ def _check_rows(sizes: Sizes, sample_rows: int) -> None:
         raise InputError(
             f"n_clusters={sizes.n_clusters} is more than the {sizes.rows} rows of the input; give fewer or null"
         )
-    if sizes.parameters.centroids_given:
-        kmeans.load_init(sizes.parameters, sizes.dimension)
+    init = init_file(sizes.parameters)
+    if init:
+        model.load_init(init, sizes.n_clusters, sizes.dimension)
     if 0 < sample_rows < sizes.n_clusters:
         raise InputError(
             f"n_clusters={sizes.n_clusters} is more than the {sample_rows} rows to fit on; give a larger "
@@ -237,15 +238,15 @@ def _check_rows(sizes: Sizes, sample_rows: int) -> None:
 
 
 def _kmeans_key(p: Parameters, files: list[FileInfo], carried: list[str]) -> str:
+    init = init_file(p)
     fit: dict[str, Any] = {
-        "init": kmeans.content_hash(kmeans.init_bytes(p)) if p.centroids_given else p.init,
+        "init": model.content_hash(init.read_bytes()) if init else p.init,
         "max_iter": p.max_iter,
     }
     if p.max_iter:
-        settings = [getattr(p.kmeans, "num_actors", 1), getattr(p.kmeans, "device_buffer_samples", None)]
-        fit["engine"] = [p.kmeans.name, *settings]
+        fit["engine"] = make_engine(p).key()
         names = ["tol", "min_moved", "random_state", "fit_data_fraction"]
-        if not p.centroids_given:
+        if not init:
             names += ["n_init"]
         if p.init == "k-means||":
             names += ["oversampling_factor", "max_samples_per_batch"]
@@ -266,14 +267,10 @@ def _kmeans_key(p: Parameters, files: list[FileInfo], carried: list[str]) -> str
 
 def _check_installed(p: Parameters) -> None:
     """That this machine has what the parameters ask for; `device=auto` asks for nothing."""
-    runner = make_runner(p)
+    runner, engine = make_runner(p), make_engine(p)
     runner.check(p.device)
-    if p.kmeans.name == "ray" and find_spec("ray") is None:
-        raise InputError("kmeans=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
-    if runner.workers_are_here and isinstance(p.kmeans, CumlKMeansConfig):
-        from beam_semdedup.fit import cuml as cuml_fit
-
-        cuml_fit.check()
+    if runner.workers_are_here or engine.fits_ahead:  # elsewhere only the workers know
+        engine.check()
 
 
 def _check_paths(p: Parameters, files: list[FileInfo]) -> None:

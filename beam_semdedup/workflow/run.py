@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import logging
 import time
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup.compute.ranking import RankingStrategy
-from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.config.parameters import Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
+from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs import dataset
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
@@ -57,7 +56,7 @@ class SemanticDeduplicationWorkflow:
             parameters["duplicates_num_row_groups_hint"] = hint
         self._init = parameters.get("init")
         if isinstance(self._init, np.ndarray):
-            parameters["init"] = f"{model.content_hash(_npy(self._init))}.npy"
+            parameters["init"] = f"{model.content_hash(model.to_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
         self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
@@ -112,15 +111,12 @@ class SemanticDeduplicationWorkflow:
 
 @contextlib.contextmanager
 def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
-    """The plan with a model fitted on Ray, before workers claim what the fit needs, and held in its object store."""
-    if plan.assigned or not isinstance(plan.job.parameters.kmeans, RayKMeansConfig):
+    """Yields the plan with the model, where its engine fits before the pipeline starts."""
+    if plan.assigned or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    from beam_semdedup.fit import ray as ray_fit
-
-    fitted = fit_centroids(plan.job)
-    with ray_fit.published(fitted, plan.job.kmeans.options) as shared:
-        yield dataclasses.replace(plan, fitted=shared)
+    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+        yield dataclasses.replace(plan, fitted=fitted)
 
 
 def _finish(plan: Plan, started: float, run: str) -> Summary:
@@ -290,15 +286,9 @@ def _keys_done(job: Job) -> int:
     return layout.num_compared(layout.finished_units(job.pairwise))
 
 
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array, dtype=np.float32))
-    return buffer.getvalue()
-
-
 def _store_init(p: Parameters, array: np.ndarray) -> str:
     """Where the given centroids lie from now on, by their content, so that workers can read them."""
     cache = Folder.at(p.cache_root, p.cache_options)
     file = (cache / "init").file(p.init)
-    file.create_if_absent(_npy(array))
+    file.create_if_absent(model.to_npy(array))
     return file.url

@@ -22,7 +22,8 @@ from beam_semdedup.compute.screens import Rounded, screen_at
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.small_clusters import max_similarity_of_each
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.fit import lloyd as fitting
+from beam_semdedup.fit.lloyd import fit_shards, in_this_process
+from beam_semdedup.fit.local import LocalEngine
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.storage.segments import RankedRows
 
@@ -142,9 +143,9 @@ def test_rows_are_assigned_on_a_device_as_on_numpy(device, batch):
 @pytest.mark.parametrize("init", ["k-means||", "random"])
 def test_a_fit_on_a_device_is_that_of_numpy(device, init):
     p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, init=init, device="gpu")
-    found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    found = LocalEngine(p).fit(lambda: blobs(0), None, p)
     p.device = "cpu"
-    wanted = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    wanted = LocalEngine(p).fit(lambda: blobs(0), None, p)
     np.testing.assert_allclose(found.centroids, wanted.centroids, atol=1e-6)
     assert found.iterations == wanted.iterations
 
@@ -153,7 +154,7 @@ def test_an_empty_cluster_is_given_a_row_on_a_device(device):
     sample = device.asarray(np.array([[1, 0], [0.99, 0.01], [0.9, 0.1], [0, 1]], dtype=np.float32))
     start = np.array([[1, 0], [-5, -5], [-6, -6]], dtype=np.float32)
     p = Parameters(input_path=["/"], output_path="/", n_clusters=3, max_iter=1, min_moved=0)
-    found = fitting.fit_shards(fitting.in_this_process(Shard(sample)), start, p)
+    found = fit_shards(in_this_process(Shard(sample)), start, p)
     np.testing.assert_allclose(found.centroids, [[0.995, 0.005], [0, 1], [0.9, 0.1]], atol=1e-6)
 
 
@@ -186,9 +187,9 @@ def test_memory_that_cublas_lacks_is_memory_that_does_not_suffice(device, monkey
 def test_rows_without_room_on_the_device_stay_on_the_host_and_it_is_said(device, caplog):
     device.limit = blobs(0).nbytes
     p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, device="gpu")
-    found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    found = LocalEngine(p).fit(lambda: blobs(0), None, p)
     p.device = "cpu"
-    np.testing.assert_array_equal(found.centroids, fitting.LocalEngine().fit(lambda: blobs(0), None, p).centroids)
+    np.testing.assert_array_equal(found.centroids, LocalEngine(p).fit(lambda: blobs(0), None, p).centroids)
     assert "The GPU has no room for" in caplog.text
 
 
@@ -219,8 +220,7 @@ from beam_semdedup.compute import arrays
 from beam_semdedup.compute import assignment
 from beam_semdedup.compute import comparison
 from beam_semdedup.compute import cuda
-from beam_semdedup.fit import lloyd as fitting
-from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit import lloyd, model
 from beam_semdedup.storage import segments
 from beam_semdedup.fit import shard
 from beam_semdedup.compute import identical
