@@ -16,6 +16,16 @@ CHECKED = ConfigDict(
 )
 """Nothing unknown is taken, a text may read as a number, and no message shows what may be a credential."""
 
+WHERE = "Where things are"
+COLUMNS = "What is in the files"
+KMEANS = "KMeans"
+SIMILARITY = "Similarity and duplicates"
+EXECUTION = "Cache, memory and execution"
+GROUP = "Groups"
+SIZE, MACHINES = "What to plan for", "The machines"
+HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, MACHINES, EXECUTION, GROUP)
+"""The parts of `--help`, in their order."""
+
 
 def _whole(value: Any) -> Any:
     if isinstance(value, (bool, float)):  # which pydantic takes where they stand for an integer

@@ -127,7 +127,7 @@ def test_modules_parameters_and_images_exist(path: Path) -> None:
         f"{name}.{field}"
         for name, registry in settings.GROUPS.items()
         for choice in registry.values()
-        for field in choice.__dataclass_fields__
+        for field in choice.settings.__dataclass_fields__
     }
     for name, value in re.findall(r"(?<![\w.-])((?:runner|kmeans)(?:\.\w+)?|ray_\w+|memory_budget|eps)=(\w*)", text):
         assert name in known | names, name

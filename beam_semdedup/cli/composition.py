@@ -83,13 +83,17 @@ class CommandLine:
         return bool({"-m", "--multirun"} & set(self.options))
 
     def register(self) -> None:
-        """Gives Hydra the parameters where it shows or completes them and runs nothing; else it has the given ones."""
+        """Gives Hydra the choices of the groups, and where it shows or completes the parameters these too."""
         from hydra.core.config_store import ConfigStore
 
         shows = _SHOWS & {option.partition("=")[0] for option in self.options}
         below = {**_defaults(self.schema), **self.stored} if shows else {}
         values = {name: value for name, value in below.items() if name not in GROUPS}
-        ConfigStore.instance().store(name="parameters", node=values)
+        store = ConfigStore.instance()
+        store.store(name="parameters", node=values)
+        for group, choices in GROUPS.items():
+            for name in choices:
+                store.store(group=group, name=name, node={"name": name})
 
     def compose(self, overrides: Sequence[str]) -> Any:
         """The configuration of a job, its interpolations not resolved."""
@@ -263,7 +267,8 @@ def _forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:
     names = [f.name for f in declared(schema)]
     if key in GROUPS and key not in names:
         raise unknown(key, names, LISTED)
-    if override.startswith("~") or re.match(r"hydra[./]", key) or any(Path(place, key).is_dir() for place in places):
+    is_group = key in GROUPS or any(Path(place, key).is_dir() for place in places)
+    if is_group or override.startswith("~") or re.match(r"hydra[./]", key):
         return override
     return f"++{present_name(key)}={override.partition('=')[2]}"
 
@@ -276,7 +281,7 @@ def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = Fal
     """
     texts = [f.name for f in declared(schema) if f.is_text or f.name == "input_path"]
     for group, choices in GROUPS.items():
-        texts += [f"{group}.{f.name}" for settings in choices.values() for f in declared(settings) if f.is_text]
+        texts += [f"{group}.{f.name}" for choice in choices.values() for f in declared(choice.settings) if f.is_text]
     return [_understood(override, key_of(override) in texts, multirun) for override in overrides]
 
 
@@ -348,7 +353,8 @@ def message_of(error: Exception) -> str | None:
         )
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice}: {group} is one of: {', '.join(error.options)}"
+        options = dict.fromkeys([*GROUPS.get(group, ()), *error.options])  # in our order, then what a user added
+        return f"{group}={choice}: {group} is one of: {', '.join(options)}"
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     return said + (f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else "")

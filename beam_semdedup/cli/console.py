@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import GROUP, HEADINGS, Parameters, PlanParameters, RemovalParameters
-from beam_semdedup.fields import Declared, declared
+from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
 
 
@@ -180,9 +180,9 @@ def _help_rows(f: Declared) -> Iterator[tuple[str, str]]:
     if f.name not in GROUPS:
         yield f.name, _meaning(f)
         return
-    for name, settings in GROUPS[f.name].items():
-        yield f"{f.name}={name}", (settings.__doc__ or "").splitlines()[0]
-        for setting in declared(settings):
+    for name, choice in GROUPS[f.name].items():
+        yield f"{f.name}={name}", (choice.settings.__doc__ or "").splitlines()[0]
+        for setting in declared(choice.settings):
             if setting.name != "name":
                 yield f"  {f.name}.{setting.name}", _meaning(setting)
 

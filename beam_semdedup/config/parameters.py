@@ -15,19 +15,25 @@ from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
-from beam_semdedup.config.groups import DirectConfig, KMeansConfig, LocalKMeansConfig, RayConfig, RunnerConfig
 from beam_semdedup.errors import InputError
-from beam_semdedup.fields import CHECKED, NotNegative, Number, Positive, PositiveOrAuto
-
-WHERE = "Where things are"
-COLUMNS = "What is in the files"
-KMEANS = "KMeans"
-SIMILARITY = "Similarity and duplicates"
-EXECUTION = "Cache, memory and execution"
-GROUP = "Groups"
-SIZE, MACHINES = "What to plan for", "The machines"
-HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, MACHINES, EXECUTION, GROUP)
-"""The parts of `--help`, in their order."""
+from beam_semdedup.fields import (
+    CHECKED,
+    COLUMNS,
+    EXECUTION,
+    KMEANS,
+    MACHINES,
+    SIMILARITY,
+    SIZE,
+    WHERE,
+    NotNegative,
+    Number,
+    Positive,
+)
+from beam_semdedup.fit.base import FitDataFraction, FitParameters, KMeansConfig
+from beam_semdedup.fit.local import LocalKMeansConfig
+from beam_semdedup.runners.base import RunnerConfig
+from beam_semdedup.runners.direct import DirectConfig
+from beam_semdedup.runners.ray.settings import RayConfig
 
 
 def number_of_bytes(value: Any) -> int:
@@ -71,11 +77,6 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
-FitDataFraction: TypeAlias = Annotated[
-    Annotated[Number, Field(gt=0, le=1)] | None,
-    Field(description="share of the rows to fit on; null: max(100000, 256 x n_clusters) rows at most"),
-    KMEANS,
-]
 PairwiseBatchSize: TypeAlias = Annotated[
     Positive, Field(description="rows per tile of similarities; on a GPU its cache and memory decide"), SIMILARITY
 ]
@@ -182,40 +183,6 @@ class OutputParameters:
     def cache_root(self) -> str:
         """`cache_path`, or what stands in for it."""
         return self.cache_path or self.output_path
-
-
-@dataclass(kw_only=True, config=CHECKED)
-class FitParameters:
-    """What the centroids depend on besides the rows, and where they are fitted."""
-
-    heading: ClassVar[str] = KMEANS
-
-    n_clusters: Positive | None = None
-    """number of centroids; null: the square root of the number of rows"""
-    init: str = "k-means||"
-    """initial centroids: k-means||, random, or the path of an .npy (k, d)"""
-    n_init: PositiveOrAuto = 1
-    """fits from different initial centroids, of which the best is kept; auto: 10 for random, else 1"""
-    max_iter: NotNegative = 300
-    """most Lloyd iterations; 0 with an .npy init: use its centroids as they are"""
-    tol: Annotated[Number, Field(ge=0)] = 1e-4
-    """stop when the centroids move less (relative to the variance)"""
-    min_moved: Annotated[Number, Field(ge=0, le=1)] = 0.02
-    """stop when less than this share of the rows changed their centroid; 0: only tol and max_iter stop"""
-    random_state: Annotated[NotNegative, Field(le=2**32 - 1)] = 42
-    """seed of the sample, of the fit and of which_to_keep=random"""
-    oversampling_factor: Annotated[Number, Field(gt=0)] = 2.0
-    """k-means||: candidates per round, as a multiple of n_clusters"""
-    max_samples_per_batch: Positive = 32768
-    """rows per tile of row-to-centroid products"""
-    fit_data_fraction: FitDataFraction = None
-    device: Annotated[Literal["auto", "cpu", "gpu"], EXECUTION] = "auto"
-    """what computes: cpu, gpu (NVIDIA, with CuPy), or auto: a GPU where a worker sees one"""
-
-    @property
-    def centroids_given(self) -> bool:
-        """Whether `init` is a file of centroids and not the name of a method."""
-        return self.init not in ("k-means||", "random")
 
 
 @dataclass(kw_only=True, config=CHECKED)

@@ -79,7 +79,7 @@ def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
     """The error of a parameter that is none of some names; `otherwise` is said where nothing like it was meant."""
     group, _, setting = name.partition(".")
     choices = GROUPS.get(group, {}).items()
-    owners = [f"{group}={choice}" for choice, settings in choices if setting in {f.name for f in declared(settings)}]
+    owners = [f"{group}={name}" for name, choice in choices if setting in {f.name for f in declared(choice.settings)}]
     if owners:
         return InputError(f"{name} belongs to {' and '.join(owners)}: add {owners[0]}")
     close = _closest(name, names)
@@ -111,7 +111,7 @@ def _group(name: str, value: Any, listed: str) -> Any:
     chosen = value.get("name")
     if chosen not in list(choices):
         raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(choices)}")
-    return _checked(choices[chosen], dict(value), f"{name}.", listed)
+    return _checked(choices[chosen].settings, dict(value), f"{name}.", listed)
 
 
 def _checked(schema: type[Any], values: dict[str, Any], prefix: str, listed: str) -> Any:

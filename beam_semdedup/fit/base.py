@@ -9,9 +9,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from beam_semdedup.config.groups import KMeansConfig
+from pydantic import Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from beam_semdedup.fields import CHECKED, EXECUTION, KMEANS, NotNegative, Number, Positive, PositiveOrAuto
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,22 +23,55 @@ Centroids: TypeAlias = "np.ndarray"
 """(k, d) float32."""
 Sample: TypeAlias = "Callable[..., np.ndarray]"
 """`sample()` reads the unit rows to fit on, (m, d) float32; `sample(part, parts)` one of `parts` shares of them."""
+FitDataFraction: TypeAlias = Annotated[
+    Annotated[Number, Field(gt=0, le=1)] | None,
+    Field(description="share of the rows to fit on; null: max(100000, 256 x n_clusters) rows at most"),
+    KMEANS,
+]
+
+
+@checked_dataclass(kw_only=True, config=CHECKED)
+class KMeansConfig:
+    """Which engine fits the centroids: `name` chooses it."""
+
+    name: str
+
+
 Settings = TypeVar("Settings", bound=KMeansConfig)
 
 
-class FitParameters(Protocol):
-    """The parameters of a fit, with `n_clusters` set."""
+@checked_dataclass(kw_only=True, config=CHECKED)
+class FitParameters:
+    """What the centroids depend on besides the rows, and where they are fitted."""
 
-    n_clusters: int | None
-    init: str
-    n_init: Any
-    max_iter: int
-    tol: float
-    min_moved: float
-    random_state: int
-    oversampling_factor: float
-    max_samples_per_batch: int
-    device: str
+    heading: ClassVar[str] = KMEANS
+
+    n_clusters: Positive | None = None
+    """number of centroids; null: the square root of the number of rows"""
+    init: str = "k-means||"
+    """initial centroids: k-means||, random, or the path of an .npy (k, d)"""
+    n_init: PositiveOrAuto = 1
+    """fits from different initial centroids, of which the best is kept; auto: 10 for random, else 1"""
+    max_iter: NotNegative = 300
+    """most Lloyd iterations; 0 with an .npy init: use its centroids as they are"""
+    tol: Annotated[Number, Field(ge=0)] = 1e-4
+    """stop when the centroids move less (relative to the variance)"""
+    min_moved: Annotated[Number, Field(ge=0, le=1)] = 0.02
+    """stop when less than this share of the rows changed their centroid; 0: only tol and max_iter stop"""
+    random_state: Annotated[NotNegative, Field(le=2**32 - 1)] = 42
+    """seed of the sample, of the fit and of which_to_keep=random"""
+    oversampling_factor: Annotated[Number, Field(gt=0)] = 2.0
+    """k-means||: candidates per round, as a multiple of n_clusters"""
+    max_samples_per_batch: Positive = 32768
+    """rows per tile of row-to-centroid products"""
+    fit_data_fraction: FitDataFraction = None
+    device: Annotated[Literal["auto", "cpu", "gpu"], EXECUTION] = "auto"
+    """what computes: cpu, gpu (NVIDIA, with CuPy), or auto: a GPU where a worker sees one"""
+
+    @property
+    def centroids_given(self) -> bool:
+        """Whether `init` is a file of centroids and not the name of a method."""
+        return self.init not in ("k-means||", "random")
 
 
 class EngineParameters(Protocol):

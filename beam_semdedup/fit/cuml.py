@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
-from beam_semdedup.config.groups import CumlKMeansConfig
+from pydantic.dataclasses import dataclass
+
 from beam_semdedup.errors import InputError
-from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
+from beam_semdedup.fields import CHECKED, NotNegative
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, KMeansConfig, Sample
 
 _LOG = logging.getLogger(__name__)
 _BUFFER_ROWS, _INIT_ROWS_PER_CLUSTER = 1 << 20, 32
 _SMALLEST_TOL = 1e-30  # cuML refuses 0; it is a float32 there
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class CumlKMeansConfig(KMeansConfig):
+    """cuml.cluster.KMeans on the GPU of the process that runs the fit; parameters of the same names go to it."""
+
+    name: Literal["cuml"] = "cuml"
+    device_buffer_samples: NotNegative | None = None
+    """rows that are on the GPU at a time; 0: all; null: all where they fit, else what fits"""
 
 
 class CumlEngine(Engine[CumlKMeansConfig]):

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from beam_semdedup.config.groups import LocalKMeansConfig
-from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
+from pydantic.dataclasses import dataclass
+
+from beam_semdedup.fields import CHECKED
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, KMeansConfig, Sample
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class LocalKMeansConfig(KMeansConfig):
+    """Lloyd iterations in the process that runs the fit."""
+
+    name: Literal["local"] = "local"
 
 
 class LocalEngine(Engine[LocalKMeansConfig]):

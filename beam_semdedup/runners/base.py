@@ -11,12 +11,27 @@ import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
-from beam_semdedup.config.groups import RunnerConfig
+from pydantic.dataclasses import dataclass
+
 from beam_semdedup.errors import WorkerLost, is_interrupt, known_cause
+from beam_semdedup.fields import CHECKED, NotNegative, PositiveOrAuto
 
 _LOG = logging.getLogger(__name__)
 Build: TypeAlias = Callable[[Any], Any]
 """Adds transforms to the `beam.Pipeline` that it is given."""
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class RunnerConfig:
+    """Where the pipeline runs: `name` chooses the runner, the other fields belong to it."""
+
+    name: str
+    num_workers: PositiveOrAuto = 1
+    """worker processes"""
+    max_retries: NotNegative = 0
+    """how often a run is started again after a worker was lost"""
+
+
 Settings = TypeVar("Settings", bound=RunnerConfig)
 
 

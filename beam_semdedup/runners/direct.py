@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.groups import DirectConfig
-from beam_semdedup.runners.base import Build, Runner
+from beam_semdedup.fields import CHECKED, PositiveOrAuto
+from beam_semdedup.runners.base import Build, Runner, RunnerConfig
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class DirectConfig(RunnerConfig):
+    """This machine, through Beam's local runner."""
+
+    name: Literal["direct"] = "direct"
+    # On two cores one process with two threads is faster than two processes up to 250,000 rows, and takes 1.1 times as
+    # long at 1,000,000, with half their memory (benchmarks/results/cpu.md: given, workers).
+    num_workers: PositiveOrAuto = 1
+    """1: in this process, on all cores; n: n worker processes that share them; auto: one per core"""
 
 
 class DirectRunner(Runner[DirectConfig]):

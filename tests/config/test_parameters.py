@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import HEADINGS, Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.fields import declared
+from beam_semdedup.fields import HEADINGS, declared
 
 REQUIRED = {"input_path": "in", "output_path": "out"}
 REQUIRED_BY = {
@@ -17,7 +17,7 @@ REQUIRED_BY = {
     RemovalParameters: {**REQUIRED, "duplicates_path": "list"},
     PlanParameters: {"input_path": "in"},
 }
-SETTINGS = {choice: group for group, choices in GROUPS.items() for choice in choices.values()}
+SETTINGS = {choice.settings: group for group, choices in GROUPS.items() for choice in choices.values()}
 DECLARED = [
     pytest.param(schema, f, id=f"{schema.__name__}.{f.name}")
     for schema in (Parameters, RemovalParameters, PlanParameters, *SETTINGS)

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup.config import validation
-from beam_semdedup.config.groups import GROUPS, DirectConfig
+from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import Parameters, RemovalParameters, number_of_bytes
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
+from beam_semdedup.runners.direct import DirectConfig
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 
 REQUIRED = {"input_path": "in", "output_path": "out"}

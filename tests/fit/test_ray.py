@@ -16,7 +16,6 @@ import pytest
 import strategies
 
 from beam_semdedup import Parameters
-from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit.base import Fit
@@ -25,6 +24,7 @@ from beam_semdedup.fit.local import LocalEngine
 from beam_semdedup.fit.model import FittedKMeans, fit_or_load
 from beam_semdedup.fit.published import find_published
 from beam_semdedup.fit.ray.engine import RayEngine
+from beam_semdedup.fit.ray.settings import RayKMeansConfig
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import locate, make_plan
 from beam_semdedup.stages.fit import fit_centroids, read_sample

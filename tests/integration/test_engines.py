@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from pydantic.dataclasses import dataclass
 from runs import Ended, centroids, dedup
 
-from beam_semdedup.config.groups import KMeansConfig, parameter
-from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
+from beam_semdedup.fields import CHECKED, NotNegative
+from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, KMeansConfig, Sample
 from beam_semdedup.fit.registry import ENGINES
 
 
-@dataclass
+@dataclass(kw_only=True, config=CHECKED)
 class ToyConfig(KMeansConfig):
     """An engine of this test."""
 
-    name: str = "toy"
-    first: int = parameter(0, "the row that is the first centroid", at_least=0)
+    name: Literal["toy"] = "toy"
+    first: NotNegative = 0
+    """the row that is the first centroid"""
 
 
 class ToyEngine(Engine[ToyConfig]):
@@ -36,7 +37,6 @@ class ToyEngine(Engine[ToyConfig]):
         return Fit(rows[self.config.first :][: parameters.n_clusters], 2.5, 1, len(rows))
 
 
-@pytest.mark.xfail(strict=True, reason="the choices of kmeans= are not yet those of the registry")
 def test_an_engine_that_is_registered_needs_no_other_line(
     parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semdedup: Callable[..., Ended]
 ) -> None:

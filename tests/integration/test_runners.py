@@ -5,19 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from pydantic.dataclasses import dataclass
 from runs import DEMO, Ended, centroids, comparisons, dedup, duplicates
 
 from beam_semdedup import Summary
-from beam_semdedup.config.groups import RunnerConfig, parameter
-from beam_semdedup.runners.base import Build, Runner
+from beam_semdedup.fields import CHECKED
+from beam_semdedup.runners.base import Build, Runner, RunnerConfig
 from beam_semdedup.runners.flink import job_server as flink_jar
 from beam_semdedup.runners.registry import RUNNERS
 
@@ -56,12 +56,13 @@ def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
 
 
-@dataclass
+@dataclass(kw_only=True, config=CHECKED)
 class ToyConfig(RunnerConfig):
     """A runner of this test."""
 
-    name: str = "toy"
-    greeting: str = parameter("hello", "what this runner says")
+    name: Literal["toy"] = "toy"
+    greeting: str = "hello"
+    """what this runner says"""
 
 
 class ToyRunner(Runner[ToyConfig]):
@@ -75,7 +76,6 @@ class ToyRunner(Runner[ToyConfig]):
             build(pipeline)
 
 
-@pytest.mark.xfail(strict=True, reason="the choices of runner= are not yet those of the registry")
 def test_a_runner_that_is_registered_needs_no_other_line(
     in_process: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semdedup: Callable[..., Ended]
 ) -> None:

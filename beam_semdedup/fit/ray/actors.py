@@ -12,10 +12,10 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from beam_semdedup.compute.arrays import library
-from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.base import Sample
 from beam_semdedup.fit.lloyd import Run
+from beam_semdedup.fit.ray.settings import RayKMeansConfig
 from beam_semdedup.fit.shard import Shard, where_computed
 from beam_semdedup.runners.ray import cluster as ray_cluster
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.errors import InputError
 from beam_semdedup.fit.base import Centroids, Engine, Fit, FitParameters, Sample
+from beam_semdedup.fit.ray.settings import RayKMeansConfig
 
 
 class RayEngine(Engine[RayKMeansConfig]):

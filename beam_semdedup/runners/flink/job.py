@@ -23,13 +23,13 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle, Po
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.groups import FlinkConfig
 from beam_semdedup.errors import WorkerLost, known_cause
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.base import Build
 from beam_semdedup.runners.flink import job_server
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.job_server import JobServer
+from beam_semdedup.runners.flink.settings import FlinkConfig
 from beam_semdedup.runners.flink.worker_pool import WorkerPool
 
 _GRACE_SECONDS = 5.0

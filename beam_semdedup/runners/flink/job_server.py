@@ -22,8 +22,8 @@ from apache_beam.runners.portability.flink_runner import FlinkJarJobServer
 from apache_beam.utils.subprocess_server import JavaHelper, JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from beam_semdedup.config.groups import FlinkConfig
 from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.runners.flink.settings import FlinkConfig
 from beam_semdedup.runners.process import start
 
 _LOG = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ slots that are there then, so that Flink itself neither restarts tasks nor takes
 from __future__ import annotations
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.groups import FlinkConfig
 from beam_semdedup.runners.base import Build, ClusterParameters, Runner
 from beam_semdedup.runners.flink.cluster import FlinkCluster
+from beam_semdedup.runners.flink.settings import FlinkConfig
 
 
 class FlinkRunner(Runner[FlinkConfig]):

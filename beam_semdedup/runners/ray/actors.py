@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from beam_semdedup.config.groups import RayConfig
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.ray import cluster as ray_cluster
+from beam_semdedup.runners.ray.settings import RayConfig
 from beam_semdedup.runners.ray.worker import RayWorker
 
 _CAUSE_SECONDS = 5.0

@@ -16,8 +16,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from beam_semdedup.config.groups import ActorConfig
 from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.runners.ray.settings import ActorConfig
 from beam_semdedup.text import counted
 
 _LOG = logging.getLogger(__name__)

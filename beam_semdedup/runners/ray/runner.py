@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import Any
 
-from beam_semdedup.config.groups import RayConfig
 from beam_semdedup.errors import InputError
 from beam_semdedup.runners.base import Build, Runner
+from beam_semdedup.runners.ray.settings import RayConfig
 
 
 class RayRunner(Runner[RayConfig]):
