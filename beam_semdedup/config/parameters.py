@@ -21,6 +21,7 @@ from beam_semdedup.config.groups import (
     default,
     parameter,
 )
+from beam_semdedup.inputs.registry import FORMATS
 
 COMPRESSIONS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
 """What parquet files can be compressed with; the first is the default."""
@@ -68,7 +69,7 @@ class InputParameters:
         MISSING, "file, directory (searched recursively), glob, fsspec URL, or a list of them", group=_WHERE
     )
     output_path: str = parameter(MISSING, "directory or fsspec URL for the results", group=_WHERE)
-    input_filetype: str = parameter("parquet", "", choices=["parquet", "jsonl"], group=_WHERE)
+    input_filetype: str = parameter("parquet", "", choices=FORMATS, group=_WHERE)
     input_file_extensions: list[str] | None = parameter(
         None, "which files of a directory are read; null: those of input_filetype", group=_WHERE
     )
