@@ -23,6 +23,7 @@ from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalP
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.text import without_secrets
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -80,10 +81,8 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
         sys.exit(DONE)
     signal.signal(signal.SIGTERM, _terminate)
     code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
-    if "ray" in sys.modules:
-        from beam_semdedup.runners.ray import cluster as ray_cluster
-
-        ray_cluster.disconnect()
+    for runner in RUNNERS.values():
+        runner.leave()
     _end(code)
 
 

@@ -291,7 +291,7 @@ class Parameters(ClusterParameters, InputParameters):
 
 @dataclass
 class EndpointParameters(ClusterParameters):
-    """What `python -m beam_semdedup.runners.ray.endpoint` depends on."""
+    """What `python -m beam_semdedup.cli.ray_endpoint` depends on."""
 
     ray_address: str | None = parameter("auto", "the Ray cluster: auto, or host:port; local: one on this machine")
     port: int = parameter(8099, "where Beam pipelines are submitted to; 0: any free port", at_least=0, at_most=65535)

@@ -12,9 +12,10 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigTypeError, InterpolationKeyError, OmegaConfBaseException, ValidationError
 
-from beam_semdedup.config.groups import GROUPS, CumlKMeansConfig, RayConfig, default
+from beam_semdedup.config.groups import GROUPS, CumlKMeansConfig, default
 from beam_semdedup.config.parameters import COMPRESSIONS, Parameters, PlanParameters
 from beam_semdedup.errors import InputError
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 from beam_semdedup.text import HIDDEN
 
@@ -270,8 +271,7 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
-    if p.device == "gpu" and isinstance(p.runner, RayConfig) and not p.runner.num_gpus:
-        raise InputError("device=gpu with runner=ray needs runner.num_gpus, the share of a GPU that a worker has")
+    make_runner(p).check_device(p.device)
     if p.device == "cpu" and isinstance(p.kmeans, CumlKMeansConfig):
         raise InputError("kmeans=cuml needs a GPU, found device=cpu")
     if p.remove and p.eps is None:

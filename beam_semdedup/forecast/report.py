@@ -15,6 +15,7 @@ from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns
 from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def report_plan(p: PlanParameters) -> PlanReport:
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
-        memory=memory_per_worker(p.run(None), p.workers),
+        memory=memory_per_worker(make_runner(p.run(None)), p.workers, p.memory_budget),
         gpus=p.gpus,
         fit_workers=p.fit_workers,
         storage_bandwidth=p.storage_bandwidth,

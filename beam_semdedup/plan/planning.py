@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 
 from fsspec.utils import glob_translate
 
-from beam_semdedup.compute import arrays
-from beam_semdedup.config.groups import CumlKMeansConfig, DirectConfig
+from beam_semdedup.config.groups import CumlKMeansConfig
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.fit import model as kmeans
@@ -34,7 +33,8 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places, ranking_of
 from beam_semdedup.plan.sizes import Sizes, default_clusters
 from beam_semdedup.plan.stored import AssignManifest, AssignPlan, KMeansPlan, PairwiseManifest, PairwisePlan
-from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.layout import fingerprint
@@ -80,7 +80,8 @@ def locate(parameters: Parameters) -> Located:
     """Finds the input and names the places of the results; writes nothing.
 
     Raises:
-        InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
+        InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
+            centroids, no GPU where one is asked for.
     """
     p = dataclasses.replace(parameters)
     _check_installed(p)
@@ -119,8 +120,9 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
     places, p = located.places, located.places.parameters
-    workers = num_workers(p)
-    memory = memory_per_worker(p, workers)
+    runner = make_runner(p)
+    workers = runner.num_workers()
+    memory = memory_per_worker(runner, workers, p.memory_budget)
     plan_kmeans = functools.cache(lambda: _plan_kmeans(located, memory))
     if anew:
         plan_kmeans()
@@ -271,16 +273,14 @@ def _kmeans_key(p: Parameters, files: list[FileInfo], carried: list[str]) -> str
 
 def _check_installed(p: Parameters) -> None:
     """That this machine has what the parameters ask for; `device=auto` asks for nothing."""
-    for name, config in (("runner", p.runner), ("kmeans", p.kmeans)):
-        if config.name == "ray" and find_spec("ray") is None:
-            raise InputError(f"{name}=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
-    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
-        if p.device == "gpu":
-            arrays.library(p.device)
-        if isinstance(p.kmeans, CumlKMeansConfig):
-            from beam_semdedup.fit import cuml as cuml_fit
+    runner = make_runner(p)
+    runner.check(p.device)
+    if p.kmeans.name == "ray" and find_spec("ray") is None:
+        raise InputError("kmeans=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
+    if runner.workers_are_here and isinstance(p.kmeans, CumlKMeansConfig):
+        from beam_semdedup.fit import cuml as cuml_fit
 
-            cuml_fit.check()
+        cuml_fit.check()
 
 
 def _check_paths(p: Parameters, files: list[FileInfo]) -> None:

@@ -34,7 +34,8 @@ from beam_semdedup.removal.id_list import IdList, IdReader
 from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
@@ -136,7 +137,9 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
     """
     started = time.time()
     copier(p.input_filetype)
-    memory = memory_per_worker(p, num_workers(p))
+    runner = make_runner(p)
+    runner.check("auto")
+    memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     ids = IdList.open(find_list(p) if listed is None else listed, memory)
     files = list_files(p)
     output = Folder.at(p.output_path, p.write_options)
@@ -158,7 +161,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
         )
     ]
     with progress.shown(stages, p.verbose, progress.interval(output.url)):
-        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), p)
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
     ledger = Ledger.read(output.file(_LEDGER))
     if not ledger or not ledger.finished:
         raise RunError(f"{output}/{_LEDGER} says that the removal did not finish; run it again")

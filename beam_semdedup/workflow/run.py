@@ -27,6 +27,7 @@ from beam_semdedup.removal import removal
 from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFacts, repeated_in_files
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout, tables
@@ -96,7 +97,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(_progress(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
+            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
