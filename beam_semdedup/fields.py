@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
-from pydantic import BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticKnownError
+from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 CHECKED = ConfigDict(
     extra="forbid",
@@ -47,6 +48,21 @@ PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["
 
 
 @dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Beside the type of a text: it is one of the names that a function returns, such as those of a registry."""
+
+    names: Callable[[], Collection[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if value not in self.names():
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self.names()))})
+        return value
+
+
+@dataclasses.dataclass(frozen=True)
 class Declared:
     """A field as it is declared.
 
@@ -55,6 +71,7 @@ class Declared:
         default: `dataclasses.MISSING` where it must be given.
         help: what it means, on one line.
         heading: the part of `--help` that it stands in.
+        one_of: the names that it is one of, where they are not in its type.
     """
 
     name: str
@@ -62,16 +79,19 @@ class Declared:
     default: Any
     help: str
     heading: str
+    one_of: OneOf | None = None
 
     @property
     def choices(self) -> tuple[Any, ...]:
         """The values that are allowed, where they are named one by one."""
+        if self.one_of is not None:
+            return tuple(self.one_of.names())
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
     def is_text(self) -> bool:
         """Whether any text has a meaning for it."""
-        return str in (self.kind, *get_args(self.kind)) or bool(self.choices)
+        return str in (self.kind, *get_args(self.kind)) or get_origin(self.kind) is Literal
 
 
 def declared(schema: type[Any]) -> list[Declared]:
@@ -86,5 +106,6 @@ def declared(schema: type[Any]) -> list[Declared]:
         help = next((info.description for info in infos if info.description), "")
         headings = [getattr(owners[0], "heading", ""), *(text for text in infos[0].metadata if isinstance(text, str))]
         default = dataclasses.MISSING if infos[0].is_required() else infos[0].get_default(call_default_factory=True)
-        found.append(Declared(f.name, infos[0].annotation, default, " ".join(help.split()), headings[-1]))
+        one_of = next((item for item in infos[0].metadata if isinstance(item, OneOf)), None)
+        found.append(Declared(f.name, infos[0].annotation, default, " ".join(help.split()), headings[-1], one_of))
     return sorted(found, key=lambda field: field.default is not dataclasses.MISSING)

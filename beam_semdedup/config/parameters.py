@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -27,6 +28,7 @@ from beam_semdedup.fields import (
     WHERE,
     NotNegative,
     Number,
+    OneOf,
     Positive,
 )
 from beam_semdedup.fit.base import FitDataFraction, FitParameters, KMeansConfig
@@ -46,6 +48,12 @@ def number_of_bytes(value: Any) -> int:
     number, prefix, binary = match.groups()
     power = " kmgt".index(prefix.lower() or " ")
     return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def _formats() -> Collection[str]:
+    from beam_semdedup.inputs.registry import FORMATS  # which imports what reads files
+
+    return FORMATS
 
 
 def _list_of_paths(value: Any) -> list[str]:
@@ -91,7 +99,7 @@ class InputParameters:
 
     input_path: Paths
     """file, directory (searched recursively), glob, fsspec URL, or a list of them"""
-    input_filetype: Literal["parquet", "jsonl"] = "parquet"
+    input_filetype: Annotated[str, OneOf(_formats)] = "parquet"
     input_file_extensions: list[str] | None = None
     """which files of a directory are read; null: those of input_filetype"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)

@@ -23,7 +23,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.forecast.rates import REFERENCE, Rates, computed_scores
-from beam_semdedup.inputs.dataset import VectorColumn
+from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.planning import Plan, locate, make_plan
 from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.duplicates import select_duplicates
@@ -158,9 +158,8 @@ class _Calibration:
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        column = VectorColumn(
-            "parquet", plan.job.assign_plan.input_schema.field("embeddings"), self._dimension, True, {}
-        )
+        field = plan.job.assign_plan.input_schema.field("embeddings")
+        column = VectorColumn(plan.job.input_format, field, self._dimension, True, {})
 
         def read() -> None:
             for _ in column.read(plan.units[0]):

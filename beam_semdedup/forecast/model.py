@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import PlanParameters
 from beam_semdedup.forecast.rates import Rates, computed_scores
-from beam_semdedup.inputs import dataset as inputs
-from beam_semdedup.inputs.base import FileFacts
+from beam_semdedup.inputs.dataset import InputFacts
+from beam_semdedup.inputs.units import units
 from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, default_clusters
 from beam_semdedup.storage import segments
 
@@ -51,21 +50,21 @@ class Machines:
 
 @dataclass(frozen=True)
 class Data:
-    """The rows to deduplicate, of `stored_bytes` each in the input files; `files` where they are there already."""
+    """The rows to deduplicate, of `stored_bytes` each in the input files; `input` where they are there already."""
 
     rows: int
     dimension: int
     carried_bytes: int = 0
     stored_bytes: int = 0
-    files: Sequence[FileFacts] = ()
+    input: InputFacts | None = None
 
     def of_size(self, rows: int) -> Data:
         """Returns the same with another number of rows."""
-        return self if rows == self.rows else dataclasses.replace(self, rows=rows, files=())
+        return self if rows == self.rows else dataclasses.replace(self, rows=rows, input=None)
 
     def units(self, unit_rows: int) -> int:
         """Says in how many units of about `unit_rows` rows they are read."""
-        return len(inputs.units(self.files, unit_rows)) if self.files else -(-self.rows // unit_rows)
+        return len(units(self.input, unit_rows)) if self.input else -(-self.rows // unit_rows)
 
 
 @dataclass(frozen=True)

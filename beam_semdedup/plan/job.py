@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.inputs.base import Format
+from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.plan.stored import AssignPlan, PairwisePlan
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, Folder
@@ -105,6 +107,11 @@ class Job(Places):
     def segment_schema(self) -> pa.Schema:
         """The columns of this run's segment files."""
         return segment_schema(self.id_type, self.assign_plan.dimension, self.carried)
+
+    @property
+    def input_format(self) -> Format:
+        """The format of the input files."""
+        return FORMATS[self.parameters.input_filetype]
 
     def input_file(self, url: str) -> File:
         """Returns one of the input files."""

@@ -22,8 +22,12 @@ from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.fit.registry import make_engine
-from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.dataset import Columns, InputFacts
+from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.registry import FORMATS, copier
+from beam_semdedup.inputs.units import units
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.sizes import Sizes, default_clusters
@@ -50,7 +54,7 @@ class Located:
     places: Places
     files: tuple[FileInfo, ...]
     carried: tuple[str, ...]
-    inspect: Callable[[], inputs.InputFacts]
+    inspect: Callable[[], InputFacts]
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,13 @@ def locate(parameters: Parameters) -> Located:
     """Finds the input and names the places of the results; writes nothing.
 
     Raises:
-        InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
+        InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
+            centroids, no GPU where one is asked for.
     """
     p = dataclasses.replace(parameters)
     _check_installed(p)
+    if p.remove:
+        copier(p.input_filetype)
     files = list_input(p)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.output_path = Folder.at(p.output_path, p.write_options).url
@@ -90,8 +97,9 @@ def locate(parameters: Parameters) -> Located:
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
 
     @functools.cache
-    def inspect() -> inputs.InputFacts:
-        return inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim)
+    def inspect() -> InputFacts:
+        columns = Columns(p.id_field, p.embedding_field, carried, p.embedding_dim)
+        return dataset.inspect(files, FORMATS[p.input_filetype], columns)
 
     if p.n_clusters is None:
         p.n_clusters = default_clusters(inspect().num_rows)
@@ -154,7 +162,7 @@ def forget(places: Places) -> None:
 
 def list_input(p: Parameters) -> list[FileInfo]:
     """The input files; InputError where there are none, or where results and input would mix."""
-    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+    files = list_files(p)
     _check_paths(p, files)
     return files
 
@@ -197,8 +205,7 @@ def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
         sample_rows=sample_rows,
         width=sizes.width,
     )
-    units = inputs.units(facts.files, sizes.unit_rows)
-    return KMeansPlan.of(assign, [f.info.url for f in facts.files], units)
+    return KMeansPlan.of(assign, [f.info.url for f in facts.files], units(facts, sizes.unit_rows))
 
 
 def _sample_rows(sizes: Sizes) -> int:

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.storage.folder import File, FileInfo, Folder
+from beam_semdedup.storage.threads import in_io_threads
 
 _LIST_BATCH_ROWS = 65_536
 _ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
@@ -41,7 +42,7 @@ class IdList:
         Raises:
             InputError: a file is gone or has no usable column `id`; the message names it.
         """
-        facts = dataset.in_io_threads(_list_facts, files)
+        facts = in_io_threads(_list_facts, files)
         id_type = facts[0].schema.field("id").type if facts else pa.null()
         size = sum(f.column_bytes["id"] + _ENTRY_BYTES * f.num_rows for f in facts)
         found, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
@@ -118,7 +119,7 @@ class StreamedIds:
     """Reads, for each look-up, the row groups of the list that may hold one of the ids; keeps the footers alone."""
 
     def __init__(self, ids: IdList) -> None:
-        self._files = dataset.in_io_threads(_ListFile.open, ids.files)
+        self._files = in_io_threads(_ListFile.open, ids.files)
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""

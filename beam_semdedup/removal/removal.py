@@ -27,6 +27,8 @@ from beam_semdedup.coders import register
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError, RunError, naming_unit
 from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.registry import FORMATS, copier
 from beam_semdedup.removal.entries import JoinEntries, halves, pack
 from beam_semdedup.removal.id_list import IdList, IdReader
 from beam_semdedup.removal.repetitions import Repetitions
@@ -37,6 +39,7 @@ from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.threads import in_io_threads
 from beam_semdedup.text import EXAMPLES, counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
@@ -133,11 +136,12 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
             was written is removed again (unless repeated_ids=allow).
     """
     started = time.time()
+    copier(p.input_filetype)
     runner = make_runner(p)
     runner.check("auto")
     memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     ids = IdList.open(find_list(p) if listed is None else listed, memory)
-    files = dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+    files = list_files(p)
     output = Folder.at(p.output_path, p.write_options)
     units = _units(p, files, output)
     _check_id_column(p, files, ids)
@@ -314,7 +318,7 @@ def _write_unit(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> _RemovedFr
 
     source, id_column = File(unit.source, p.read_options), pa.field(p.id_field, job.ids.id_type)
     with job.output.file(unit.target).atomic_write() as scratch:
-        rows_read, rows_removed = dataset.FORMATS[p.input_filetype].copy_without(
+        rows_read, rows_removed = copier(p.input_filetype).copy_without(
             source, scratch, id_column, is_listed, job.memory // 8
         )
     entries, rows = np.unique(np.concatenate(found), return_counts=True)
@@ -383,7 +387,7 @@ def _units(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> l
 
 
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:
-    kind = dataset.FORMATS[p.input_filetype]
+    kind = FORMATS[p.input_filetype]
 
     def check_type(info: FileInfo, schema: pa.Schema) -> None:
         dataset.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
@@ -404,7 +408,7 @@ def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdLis
         if facts.num_rows:
             check_type(info, facts.schema)
 
-    dataset.in_io_threads(check, files)
+    in_io_threads(check, files)
 
 
 def _prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:

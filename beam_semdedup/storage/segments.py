@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -151,7 +152,7 @@ class RankedRows:
         xp: the module of the arrays that indexing gives; with CuPy they are copied to the GPU.
     """
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], order: np.ndarray, xp: Any = np) -> None:
+    def __init__(self, batches: Sequence[pa.RecordBatch], order: npt.NDArray[np.int64], xp: Any = np) -> None:
         self._xp = xp
         self._vectors = [_matrix(batch.column("embedding")) for batch in batches]
         self._starts = np.concatenate([[0], np.cumsum([len(v) for v in self._vectors])])
@@ -163,7 +164,7 @@ class RankedRows:
     @property
     def nbytes(self) -> int:
         """Bytes of the matrix."""
-        return len(self._order) * self._vectors[0].shape[1] * self._vectors[0].itemsize
+        return len(self._order) * int(self._vectors[0].shape[1]) * self._vectors[0].itemsize
 
     def window(self, start: int, stop: int) -> RankedRows:
         """Returns the rows ranked `[start, stop)`, sharing the vectors."""
@@ -171,13 +172,13 @@ class RankedRows:
         result._order = self._order[start:stop]
         return result
 
-    def __getitem__(self, ranks: slice | np.ndarray) -> Any:
+    def __getitem__(self, ranks: slice | npt.NDArray[np.int64]) -> Any:
         wanted = self._order[ranks]
         result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
         by_place = np.argsort(wanted)
         cuts = np.searchsorted(wanted[by_place], self._starts)
 
-        def gather(part: tuple[np.ndarray, int, int, int]) -> None:
+        def gather(part: tuple[npt.NDArray[np.float32], int, int, int]) -> None:
             vectors, start, low, high = part
             places = by_place[low:high]
             result[places] = vectors[wanted[places] - start]
@@ -187,10 +188,11 @@ class RankedRows:
         return to_device(result, self._xp)
 
 
-def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
+def to_column(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Returns the rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
-def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    return pc.list_flatten(column).to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+def _matrix(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = pc.list_flatten(column).to_numpy(zero_copy_only=True)
+    return values.reshape(len(column), column.type.list_size)

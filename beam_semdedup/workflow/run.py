@@ -18,7 +18,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
-from beam_semdedup.inputs import dataset
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
 from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
@@ -162,12 +162,8 @@ def _check_unchanged(plan: Plan) -> None:
     """That the input files are those that were planned, if they were read in this run; RunError where they are not."""
     if plan.assigned:
         return
-    p = plan.job.parameters
     try:
-        now = {
-            file.url: file
-            for file in dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
-        }
+        now = {file.url: file for file in list_files(plan.job.parameters)}
     except InputError:  # there is no file any more
         now = {}
     changed = [file.url for file in plan.files if now.get(file.url) != file]
