@@ -25,6 +25,7 @@ check: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 install: .venv/bin/python ## for use; EXTRAS=ray,s3 adds them
 	$(BIN)/pip install -q -e ".$(extras)"

@@ -19,23 +19,23 @@ class ReferenceCoder(coders.Coder):
 
     @classmethod
     def from_type_hint(cls, typehint: Any, registry: Any) -> typing.Self:
-        """How Beam's registry makes the coder of an element type."""
+        """Makes the coder of an element type, as Beam's registry asks for it."""
         return cls(typehint)
 
     def encode(self, value: Any) -> bytes:
-        """The element as bytes; equal elements have equal bytes."""
+        """Returns the element as bytes; equal elements have equal bytes."""
         return json.dumps(to_list(value), separators=(",", ":")).encode()
 
     def decode(self, encoded: bytes) -> Any:
-        """The element that `encode` was given."""
+        """Returns the element that `encode` was given."""
         return from_list(self._kind, json.loads(encoded))
 
     def is_deterministic(self) -> bool:
-        """Always, so that elements can be keys."""
+        """Says that equal elements have equal bytes, so that they can be keys."""
         return True
 
     def to_type_hint(self) -> type:
-        """The element type."""
+        """Returns the element type."""
         return self._kind
 
     def __eq__(self, other: object) -> bool:
@@ -52,7 +52,7 @@ def register(*kinds: type) -> None:
 
 
 def to_list(value: Any) -> Any:
-    """A dataclass as a list of its values, with lists in place of the dataclasses and tuples within."""
+    """Returns a dataclass as a list of its values, with lists in place of the dataclasses and tuples within."""
     if isinstance(value, tuple):
         return [to_list(item) for item in value]
     kind: Any = type(value)
@@ -61,7 +61,7 @@ def to_list(value: Any) -> Any:
 
 
 def from_list(kind: Any, values: Any) -> Any:
-    """`values`, as JSON gives it back, as an instance of a dataclass, a tuple of them, or itself."""
+    """Returns `values`, as JSON gives it back, as an instance of a dataclass, a tuple of them, or itself."""
     fields = _fields(kind)
     if fields:
         return kind(*(from_list(hint, value) for hint, value in zip(fields.values(), values, strict=True)))
@@ -72,5 +72,5 @@ def from_list(kind: Any, values: Any) -> Any:
 
 @functools.cache
 def _fields(kind: Any) -> dict[str, Any]:
-    """The names and types of a dataclass's fields; empty for any other type. There are millions of references."""
+    """Returns a dataclass's fields with their types, none for any other type; cached, for millions of references."""
     return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}

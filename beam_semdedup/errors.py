@@ -53,7 +53,7 @@ def as_input_error(what: str) -> Iterator[None]:
 
 
 def known_cause(error: Exception) -> InputError | RunError | None:
-    """The error that a unit or a worker raised for people, or None for any other kind.
+    """Returns the error that a unit or a worker raised for people, or None for any other kind.
 
     Beam hands it on as a text with its own traceback around it.
     """
@@ -71,12 +71,12 @@ def known_cause(error: Exception) -> InputError | RunError | None:
 
 
 def _without_transform(message: str) -> str:
-    """A message without the name of the transform that Beam adds to it."""
+    """Returns a message without the name of the transform that Beam adds to it."""
     return re.sub(r" \[while running '[^']*'\]\s*$", "", message)
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: where it strikes inside a transform, Beam raises another in its place."""
+    """Says whether Ctrl-C is behind an error: inside a transform, Beam raises another in its place."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

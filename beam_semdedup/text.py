@@ -13,12 +13,12 @@ EXAMPLES = 5
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things for people."""
+    """Writes a number of things for people: `2 files`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def in_time(seconds: float) -> str:
-    """A duration for people."""
+    """Writes a duration for people: `1.5 s`, `2.0 h`."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -26,7 +26,7 @@ def in_time(seconds: float) -> str:
 
 
 def in_bytes(number: float) -> str:
-    """A number of bytes for people."""
+    """Writes a number of bytes for people: `1.5 GiB`."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
     while number >= 1024 and len(units) > 1:
         number /= 1024
@@ -35,7 +35,7 @@ def in_bytes(number: float) -> str:
 
 
 def without_secrets(values: Any) -> Any:
-    """A copy of nested `values` for files and messages: `***` for storage_options and for user:password@ in URLs."""
+    """Copies nested `values` for files and messages: with `***` for storage_options and for user:password@ in URLs."""
     if isinstance(values, Mapping):
         return {
             k: {name: HIDDEN for name in v} if k == "storage_options" and isinstance(v, Mapping) else without_secrets(v)

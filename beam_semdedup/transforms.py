@@ -34,12 +34,12 @@ register(*ELEMENTS)
 
 @dataclasses.dataclass
 class FitKMeans(beam.PTransform):
-    """Fits the centroids, once; a PCollection of one `FittedKMeans`, to be used as a side input."""
+    """Fits the centroids, once; gives a PCollection of one `FittedKMeans`, to be used as a side input."""
 
     job: Job
 
     def expand(self, root: PBegin) -> PCollection[FittedKMeans]:
-        """From the root of the pipeline."""
+        """Starts at the root of the pipeline."""
         job = self.job
         return (
             root
@@ -51,13 +51,13 @@ class FitKMeans(beam.PTransform):
 
 @dataclasses.dataclass
 class AssignCentroids(beam.PTransform):
-    """From `InputUnit`s to the `Segment`s that their rows are written to, each row with its nearest centroid."""
+    """Turns `InputUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid."""
 
     job: Job
     fitted: PCollection[FittedKMeans]
 
     def expand(self, units: PCollection[InputUnit]) -> PCollection[Segment]:
-        """See the class."""
+        """Wires what the class says."""
         assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(self.job), AsSingleton(self.fitted))
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
@@ -69,13 +69,13 @@ class AssignCentroids(beam.PTransform):
 
 @dataclasses.dataclass
 class FindAssigned(beam.PTransform):
-    """The `Segment`s of a finished assign stage, from the files that its manifest names."""
+    """Gives the `Segment`s of a finished assign stage, from the files that its manifest names."""
 
     job: Job
     files: list[str]
 
     def expand(self, root: PBegin) -> PCollection[Segment]:
-        """From the root of the pipeline."""
+        """Starts at the root of the pipeline."""
         job = self.job
         return (
             root
@@ -88,13 +88,13 @@ class FindAssigned(beam.PTransform):
 
 @dataclasses.dataclass
 class PairwiseSimilarity(beam.PTransform):
-    """From `Segment`s to `ComparedUnit`s: files with the most similar earlier-ranked row of each row."""
+    """Turns `Segment`s into `ComparedUnit`s: files with the most similar earlier-ranked row of each row."""
 
     job: Job
     fitted: PCollection[FittedKMeans]
 
     def expand(self, references: PCollection[Segment]) -> PCollection[ComparedUnit]:
-        """See the class."""
+        """Wires what the class says."""
         job = self.job
         compared = (
             references
@@ -113,12 +113,12 @@ class PairwiseSimilarity(beam.PTransform):
 
 @dataclasses.dataclass
 class IdentifyDuplicates(beam.PTransform):
-    """From `ComparedUnit`s to the `DuplicatesFile`s with the rows whose score reaches 1 - eps."""
+    """Turns `ComparedUnit`s into the `DuplicatesFile`s with the rows whose score reaches 1 - eps."""
 
     job: Job
 
     def expand(self, compared: PCollection[ComparedUnit]) -> PCollection[DuplicatesFile]:
-        """See the class."""
+        """Wires what the class says."""
         job = self.job
         return (
             compared
@@ -134,7 +134,7 @@ class IdentifyDuplicates(beam.PTransform):
 
 @dataclasses.dataclass
 class SemanticDedup(beam.PTransform):
-    """The whole pipeline of a plan, without the stages that the cache holds; a root transform.
+    """Runs the whole pipeline of a plan, without the stages that the cache holds; a root transform.
 
     It writes into the plan's cache and into `duplicates/`. Clearing an earlier run's results, the check that
     no row was lost, and `summary.json` are the part of `SemanticDeduplicationWorkflow.run`.
@@ -145,7 +145,7 @@ class SemanticDedup(beam.PTransform):
     plan: Plan
 
     def expand(self, root: PBegin) -> PCollection[Any]:
-        """From the root of the pipeline."""
+        """Starts at the root of the pipeline."""
         job, plan = self.plan.job, self.plan
         if plan.compared:
             compared = root | "Find comparisons" >> beam.Create(plan.compared.units)
@@ -211,5 +211,5 @@ class Finish(beam.PTransform):
 
 
 def _largest_first(found: Iterable[Segment]) -> list[Segment]:
-    """The largest first: runners deal keys out to their workers in turn, so that each has about as much to do."""
+    """Sorts the largest first: runners deal keys out to their workers in turn, so that each has about as much to do."""
     return sorted(found, key=lambda segment: -segment.num_rows)

@@ -20,6 +20,7 @@ import numpy as np
 
 from beam_semdedup.compute import arrays, tiles
 from beam_semdedup.compute.assignment import assign, assign_with_distances
+from beam_semdedup.compute.screens import EXACT, Rounded, Screen
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.small_clusters import LARGEST, max_similarity_of_each
 from beam_semdedup.config.parameters import Parameters
@@ -140,7 +141,7 @@ def _rates(bench: GpuBench) -> dict[str, float]:
     xp, size, d = bench.xp, bench.sizes.matrix, bench.sizes.dimension
     rates = {}
     a = bench.unit_rows(size)
-    for name, operand in (("float32", a), ("float16", tiles.rounded(a))):
+    for name, operand in (("float32", a), ("float16", Rounded(1 - EPS).prepared(a))):
         seconds = bench.seconds(lambda operand=operand: tiles.multiply(operand, operand))
         rates[name] = 2.0 * size * size * d / seconds
         bench.add(f"products {size:,} × {size:,}, {name}", "the device", seconds, float(size) * size, size)
@@ -165,9 +166,7 @@ def _loop(bench: GpuBench, rows: Any, bounds: list[tuple[int, int]], dtype: str)
     return compare
 
 
-def _ours(
-    bench: GpuBench, rows: Any, bounds: list[tuple[int, int]], threshold: float | None
-) -> Callable[[], np.ndarray]:
+def _ours(bench: GpuBench, rows: Any, bounds: list[tuple[int, int]], screen: Screen) -> Callable[[], np.ndarray]:
     """Our scores of all clusters."""
     xp = bench.xp
     starts, stops = np.array(bounds).T
@@ -176,11 +175,11 @@ def _ours(
     def compare() -> np.ndarray:
         scores = np.zeros(len(rows), dtype=np.float32)
         if small.any():
-            found, _ = max_similarity_of_each(rows, starts[small], stops[small], arrays.tile_bytes(xp), threshold)
+            found, _ = max_similarity_of_each(rows, starts[small], stops[small], arrays.tile_bytes(xp), screen)
             scores[np.repeat(small, stops - starts)] = found
         for start, stop in zip(starts[~small], stops[~small], strict=True):
             batch = arrays.tile_rows(xp, _LOOP_ROWS)
-            scores[start:stop], _ = max_similarity(rows[start:stop], 0, stop - start, batch, threshold)
+            scores[start:stop], _ = max_similarity(rows[start:stop], 0, stop - start, batch, screen)
         return scores
 
     return compare
@@ -192,7 +191,7 @@ def _compare(bench: GpuBench, case: str, sizes: np.ndarray, rates: dict[str, flo
     bounds = list(zip((ends - sizes).tolist(), ends.tolist(), strict=True))
     pairs = float((sizes * (sizes - 1.0) / 2).sum())
     seconds = {}
-    exact, screened = _ours(bench, rows, bounds, None), _ours(bench, rows, bounds, 1 - EPS)
+    exact, screened = _ours(bench, rows, bounds, EXACT), _ours(bench, rows, bounds, Rounded(1 - EPS))
     contenders = {"exact": (exact, "float32"), "screened": (screened, "float16")}
     for dtype in ("float32", "float16") if bench.torch else ():
         contenders[f"PyTorch {dtype}"] = (_loop(bench, rows, bounds, dtype), dtype)

@@ -239,7 +239,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     if cuda_on_cpu.COMPILER is None:
         pytest.skip("no g++ to compile the CUDA source for a CPU with")
     cupy = cupy_stand_in.cupy
-    caches = (arrays.library, arrays._say_once, cuda._kernel, cuda._copy_stream, cuda._cublas_handle)
+    caches = [f for module in (arrays, cuda) for f in vars(module).values() if hasattr(f, "cache_clear")]
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
         for cache in caches:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from beam_semdedup.compute import arrays, similarity
+from beam_semdedup.compute import arrays, identical
 from beam_semdedup.compute.assignment import assign_with_distances
 
 
@@ -12,7 +12,7 @@ def assert_rows_are_multiplied_and_hashed_as_on_numpy(xp, n, d):
     found = arrays.row_dot(*on_device).get()
     np.testing.assert_allclose(found, arrays.row_dot(a, b), rtol=0, atol=1e-13 * d)
     np.testing.assert_array_equal(arrays.row_dot(on_device[0][3:9], on_device[1][3:9]).get(), found[3:9])
-    np.testing.assert_array_equal(similarity.hash_rows(on_device[0]).get(), similarity.hash_rows(a))
+    np.testing.assert_array_equal(identical.hash_rows(on_device[0]).get(), identical.hash_rows(a))
 
 
 def assert_rows_are_assigned_as_on_numpy(xp, rows, centroids, batch):

@@ -21,7 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from apache_beam.portability.api import beam_job_api_pb2 as api
+from apache_beam.portability.api import beam_job_api_pb2_grpc
+from apache_beam.runners.portability import local_job_service
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 SEEN = "SEMDEDUP_TEST_JOB_SERVER"
 
@@ -74,40 +79,53 @@ def rest_api() -> Iterator[dict[str, Any]]:
         server.server_close()
 
 
-def _serve() -> None:
-    from apache_beam.portability.api import beam_job_api_pb2 as api
-    from apache_beam.runners.portability import local_job_service
-    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+class _Job(local_job_service.BeamJob):
+    """Runs a pipeline with Beam's local runner; what it was given appears in `seen`."""
 
+    def _run_job(self) -> None:
+        options = {k.split(":")[2]: v for k, v in dict(self._pipeline_options).items() if not hasattr(v, "values")}
+        told = {"argv": sys.argv[1:], "pid": os.getpid(), "options": options}
+        Path(os.environ[SEEN], f"{time.time_ns()}.json").write_text(json.dumps(told, default=list))
+        self.set_state(api.JobState.RUNNING)
+        try:
+            runner = FnApiRunner(provision_info=self._provision_info)
+            runner._num_workers = int(options["parallelism"])
+            runner.run_via_runner_api(self._pipeline_proto, self.pipeline_options()).wait_until_finish()
+        except Exception:
+            said = f"Error received from SDK harness for instruction 4: {traceback.format_exc()}"
+            self.say(api.JobMessage.JOB_MESSAGE_DEBUG, _in_java(f"java.lang.RuntimeException: {said}"))
+            self.say(api.JobMessage.JOB_MESSAGE_ERROR, f"java.lang.RuntimeException: {said}")
+            print("SEVERE: Error during job invocation", flush=True)
+            self.set_state(api.JobState.FAILED)
+        else:
+            self.set_state(api.JobState.DONE)
+
+    def say(self, importance: Any, text: str) -> None:
+        self._log_queues.put(api.JobMessage(message_id="1", time="", importance=importance, message_text=text))
+
+
+@contextmanager
+def job_service_that_fails(text: str) -> Iterator[beam_job_api_pb2_grpc.JobServiceStub]:
+    """A job service in this process, whose jobs fail and say this."""
+
+    class Job(_Job):
+        def _run_job(self) -> None:
+            self.say(api.JobMessage.JOB_MESSAGE_ERROR, text)
+            self.set_state(api.JobState.FAILED)
+
+    service = local_job_service.LocalJobServicer(beam_job_type=Job)
+    with grpc.insecure_channel(f"localhost:{service.start_grpc_server()}") as channel:
+        yield beam_job_api_pb2_grpc.JobServiceStub(channel)
+    service.stop()
+
+
+def _serve() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-jar", required=True)
     for name in ("--flink-master", "--job-port", "--artifacts-dir", "--artifact-port", "--expansion-port"):
         parser.add_argument(name, required=True)
-    given = parser.parse_args([argument for argument in sys.argv[1:] if not argument.startswith("-D")])
-
-    class Job(local_job_service.BeamJob):
-        def _run_job(self) -> None:
-            options = {k.split(":")[2]: v for k, v in dict(self._pipeline_options).items() if not hasattr(v, "values")}
-            told = {"argv": sys.argv[1:], "pid": os.getpid(), "options": options}
-            Path(os.environ[SEEN], f"{time.time_ns()}.json").write_text(json.dumps(told, default=list))
-            self.set_state(api.JobState.RUNNING)
-            try:
-                runner = FnApiRunner(provision_info=self._provision_info)
-                runner._num_workers = int(options["parallelism"])
-                runner.run_via_runner_api(self._pipeline_proto, self.pipeline_options()).wait_until_finish()
-            except Exception:
-                said = f"Error received from SDK harness for instruction 4: {traceback.format_exc()}"
-                self._say(api.JobMessage.JOB_MESSAGE_DEBUG, _in_java(f"java.lang.RuntimeException: {said}"))
-                self._say(api.JobMessage.JOB_MESSAGE_ERROR, f"java.lang.RuntimeException: {said}")
-                print("SEVERE: Error during job invocation", flush=True)
-                self.set_state(api.JobState.FAILED)
-            else:
-                self.set_state(api.JobState.DONE)
-
-        def _say(self, importance: Any, text: str) -> None:
-            self._log_queues.put(api.JobMessage(message_id="1", time="", importance=importance, message_text=text))
-
-    service = local_job_service.LocalJobServicer(given.artifacts_dir, beam_job_type=Job)
+    given = parser.parse_args([argument for argument in sys.argv[1:] if not argument.startswith(("-D", "-X"))])
+    service = local_job_service.LocalJobServicer(given.artifacts_dir, beam_job_type=_Job)
     service.start_grpc_server(int(given.job_port))
     print("INFO: JobService started", flush=True)
     ended = threading.Event()

@@ -4,6 +4,8 @@ import numpy as np
 import oracle
 from hypothesis import strategies as st
 
+from beam_semdedup.compute.tiles import Top
+
 BATCHES = [1, 3, 7, 1024]
 EPS = [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1, 1.9]
 
@@ -61,7 +63,7 @@ def units(draw):
 
 def starting(rows):
     """Best, second best and winner of each row before the first tile is folded."""
-    return np.full(rows, -np.inf, np.float32), np.full(rows, -np.inf, np.float32), np.full(rows, -1, np.int64)
+    return Top(np.full(rows, -np.inf, np.float32), np.full(rows, -np.inf, np.float32), np.full(rows, -1, np.int64))
 
 
 @st.composite
@@ -78,7 +80,7 @@ def folded(fold, products, diagonal, cuts):
     """What `fold` makes of a case of `folds`, tile after tile."""
     state = starting(products.shape[0] * products.shape[1])
     for column, end in zip(cuts[:-1], cuts[1:], strict=True):
-        fold(products[..., column:end].copy(), diagonal - column, column, *state)
+        fold(products[..., column:end].copy(), diagonal - column, column, state)
     return state
 
 

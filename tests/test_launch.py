@@ -17,6 +17,7 @@ import yaml
 
 from beam_semdedup.config import groups as settings
 from beam_semdedup.config import parameters as config
+from beam_semdedup.runners.flink.runner import FlinkRunner
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 SCRIPTS = sorted(LAUNCH.rglob("*.sh"))
@@ -76,7 +77,7 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     assert (manifest["apiVersion"], manifest["kind"]) == ("flink.apache.org/v1beta1", "FlinkDeployment")
     spec = manifest["spec"]
     assert {"image", "flinkVersion", "serviceAccount", "flinkConfiguration", "jobManager", "taskManager"} <= set(spec)
-    assert spec["flinkVersion"].removeprefix("v").replace("_", ".") == settings.FlinkConfig.flink_version
+    assert spec["flinkVersion"].removeprefix("v").replace("_", ".") == FlinkRunner.settings.flink_version
     assert "job" not in spec  # a session cluster
     for role in ("jobManager", "taskManager"):
         assert {"cpu", "memory"} <= set(spec[role]["resource"])
@@ -84,7 +85,7 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     assert main["name"] == "flink-main-container"  # which the operator looks for
     assert f"port={pool['readinessProbe']['tcpSocket']['port']}" in pool["command"]
-    assert settings.FlinkConfig.worker_pool == "localhost:50000"
+    assert FlinkRunner.settings.worker_pool == "localhost:50000"
     assert "port=50000" in pool["command"]
     assert f"runner.flink_master={manifest['metadata']['name']}-rest:8081" in path.read_text()
     has_gpu = "nvidia.com/gpu" in pool["resources"]["limits"]
@@ -119,15 +120,14 @@ def test_the_autoscaler_follows_the_schema_of_ray() -> None:
 def test_modules_parameters_and_images_exist(path: Path) -> None:
     text = path.read_text()
     for module in re.findall(r"\bbeam_semdedup(?:\.\w+)+", text):
-        parts = module.split(".")
-        assert importlib.util.find_spec(".".join(parts[:3])) or importlib.util.find_spec(".".join(parts[:2])), module
+        assert importlib.util.find_spec(module), module
     known = set(config.Parameters.__dataclass_fields__) | set(config.EndpointParameters.__dataclass_fields__)
     choices = {name: set(registry) for name, registry in settings.GROUPS.items()}
     names = {
         f"{name}.{field}"
         for name, registry in settings.GROUPS.items()
         for choice in registry.values()
-        for field in choice.__dataclass_fields__
+        for field in choice.settings.__dataclass_fields__
     }
     for name, value in re.findall(r"(?<![\w.-])((?:runner|kmeans)(?:\.\w+)?|ray_\w+|memory_budget|eps)=(\w*)", text):
         assert name in known | names, name

@@ -17,6 +17,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs.base import InputUnit
 from beam_semdedup.plan.planning import locate, make_plan
 from beam_semdedup.runners import base as runners
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFile
 from beam_semdedup.stages.pairwise import ComparedUnit, PairwiseUnit
 from beam_semdedup.storage.segments import Segment
@@ -94,7 +95,7 @@ def parameters(tmp_path_factory):
         output_path=str(root / "output"),
         n_clusters=4,
         eps=0.1,
-        unit_rows=10,
+        comparison_rows=10,
         assign_unit_bytes=160,
         max_cluster_rows=7,
     )
@@ -107,7 +108,7 @@ def plans(parameters):
     with pytest.MonkeyPatch.context() as patch:
         for kind in set(ELEMENTS) - {InputUnit}:  # the plan's units are part of the pipeline's definition
             patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
-        runners.run(lambda pipeline: pipeline | SemanticDedup(fresh), parameters)
+        runners.run(lambda pipeline: pipeline | SemanticDedup(fresh), make_runner(parameters))
     half_finished = make_plan(locate(dataclasses.replace(parameters, which_to_keep="easy")))
     finished = make_plan(locate(parameters))
     return dict(zip(EDGES, (fresh, half_finished, finished), strict=True))

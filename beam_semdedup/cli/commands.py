@@ -23,6 +23,7 @@ from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalP
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.text import without_secrets
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -80,10 +81,8 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
         sys.exit(DONE)
     signal.signal(signal.SIGTERM, _terminate)
     code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
-    if "ray" in sys.modules:
-        from beam_semdedup.runners.ray import cluster as ray_cluster
-
-        ray_cluster.disconnect()
+    for runner in RUNNERS.values():
+        runner.leave()
     _end(code)
 
 
@@ -109,37 +108,35 @@ def _terminate(*_: object) -> None:
 
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """The worst exit code of the jobs that the arguments ask for."""
-    arguments, stored = composition.read_stored(name, arguments)
-    arguments = composition.understood(schema, arguments)
-    composition.register(schema, stored)
-    multirun = composition.is_multirun(arguments)
+    line = composition.CommandLine.read(name, schema, arguments)
+    line.register()
     writes = schema is not PlanParameters
-    outputs = sweep.outputs(name, arguments) if multirun and writes else []
+    outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
-    place = sweep.table_place(name, arguments, outputs) if multirun and schema is Parameters else None
+    place = sweep.table_place(line, outputs) if line.multirun and schema is Parameters else None
 
-    def task(job: composition.ComposedJob) -> None:
-        outcome: dict[str, Any] = {"overrides": job.overrides}
+    def task(number: int, overrides: list[str], composed: Any) -> None:
+        outcome: dict[str, Any] = {"overrides": overrides}
 
         def run() -> int:
-            parameters = resolve(composition.plain(job.composed), schema)
+            parameters = resolve(composition.plain(composed), schema, composition.LISTED)
             if writes and parameters.output_path in shared:
-                sweep.give_own_output(parameters, job.overrides)
+                sweep.give_own_output(parameters, overrides)
             with progress.logged(parameters.verbose, by_caller=False):
                 outcome.update(action(parameters))
             return DONE
 
-        if job.overrides:
-            print(without_secrets(f"\n{', '.join(map(composition.shown, job.overrides))}"))
+        if overrides:
+            print(without_secrets(f"\n{', '.join(map(composition.shown, overrides))}"))
         outcome["exit_code"] = _guarded(run)
-        Path(scratch, f"outcome-{job.number:06d}.json").write_text(json.dumps(outcome))
+        Path(scratch, f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
     with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
-        composition.run(name, arguments, Path(scratch), task)
+        line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
-    if multirun and schema is Parameters:
+    if line.multirun and schema is Parameters:
         sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 

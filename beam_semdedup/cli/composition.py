@@ -8,25 +8,137 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup.config.groups import GROUPS, default
-from beam_semdedup.config.validation import about_interpolation, choices_with, required, unknown
-from beam_semdedup.errors import InputError, as_input_error
+import yaml
 
-_CLOSING = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
+from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.validation import present_name, required, unknown
+from beam_semdedup.errors import InputError, as_input_error
+from beam_semdedup.fields import declared
+
+LISTED = "see --help"
+"""Where the parameters are listed, for a message."""
+_UNSET = "???"
+"""What Hydra and OmegaConf take for a value that must be given."""
+_SHOWS = {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+"""The options of Hydra with which nothing runs."""
+_PIECE = re.compile(r"""(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|\$\{[^{}]*\}|[^][{},])+""")
+"""What stands between the brackets and commas of a value; an interpolation has braces of its own."""
 
 
 @dataclass(frozen=True)
-class ComposedJob:
-    """One run: its number in the sweep, the overrides that the sweep varies, and what they were composed to."""
+class CommandLine:
+    """What a command was given; what Hydra composes of it lies above the stored values, and these above the defaults.
 
-    number: int
+    Attributes:
+        name: the configuration that Hydra composes.
+        home: the directory that it is in.
+        schema: the parameters of the command.
+        options: the arguments for Hydra, such as -m and --cfg job.
+        overrides: the others, as Hydra understands them.
+        stored: the values of an earlier run, which Hydra is not given.
+    """
+
+    name: str
+    home: Path
+    schema: type[Any]
+    options: list[str]
     overrides: list[str]
-    composed: Any
+    stored: dict[str, Any]
+
+    @classmethod
+    def read(cls, name: str, schema: type[Any], arguments: Sequence[str]) -> CommandLine:
+        """What the arguments of a command say.
+
+        Raises:
+            InputError: an argument that nothing can be made of, a sweep without -m, nothing stored where it is said.
+        """
+        rest, place = _without_option(arguments, "--config-path", "-cp")
+        rest, directory = _without_option(rest, "--config-dir", "-cd")
+        rest, own = _without_option(rest, "--config-name", "-cn")
+        stored = {} if place is None else _stored(name, schema, place)
+        overrides = overrides_of(rest)
+        options = [argument for argument in rest if argument not in overrides]
+        overrides = [o for o in overrides if not (o.startswith("~") and _dropped(stored, key_of(o)))]
+        line = cls(own or name, conf_dir(), schema, options, overrides, stored)
+        if {"-sc", "--shell-completion"} & set(options):
+            return line  # install=bash is no parameter
+        places = [line.home, *([] if directory is None else [Path(directory).absolute()])]
+        if not places[-1].is_dir():
+            raise InputError(f"--config-dir={directory}: no such directory")
+        taken = [_forced(schema, o, places) for o in understood(schema, overrides, line.multirun)]
+        for group in GROUPS.keys() & stored.keys() - {key_of(override) for override in overrides}:
+            taken.append(f"{group}={stored[group]['name']}")
+        home = next((place for place in places if (place / f"{line.name}.yaml").is_file()), line.home)
+        taken += [f"hydra.searchpath=[{_in_quotes(f'file://{place}')}]" for place in places if place != home]
+        return dataclasses.replace(line, home=home, overrides=taken)
+
+    @property
+    def multirun(self) -> bool:
+        """Whether a sweep is asked for."""
+        return bool({"-m", "--multirun"} & set(self.options))
+
+    def register(self) -> None:
+        """Gives Hydra the choices of the groups, and where it shows or completes the parameters these too."""
+        from hydra.core.config_store import ConfigStore
+
+        shows = _SHOWS & {option.partition("=")[0] for option in self.options}
+        below = {**_defaults(self.schema), **self.stored} if shows else {}
+        values = {name: value for name, value in below.items() if name not in GROUPS}
+        store = ConfigStore.instance()
+        store.store(name="parameters", node=values)
+        for group, choices in GROUPS.items():
+            for name in choices:
+                store.store(group=group, name=name, node={"name": name})
+
+    def compose(self, overrides: Sequence[str]) -> Any:
+        """The configuration of a job, its interpolations not resolved."""
+        import hydra
+
+        hydras = [override for override in overrides if not override.startswith("hydra") or "searchpath" in override]
+        with hydra.initialize_config_dir(str(self.home), version_base="1.3"):
+            return self.completed(hydra.compose(self.name, overrides=hydras))
+
+    def completed(self, composed: Any) -> Any:
+        """What Hydra composed, with the stored values and the defaults for what is not given."""
+        from omegaconf import OmegaConf
+
+        chosen = {group: (composed.get(group) or {}).get("name") for group in GROUPS}
+        kept = {k: v for k, v in self.stored.items() if k not in GROUPS or v["name"] == chosen[k]}
+        return OmegaConf.merge(_defaults(self.schema), kept, composed)
+
+    def run(self, scratch: Path, task: Callable[[int, list[str], Any], None]) -> None:
+        """Has Hydra do what is asked for: mostly, to call `task` with the job, or with each job of a sweep.
+
+        Args:
+            scratch: a directory for what Hydra would leave in the working directory.
+            task: takes the number of a job, the overrides in which it differs from others, and its configuration.
+        """
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        def with_job(composed: Any) -> None:
+            varied = swept(self.overrides)
+            current = HydraConfig.get()
+            given = OmegaConf.to_container(current.overrides.task)  # which does not resolve the interpolations in them
+            own = [str(o) for o in given or [] if key_of(str(o)) in varied]
+            task(current.job.num if self.multirun else 0, own, self.completed(composed))
+
+        # Hydra shows its own errors and exits with 1 unless it is told to raise them.
+        os.environ.update({"SEMDEDUP_SCRATCH": str(scratch), "HYDRA_FULL_ERROR": "1"})
+        # Overrides last: Hydra's parser of the command line takes them in one run only.
+        sys.argv[1:] = [*self.options, *self.overrides]
+        try:
+            hydra.main(version_base="1.3", config_path=str(self.home), config_name=self.name)(with_job)()
+        except ValueError as error:
+            if message_of(error):
+                raise
+            raise InputError(str(error)) from error  # of options that exclude each other; `task` raises none
 
 
 def conf_dir() -> Path:
@@ -40,36 +152,53 @@ def conf_dir() -> Path:
     )
 
 
-def read_stored(name: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without `--config-path=…`, and the values of the configuration `name` that a run stored there.
-
-    They take the place of the defaults (see `register`), so that groups and `quiet` stay; Hydra alone would leave out
-    all of its own, `conf/` included.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
+def plain(completed: Any) -> dict[str, Any]:
+    """A configuration as plain values, its interpolations resolved."""
     from omegaconf import OmegaConf
 
-    rest, directory = _without_option(arguments, "--config-path", "-cp")
-    if directory is None:
-        return rest, {}
+    values = OmegaConf.to_container(completed, resolve=True)
+    assert isinstance(values, dict)
+    return {str(name): value for name, value in values.items() if value != _UNSET}
+
+
+def _defaults(schema: type[Any]) -> dict[str, Any]:
+    """The parameters by name, with what they are where they are not given; the groups have settings of their own."""
+    return {
+        f.name: _UNSET if f.default is dataclasses.MISSING else f.default
+        for f in declared(schema)
+        if f.name not in GROUPS
+    }
+
+
+def _stored(name: str, schema: type[Any], place: str) -> dict[str, Any]:
+    """The parameters of the configuration `name` that a run stored in a place.
+
+    Raises:
+        InputError: there is none, it cannot be read, or holds what is no parameter.
+    """
     from beam_semdedup.storage.folder import Folder
 
-    file = Folder.at(directory, {}).file(f"{name}.yaml")
-    with as_input_error(f"--config-path={directory}: cannot read {file}"):
-        values = OmegaConf.to_container(OmegaConf.create(file.read_bytes().decode()))
+    file = Folder.at(place, {}).file(f"{name}.yaml")
+    with as_input_error(f"--config-path={place}: cannot read {file}"):
+        values = yaml.safe_load(file.read_bytes())
         if not isinstance(values, dict):
             raise InputError(f"{file}: expected a mapping of parameters to values")
-    configuration = {str(name): value for name, value in values.items()}
-    given = [key_of(argument) for argument in rest]
-    for group in GROUPS & configuration.keys():
-        value = configuration[group]
-        settings = value if isinstance(value, dict) else {"name": value}
-        configuration[group] = {"name": next(iter(GROUPS[group])), **settings}
-        if group not in given:
-            rest.insert(0, f"{group}={configuration[group]['name']}")
-    return rest, configuration
+        values = {present_name(str(name)): value for name, value in values.items()}
+        known = [f.name for f in declared(schema)]
+        for wrong in [name for name in values if name not in known]:
+            raise InputError(f"{file}: {unknown(wrong, known, LISTED)}")
+    for group in GROUPS.keys() & values.keys():
+        settings = values[group] if isinstance(values[group], dict) else {"name": values[group]}
+        values[group] = {"name": next(iter(GROUPS[group])), **settings}
+    return values
+
+
+def _dropped(values: dict[str, Any], key: str) -> bool:
+    """Takes a value out of nested ones, and says whether it was there."""
+    name, inside, inner = key.partition(".")
+    if inside:
+        return isinstance(values.get(name), dict) and _dropped(values[name], inner)
+    return values.pop(name, _UNSET) != _UNSET
 
 
 def _without_option(arguments: Sequence[str], *names: str) -> tuple[list[str], str | None]:
@@ -82,83 +211,6 @@ def _without_option(arguments: Sequence[str], *names: str) -> tuple[list[str], s
         else:
             rest.append(argument)
     return rest, value
-
-
-def register(schema: type, stored: Mapping[str, Any]) -> None:
-    """Gives Hydra the parameters of a command, and the settings of the groups, as the files in `conf/` name them.
-
-    Args:
-        stored: values that take the place of the defaults.
-    """
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import DictConfig
-
-    store = ConfigStore.instance()
-    # `validation.resolve` checks the types, and its messages name the parameter; here a value may be anything, and a
-    # mapping have whatever keys the command line gives it.
-    values = {f.name: default(f) for f in dataclasses.fields(schema)} | dict(stored)
-    values = {name: value for name, value in values.items() if name not in GROUPS}
-    values = {k: DictConfig(v, flags={"struct": False}) if isinstance(v, dict) else v for k, v in values.items()}
-    store.store(name="parameters", node=values)
-    for group, choices in GROUPS.items():
-        for name, settings in choices.items():
-            own = stored.get(group, {})
-            node = dataclasses.asdict(settings()) | (own if own.get("name") == name else {})
-            store.store(group=group, name=name, node=node)
-
-
-def compose(name: str, overrides: Sequence[str]) -> Any:
-    """The configuration `name` with overrides, its interpolations not resolved."""
-    import hydra
-
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return hydra.compose(name, overrides=[o for o in overrides if not o.startswith("hydra")])
-
-
-def plain(composed: Any) -> dict[str, Any]:
-    """A composed configuration as plain values, interpolations resolved."""
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(values, dict)
-    return {str(name): value for name, value in values.items()}
-
-
-def run(name: str, arguments: Sequence[str], scratch: Path, task: Callable[[ComposedJob], None]) -> None:
-    """Has Hydra do what a command line asks for: mostly, to call `task` with a job, or with each job of a sweep.
-
-    Args:
-        name: the configuration in `conf/`.
-        scratch: a directory for what Hydra would leave in the working directory.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    overrides = overrides_of(arguments)
-
-    def with_job(composed: Any) -> None:
-        varied = swept(arguments)
-        current = HydraConfig.get()
-        plain = OmegaConf.to_container(current.overrides.task)  # which does not resolve the interpolations in them
-        own = [str(o) for o in plain or [] if key_of(str(o)) in varied]
-        task(ComposedJob(current.job.num if is_multirun(arguments) else 0, own, composed))
-
-    # Hydra shows its own errors and exits with 1 unless it is told to raise them.
-    os.environ.update({"SEMDEDUP_SCRATCH": str(scratch), "HYDRA_FULL_ERROR": "1"})
-    # Overrides last: Hydra's parser of the command line takes them in one run only.
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument in overrides)
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(with_job)()
-    except ValueError as error:
-        if message_of(error):
-            raise
-        raise InputError(str(error)) from error  # of options that exclude each other; `task` raises none
-
-
-def is_multirun(arguments: Sequence[str]) -> bool:
-    """Whether the arguments ask for a sweep."""
-    return bool({"-m", "--multirun"} & set(arguments))
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
@@ -175,18 +227,18 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def swept(arguments: Sequence[str]) -> list[str]:
+def swept(overrides: Sequence[str]) -> list[str]:
     """The parameters that a sweep varies."""
-    return [o.key_or_group for o in _parsed(arguments) if o.is_sweep_override()]
+    return [o.key_or_group for o in _parsed(overrides) if o.is_sweep_override()]
 
 
-def jobs_of(arguments: Sequence[str]) -> list[tuple[str, ...]]:
+def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     """The overrides of each job of a sweep."""
     choices = [
         [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
         if o.is_sweep_override()
         else [o.input_line or ""]
-        for o in _parsed(arguments)
+        for o in _parsed(overrides)
     ]
     return list(itertools.product(*choices))
 
@@ -195,116 +247,79 @@ def shown(override: str) -> str:
     """An override of a job for people: its value without the quotes that Hydra needs."""
     (parsed,) = _parsed([override])
     value = parsed.value()
-    return f"{parsed.get_key_element()}={value}" if isinstance(value, str) else override
+    return f"{parsed.key_or_group}={value}" if isinstance(value, str) else override.lstrip("+")
 
 
-def _parsed(arguments: Sequence[str]) -> Any:
+def _parsed(overrides: Sequence[str]) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create().parse_overrides(overrides_of(arguments))
+    return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def understood(schema: type, arguments: Sequence[str]) -> list[str]:
-    """The arguments as Hydra understands them: values that its grammar refuses are in quotes.
+def _forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:
+    """An override that Hydra takes whether or not it knows the parameter, which `resolve` alone decides.
+
+    Args:
+        places: the directories of configurations; what is a directory in one of them is a group, of which Hydra knows
+            the choices.
+    """
+    key = key_of(override)
+    names = [f.name for f in declared(schema)]
+    if key in GROUPS and key not in names:
+        raise unknown(key, names, LISTED)
+    is_group = key in GROUPS or any(Path(place, key).is_dir() for place in places)
+    if is_group or override.startswith("~") or re.match(r"hydra[./]", key):
+        return override
+    return f"++{present_name(key)}={override.partition('=')[2]}"
+
+
+def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """The overrides as Hydra understands them: a value that its grammar refuses, or that is no text, is put in quotes.
 
     Raises:
-        InputError: an argument that nothing can be made of, or a sweep without -m.
+        InputError: an override that nothing can be made of, or a sweep without -m.
     """
-    if {"-sc", "--shell-completion"} & set(arguments):
-        return list(arguments)  # install=bash is no parameter
-    overrides = overrides_of(arguments)
-    for argument in overrides:
-        _check_known(schema, argument)
-    if not re.search(r"(?m)^(--config-(dir|name)|-c[dn])\b", "\n".join(arguments)):
-        _check_settings(overrides)
-    multirun = is_multirun(arguments)
-    return [_quoted(schema, argument, multirun) if argument in overrides else argument for argument in arguments]
+    texts = [f.name for f in declared(schema) if f.is_text or f.name == "input_path"]
+    for group, choices in GROUPS.items():
+        texts += [f"{group}.{f.name}" for choice in choices.values() for f in declared(choice.settings) if f.is_text]
+    return [_understood(override, key_of(override) in texts, multirun) for override in overrides]
 
 
-def _check_known(schema: type, argument: str) -> None:
-    key, equals, value = argument.partition("=")
+def _understood(override: str, is_text: bool, multirun: bool) -> str:
+    key, equals, value = override.partition("=")
     if not key or not (equals or key.startswith("~")):
-        raise InputError(f"cannot understand {argument!r}: parameters are given as name=value; see --help")
-    name = key_of(argument)
-    names = [f.name for f in dataclasses.fields(schema)]
-    for group in [group for group in GROUPS if group in names]:
-        settings = {f.name for choice in GROUPS[group].values() for f in dataclasses.fields(choice)}
-        names += [f"{group}.{setting}" for setting in sorted(settings - {"name"})]
-        if name == group and not set(value.split(",")) <= set(GROUPS[group]):
-            raise InputError(f"{argument}: {group} is one of: {', '.join(GROUPS[group])}")
-    mapping = name.partition(".")[0]
-    if name in names or (mapping in names and mapping not in GROUPS) or re.match(r"hydra[./]", name):
-        return
-    raise unknown(name, names, "see --help")
-
-
-def _check_settings(overrides: Sequence[str]) -> None:
-    """That each setting of a group belongs to the choices that are made."""
-    chosen = {group: [next(iter(choices))] for group, choices in GROUPS.items()}
-    chosen |= {key_of(o): o.partition("=")[2].split(",") for o in overrides if key_of(o) in GROUPS}
-    for name in map(key_of, overrides):
-        group, _, setting = name.partition(".")
-        if setting and group in GROUPS and not set(chosen[group]) <= set(choices_with(group, setting)):
-            raise unknown(name, [], "see --help")
-
-
-def _quoted(schema: type, argument: str, multirun: bool) -> str:
-    """An override with its value in quotes as far as Hydra's grammar asks for them."""
-    key, _, value = argument.partition("=")
+        raise InputError(f"cannot understand {override!r}: parameters are given as name=value; {LISTED}")
     whole = f"{key}={_in_quotes(value)}"
-    taken = argument if _is_understood(argument) else f"{key}={_with_quotes(value)}"
-    may_be_secret = "_kwargs" in key
-    told = f"{key}=…" if may_be_secret else argument
-    if not _is_understood(taken):
-        if key not in _texts(schema):
-            raise InputError(f"{told}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
-        taken = whole
-    parsed = _parsed([taken])[0]
-    if parsed.is_sweep_override() and not multirun:
-        quoted = "in quotes" if may_be_secret else shlex.quote(whole)
+    told, quoted = (f"{key}=…", "in quotes") if "_kwargs" in key else (override, shlex.quote(whole))
+    candidates = [override, *(f"{key}={_with_quotes(value, in_mapping)}" for in_mapping in (False, True))]
+    taken = next(filter(_is_understood, [*candidates, *([whole] if is_text else [])]), None)
+    if taken is None:
+        raise InputError(f"{told}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
+    (parsed,) = _parsed([taken])
+    if parsed.is_sweep_override():
+        if multirun:
+            return taken
         raise InputError(
-            f"{told}: several values are a sweep: add -m for one run each. A list is written {key}=[…], a "
-            f"value with a comma {quoted}"
+            f"{told}: several values are a sweep: add -m for one run each. A list is written {key}=[…], a value with "
+            f"a comma {quoted}"
         )
-    if key in _texts(schema) and not parsed.is_sweep_override() and isinstance(parsed.value(), (bool, int, float)):
-        return whole  # a path such as 2024_01
-    return taken
+    return whole if is_text and isinstance(parsed.value(), (bool, int, float)) else taken  # a path such as 2024_01
 
 
-def _with_quotes(value: str) -> str:
-    """`value` with quotes around what the grammar refuses: each value of a sweep, a list and a mapping by itself."""
-    if _is_understood(f"key={value}"):
-        return value
-    pieces = _pieces(value)
-    if len(pieces) > 1 and all(pieces):
-        return ",".join(map(_with_quotes, pieces))
-    if value[:1] + value[-1:] == "[]":
-        return f"[{_with_quotes(value[1:-1])}]"
-    if value[:1] + value[-1:] == "{}":
-        pairs = [piece.partition(":") for piece in _pieces(value[1:-1])]
-        return "{" + ", ".join(f"{key}: {_with_quotes(inner.strip())}" for key, _, inner in pairs) + "}"
-    return value if value.startswith(("[", "{")) else _in_quotes(value)
+def _with_quotes(value: str, in_mapping: bool) -> str:
+    """A value with each text in it that the grammar refuses in quotes; in a mapping, without the `key:` before it."""
+
+    def quoted(piece: re.Match[str]) -> str:
+        key, colon, text = piece[0].partition(":") if in_mapping and ":" in piece[0] else ("", "", piece[0])
+        return piece[0] if _is_understood(f"key={text.strip()}") else f"{key}{colon}{_in_quotes(text.strip())}"
+
+    return _PIECE.sub(quoted, value)
 
 
 def _in_quotes(value: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(value, Quote.double).with_quotes()
-
-
-def _pieces(value: str) -> list[str]:
-    """`value` split at its commas outside of brackets and quotes."""
-    pieces, closing = [""], ""
-    for character in value:
-        if character == "," and not closing:
-            pieces.append("")
-            continue
-        pieces[-1] += character
-        if character == closing[-1:]:
-            closing = closing[:-1]
-        elif closing[-1:] not in ("'", '"'):
-            closing += _CLOSING.get(character, "")
-    return [piece.strip() for piece in pieces]
 
 
 def _is_understood(override: str) -> bool:
@@ -317,25 +332,29 @@ def _is_understood(override: str) -> bool:
     return True
 
 
-def _texts(schema: type) -> list[str]:
-    """The parameters whose value is text, in which any character has a meaning."""
-    return [f.name for f in dataclasses.fields(schema) if str(f.type).startswith("str") or f.name == "input_path"]
-
-
 def message_of(error: Exception) -> str | None:
     """What an error of Hydra says, on one line; None for any other error."""
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+    said = " ".join(str(error).splitlines())
     if isinstance(error, MissingMandatoryValue):
         return str(required(error.full_key or "a parameter"))
     if isinstance(error, InterpolationKeyError):
-        return f"{error.full_key}: {str(error).splitlines()[0]}{about_interpolation(error)}"
-    if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return None
-    cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
-    if "'hydra/launcher/joblib'" in str(error):
+        first = str(error).splitlines()[0]
+        (key,) = re.findall("'(.*)'", first) or ["NAME"]
+        return (
+            f"{error.full_key}: {first}; an environment variable is written ${{oc.env:{key}}}, or in double quotes, "
+            "for the shell to expand it"
+        )
+    if "'hydra/launcher/joblib'" in said:
         return (
             "hydra/launcher=joblib is not installed: pip install 'beam-semdedup[sweep]', or make install EXTRAS=sweep"
         )
-    return " ".join(str(error).splitlines()) + cause
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = dict.fromkeys([*GROUPS.get(group, ()), *error.options])  # in our order, then what a user added
+        return f"{group}={choice}: {group} is one of: {', '.join(options)}"
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return None
+    return said + (f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else "")

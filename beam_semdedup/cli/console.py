@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
-from beam_semdedup.config.groups import GROUPS, default
-from beam_semdedup.config.parameters import HEADINGS, Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
 
 
@@ -157,7 +156,8 @@ def print_help(schema: type) -> None:
     console, command = wide(), _COMMANDS[schema]
     console.print(f"[bold]{command.name}[/] {escape(f'{command.usage} [name=value …]')}\n\n{command.what}\n")
     for heading in HEADINGS:
-        rows = [row for f in dataclasses.fields(schema) if f.metadata["group"] == heading for row in _help_rows(f)]
+        fields = [f for f in declared(schema) if (GROUP if f.name in GROUPS else f.heading) == heading]
+        rows = [row for f in fields for row in _help_rows(f)]
         if not rows:
             continue
         table = Table(
@@ -175,23 +175,22 @@ def print_help(schema: type) -> None:
     )
 
 
-def _help_rows(f: dataclasses.Field[Any]) -> Iterator[tuple[str, str]]:
+def _help_rows(f: Declared) -> Iterator[tuple[str, str]]:
     """A parameter and what it means; of a group, each choice with its settings."""
     if f.name not in GROUPS:
         yield f.name, _meaning(f)
         return
-    for name, settings in GROUPS[f.name].items():
-        yield f"{f.name}={name}", (settings.__doc__ or "").splitlines()[0]
-        for setting in dataclasses.fields(settings):
+    for name, choice in GROUPS[f.name].items():
+        yield f"{f.name}={name}", (choice.settings.__doc__ or "").splitlines()[0]
+        for setting in declared(choice.settings):
             if setting.name != "name":
                 yield f"  {f.name}.{setting.name}", _meaning(setting)
 
 
-def _meaning(f: dataclasses.Field[Any]) -> str:
-    value = default(f)
-    typed = "required" if value == MISSING else value if isinstance(value, str) else json.dumps(value)
-    choices = " | ".join(f.metadata.get("choices", ()))
-    return "; ".join(text for text in (choices, f.metadata["help"]) if text) + f" ({typed})"
+def _meaning(f: Declared) -> str:
+    value = "required" if f.default is dataclasses.MISSING else f.default
+    typed = value if isinstance(value, str) else json.dumps(value)
+    return "; ".join(text for text in (" | ".join(f.choices), f.help) if text) + f" ({typed})"
 
 
 def wide() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import itertools
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_semdedup.cli import composition, console
+from beam_semdedup.cli.composition import CommandLine
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, as_input_error
@@ -25,15 +25,15 @@ _COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exi
 """The columns of the table, after those that are swept."""
 
 
-def outputs(name: str, arguments: Sequence[str]) -> list[str]:
+def outputs(line: CommandLine) -> list[str]:
     """The output path of each job of the sweep."""
     from omegaconf import OmegaConf
 
-    jobs = composition.jobs_of(arguments)
-    first = composition.compose(name, jobs[0])
-    if "output_path" not in composition.swept(arguments) and not OmegaConf.is_interpolation(first, "output_path"):
+    jobs = composition.jobs_of(line.overrides)
+    first = line.compose(jobs[0])
+    if "output_path" not in composition.swept(line.overrides) and not OmegaConf.is_interpolation(first, "output_path"):
         return [str(first.output_path)] * len(jobs)  # composing takes longer than a job with another eps
-    return [str(composition.compose(name, overrides).output_path) for overrides in jobs]
+    return [str(line.compose(overrides).output_path) for overrides in jobs]
 
 
 def shared(outputs: Sequence[str]) -> set[str]:
@@ -41,17 +41,15 @@ def shared(outputs: Sequence[str]) -> set[str]:
     return {path for path in outputs if outputs.count(path) > 1}
 
 
-def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> File | None:
-    """Where the jobs of a sweep have a place in common for their table; None where no job is valid.
+def table_place(line: CommandLine, outputs: Sequence[str]) -> File:
+    """Where the jobs of a sweep have a place in common for their table.
 
     Raises:
-        InputError: another file is there.
+        InputError: another file is there, or no job is valid.
     """
     from beam_semdedup.storage.folder import Folder
 
-    first = _first_valid(name, arguments)
-    if first is None:
-        return None
+    first = _first_valid(line)
     if len(set(outputs)) == 1:
         home, options = first.output_path, first.write_options
     elif first.cache_path:
@@ -69,14 +67,17 @@ def table_place(name: str, arguments: Sequence[str], outputs: Sequence[str]) -> 
     return table
 
 
-def _first_valid(name: str, arguments: Sequence[str]) -> Parameters | None:
-    """The parameters of the first job whose parameters are valid."""
+def _first_valid(line: CommandLine) -> Parameters:
+    """The parameters of the first job that has valid ones; where none has, what is wrong with the first is raised."""
     from omegaconf.errors import OmegaConfBaseException
 
-    for overrides in composition.jobs_of(arguments):
-        with contextlib.suppress(InputError, OmegaConfBaseException):  # which the job itself tells
-            return resolve(composition.plain(composition.compose(name, overrides)))
-    return None
+    wrong: list[Exception] = []
+    for overrides in composition.jobs_of(line.overrides):
+        try:
+            return resolve(composition.plain(line.compose(overrides)), Parameters, composition.LISTED)
+        except (InputError, OmegaConfBaseException) as error:  # which the job itself tells where another one is valid
+            wrong.append(error)
+    raise wrong[0]
 
 
 def _is_own(table: bytes) -> bool:

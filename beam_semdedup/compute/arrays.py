@@ -15,30 +15,37 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from beam_semdedup.compute import cuda
 from beam_semdedup.compute.threads import alone, slices
+from beam_semdedup.compute.types import Array, Library, RankedVectors
 from beam_semdedup.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 _GPU = threading.Lock()
 _TILE_BYTES, _TILE_MULTIPLE = 4 << 20, 256
 _T = TypeVar("_T")
-_ROW_DOT_BYTES = 1 << 20  # the float64 copies stay in the cache; smaller ones have threads wait for the interpreter
 
 
-def namespace(array: Any) -> Any:
-    """The module (`numpy` or `cupy`) whose functions take `array`."""
+def is_array(rows: RankedVectors) -> bool:
+    """Returns whether rows are an array, and not gathered when they are indexed."""
+    return hasattr(rows, "dtype")
+
+
+def namespace(array: Array) -> Library:
+    """Returns the module (`numpy` or `cupy`) whose functions take `array`."""
     if isinstance(array, np.ndarray):
         return np
     import cupy
 
-    return cupy.get_array_module(array)
+    module: Library = cupy.get_array_module(array)
+    return module
 
 
 @functools.cache
-def library(device: str) -> Any:
-    """The module that computes on a device: `cupy` on the first GPU that this process sees, else `numpy`.
+def library(device: str) -> Library:
+    """Returns the module that computes on a device: `cupy` on the first GPU that this process sees, else `numpy`.
 
     Args:
         device: cpu, gpu, or auto for a GPU where there is one.
@@ -60,20 +67,21 @@ def library(device: str) -> Any:
         missing = str(error)
     if not missing:
         _LOG.info("Computing on a GPU: %s", cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
-        return cupy
+        found: Library = cupy
+        return found
     if device == "gpu":
         raise InputError(f"device=gpu, but there is no GPU to be used: {missing}; device=auto goes on without one")
     return np
 
 
-def to_host(array: Any) -> np.ndarray:
-    """The array in this machine's memory; itself, if it is there."""
+def to_host(array: Array) -> npt.NDArray[Any]:
+    """Returns the array in this machine's memory; itself, if it is there."""
     return array if isinstance(array, np.ndarray) else array.get()
 
 
 @contextmanager
-def exclusive(xp: Any) -> Iterator[None]:
-    """Within it this thread alone computes on the GPU, also in what it calls `in_threads`; on NumPy it does nothing."""
+def exclusive(xp: Library) -> Iterator[None]:
+    """Lets this thread alone compute on the GPU, also in what it calls `in_threads`; on NumPy it does nothing."""
     if xp is np:
         yield
         return
@@ -81,38 +89,40 @@ def exclusive(xp: Any) -> Iterator[None]:
         yield
 
 
-def has_room(xp: Any, size: int) -> bool:
-    """Whether the GPU has room for `size` bytes and as much again for what is computed of them; NumPy always."""
+def has_room(xp: Library, size: int) -> bool:
+    """Returns whether the GPU has room for `size` bytes and as much for what is computed of them; NumPy always has."""
     return xp is np or 2 * size <= _free(xp)
 
 
-def to_device(array: np.ndarray, xp: Any) -> Any:
-    """The array where `xp` computes: itself on NumPy, else a copy, made while other threads compute there."""
-    if xp is np:
-        return array
-    return cuda.to_device(array)
+def to_device(array: npt.NDArray[Any], xp: Library) -> Array:
+    """Returns the array where `xp` computes: itself on NumPy, else a copy, made while other threads compute there.
+
+    Raises:
+        MemoryError: the GPU has no room for it.
+    """
+    return array if xp is np else cuda.to_device(array)
 
 
-def tile_rows(xp: Any, asked: int) -> int:
-    """Rows and columns of a tile of products: what is asked on NumPy; on a GPU what its L2 cache and memory hold."""
+def tile_rows(xp: Library, asked: int) -> int:
+    """Returns the rows and columns of a tile: as asked on NumPy; on a GPU what its L2 cache and memory hold."""
     if xp is np:
         return asked
     numbers = min(xp.cuda.Device().attributes["L2CacheSize"], _free(xp) // 8) // 4
     return max(_TILE_MULTIPLE, int(numbers**0.5) // _TILE_MULTIPLE * _TILE_MULTIPLE)
 
 
-def tile_bytes(xp: Any) -> int:
-    """Bytes of one step's arrays: what a cache holds on NumPy, an eighth of the free memory on a GPU."""
+def tile_bytes(xp: Library) -> int:
+    """Returns the bytes of one step's arrays: what a cache holds on NumPy, an eighth of the free memory on a GPU."""
     return _TILE_BYTES if xp is np else max(_TILE_BYTES, _free(xp) // 8)
 
 
-def _free(xp: Any) -> int:
-    """Bytes of GPU memory that are free, or held by CuPy for what comes next."""
-    return xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes()
+def _free(xp: Library) -> int:
+    """Returns the bytes of GPU memory that are free, or held by CuPy for what comes next."""
+    return int(xp.cuda.runtime.memGetInfo()[0] + xp.get_default_memory_pool().free_bytes())
 
 
 def halving_on_memory_error(size: int, attempt: Callable[[int], _T]) -> _T:
-    """What `attempt(size)` returns, halving `size` until it fits in memory.
+    """Returns what `attempt(size)` returns, halving `size` until it fits in memory.
 
     Raises:
         MemoryError: a size of 1 does not fit either.
@@ -133,31 +143,37 @@ def _say_once(message: str) -> None:
     _LOG.warning(message)
 
 
-def pair_dot(a: Any, b: Any, left: Any, right: Any) -> Any:
-    """Dot products, computed as by `row_dot`, of the rows of `a` at `left` with those of `b` at `right`; (n,) float64.
+def pair_dot(rows: RankedVectors, left: Array, right: Array) -> Array:
+    """Computes the dot products, as by `row_dot`, of the rows at `left` with those at `right`; (n,) float64.
 
     Args:
-        a, b: (…, d) float32.
-        left, right: (n,) positions.
+        rows: float32, an array or gathered.
+        left, right: (n,) int64 positions, n > 0, the left ones ascending; on the host where `rows` are gathered.
     """
-    return row_dot(a[left], b[right]) if namespace(a) is np else cuda.pair_dot(a, b, left, right)
+    if is_array(rows) and namespace(rows) is not np:
+        return cuda.pair_dot(rows, rows, left, right)
+    low, high = int(left[0]), int(left[-1]) + 1
+    # What stands together is not copied.
+    return row_dot(rows[low:high] if high - low == len(left) else rows[left], rows[right])
 
 
-def row_dot(a: Any, b: Any) -> Any:
-    """Dot products of corresponding rows, (n,) float64.
+def row_dot(a: Array, b: Array, step_bytes: int = 1 << 20) -> Array:
+    """Computes the dot products of corresponding rows; (n,) float64.
 
     Each is computed in float64 from its two rows alone, so that it does not depend on what else is in the
     arrays (a matrix product's last bits depend on the shape of the tile).
 
     Args:
         a, b: (n, d) float32.
+        step_bytes: of a float64 copy of some rows, on NumPy: such copies of two matrices stay in the cache, and smaller
+            ones have threads wait for the interpreter.
     """
     xp = namespace(a)
     if xp is not np:
         everyone = xp.arange(len(a))
         return cuda.pair_dot(a, b, everyone, everyone)
     result = np.empty(len(a))
-    step = max(1, _ROW_DOT_BYTES // (8 * max(1, a.shape[1])))
+    step = max(1, step_bytes // (8 * max(1, a.shape[1])))
     for rows in slices(0, len(a), step):
         # In one memory order, since the order of the additions follows it.
         left = a[rows].astype(np.float64, order="C")
@@ -166,8 +182,8 @@ def row_dot(a: Any, b: Any) -> Any:
     return result
 
 
-def rounding_error(dimension: int, xp: Any = np) -> float:
-    """How far a float32 matrix product of unit rows by `xp` may be from the exact value.
+def rounding_error(dimension: int, xp: Library = np) -> float:
+    """Returns how far a float32 matrix product of unit rows by `xp` may be from the exact value.
 
     OpenBLAS adds in blocks: rounding errors of `dimension` additions grow like a random walk, and faster where all
     products are equal (binary embeddings): at most 2.15 times the root of the dimension, found at 306 of 1 to 9000.

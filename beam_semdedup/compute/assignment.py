@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
 from beam_semdedup.compute import cuda
 from beam_semdedup.compute.arrays import (
@@ -17,32 +16,36 @@ from beam_semdedup.compute.arrays import (
     to_host,
 )
 from beam_semdedup.compute.threads import in_threads, slices
-from beam_semdedup.compute.tiles import fold, multiply
+from beam_semdedup.compute.tiles import Top, fold, multiply
+from beam_semdedup.compute.types import Array, Library
 
 _EQUALLY_NEAR = 1e-12
 
 
 def assign_with_distances(
-    rows: np.ndarray, centroids: np.ndarray, batch: int, xp: Any
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `assign` and `distances` find for rows that lie on the host, computed by `xp`.
+    rows: npt.NDArray[np.float32], centroids: npt.NDArray[np.float32], batch: int, xp: Library
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Finds what `assign` and `distances` find for rows that lie on the host, computed by `xp`.
 
     On a GPU the rows are copied there part by part, each while the one before it is computed with.
 
     Args:
-        rows: (n, d) float32 unit rows.
-        centroids: (k, d) float32.
-        batch: rows per tile.
+        rows: (n, d) unit rows.
+        centroids: (k, d).
+        batch: rows per tile; less on a GPU where memory does not suffice.
         xp: the module that computes.
 
     Returns:
-        labels (n,) int32; l2 and cosine (n,) float32; all on the host.
+        labels (n,); l2 and cosine (n,).
+
+    Raises:
+        MemoryError: a GPU has no room for the centroids and one row.
     """
     if xp is np or not len(rows):
         labels = assign(rows, centroids, batch)
         return labels, *distances(rows, centroids, labels)
 
-    def attempt(step: int) -> list[tuple[np.ndarray, ...]]:
+    def attempt(step: int) -> list[tuple[Array, ...]]:
         on_device = xp.asarray(centroids)
         found = []
         for uploaded in cuda.uploaded(rows[part] for part in slices(0, len(rows), step)):
@@ -56,8 +59,8 @@ def assign_with_distances(
     return labels, l2, cosine
 
 
-def assign(rows: Any, centroids: Any, batch: int) -> Any:
-    """The nearest centroid of each row, the first of equally near ones; (n,) int32.
+def assign(rows: Array, centroids: Array, batch: int) -> Array:
+    """Finds the nearest centroid of each row, the first of equally near ones; (n,) int32.
 
     Float32 products over tiles nominate; where they cannot tell the nearest two apart, float64 decides, so
     that a row's centroid does not depend on the rows beside it. Its products too depend on the tile in their
@@ -78,9 +81,9 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
         queries = rows[part]
         score = multiply(queries, centroids)
         score -= half32
-        best = xp.full(len(queries), -xp.inf, dtype=xp.float32)
-        second, at = best.copy(), xp.full(len(queries), -1)
-        fold(score, len(centroids), 0, best, second, at)
+        top = Top.before_any(xp.full(len(queries), -1))
+        fold(score, len(centroids), 0, top)
+        best, second, at = top
         longest = float(xp.sqrt(xp.square(queries).sum(axis=1).max()))
         doubt = 2 * rounding_error(queries.shape[1], xp) * max(1.0, scale) * max(longest, scale, 1.0)
         unclear = xp.flatnonzero(second >= best - xp.float32(doubt))
@@ -99,8 +102,8 @@ def assign(rows: Any, centroids: Any, batch: int) -> Any:
     return result
 
 
-def distances(rows: Any, centroids: Any, labels: Any) -> tuple[Any, Any]:
-    """The distances of each row to its centroid, computed from these two vectors alone.
+def distances(rows: Array, centroids: Array, labels: Array) -> tuple[Array, Array]:
+    """Computes the distances of each row to its centroid from these two vectors alone.
 
     Args:
         rows: (n, d) float32 unit rows.

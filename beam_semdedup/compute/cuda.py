@@ -1,8 +1,7 @@
 """What runs on a GPU only: the CUDA kernels, tensor-core products and copies that overlap with computing.
 
-`tiles` has the same on NumPy, and everything here takes and returns CuPy arrays of the current device. The source is
-compiled by whichever NVRTC the installed CuPy brings. It was compiled, and its logic run on a CPU, in the tests; it has
-not yet been run on a GPU.
+`tiles`, `arrays` and `identical` have the same on NumPy, and everything here takes and returns CuPy arrays of the
+current device. The source is compiled by whichever NVRTC the installed CuPy brings; the README says where it has run.
 """
 
 from __future__ import annotations
@@ -12,6 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from beam_semdedup.compute.types import CupyArray
 
 WARP, WARPS = 32, 8
 SOURCE = r"""
@@ -106,16 +108,25 @@ _NOT_INITIALIZED, _ALLOC_FAILED = 1, 3  # what cuBLAS says where memory ends
 _COLUMNS = 128
 
 
-def fold(products: Any, diagonal: int, column: int, best: Any, second: Any, winner: Any) -> None:
-    """See `tiles.fold`: one warp for each row, one pass over the products."""
+def fold(
+    products: CupyArray, diagonal: int, column: int, best: CupyArray, second: CupyArray, winner: CupyArray
+) -> None:
+    """Does what `tiles.fold` does, with a warp for each row, in one pass over the products."""
     rows, sizes = len(best), (len(best), *products.shape[-2:])
     _launch_by_row(
         "fold", rows, (products, *map(np.int32, sizes), np.int64(diagonal), np.int64(column), best, second, winner)
     )
 
 
-def pair_dot(a: Any, b: Any, left: Any, right: Any) -> Any:
-    """See `arrays.pair_dot`: the order in which the values of a pair are added depends on their number alone."""
+def pair_dot(a: CupyArray, b: CupyArray, left: CupyArray, right: CupyArray) -> CupyArray:
+    """Computes the dot products (n,) float64 of the rows of `a` at `left` with those of `b` at `right`.
+
+    The order in which the values of a pair are added depends on their number alone.
+
+    Args:
+        a, b: (…, d) float32, contiguous or copied.
+        left, right: (n,) int64 positions, here or on the host.
+    """
     import cupy
 
     a, b = cupy.ascontiguousarray(a), cupy.ascontiguousarray(b)
@@ -125,8 +136,8 @@ def pair_dot(a: Any, b: Any, left: Any, right: Any) -> Any:
     return dots
 
 
-def hash_rows(matrix: Any, weights: np.ndarray) -> Any:
-    """The sums (n,) uint64 of the bits of each row's d float32 numbers, each times its weight (d,) uint64."""
+def hash_rows(matrix: CupyArray, weights: npt.NDArray[np.uint64]) -> CupyArray:
+    """Adds the bits of each row's d float32 numbers, each times its weight (d,); (n,) uint64."""
     import cupy
 
     words = cupy.ascontiguousarray(matrix)
@@ -135,8 +146,8 @@ def hash_rows(matrix: Any, weights: np.ndarray) -> Any:
     return hashes
 
 
-def sums_of_runs(rows: Any, order: Any, bounds: Any) -> Any:
-    """The sums (k, d) float64 of runs of rows, each added in its order, so that they can be repeated.
+def sums_of_runs(rows: CupyArray, order: CupyArray, bounds: CupyArray) -> CupyArray:
+    """Adds runs of rows, each in its order, so that the sums can be repeated; (k, d) float64.
 
     Args:
         rows: (n, d) float32.
@@ -152,8 +163,8 @@ def sums_of_runs(rows: Any, order: Any, bounds: Any) -> Any:
     return sums
 
 
-def multiply(a: Any, b: Any, out: Any = None) -> Any:
-    """See `tiles.multiply`. Float32 is multiplied as such (no TF32), float16 by tensor cores.
+def multiply(a: CupyArray, b: CupyArray, out: CupyArray = None) -> CupyArray:
+    """Does what `tiles.multiply` does: float32 is multiplied as such (no TF32), float16 by tensor cores.
 
     cuBLAS is called directly since CuPy's `matmul` of float16 rounds the result to float16, and its product of batches
     copies a transposed operand.
@@ -183,15 +194,15 @@ def multiply(a: Any, b: Any, out: Any = None) -> Any:
     return result
 
 
-def to_device(array: np.ndarray) -> Any:
-    """The array on the GPU, copied beside what other threads compute there."""
+def to_device(array: npt.NDArray[Any]) -> CupyArray:
+    """Returns the array on the GPU, copied beside what other threads compute there."""
     copy = _Copy(array)
     copy.done.synchronize()
     return copy.target
 
 
-def uploaded(parts: Iterable[np.ndarray]) -> Iterator[Any]:
-    """The parts on the GPU, one after another; the next is copied while the caller computes with one."""
+def uploaded(parts: Iterable[npt.NDArray[Any]]) -> Iterator[CupyArray]:
+    """Yields the parts on the GPU, one after another; the next is copied while the caller computes with one."""
     import cupy
 
     computing = cupy.cuda.get_current_stream()
@@ -217,7 +228,7 @@ class _Copy:
     still be read by what was started there earlier. CuPy's `asarray` would pin as much memory of the host, for good.
     """
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: npt.NDArray[Any]) -> None:
         import cupy
 
         self._source = np.ascontiguousarray(array)
@@ -227,18 +238,18 @@ class _Copy:
         self.target.set(self._source, stream=copies)
         self.done = copies.record()
 
-    def awaited_by(self, stream: Any) -> Any:
-        """The target; what is started in the stream from now on finds it filled."""
+    def awaited_by(self, stream: Any) -> CupyArray:
+        """Returns the target; what is started in the stream from now on finds it filled."""
         stream.wait_event(self.done)
         return self.target
 
 
 @functools.cache
 def _cublas_handle(device: int) -> int:
-    """One for all threads, of which one computes at a time: CuPy's are made, with their memory, for each thread."""
+    """Makes one for all threads, of which one computes at a time: CuPy has one, with its memory, for each thread."""
     import cupy
 
-    return cupy.cuda.cublas.create()
+    return int(cupy.cuda.cublas.create())
 
 
 @functools.cache

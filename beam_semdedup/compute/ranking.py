@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,14 +19,14 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RankingStrategy:
-    """A total order of the rows of a cluster; what ranks first is kept.
+    """Defines a total order of the rows of a cluster; what ranks first is kept.
 
     Args:
         metadata_cols: input columns, or `cosine_dist_to_cent` and `l2_dist_to_cent`, to sort by; the most
             important first. Ties are broken by id, ascending; nulls and NaN rank last.
         ascending: one flag for all of the columns or one for each.
         strategy: `sort` by the columns, or `random`, where the columns do not matter.
-        random_seed: of `random`, whose order is a function of the id and the seed.
+        random_seed: what the order of `random` depends on, besides the id.
 
     Raises:
         InputError: an unknown strategy, or another number of flags than columns.
@@ -70,17 +71,23 @@ class RankingStrategy:
     def metadata_based(
         cls, metadata_cols: Sequence[str], ascending: Sequence[bool] | bool = True, random_seed: int = 42
     ) -> RankingStrategy:
-        """Sorts by columns; see the class."""
+        """Returns a strategy that sorts by columns; see the class."""
         return cls(metadata_cols, ascending, "sort", random_seed)
 
     @classmethod
     def random(cls, random_seed: int = 42) -> RankingStrategy:
-        """An order that is a function of the id and the seed alone."""
+        """Returns a strategy whose order is a function of the id and the seed alone."""
         return cls([], strategy="random", random_seed=random_seed)
 
     @classmethod
     def by_distance(cls, which_to_keep: str, distance_metric: str, random_state: int) -> RankingStrategy:
-        """The order that `which_to_keep` names: hard = (distance, id) descending, easy = both ascending."""
+        """Returns the strategy of `which_to_keep`: hard = (distance, id) descending, easy = both ascending, or random.
+
+        Args:
+            which_to_keep: hard, easy or random.
+            distance_metric: cosine or l2; which distance to the centroid ranks.
+            random_state: the seed of random.
+        """
         if which_to_keep == "random":
             return cls.random(random_state)
         strategy = cls([DISTANCES[distance_metric]], which_to_keep == "easy")
@@ -89,7 +96,15 @@ class RankingStrategy:
 
     @classmethod
     def from_value(cls, value: Any, random_seed: int) -> RankingStrategy:
-        """From a strategy or from `{metadata_cols, ascending, strategy, random_seed}`, the last three optional."""
+        """Returns the strategy that `{metadata_cols, ascending, strategy, random_seed}`, all optional, describes.
+
+        Args:
+            value: such a mapping, or a strategy, which is returned.
+            random_seed: used where the mapping has none.
+
+        Raises:
+            InputError: another key or type, or what the class refuses.
+        """
         if isinstance(value, RankingStrategy):
             return value
         known = ("metadata_cols", "ascending", "strategy", "random_seed")
@@ -98,7 +113,7 @@ class RankingStrategy:
         return cls(**{"metadata_cols": [], "random_seed": random_seed, **value})
 
     def to_value(self) -> dict[str, Any]:
-        """The mapping that `from_value` takes."""
+        """Returns the mapping that `from_value` takes."""
         return {
             "metadata_cols": self.metadata_cols,
             "ascending": self.ascending,
@@ -107,7 +122,7 @@ class RankingStrategy:
         }
 
     def describe(self) -> dict[str, Any]:
-        """All that the order depends on, for keys."""
+        """Returns all that the order depends on, for keys."""
         seed = self.random_seed if self.strategy == "random" else None
         return {**self.to_value(), "random_seed": seed, "id_order": self._id_order}
 
@@ -131,8 +146,8 @@ class RankingStrategy:
                     f"ranking_strategy: column {name!r} is {type_}, which has no order; rank by numbers, text or times"
                 )
 
-    def order(self, table: pa.Table) -> np.ndarray:
-        """Positions (n,) int64 of the rows, by centroid and within a centroid from the first-ranked to the last.
+    def order(self, table: pa.Table) -> npt.NDArray[np.int64]:
+        """Sorts the rows by centroid and within a centroid from the first-ranked to the last; (n,) their positions.
 
         Args:
             table: n rows with id, centroid, source_file, source_row, the distances and `input_columns`.
@@ -149,17 +164,17 @@ class RankingStrategy:
         return _sorted(table, [*keys, *_SOURCE])
 
 
-def _sorted(table: pa.Table, keys: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Positions (n,) int64 of the rows in the order of the keys, columns with directions."""
+def _sorted(table: pa.Table, keys: Sequence[tuple[str, str]]) -> npt.NDArray[np.int64]:
+    """Returns the positions (n,) of the rows in the order of the keys, columns with directions."""
     for index, field in enumerate(table.schema):
         if pa.types.is_float16(field.type):  # which Arrow does not sort
             table = table.set_column(index, field.name, table.column(index).cast(pa.float32()))
-    order = pc.sort_indices(table, sort_keys=[(*key, "at_end") for key in keys])
-    return order.to_numpy().astype(np.int64)
+    order: npt.NDArray[np.uint64] = pc.sort_indices(table, sort_keys=[(*key, "at_end") for key in keys]).to_numpy()
+    return order.astype(np.int64)
 
 
 def _has_order(type_: pa.DataType) -> bool:
-    """Whether Arrow sorts by a column of this type together with others."""
+    """Returns whether Arrow sorts by a column of this type together with others."""
     try:
         _sorted(pa.table({"x": pa.nulls(1, type_), "y": [0]}), [("x", "ascending"), ("y", "ascending")])
     except pa.ArrowException:
@@ -167,14 +182,14 @@ def _has_order(type_: pa.DataType) -> bool:
     return True
 
 
-def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
-    """A 64-bit hash (n,) uint64 of each id and the seed, independent of the other ids.
+def hash_ids(ids: pa.ChunkedArray, seed: int) -> npt.NDArray[np.uint64]:
+    """Computes a 64-bit hash (n,) of each id and the seed, independent of the other ids.
 
     Integers and the polynomial of a string's or binary's bytes pass through the finaliser of SplitMix64
     (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
     """
     if pa.types.is_integer(ids.type):
-        values = ids.to_numpy().astype(np.uint64)
+        values: npt.NDArray[np.uint64] = ids.to_numpy().astype(np.uint64)
     else:
         hashes = [_polynomial(chunk) for chunk in ids.cast(pa.large_binary()).chunks]
         values = np.concatenate([np.empty(0, dtype=np.uint64), *hashes])
@@ -184,8 +199,8 @@ def hash_ids(ids: pa.ChunkedArray, seed: int) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _polynomial(ids: pa.LargeBinaryArray) -> np.ndarray:
-    """Sum over a value's bytes of (byte + 1) · m^position modulo 2^64."""
+def _polynomial(ids: pa.LargeBinaryArray) -> npt.NDArray[np.uint64]:
+    """Adds over each value's bytes (byte + 1) · m^position, modulo 2^64; (n,)."""
     _, offsets, data = ids.buffers()
     bounds = np.frombuffer(offsets, dtype=np.int64)[ids.offset : ids.offset + len(ids) + 1]
     lengths = np.diff(bounds)
@@ -195,5 +210,6 @@ def _polynomial(ids: pa.LargeBinaryArray) -> np.ndarray:
     within = np.arange(len(data_bytes)) - np.repeat(bounds[:-1] - bounds[0], lengths)
     powers = np.cumprod(np.full(int(lengths.max()), _MULTIPLIER, dtype=np.uint64))
     terms = (data_bytes.astype(np.uint64) + np.uint64(1)) * powers[within]
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(terms, dtype=np.uint64)])
-    return sums[bounds[1:] - bounds[0]] - sums[bounds[:-1] - bounds[0]]
+    sums = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(terms, dtype=np.uint64)])
+    ends: npt.NDArray[np.uint64] = sums[bounds - bounds[0]]
+    return np.diff(ends)

@@ -20,12 +20,12 @@ _R = TypeVar("_R")
 
 
 def cores() -> int:
-    """The number of cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads() -> int:
-    """How many threads of this process compute: as many as OMP_NUM_THREADS says, else one per core.
+    """Returns how many threads of this process compute: as many as OMP_NUM_THREADS says, else one per core.
 
     The runners set it in the worker processes that they start, Ray in its actors.
     """
@@ -34,15 +34,18 @@ def threads() -> int:
 
 
 def slices(start: int, stop: int, step: int) -> Iterator[slice]:
-    """`[start, stop)` in consecutive slices of at most `step`."""
+    """Yields `[start, stop)` in consecutive slices of at most `step`."""
     return (slice(low, min(low + step, stop)) for low in range(start, stop, step))
 
 
 def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """The function's results for the items, in their order, computed in `threads()` threads.
+    """Returns the function's results for the items, in their order, computed in `threads()` threads.
 
-    Within such a thread, where it calls this again, one after the other. Items are taken from an iterator as they are
-    needed, a few ahead of the computation.
+    A function that calls this again has its items computed in its own thread, one after the other. Items are taken from
+    an iterator as they are needed, a few ahead of the computation.
+
+    Raises:
+        Exception: the first that the function raised; what was not begun by then is not computed.
     """
     with _one_blas_thread():
         number = 1 if getattr(_HERE, "computes", False) else threads()
@@ -65,7 +68,7 @@ def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within it `in_threads` computes in the calling thread alone."""
+    """Lets `in_threads` compute in the calling thread alone."""
     before, _HERE.computes = getattr(_HERE, "computes", False), True
     try:
         yield
@@ -92,7 +95,7 @@ def _blas() -> Any:
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Within it, and until no other thread of the process is within it, BLAS uses one thread."""
+    """Lets BLAS use one thread, until no thread of the process is within it."""
     with _LIMIT:
         _LIMITED.append(_LIMITED[0] if _LIMITED else _blas().limit(limits=1))
     try:

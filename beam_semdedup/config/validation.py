@@ -1,23 +1,29 @@
-"""Parameters from what was given for them: names, types, ranges, and what must go together."""
+"""Parameters from what was given for them: pydantic checks each, and what it finds is said in words here."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigTypeError, InterpolationKeyError, OmegaConfBaseException, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+from typing_extensions import is_typeddict
 
-from beam_semdedup.config.groups import GROUPS, CumlKMeansConfig, RayConfig, default
-from beam_semdedup.config.parameters import COMPRESSIONS, Parameters, PlanParameters
+from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.parameters import Parameters, PlanParameters
 from beam_semdedup.errors import InputError
+from beam_semdedup.fields import declared
+from beam_semdedup.fit.registry import make_engine
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 from beam_semdedup.text import HIDDEN
 
+_LOG = logging.getLogger(__name__)
 _OTHER_NAMES = {
     "kmeans_max_iter": "max_iter",
     "perform_removal": "remove",
@@ -30,32 +36,31 @@ _OTHER_NAMES = {
     "metadata_columns": "metadata_fields",
 }
 """What other programs call some of the parameters."""
+_FORMER_NAMES = {"unit_rows": "comparison_rows"}
+"""What this program called some of the parameters before."""
 
 
-def resolve(values: Any, schema: type = Parameters) -> Any:
+def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> Any:
     """Checked parameters, as an instance of `schema`.
 
     Args:
         values: a mapping of parameter names to values, paths and scalars of NumPy among them; what comes out is taken
             too, and comes out as it is.
-        schema: `Parameters`, or another of the dataclasses above.
+        schema: `Parameters`, or another of the dataclasses of a command.
+        listed: what an unknown name that is like no other is answered with; else with all names.
 
     Raises:
         InputError: an unknown parameter, a wrong type, a value out of range; names the parameter.
     """
     values = _plain(dict(values))
-    groups = {
-        name: _group(name, values.pop(name, None), registry)
-        for name, registry in GROUPS.items()
-        if name in {f.name for f in dataclasses.fields(schema)}
-    }
-    parameters = _typed(schema, {k: v for k, v in values.items() if v != MISSING}, "")
-    for name, group in groups.items():
-        setattr(parameters, name, group)
-        _check_fields(group, f"{name}.")
-    _check_fields(parameters, "")
-    if getattr(parameters, "input_path", None) is not None:
-        parameters.input_path = _list_of_paths(parameters.input_path)
+    for name in values.keys() & _FORMER_NAMES.keys():
+        if present_name(name) in values:
+            raise InputError(f"{name} and {_FORMER_NAMES[name]} are the same parameter: give the latter")
+        values[_FORMER_NAMES[name]] = values.pop(name)
+    for name in GROUPS.keys() & {f.name for f in dataclasses.fields(schema)}:
+        given = values.pop(name, None)
+        values |= {} if given is None else {name: _group(name, given, listed)}
+    parameters = _checked(schema, values, "", listed)
     if schema is Parameters:
         _check_together(parameters)
     if schema is PlanParameters:
@@ -63,10 +68,18 @@ def resolve(values: Any, schema: type = Parameters) -> Any:
     return parameters
 
 
+def present_name(name: str) -> str:
+    """The name that a parameter has now; warns where it was given by a former one."""
+    if name in _FORMER_NAMES:
+        _LOG.warning("%s is called %s now: the former name will not be taken for ever", name, _FORMER_NAMES[name])
+    return _FORMER_NAMES.get(name, name)
+
+
 def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
     """The error of a parameter that is none of some names; `otherwise` is said where nothing like it was meant."""
     group, _, setting = name.partition(".")
-    owners = [f"{group}={choice}" for choice in choices_with(group, setting)]
+    choices = GROUPS.get(group, {}).items()
+    owners = [f"{group}={name}" for name, choice in choices if setting in {f.name for f in declared(choice.settings)}]
     if owners:
         return InputError(f"{name} belongs to {' and '.join(owners)}: add {owners[0]}")
     close = _closest(name, names)
@@ -76,20 +89,6 @@ def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
 def required(name: str) -> InputError:
     """The error of a parameter that has no default and is not given."""
     return InputError(f"{name} is required: give {name}=…")
-
-
-def choices_with(group: str, setting: str) -> list[str]:
-    """The choices of a group that have a setting."""
-    choices = GROUPS.get(group, {}).items()
-    return [name for name, settings in choices if setting in {f.name for f in dataclasses.fields(settings)}]
-
-
-def about_interpolation(error: Exception) -> str:
-    """What to do about an interpolation of what is no parameter; nothing for any other error."""
-    if not isinstance(error, InterpolationKeyError):
-        return ""
-    (key,) = re.findall("'(.*)'", str(error).splitlines()[0]) or ["NAME"]
-    return f"; an environment variable is written ${{oc.env:{key}}}, or in double quotes, for the shell to expand it"
 
 
 def _closest(wrong: str, names: Sequence[str]) -> str | None:
@@ -102,72 +101,91 @@ def _closest(wrong: str, names: Sequence[str]) -> str | None:
     return next(iter(near or begun or difflib.get_close_matches(wrong, names, n=1)), None)
 
 
-def number_of_bytes(value: int | str) -> int:
-    """The number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
-    if not match:
-        raise ValueError(f"{value!r} is not a size such as 4GiB")
-    number, prefix, binary = match.groups()
-    power = " kmgt".index(prefix.lower() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def _group(name: str, value: Any, registry: dict[str, type]) -> Any:
-    """The dataclass instance of a group given as null, a name, a mapping or an instance."""
-    if value is None:
-        value = next(iter(registry))
+def _group(name: str, value: Any, listed: str) -> Any:
+    """The settings of a choice that is given as a name, a mapping or its settings."""
+    choices = GROUPS[name]
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)  # type: ignore[arg-type]
     if not isinstance(value, Mapping):
         value = {"name": value}
     chosen = value.get("name")
-    if chosen not in list(registry):
-        raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(registry)}")
-    return _typed(registry[chosen], dict(value), f"{name}.")
+    if chosen not in list(choices):
+        raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(choices)}")
+    return _checked(choices[chosen].settings, dict(value), f"{name}.", listed)
 
 
-def _typed(schema: type, values: dict[str, Any], prefix: str) -> Any:
-    """An instance of `schema` with `values`, converted to its types."""
-    known = [f"{prefix}{f.name}" for f in dataclasses.fields(schema)]
-    for name in values:
-        if f"{prefix}{name}" not in known:
-            raise unknown(f"{prefix}{name}", known, f"known: {', '.join(known)}")
-    merged, name = OmegaConf.structured(schema), "?"
+def _checked(schema: type[Any], values: dict[str, Any], prefix: str, listed: str) -> Any:
+    """An instance of `schema` with values that pydantic accepts."""
+    for name, value in values.items():
+        _check_given(f"{prefix}{name}", value)
     try:
-        for name, value in values.items():
-            merged.merge_with({name: value})
-        missing = sorted(str(name) for name in OmegaConf.missing_keys(merged))
-        if missing:
-            raise required(f"{prefix}{missing[0]}")
-        return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        declared = next(str(f.type) for f in dataclasses.fields(schema) if f.name == name)
-        is_nested = declared.startswith("dict") and isinstance(value, Mapping)
-        if isinstance(error, (ValidationError, ConfigTypeError)) and not is_nested:
-            raise InputError(f"{prefix}{name}{_wrong(value, declared)}") from error
-        name = error.full_key or name
-        what = str(error.msg or error).splitlines()[0]
-        found = f" (found {values[name]!r})" if name in values else ""
-        raise InputError(f"{prefix}{name}: {what}{found}{about_interpolation(error)}") from error
+        return TypeAdapter(schema).validate_python(values)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+    order = {"unexpected_keyword_argument": 0, "invalid_key": 0, "missing": 2}
+    first = min(found, key=lambda error: order.get(error["type"], 1))
+    name, kinds = str(first["loc"][0]), {field.name: field.kind for field in declared(schema)}
+    if name not in kinds:
+        names = [f"{prefix}{known}" for known in kinds]
+        raise unknown(f"{prefix}{name}", names, listed or f"known: {', '.join(names)}")
+    if first["type"] == "missing":
+        raise required(f"{prefix}{name}")
+    of_it = [error for error in found if error["loc"][0] == name]  # several where it has a choice of types
+    raise InputError(_in_words(f"{prefix}{name}", kinds[name], values[name], of_it))
 
 
-_TYPES = {
-    "int": "an integer",
-    "float": "a number",
-    "bool": "true or false",
-    "str": "text",
-    "list[str]": "a list of text",
-    "Any": "text, a number, a list or a mapping",
+def _check_given(name: str, value: Any) -> None:
+    """Refuses what no parameter can be."""
+    if value == "":
+        raise InputError(f"{name} is empty")
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and f"://{HIDDEN}@" in text:
+            raise InputError(f"{name}: the user and password of a URL are not stored with a run: give it again")
+        if isinstance(text, str) and "${" in text:
+            raise InputError(f"{name}: ${{…}} in {text!r} has a meaning on the command line only")
+    options = value.get("storage_options") if isinstance(value, dict) else None
+    hidden = [option for option in options if options[option] == HIDDEN] if isinstance(options, dict) else []
+    if hidden:
+        option = f"{name}.storage_options.{hidden[0]}"
+        raise InputError(f"{option} is not stored with a run's configuration; give it again: {option}=…")
+
+
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "above"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "below"),
 }
+_EXPECTED = {"int": "an integer", "float": "a number", "bool": "true or false", "string": "text"}
 
 
-def _wrong(value: Any, declared: str) -> str:
-    """The end of a message about a `value` that has not the type of its parameter."""
-    if declared.startswith("dict"):
-        return f": expected a mapping, found {type(value).__name__}"  # not the value, which may hold credentials
-    return f"={value!r}: expected {_TYPES[declared.removesuffix(' | None')]}"
+def _in_words(name: str, declared_kind: Any, value: Any, errors: Sequence[ErrorDetails]) -> str:
+    """What pydantic found wrong with the value of a parameter; a value that may hold credentials is not shown."""
+    error = next((error for error in errors if error["type"] in _BOUNDS), errors[0])
+    kind, context = error["type"], error.get("ctx", {})
+    inner = str(error["loc"][1]) if isinstance(value, dict) and len(error["loc"]) > 1 else ""
+    choices = [", ".join(re.findall("'(.*?)'", e["ctx"]["expected"])) for e in errors if e["type"] == "literal_error"]
+    if value is None:
+        return f"{name} must not be null"
+    if kind in _BOUNDS:
+        bound, rule = _BOUNDS[kind]
+        return f"{name}={error['input']!r} is out of range: it must be {rule} {context[bound]}"
+    if kind == "extra_forbidden":
+        (known,) = (kind for kind in (declared_kind, *get_args(declared_kind)) if is_typeddict(kind))
+        return f"{name} has an unknown key {inner!r}; known: {', '.join(known.__annotations__)}"
+    if kind == "value_error":
+        return str(context["error"]) if isinstance(context["error"], InputError) else f"{name}: {context['error']}"
+    if kind == "literal_error":
+        name, value = (f"{name}.{inner}", error["input"]) if inner else (name, value)
+        return f"{name}={value!r} is not known; it is one of: {choices[0]}"
+    if kind == "dict_type":
+        return (
+            f"{name}{f'.{inner} must be' if inner else ': expected'} a mapping, found {type(error['input']).__name__}"
+        )
+    if kind == "list_type" or (isinstance(value, list) and len(error["loc"]) > 1):
+        return f"{name}={value!r}: expected a list of text"
+    expected = _EXPECTED.get(kind.partition("_")[0])
+    return f"{name}={value!r}: expected {' or '.join([expected, *choices])}" if expected else f"{name}: {error['msg']}"
 
 
 def _plain(value: Any) -> Any:
@@ -179,74 +197,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _list_of_paths(value: Any) -> list[str]:
-    paths = [value] if isinstance(value, str) else value
-    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {value!r}")
-    return paths
-
-
-def _check_fields(instance: Any, prefix: str) -> None:
-    for f in dataclasses.fields(instance):
-        check, value, name = f.metadata, getattr(instance, f.name), prefix + f.name
-        if value is None:
-            if default(f) is not None:
-                raise InputError(f"{name} must not be null")
-            continue
-        if value == "":
-            raise InputError(f"{name} is empty")
-        texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        if any(f"://{HIDDEN}@" in text for text in texts):
-            raise InputError(f"{name}: the user and password of a URL are not stored with a run: give it again")
-        if isinstance(value, list) and "list[str]" in str(f.type) and not all(isinstance(item, str) for item in value):
-            raise InputError(f"{name}{_wrong(value, str(f.type))}")
-        if "choices" in check and value not in check["choices"]:
-            raise InputError(f"{name}={value!r} is not known; it is one of: {', '.join(check['choices'])}")
-        if "keys" in check:
-            _check_keys(name, value, check["keys"])
-        if check.get("bytes"):
-            try:
-                value = number_of_bytes(value)
-            except ValueError as error:
-                raise InputError(f"{name}: {error}") from error
-            setattr(instance, f.name, value)
-        if "words" in check and not (isinstance(value, int) and not isinstance(value, bool)):
-            if value not in check["words"]:
-                raise InputError(f"{name}={value!r}: expected an integer or {' or '.join(check['words'])}")
-            continue
-        _check_bounds(name, value, check)
-
-
-def _check_keys(name: str, value: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in value:
-        if key not in known:
-            raise InputError(f"{name} has an unknown key {key!r}; known: {', '.join(known)}")
-    options, compression = value.get("storage_options", {}), value.get("compression", COMPRESSIONS[0])
-    if not isinstance(options, dict):
-        # Its type and not the value, which may hold credentials.
-        raise InputError(f"{name}.storage_options must be a mapping, found {type(options).__name__}")
-    if HIDDEN in options.values():
-        hidden = next(key for key, option in options.items() if option == HIDDEN)
-        raise InputError(
-            f"{name}.storage_options.{hidden} is not stored with a run's configuration; give it again: "
-            f"{name}.storage_options.{hidden}=…"
-        )
-    if compression not in COMPRESSIONS:
-        raise InputError(f"{name}.compression={compression!r} is not known; it is one of: {', '.join(COMPRESSIONS)}")
-
-
-def _check_bounds(name: str, value: Any, check: Mapping[str, Any]) -> None:
-    outside = {
-        "at_least": lambda bound: not value >= bound,
-        "above": lambda bound: not value > bound,
-        "at_most": lambda bound: not value <= bound,
-        "below": lambda bound: not value < bound,
-    }
-    for word, is_outside in outside.items():
-        if word in check and is_outside(check[word]):
-            raise InputError(f"{name}={value!r} is out of range: it must be {word.replace('_', ' ')} {check[word]}")
 
 
 def _check_together(p: Parameters) -> None:
@@ -270,10 +220,8 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
-    if p.device == "gpu" and isinstance(p.runner, RayConfig) and not p.runner.num_gpus:
-        raise InputError("device=gpu with runner=ray needs runner.num_gpus, the share of a GPU that a worker has")
-    if p.device == "cpu" and isinstance(p.kmeans, CumlKMeansConfig):
-        raise InputError("kmeans=cuml needs a GPU, found device=cpu")
+    make_runner(p).check_device(p.device)
+    make_engine(p).check_device(p.device)
     if p.remove and p.eps is None:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
 

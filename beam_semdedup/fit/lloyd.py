@@ -1,4 +1,4 @@
-"""The fit: k-means|| and Lloyd's iterations over shards of the rows, wherever these are.
+"""k-means|| and Lloyd's iterations over shards of the rows, wherever these are.
 
 A `Shard` does what needs the rows. The functions here decide what is done next, with results of all shards together,
 and reach the shards only by `Run`: in this process there is one, on Ray each is in an actor.
@@ -6,19 +6,16 @@ and reach the shards only by `Run`: in this process there is one, on Ray each is
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from beam_semdedup.compute.arrays import exclusive, has_room, library, namespace, row_dot, to_device
-from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.compute.arrays import row_dot
 from beam_semdedup.errors import InputError
+from beam_semdedup.fit.base import Fit, FitParameters
 from beam_semdedup.fit.shard import Shard, nearest
 
 _LOG = logging.getLogger(__name__)
@@ -27,59 +24,12 @@ _ROUNDS = 3
 _INIT_ROWS, _INIT_ROWS_PER_CLUSTER = 10_000, 32
 _DRAWS = 1024
 
-Run = Callable[..., list[Any]]
+Run: TypeAlias = Callable[..., list[Any]]
 """`run(operation, *arguments)` calls a method of every shard and returns the results in the order of the shards."""
-
-Sample = Callable[..., np.ndarray]
-"""`sample()` reads the unit rows to fit on, (m, d) float32; `sample(part, parts)` one of `parts` shares of them."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The result of an engine: centroids (k, d) float32, the sum of squared distances, iterations done, rows seen."""
-
-    centroids: np.ndarray
-    inertia: float
-    iterations: int
-    rows: int
-
-
-class Engine(Protocol):
-    """Fits centroids to a sample; chosen by `kmeans=` in the configuration."""
-
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
-        """Centroids of a sample, from `initial` (k, d) or as `parameters.init` says; see `fit_shards`."""
-
-
-class LocalEngine:
-    """One shard in this process, on a GPU where there is one with room for it."""
-
-    def fit(self, sample: Sample, initial: np.ndarray | None, parameters: Parameters) -> Fit:
-        """See `Engine.fit`."""
-        rows = where_computed(sample(), library(parameters.device))
-        run = in_this_process(Shard(rows, parameters.max_samples_per_batch))
-        with exclusive(namespace(rows)):
-            return fit_shards(run, initial, parameters)
-
-
-ENGINES: dict[str, Callable[[], Engine]] = {
-    "local": LocalEngine,
-    "cuml": lambda: import_module("beam_semdedup.fit.cuml").CumlEngine(),
-    "ray": lambda: import_module("beam_semdedup.fit.ray").RayEngine(),
-}
-
-
-def where_computed(rows: np.ndarray, xp: Any) -> Any:
-    """The rows where `xp` computes; on the host, with a warning, where a GPU has no room for them."""
-    if has_room(xp, rows.nbytes):
-        with contextlib.suppress(MemoryError):  # others may have taken it
-            return to_device(rows, xp)
-    _LOG.warning("The GPU has no room for %s rows to fit on: the CPU fits", f"{len(rows):,}")
-    return rows
 
 
 def in_this_process(*shards: Shard) -> Run:
-    """A `Run` that reaches shards of this process, one after another."""
+    """Returns a `Run` that reaches shards of this process, one after another."""
 
     def run(operation: str, *arguments: Any) -> list[Any]:
         return [getattr(shard, operation)(*arguments) for shard in shards]
@@ -87,13 +37,16 @@ def in_this_process(*shards: Shard) -> Run:
     return run
 
 
-def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> Fit:
-    """The best of `n_init` fits; of one where the initial centroids are given.
+def fit_shards(
+    run: Run, initial: np.ndarray | None, parameters: FitParameters, log_seconds: float = _LOG_SECONDS
+) -> Fit:
+    """Returns the best of `n_init` fits; the only one where the initial centroids are given.
 
     Args:
         run: reaches the shards.
         initial: (k, d) float32, or None for what `parameters.init` says.
         parameters: with `n_clusters` set.
+        log_seconds: how often a long fit logs how far it is.
 
     Raises:
         InputError: the shards have fewer rows than `n_clusters` together.
@@ -118,13 +71,12 @@ def fit_shards(run: Run, initial: np.ndarray | None, parameters: Parameters) -> 
             start = _take(run, run("start_init", drawn), np.arange(p.n_clusters))
         else:
             start = scalable_init(run, counts, p.n_clusters, p.oversampling_factor, rng)
-        centroids, inertia, iterations = lloyd(run, start, rows, square, p.tol, p.min_moved, p.max_iter)
-        fits.append(Fit(centroids, inertia, iterations, rows))
+        fits.append(lloyd(run, start, rows, square, p.tol, p.min_moved, p.max_iter, log_seconds))
     return min(fits, key=lambda fit: fit.inertia)
 
 
 def check_enough_rows(n_clusters: int, rows: int) -> None:
-    """InputError where there are fewer rows to fit on than clusters."""
+    """Raises InputError where there are fewer rows to fit on than clusters."""
     if not rows:
         raise InputError("no row to fit on can be used: their vectors are null, zero, not finite or of another length")
     if rows < n_clusters:
@@ -142,8 +94,9 @@ def lloyd(
     tol: float,
     min_moved: float,
     max_iter: int,
-) -> tuple[np.ndarray, float, int]:
-    """Lloyd's iterations from given centroids.
+    log_seconds: float = _LOG_SECONDS,
+) -> Fit:
+    """Fits by Lloyd's iterations from given centroids.
 
     An empty cluster is given one of the rows farthest from their centroids, as scikit-learn does.
 
@@ -155,8 +108,8 @@ def lloyd(
         min_moved: the share of rows with another centroid than before at which to stop; at 0 always.
 
     Returns:
-        centroids (k, d) float32, each the mean of the rows that were nearest to its last one; the sum of the squared
-        distances of these rows to it; the number of iterations.
+        As centroids the means of the rows that were nearest to the last ones; as inertia the sum of the squared
+        distances of these rows to them.
     """
     inertia, tolerance, logged = float("nan"), 0.0, time.monotonic()
     for iteration in range(1, max_iter + 1):
@@ -170,7 +123,7 @@ def lloyd(
         inertia = max(0.0, square - float((np.einsum("ij,ij->i", sums, sums) / np.maximum(counts, 1)).sum()))
         movement = float(np.square(means - centroids, dtype=np.float64).sum())
         centroids = means
-        if time.monotonic() - logged > _LOG_SECONDS:
+        if time.monotonic() - logged > log_seconds:
             logged = time.monotonic()
             _LOG.info(
                 "Fit: iteration %s, inertia %s, %.1f%% of the rows moved",
@@ -180,13 +133,13 @@ def lloyd(
             )
         if moved == 0 or (not reseeded and (moved < min_moved * rows or movement <= tolerance)):
             break
-    return centroids, inertia, iteration
+    return Fit(centroids, inertia, iteration, rows)
 
 
 def scalable_init(
     run: Run, counts: Sequence[int], n_clusters: int, oversampling_factor: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Initial centroids (k, d) float32, different rows, by k-means||.
+    """Chooses different rows as initial centroids, (k, d) float32, by k-means||.
 
     Bahmani et al., "Scalable K-Means++", 2012: a few rounds each add about `oversampling_factor * n_clusters`
     rows, drawn with probability proportional to their squared distance to the candidates so far; then k-means++
@@ -221,7 +174,7 @@ def scalable_init(
 
 
 def plus_plus(points: np.ndarray, weights: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """`n_clusters` different points (k, d), drawn by k-means++.
+    """Draws `n_clusters` different points, (k, d), by k-means++.
 
     Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", 2007. Many are drawn at once, each with
     probability proportional to its squared distance to the points taken before, and taken with the share of it that
@@ -260,19 +213,19 @@ def plus_plus(points: np.ndarray, weights: np.ndarray, n_clusters: int, rng: np.
 
 
 def _take(run: Run, counts: Sequence[int], positions: np.ndarray) -> np.ndarray:
-    """Rows by their positions over all shards, in ascending order of these."""
+    """Returns rows by their positions over all shards, in ascending order of these."""
     return np.concatenate(run("take", _shares(counts, positions)))
 
 
 def _shares(counts: Sequence[int], positions: np.ndarray) -> list[np.ndarray]:
-    """Positions over all shards as positions in each, ascending."""
+    """Returns positions over all shards as positions in each, ascending."""
     positions, bounds = np.sort(positions), np.cumsum([0, *counts])
     cuts = np.searchsorted(positions, bounds)
     return [positions[a:b] - first for a, b, first in zip(cuts[:-1], cuts[1:], bounds[:-1], strict=True)]
 
 
 def _reseed(run: Run, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> bool:
-    """Moves rows that are far from their centroids into empty clusters, in place; whether there was any."""
+    """Moves rows that are far from their centroids into empty clusters, in place; says whether it moved any."""
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
         return False

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import sys
 import threading
 import time
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError
-from beam_semdedup.fit.lloyd import ENGINES, Fit, Sample
+from beam_semdedup.fit.base import Engine, Fit, FitParameters, Sample
+from beam_semdedup.fit.published import find_published, publish
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.filesystems import Options
 from beam_semdedup.storage.folder import File, Folder
@@ -35,27 +37,28 @@ class FittedKMeans:
     actor: str = ""
 
     def centroids(self, options: Options) -> np.ndarray:
-        """The centroids, (k, d) float32; loaded once a process and shared by its threads.
+        """Returns the centroids, (k, d) float32; loaded once a process and shared by its threads.
 
-        From Ray's object store where an actor holds them and this process belongs to the cluster, else from storage.
+        They come from Ray's object store where they are published and this process is in the cluster, else from
+        storage.
 
         Raises:
             RuntimeError: the file has other content than when the handle was made.
         """
         with _LOADING:
             if self.content_hash not in _LOADED:
-                centroids = self._shared()
+                centroids = find_published(self.actor)
                 if centroids is None:
                     centroids = self._stored(options)
                 _LOADED.clear()  # a process works on one model at a time
                 _LOADED[self.content_hash] = centroids
             return _LOADED[self.content_hash]
 
-    def _shared(self) -> np.ndarray | None:
-        ray = sys.modules.get("ray")
-        if not self.actor or ray is None or not ray.is_initialized():
-            return None
-        return import_module("beam_semdedup.fit.ray").find_published(self.actor)
+    @contextmanager
+    def published(self, options: Options) -> Iterator[FittedKMeans]:
+        """Yields a handle whose centroids this process's Ray cluster, if any, holds in its memory while within it."""
+        with publish(f"centroids-{self.content_hash}", partial(self.centroids, options)) as actor:
+            yield replace(self, actor=actor)
 
     def _stored(self, options: Options) -> np.ndarray:
         data = File(self.uri, options).read_bytes()
@@ -77,12 +80,15 @@ class ModelInfo(Record):
     finished: float
 
 
-def fit_or_load(folder: Folder, sample: Sample, dimension: int, parameters: Parameters) -> FittedKMeans:
+def fit_or_load(
+    folder: Folder, init: File | None, engine: Engine[Any], sample: Sample, dimension: int, parameters: FitParameters
+) -> FittedKMeans:
     """Returns the fitted model that stands in `folder`, after fitting it where there is none.
 
     Two attempts at the same time end with the same centroids: the first to store them wins.
 
     Args:
+        init: the file of the initial centroids, where they are given; with `max_iter` 0 they are the model.
         sample: reads the unit rows to fit on; not called where it is not needed.
         dimension: d.
         parameters: with `n_clusters` set.
@@ -94,18 +100,17 @@ def fit_or_load(folder: Folder, sample: Sample, dimension: int, parameters: Para
     if file.exists():
         return FittedKMeans(file.url, content_hash(file.read_bytes()))
     started = time.time()
-    initial = load_init(parameters, dimension) if parameters.centroids_given else None
+    initial = load_init(init, parameters.n_clusters, dimension) if init else None
     if parameters.max_iter == 0 and initial is not None:
         fit = Fit(initial, float("nan"), 0, 0)
     else:
-        fit = ENGINES[parameters.kmeans.name]().fit(sample, initial, parameters)
+        fit = engine.fit(sample, initial, parameters)
         _LOG.info("Fitted in %s iterations and %.1f s", fit.iterations, time.time() - started)
-    buffer = io.BytesIO()
-    np.save(buffer, fit.centroids)
-    data = file.create_if_absent(buffer.getvalue())
+    own = to_npy(fit.centroids)
+    stored = file.create_if_absent(own)
     model = ModelInfo(
-        centroids=content_hash(buffer.getvalue()),
-        engine=parameters.kmeans.name,
+        centroids=content_hash(own),
+        engine=engine.config.name,
         rows=fit.rows,
         inertia=None if np.isnan(fit.inertia) else fit.inertia,
         iterations=fit.iterations,
@@ -113,44 +118,42 @@ def fit_or_load(folder: Folder, sample: Sample, dimension: int, parameters: Para
         finished=time.time(),
     )
     folder.file(layout.MODEL).create_if_absent(model.to_json())
-    return FittedKMeans(file.url, content_hash(data))
+    return FittedKMeans(file.url, content_hash(stored))
 
 
-def load_init(parameters: Parameters, dimension: int | None) -> np.ndarray:
-    """The initial centroids at `parameters.init`, (k, d) float32.
+def load_init(file: File, n_clusters: int | None, dimension: int | None) -> np.ndarray:
+    """Returns the initial centroids of an .npy file, (k, d) float32.
+
+    Args:
+        n_clusters, dimension: the k and d that they must have; None: any.
 
     Raises:
-        InputError: no such file, not an array, or another shape than (n_clusters, dimension).
+        InputError: no such file, not an array, or another shape.
     """
-    path, data = parameters.init, init_bytes(parameters)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"init={file}: cannot be read: {error}") from error
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"init={path}: not an .npy array: {error}") from error
+        raise InputError(f"init={file}: not an .npy array: {error}") from error
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise InputError(f"init={path}: expected finite floats of shape (k, d), found {array.dtype} {array.shape}")
+        raise InputError(f"init={file}: expected finite floats of shape (k, d), found {array.dtype} {array.shape}")
     if dimension is not None and array.shape[1] != dimension:
-        raise InputError(f"init={path}: centroids of dimension {array.shape[1]}, the embeddings have {dimension}")
-    if parameters.n_clusters is not None and len(array) != parameters.n_clusters:
-        raise InputError(f"init={path}: {len(array)} centroids, n_clusters={parameters.n_clusters}")
+        raise InputError(f"init={file}: centroids of dimension {array.shape[1]}, the embeddings have {dimension}")
+    if n_clusters is not None and len(array) != n_clusters:
+        raise InputError(f"init={file}: {len(array)} centroids, n_clusters={n_clusters}")
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def init_bytes(parameters: Parameters) -> bytes:
-    """Returns the content of the file at `parameters.init`; InputError where there is none."""
-    try:
-        return init_file(parameters).read_bytes()
-    except OSError as error:
-        raise InputError(f"init={parameters.init}: cannot be read: {error}") from error
-
-
-def init_file(parameters: Parameters) -> File:
-    """Returns the file at `parameters.init`, by the options of the cache if it lies there, else of the input."""
-    file = File.at(parameters.init, parameters.read_options)
-    cache = Folder.at(parameters.cache_root, parameters.cache_options)
-    return File(file.url, cache.options) if file.is_inside(cache) else file
+def to_npy(centroids: np.ndarray) -> bytes:
+    """Returns the .npy file of centroids, as float32."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(centroids, dtype=np.float32))
+    return buffer.getvalue()
 
 
 def content_hash(data: bytes) -> str:
-    """What identifies centroids: 16 hexadecimal digits of a hash of their file."""
+    """Returns what identifies centroids: 16 hexadecimal digits of a hash of their file."""
     return hashlib.sha256(data).hexdigest()[:16]

@@ -1,23 +1,34 @@
-"""Some of the rows of a fit, and what is computed of each of them, on NumPy and on a GPU alike."""
+"""A shard holds some of the rows of a fit and computes what needs them, on NumPy and on a GPU alike."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from beam_semdedup.compute import cuda
-from beam_semdedup.compute.arrays import halving_on_memory_error, namespace, row_dot, tile_bytes, to_host
+from beam_semdedup.compute.arrays import (
+    halving_on_memory_error,
+    has_room,
+    namespace,
+    row_dot,
+    tile_bytes,
+    to_device,
+    to_host,
+)
 from beam_semdedup.compute.threads import in_threads, slices
-from beam_semdedup.compute.tiles import fold, multiply
+from beam_semdedup.compute.tiles import Top, fold, multiply
 
+_LOG = logging.getLogger(__name__)
 _TILE_BYTES, _TILE_ROWS = 4 << 20, 256  # the product is read again while it is in the cache; fewer rows are slow
 _SUM_ROWS = 1024
 
 
 class Shard:
-    """Some of the rows to fit on, and what is computed of each of them.
+    """Holds some of the rows to fit on, and computes what needs them.
 
     Attributes:
         rows: (m, d) float32, NumPy or CuPy.
@@ -31,11 +42,11 @@ class Shard:
         self._sums: Any = None
 
     def size(self) -> tuple[tuple[int, int], float]:
-        """The shape (m, d) of the rows, and the sum of their squared norms."""
+        """Returns the shape (m, d) of the rows, and the sum of their squared norms."""
         return self.rows.shape, float(row_dot(self.rows, self.rows).sum())
 
     def start_init(self, chosen: Sequence[np.ndarray] | None) -> int:
-        """Begins the choice of initial centroids among all rows, or the `chosen` ones of each shard; their number."""
+        """Begins to choose initial centroids among all rows, or the `chosen` of each shard; returns their number."""
         xp = namespace(self.rows)
         self._labels = None
         self._init_rows = self.rows if chosen is None else self.rows[xp.asarray(chosen[self.number])]
@@ -45,11 +56,11 @@ class Shard:
         return len(self._init_rows)
 
     def take(self, positions: Sequence[np.ndarray]) -> np.ndarray:
-        """The rows at this shard's of the positions, (n, d) float32."""
+        """Returns the rows at this shard's of the positions, (n, d) float32."""
         return to_host(self._init_rows[namespace(self.rows).asarray(positions[self.number])])
 
     def approach(self, candidates: np.ndarray, positions: Sequence[np.ndarray], first: int) -> float:
-        """The sum of the squared distances to the nearest candidate, after more were added.
+        """Returns the sum of the squared distances to the nearest candidate, after more were added.
 
         Args:
             candidates: (c, d) float32, the added ones.
@@ -67,13 +78,13 @@ class Shard:
         return float(self._distance.sum())
 
     def draw(self, factor: float, seed: Sequence[int]) -> np.ndarray:
-        """Positions of rows drawn with a chance of `factor` times their squared distance, ascending."""
+        """Returns the positions of rows drawn with a chance of `factor` times their squared distance, ascending."""
         xp = namespace(self.rows)
         random = xp.asarray(np.random.default_rng([*seed, self.number]).random(len(self._distance)))
         return to_host(xp.flatnonzero(random < factor * self._distance))
 
     def owned(self, number: int) -> np.ndarray:
-        """How many rows each of the `number` candidates is nearest to, (number,)."""
+        """Returns how many rows each of the `number` candidates is nearest to, (number,)."""
         return to_host(namespace(self.rows).bincount(self._owner, minlength=number))
 
     def step(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -94,7 +105,7 @@ class Shard:
         return to_host(self._sums), to_host(xp.bincount(self._labels, minlength=k)), len(moved)
 
     def farthest(self, centroids: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows that are farthest from their centroid: squared distances (n,), rows (n, d), labels (n,)."""
+        """Returns the rows that are farthest from their centroid: squared distances (n,), rows (n, d), labels (n,)."""
         xp = namespace(self.rows)
         means, distance = xp.asarray(centroids), xp.empty(len(self.rows))
         for part in slices(0, len(self.rows), max(_SUM_ROWS, tile_bytes(xp) // (16 * means.shape[1]))):
@@ -104,10 +115,21 @@ class Shard:
         return to_host(distance[far]), to_host(self.rows[far]), to_host(self._labels[far])
 
 
-def nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
-    """The nearest of some centroids: half its square less than their product (m,) float32, and which it is (m,).
+def where_computed(rows: np.ndarray, xp: Any) -> Any:
+    """Returns the rows where `xp` computes; on the host, with a warning, where a GPU has no room for them."""
+    if has_room(xp, rows.nbytes):
+        with contextlib.suppress(MemoryError):  # others may have taken it
+            return to_device(rows, xp)
+    _LOG.warning("The GPU has no room for %s rows to fit on: the CPU fits", f"{len(rows):,}")
+    return rows
 
-    The squared distance of a row x to it is x @ x - 2 * closeness.
+
+def nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
+    """Finds the nearest of some centroids of each row.
+
+    Returns:
+        Its closeness, which is half its square less than their product, (m,) float32, and which it is, (m,). The
+        squared distance of a row x to it is x @ x - 2 * closeness.
     """
     half = (row_dot(centroids, centroids) / 2).astype(np.float32)
     if namespace(rows) is not np:
@@ -129,17 +151,16 @@ def nearest(rows: Any, centroids: Any, batch: int) -> tuple[Any, Any]:
 def _nearest_on_device(rows: Any, centroids: Any, half: Any, step: int) -> tuple[Any, Any]:
     """See `nearest`: tiles of `step` rows one after the other, each of them read once after its product."""
     xp = namespace(rows)
-    best = xp.full(len(rows), -xp.inf, dtype=xp.float32)
-    second, position = best.copy(), xp.full(len(rows), -1)
+    top = Top.before_any(xp.full(len(rows), -1))
     for part in slices(0, len(rows), step):
         score = multiply(rows[part], centroids)
         score -= half
-        fold(score, len(centroids), 0, best[part], second[part], position[part])
-    return best, position
+        fold(score, len(centroids), 0, top.part(part))
+    return top.best, top.winner
 
 
 def _sums(rows: Any, chosen: Any, labels: Any, number: int) -> Any:
-    """The sums (number, d) float64 of the `chosen` rows of each label, in their order."""
+    """Returns the sums (number, d) float64 of the `chosen` rows of each label, in their order."""
     xp = namespace(rows)
     order = chosen[xp.argsort(labels[chosen], kind="stable")]
     if xp is not np:

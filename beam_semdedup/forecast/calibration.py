@@ -23,7 +23,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.forecast.rates import REFERENCE, Rates, computed_scores
-from beam_semdedup.inputs.dataset import VectorColumn
+from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.planning import Plan, locate, make_plan
 from beam_semdedup.stages.assign import AssignedUnit, assign_unit
 from beam_semdedup.stages.duplicates import select_duplicates
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 
 def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
-    """The rates of this machine for vectors of `dimension` values, measured in about 20 s on generated rows.
+    """Measures the rates of this machine for vectors of `dimension` values, in about 20 s on generated rows.
 
     Each is the least of a few short measurements, so that a busy neighbour falsifies it less. What the runner takes for
     worker processes and references is the reference machine's, in proportion to the start.
@@ -83,7 +83,7 @@ class _Calibration:
             pq.write_table(pa.table({"id": np.arange(number), "embeddings": vectors}), directory / f"{name}.parquet")
 
     def rates(self, number_of_cores: int) -> Rates:
-        """Measures; each rate is a difference between two measurements that differ in what it is a rate of."""
+        """Measures each rate as a difference between two measurements that differ in what it is a rate of."""
         d, batch = self._dimension, Parameters.pairwise_batch_size
         tiny, few, some = self._assign("tiny", _FEW), self._assign("rows", _FEW), self._assign("rows", _SOME)
         many, spread = self._assign("rows", _MANY), self._assign("rows", _MANY, unit_rows=1)
@@ -117,7 +117,7 @@ class _Calibration:
         )
 
     def _plan(self, name: str, number: int, unit_rows: int = _ROWS) -> Plan:
-        """Of a run with `number` given centroids, in one assign unit."""
+        """Plans a run with `number` given centroids, in one assign unit."""
         parameters = resolve(
             {
                 "input_path": str(self._directory / f"{name}.parquet"),
@@ -125,7 +125,7 @@ class _Calibration:
                 "init": str(self._directory / f"{number}.npy"),
                 "max_iter": 0,
                 "eps": 0.05,
-                "unit_rows": unit_rows,
+                "comparison_rows": unit_rows,
                 "assign_unit_bytes": 4 * self._rows.size,
                 "memory_budget": 64 * self._rows.size,
                 "max_cluster_rows": _ROWS,
@@ -145,7 +145,7 @@ class _Calibration:
         return _Assigned(plan, *_least(assign))
 
     def _compare(self, assigned: _Assigned) -> tuple[float, ComparedUnit]:
-        """The seconds of the one comparison unit of a plan, and its result."""
+        """Returns the seconds of the one comparison unit of a plan, and its result."""
         job = assigned.plan.job
         fitted = fit_centroids(job)
         (work,) = pairwise_units(job, 0, assigned.unit.segments)
@@ -158,9 +158,8 @@ class _Calibration:
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        column = VectorColumn(
-            "parquet", plan.job.assign_plan.input_schema.field("embeddings"), self._dimension, True, {}
-        )
+        field = plan.job.assign_plan.input_schema.field("embeddings")
+        column = VectorColumn(plan.job.input_format, field, self._dimension, True, {})
 
         def read() -> None:
             for _ in column.read(plan.units[0]):
@@ -176,7 +175,7 @@ class _Calibration:
         return _least(fit)[0] / _ITERATIONS
 
     def _read_segment(self, spread: _Assigned) -> float:
-        """What a segment more takes to be read."""
+        """Returns the seconds that one more segment takes to be read."""
         found, job = spread.unit.segments, spread.plan.job
 
         def read(number: int) -> float:
@@ -189,7 +188,7 @@ class _Calibration:
         return _least(lambda: select_duplicates(plan.job, 0, [compared]))[0]
 
     def _disk(self) -> float:
-        """Once only, and much: what was just freed is written to much faster than what a run finds."""
+        """Writes and reads much, and once only: what was just freed is written to much faster than what a run finds."""
         path, block = self._directory / "disk", self._rows.tobytes()
         number = -(-_DISK_BYTES // len(block))
         started = time.perf_counter()
@@ -216,7 +215,7 @@ class _Calibration:
 
 @contextlib.contextmanager
 def _in_threads(number: int) -> Iterator[None]:
-    """Within it, this process and those it starts compute in so many threads, as a worker of the runners does."""
+    """Has this process and those it starts compute in so many threads, as a worker of the runners does."""
     before = os.environ.get(_THREADS)
     os.environ[_THREADS] = str(number)
     try:
@@ -228,7 +227,7 @@ def _in_threads(number: int) -> Iterator[None]:
 
 
 def _least(action: Callable[[], _T], repeats: int = _REPEATS) -> tuple[float, _T]:
-    """The least seconds that it takes, and its result."""
+    """Returns the least seconds that the action takes, and its result."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -238,10 +237,10 @@ def _least(action: Callable[[], _T], repeats: int = _REPEATS) -> tuple[float, _T
 
 
 def _rate(operations: float, seconds: float, at_most: float) -> float:
-    """Operations a second; where noise made a difference of two measurements negative, of the longer of them."""
+    """Returns operations a second; where noise made a difference of two negative, of the longer one."""
     return operations / (seconds if seconds > 0 else at_most)
 
 
 def _positive(seconds: float) -> float:
-    """A difference of two measurements, which noise may have made negative."""
+    """Returns a difference of two measurements, or 0 where noise made it negative."""
     return max(0.0, seconds)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import PlanParameters
 from beam_semdedup.forecast.rates import Rates, computed_scores
-from beam_semdedup.inputs import dataset as inputs
-from beam_semdedup.inputs.base import FileFacts
+from beam_semdedup.inputs.dataset import InputFacts
+from beam_semdedup.inputs.units import units
 from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, default_clusters
 from beam_semdedup.storage import segments
 
@@ -51,21 +50,21 @@ class Machines:
 
 @dataclass(frozen=True)
 class Data:
-    """The rows to deduplicate, of `stored_bytes` each in the input files; `files` where they are there already."""
+    """The rows to deduplicate, of `stored_bytes` each in the input files; `input` where they are there already."""
 
     rows: int
     dimension: int
     carried_bytes: int = 0
     stored_bytes: int = 0
-    files: Sequence[FileFacts] = ()
+    input: InputFacts | None = None
 
     def of_size(self, rows: int) -> Data:
-        """The same with another number of rows."""
-        return self if rows == self.rows else dataclasses.replace(self, rows=rows, files=())
+        """Returns the same with another number of rows."""
+        return self if rows == self.rows else dataclasses.replace(self, rows=rows, input=None)
 
     def units(self, unit_rows: int) -> int:
-        """How many units of about `unit_rows` rows they are read in."""
-        return len(inputs.units(self.files, unit_rows)) if self.files else -(-self.rows // unit_rows)
+        """Says in how many units of about `unit_rows` rows they are read."""
+        return len(units(self.input, unit_rows)) if self.input else -(-self.rows // unit_rows)
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,12 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """The seconds of all its parts."""
         return sum(self.parts.values())
 
     @property
     def bottleneck(self) -> str:
-        """What takes most of it."""
+        """The part that takes most of the seconds."""
         return max(self.parts, key=self.parts.__getitem__) if self.seconds else ""
 
 
@@ -119,12 +118,12 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """The seconds of the whole run."""
         return sum(stage.seconds for stage in self.stages)
 
     @property
     def bottleneck(self) -> str:
-        """What takes most of the whole run."""
+        """The part that takes most of the whole run's seconds."""
         totals: dict[str, float] = {}
         for stage in self.stages:
             for name, seconds in stage.parts.items():
@@ -133,7 +132,7 @@ class Forecast:
 
 
 def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
-    """What a run with `n_clusters` clusters on these machines will do and take."""
+    """Predicts what a run with `n_clusters` clusters on these machines will do and take."""
     n, d, k = data.rows, data.dimension, n_clusters
     sizes = Sizes(p.run(n_clusters), n, d, data.carried_bytes, machines.memory)
     units, keys = data.units(sizes.unit_rows), sizes.keys
@@ -184,7 +183,7 @@ def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines,
 
 
 def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
-    """The forecast with the fewest clusters, as few clusters lose few pairs, that takes little more than the fastest.
+    """Returns the forecast with the fewest clusters, which lose few pairs, that takes little more than the fastest.
 
     Where some number of clusters reaches fewer limits of the design than others, only such are taken.
     """
@@ -198,7 +197,7 @@ def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -
 
 
 class _Stages:
-    """The stages of a run."""
+    """Predicts the stages of a run."""
 
     def __init__(self, p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> None:
         self._p, self._data, self._machines, self._rates = p, data, machines, rates
@@ -209,7 +208,7 @@ class _Stages:
         return Stage("start", 1, parts={"start": self._rates.start + workers})
 
     def fit(self, k: int, sample: int) -> Stage:
-        """Choosing the initial centroids is about as much work as an iteration."""
+        """Predicts the fit; choosing the initial centroids is about as much work as an iteration."""
         data, rates, workers = self._data, self._rates, self._machines.fit_workers
         flops = 2.0 * data.dimension * sample * k * (self._p.fit_iterations + 1)
         values = self._values * rates.read_value + sample * data.dimension * self._p.fit_iterations * rates.fit_value
@@ -260,12 +259,12 @@ class _Stages:
         )
 
     def _shared(self, stage: Stage, **parts: float) -> Stage:
-        """`stage`, whose seconds for one worker are shared by all; the last of the units run beside idle workers."""
+        """Shares the seconds of one worker among all; the last of the units run beside idle workers."""
         rounds = -(-stage.units // self._machines.workers) / stage.units
         return dataclasses.replace(stage, parts={name: seconds * rounds for name, seconds in parts.items()})
 
     def _flops(self, of_worker: float, workers: int = 1) -> float:
-        """Of some workers: of their GPUs where they have any, else in proportion to the cores."""
+        """Returns the operations a second of some workers: of their GPUs if they have any, else by their cores."""
         if self._machines.gpus:
             return self._machines.gpus / self._machines.workers * workers * self._rates.gpu_flops
         return of_worker * self._machines.cores / self._rates.cores * workers
@@ -275,7 +274,7 @@ class _Stages:
 
 
 def _limits(made: Forecast, machines: Machines, asked: int, affordable: int) -> list[Limit]:
-    """What breaks, in the order of the pipeline."""
+    """Returns what breaks, in the order of the pipeline."""
     found = []
     if affordable < min(asked, _ROWS_PER_CLUSTER * made.n_clusters):
         few = affordable / made.n_clusters

@@ -72,7 +72,7 @@ REFERENCE = Rates(
 
 
 def load_rates(path: str) -> Rates:
-    """The rates that `save_rates` wrote.
+    """Reads the rates that `save_rates` wrote.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -94,7 +94,7 @@ def save_rates(rates: Rates, path: str) -> None:
 
 
 def computed_scores(pairs: float, rows: float, batch: int) -> float:
-    """The scores that are computed for the `pairs` that `rows` rows need: as if tiles on the diagonal were whole.
+    """Counts the scores computed for the `pairs` that `rows` rows need: as if tiles on the diagonal were whole.
 
     They are cut into lower ones, which multiply slower, so that small clusters take about as long.
     """

@@ -11,7 +11,11 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import REFERENCE, Rates, load_rates, save_rates
-from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.inputs import dataset
+from beam_semdedup.inputs.dataset import Columns
+from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +36,7 @@ class PlanReport:
 
 
 def report_plan(p: PlanParameters) -> PlanReport:
-    """The forecasts that the parameters ask for.
+    """Makes the forecasts that the parameters ask for.
 
     Raises:
         InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
@@ -43,7 +47,7 @@ def report_plan(p: PlanParameters) -> PlanReport:
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
-        memory=memory_per_worker(p.run(None), p.workers),
+        memory=memory_per_worker(make_runner(p.run(None)), p.workers, p.memory_budget),
         gpus=p.gpus,
         fit_workers=p.fit_workers,
         storage_bandwidth=p.storage_bandwidth,
@@ -65,16 +69,15 @@ def _data(p: PlanParameters) -> Data:
         assert p.rows is not None
         assert p.dimension is not None
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    read_options = p.run(None).read_options
-    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, read_options)
+    files = list_files(p.run(None))
     carried = [name for name in p.metadata_fields if name != p.id_field]
-    facts = inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, None)
+    facts = dataset.inspect(files, FORMATS[p.input_filetype], Columns(p.id_field, p.embedding_field, carried))
     stored = sum(f.size for f in files) // facts.num_rows
-    return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts.files)
+    return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
 
 
 def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
-    """The rates, and where they are from."""
+    """Returns the rates, and where they are from."""
     if p.calibrate:
         _LOG.info("Measuring how fast this machine is, in about 20 s")
         measured = calibrate(dimension, number_of_cores)

@@ -1,52 +1,54 @@
-"""What every kind of input file can be asked: what is in a file, and a piece of it as Arrow tables."""
+"""What every format of input files can say and do: what is in a file, and a piece of it as Arrow tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.storage.folder import File, FileInfo
+
+Piece: TypeAlias = tuple[int, ...]
+"""Where in a file some neighbouring rows are; what the numbers mean, only the format that made them knows."""
+
+IsListed: TypeAlias = Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]]
+"""Says of n ids which are to be left out, (n,)."""
 
 
 @dataclass(frozen=True)
 class InputUnit:
     """A readable piece of the input, one unit of assign work: rows `[first_row, first_row + num_rows)` of a file.
 
-    `file` is the file's position in the plan. Parquet is read by `row_groups`; jsonl by the bytes
-    `[offset, offset + length)`, where a length of -1 (a compressed file) means all of it, and `first_line`
-    is the number of the first line there, from 1. Blank lines are no rows.
+    Attributes:
+        file: the file's position in the plan.
+        piece: where in the file the rows are; it may hold others before and after them.
     """
 
     path: str
     file: int
     first_row: int
     num_rows: int
-    row_groups: tuple[int, ...] = ()
-    offset: int = 0
-    length: int = 0
-    first_line: int = 1
-
-    def __str__(self) -> str:
-        if self.row_groups:
-            groups = f"row group {self.row_groups[0]}"
-            if len(self.row_groups) > 1:
-                groups = f"row groups {self.row_groups[0]} to {self.row_groups[-1]}"
-        else:
-            groups = f"from line {self.first_line}"
-        return f"{self.path} ({groups}, rows {self.first_row} to {self.first_row + self.num_rows - 1})"
+    piece: Piece
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the plan must know of a file: its rows, the types of its columns, the pieces it can be read in.
+    """What the plan must know of a file.
 
-    `column_bytes` is the uncompressed size of each column; empty for jsonl, which does not say. `conflicts` are the
-    columns that have values of types which do not fit together, with what is where, in words.
+    Attributes:
+        schema: the types of its columns.
+        num_rows: all rows, the ones that will be rejected included.
+        parts: the smallest pieces that it is stored in and that have rows, in order.
+        column_bytes: the uncompressed size of each column; empty where the format does not say.
+        conflicts: the columns that have values of types which do not fit together, with what is where, in words.
+        divisible: whether a part may be shared by several units, each of which reads some of its rows.
     """
 
     info: FileInfo
@@ -55,77 +57,116 @@ class FileFacts:
     parts: tuple[InputUnit, ...]
     column_bytes: Mapping[str, int] = field(default_factory=dict)
     conflicts: Mapping[str, str] = field(default_factory=dict)
+    divisible: bool = True
 
 
 @dataclass(frozen=True)
 class RowBatch:
     """Some rows of a unit.
 
-    `table` holds the readable rows, `positions` (n,) their row numbers in the file and `numbers` (n,) what a
-    person would look for: the row number, or the line number. `malformed` are the numbers of unreadable lines.
+    Attributes:
+        table: the n readable rows.
+        positions: (n,) their numbers in the file, from 0.
+        numbers: (n,) what a person would look for: the number of the row, or that of the line.
+        malformed: the `numbers` of the rows that cannot be read.
     """
 
     table: pa.Table
-    positions: np.ndarray
-    numbers: np.ndarray
-    malformed: np.ndarray
+    positions: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+    malformed: npt.NDArray[np.int64]
 
 
-class Format(Protocol):
-    """A kind of input file."""
+class Format(ABC):
+    """A format of input files. Its instances are found by name in `registry.FORMATS`."""
 
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """How the files' names end."""
+    extensions: tuple[str, ...]
+    """How the files' names end."""
+    without_columns = "it has no columns"
+    """What is wrong with a file that has rows, and no column in any of them."""
 
-    @property
-    def without_columns(self) -> str:
-        """What is wrong with a file that has rows, and no column in any of them."""
+    # The plan: what is in a file.
 
+    @abstractmethod
     def inspect(self, file: FileInfo) -> FileFacts:
-        """The facts of one file; InputError, naming it, where it cannot be read."""
+        """Returns what the plan must know of a file; InputError, naming it, where it cannot be read."""
 
     def head(self, file: FileInfo) -> pa.Schema:
-        """The types of the columns at the start of a file, found with little reading; no columns if it has no rows."""
+        """Returns the types of the columns at a file's start, found with little reading; none if it has no rows."""
+        facts = self.inspect(file)
+        return facts.schema if facts.num_rows else pa.schema([])
 
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
-        """The commonest length of the vectors at the start of the file; None where no row has one."""
+        """Returns the commonest length of the vectors at the start of a file; None where no row has one."""
+        vectors = facts.schema.field(embedding_field)
+        schema = pa.schema([vectors.with_type(self.vector_type(vectors.type))])
+        for part in facts.parts:
+            for rows in self.read(facts.info, part, schema):
+                counts = embeddings.lengths(rows.table.column(0).combine_chunks())
+                if commonest := embeddings.commonest_length(counts):
+                    return commonest
+        return None
 
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
-        """The type that a column of vectors is read as if the file says `type_`; itself if that holds no vectors."""
+        """Returns the type that a column of vectors is read as if the file says `type_`; itself if it holds none."""
+        return type_
 
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-        """The type that a column is read as if files say different ones; None if they do not fit together."""
+        """Returns the type that a column is read as if files say different ones; None if they do not fit together."""
+        return joined_type(a, b)
 
+    # The pieces: how units are made of a file's parts, and what they are called.
+
+    @abstractmethod
+    def join(self, pieces: Sequence[Piece]) -> Piece:
+        """Returns the piece that neighbouring parts of a file are together."""
+
+    @abstractmethod
+    def where(self, piece: Piece) -> str:
+        """Returns a few words for a piece in a message, such as `row group 3`."""
+
+    def suffix(self, piece: Piece) -> str:
+        """Returns what the names of a unit's files say of its piece; nothing where its rows say enough."""
+        return ""
+
+    def describe(self, unit: InputUnit) -> str:
+        """Returns the name of a unit in messages."""
+        last_row = unit.first_row + unit.num_rows - 1
+        return f"{unit.path} ({self.where(unit.piece)}, rows {unit.first_row} to {last_row})"
+
+    # The rows.
+
+    @abstractmethod
     def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
-        """A unit's rows of a file with the columns and types of `schema`, in order, in tables of bounded size."""
+        """Yields a unit's rows with the columns and types of `schema`, in order, in tables of bounded size."""
 
+    def places(self, file: File, numbers: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
+        """Returns where a person finds rows by their `RowBatch.numbers`: (row group, row in it), or (null, line)."""
+        return pa.nulls(len(numbers), pa.int32()), pa.array(numbers, pa.int64())
+
+
+class Copier(ABC):
+    """What a format does besides if a removal can copy its files."""
+
+    @abstractmethod
     def copy_without(
-        self,
-        source: File,
-        target: Path,
-        id_column: pa.Field,
-        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
-        batch_bytes: int,
+        self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
     ) -> tuple[int, int]:
         """Copies a file without the rows whose ids are listed, and changes nothing else.
 
         Args:
             target: the local file to write, compressed as `source` is.
             id_column: the name of the column with the ids, and the type of the listed ids.
-            is_listed: says of n ids which are listed, (n,) bool; asked for one batch of rows after another.
+            is_listed: is asked for one batch of rows after another.
             batch_bytes: the size of a batch, at most, where the pieces that the file is stored in are larger.
 
         Returns:
             How many rows were read, and how many of them left out.
         """
 
-    def places(self, file: File, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:
-        """Where a person finds the rows with these `RowBatch.numbers`: (row group, row in it), or (null, line)."""
-
 
 def joined_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both; None where there is none."""
+    """Returns the type that holds the values of both; None where there is none."""
     try:
         schemas = [pa.schema([("", type_)]) for type_ in (a, b)]
         return pa.unify_schemas(schemas, promote_options="permissive").field(0).type

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,8 +26,8 @@ NULL_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(
 
 
 def is_id_type(type_: pa.DataType) -> bool:
-    """Whether a column of this type can identify rows."""
-    return (
+    """Says whether a column of this type can identify rows."""
+    return bool(
         pa.types.is_integer(type_)
         or pa.types.is_string(type_)
         or pa.types.is_large_string(type_)
@@ -37,16 +38,16 @@ def is_id_type(type_: pa.DataType) -> bool:
 
 
 def is_embedding_type(type_: pa.DataType) -> bool:
-    """Whether a column of this type holds vectors: a list of floats or integers, of whichever list type."""
+    """Says whether a column of this type holds vectors: a list of floats or integers, of whichever list type."""
     is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
-    return is_list and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type))
+    return bool(is_list and (pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)))
 
 
 def plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type of a column once it is `decoded`.
+    """Returns the type of a column once it is `decoded`.
 
-    That of the values of a dictionary, or of what an extension type is stored as, and the usual type for a view, for
-    which Arrow has few functions. A tensor of more than one dimension is no vector, and stays what it is.
+    It is that of the values of a dictionary, or of what an extension type is stored as, and the usual type for a view,
+    for which Arrow has few functions. A tensor of more than one dimension is no vector, and stays what it is.
     """
     if pa.types.is_dictionary(type_):
         return plain_type(type_.value_type)
@@ -57,24 +58,26 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
 
 
 def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column as values of its `plain_type`."""
+    """Returns a column as values of its `plain_type`."""
     plain = plain_type(column.type)
     return column if plain == column.type else column.cast(plain)
 
 
 def lengths(column: pa.Array) -> Counter[int]:
-    """How many usable-looking vectors (not null) of each length `column` has."""
+    """Returns how many usable-looking vectors (not null) of each length `column` has."""
     counts = pc.value_counts(pc.list_value_length(column.drop_null()))
     return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def commonest_length(counts: Counter[int]) -> int | None:
-    """The commonest length of vectors, of equally common ones the shortest; None where none is above 0."""
+    """Returns the commonest length of vectors, of equally common ones the shortest; None where none is above 0."""
     return min((length for length in counts if length), key=lambda length: (-counts[length], length), default=None)
 
 
-def to_matrix(column: pa.Array, dimension: int, normalize: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """The usable vectors of a column, and for every row why it is not usable.
+def to_matrix(
+    column: pa.Array, dimension: int, normalize: bool = True
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Returns the usable vectors of a column, and for every row why it is not usable.
 
     Args:
         column: n vectors, as list, large_list or fixed_size_list of floats or integers.

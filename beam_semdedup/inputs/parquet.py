@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
-from beam_semdedup.inputs.base import FileFacts, InputUnit, RowBatch, joined_type
+from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
 from beam_semdedup.storage.folder import File, FileInfo
 
-_BATCH_BYTES = 4 << 20
 _LOOK_ROWS = 1024
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_integer,
@@ -27,11 +28,17 @@ _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
 )
 
 
-class Parquet:
-    """Parquet files, planned from their footers."""
+@dataclass(frozen=True)
+class Parquet(Format, Copier):
+    """Parquet files, planned from their footers. A piece is the numbers of some row groups, each of which is a part.
+
+    Attributes:
+        batch_bytes: about how many bytes of the columns are read at a time.
+    """
+
+    batch_bytes: int = 4 << 20
 
     extensions = (".parquet", ".pq")
-    without_columns = "it has no columns"
 
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
@@ -42,29 +49,24 @@ class Parquet:
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
             if num_rows:
-                parts.append(InputUnit(file.url, 0, first_row, num_rows, row_groups=(group,)))
+                parts.append(InputUnit(file.url, 0, first_row, num_rows, (group,)))
             first_row += num_rows
             for name in schema.names:
                 sizes[name] += _size(metadata.row_group(group), leaves[name])
         return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
-    def head(self, file: FileInfo) -> pa.Schema:
-        """See `Format.head`; the footer has those of the whole file."""
-        facts = self.inspect(file)
-        return facts.schema if facts.num_rows else pa.schema([])
-
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
         """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
         type_ = facts.schema.field(embedding_field).type
         if pa.types.is_fixed_size_list(type_):
-            return type_.list_size
+            return int(type_.list_size)
         with facts.info.open() as source:
             file = pq.ParquetFile(source)
             leaves = _leaf_columns(file.metadata)[embedding_field]
             for part in facts.parts:
-                evident = _evident_dimension(file.metadata.row_group(part.row_groups[0]), leaves)
+                evident = _evident_dimension(file.metadata.row_group(part.piece[0]), leaves)
                 counts: Counter[int] = Counter()
-                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.row_groups, columns=[embedding_field]):
+                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.piece, columns=[embedding_field]):
                     counts += embeddings.lengths(embeddings.decoded(batch.column(embedding_field)))
                     if evident and counts.keys() == {evident}:
                         return evident
@@ -72,27 +74,36 @@ class Parquet:
                     return commonest
         return None
 
-    def vector_type(self, type_: pa.DataType) -> pa.DataType:
-        """See `Format.vector_type`."""
-        return type_
-
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         """See `Format.joined_type`; types that differ only in how large their values may be."""
         if pa.uint64() in (a, b) and not (pa.types.is_unsigned_integer(a) and pa.types.is_unsigned_integer(b)):
             return None
         return joined_type(a, b) if any(kind(a) and kind(b) for kind in _KINDS) else None
 
+    def join(self, pieces: Sequence[Piece]) -> Piece:
+        """See `Format.join`."""
+        return tuple(itertools.chain.from_iterable(pieces))
+
+    def where(self, piece: Piece) -> str:
+        """See `Format.where`."""
+        return f"row group {piece[0]}" if len(piece) == 1 else f"row groups {piece[0]} to {piece[-1]}"
+
+    def suffix(self, piece: Piece) -> str:
+        """See `Format.suffix`."""
+        return f"-g{piece[0]:06d}-{piece[-1]:06d}"
+
     def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`."""
         no_lines = np.empty(0, dtype=np.int64)
+        groups = unit.piece
         with file.open() as source:
             opened = pq.ParquetFile(source)
-            if unit.row_groups[-1] >= opened.num_row_groups:
+            if groups[-1] >= opened.num_row_groups:
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
-            position = sum(opened.metadata.row_group(g).num_rows for g in range(unit.row_groups[0]))
+            position = sum(opened.metadata.row_group(g).num_rows for g in range(groups[0]))
             stop = unit.first_row + unit.num_rows
-            rows = _rows_per_batch(opened.metadata, unit.row_groups, schema.names)
-            for batch in opened.iter_batches(rows, row_groups=unit.row_groups, columns=schema.names):
+            rows = self._batch_rows(opened.metadata, groups, schema.names)
+            for batch in opened.iter_batches(rows, row_groups=groups, columns=schema.names):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
                 if first < last:
                     table = pa.Table.from_batches([batch.slice(first - position, last - first)])
@@ -102,15 +113,19 @@ class Parquet:
                 if position >= stop:
                     break
 
+    def places(self, file: File, numbers: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
+        """See `Format.places`."""
+        with file.open() as source:
+            metadata = pq.ParquetFile(source).metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        groups = np.searchsorted(starts, numbers, side="right") - 1
+        return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
+
     def copy_without(
-        self,
-        source: File,
-        target: Path,
-        id_column: pa.Field,
-        is_listed: Callable[[pa.ChunkedArray], np.ndarray],
-        batch_bytes: int,
+        self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
     ) -> tuple[int, int]:
-        """See `Format.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
+        """See `Copier.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
         rows_read = rows_listed = 0
         with source.open() as opened:
             file = pq.ParquetFile(opened)
@@ -127,18 +142,15 @@ class Parquet:
                         rows_listed += int(listed.sum())
         return rows_read, rows_listed
 
-    def places(self, file: File, numbers: np.ndarray) -> tuple[pa.Array, pa.Array]:
-        """See `Format.places`."""
-        with file.open() as source:
-            metadata = pq.ParquetFile(source).metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        groups = np.searchsorted(starts, numbers, side="right") - 1
-        return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
+    def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
+        """Returns how many rows are about `batch_bytes` in the chosen columns."""
+        groups, leaves = [metadata.row_group(g) for g in row_groups], _leaf_columns(metadata)
+        size = sum(_size(group, leaves[name]) for group in groups for name in columns)
+        return max(1, self.batch_bytes * sum(int(group.num_rows) for group in groups) // max(1, size))
 
 
 def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
-    """How each column of the first row group is compressed, by its path."""
+    """Returns how each column of the first row group is compressed, by its path."""
     if not metadata.num_row_groups:
         return {}
     columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
@@ -146,12 +158,12 @@ def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
-    """`schema` with the types of decoded columns."""
+    """Returns `schema` with the types of decoded columns."""
     return pa.schema([f.with_type(embeddings.plain_type(f.type)) for f in schema])
 
 
 def _without_views(table: pa.Table) -> pa.Table:
-    """The table with columns of the usual types in place of views, which Arrow does not filter."""
+    """Returns the table with columns of the usual types in place of views, which Arrow does not filter."""
     for index, field in enumerate(table.schema):
         if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
             table = table.set_column(index, field.name, embeddings.decoded(table.column(index)))
@@ -159,7 +171,7 @@ def _without_views(table: pa.Table) -> pa.Table:
 
 
 def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
+    """Returns the columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
     columns = [embeddings.decoded(table.column(name)) for name in schema.names]
     return pa.table(
         [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
@@ -168,31 +180,24 @@ def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
-    """The length that a row group's footer makes evident: as many values as rows times it, none of them null.
+    """Returns the length that a row group's footer makes evident: as many values as rows times it, none of them null.
 
     Looked at only where reading the vectors themselves would be slow, and believed where the first ones agree.
     """
     for column in map(group.column, leaves):
         no_nulls = column.statistics is not None and column.statistics.null_count == 0
         if group.num_rows > _LOOK_ROWS and no_nulls and column.num_values % group.num_rows == 0:
-            return column.num_values // group.num_rows
+            return int(column.num_values // group.num_rows)
     return None
 
 
-def _rows_per_batch(metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
-    """How many rows are about `_BATCH_BYTES` in the chosen columns."""
-    groups, leaves = [metadata.row_group(g) for g in row_groups], _leaf_columns(metadata)
-    size = sum(_size(group, leaves[name]) for group in groups for name in columns)
-    return max(1, _BATCH_BYTES * sum(group.num_rows for group in groups) // max(1, size))
-
-
 def _size(group: Any, leaves: Sequence[int]) -> int:
-    """The uncompressed bytes of some of a row group's columns."""
-    return sum(group.column(leaf).total_uncompressed_size for leaf in leaves)
+    """Returns the uncompressed bytes of some of a row group's columns."""
+    return sum(int(group.column(leaf).total_uncompressed_size) for leaf in leaves)
 
 
 def _leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
-    """For each name, the columns of the footer that are read when it is asked for.
+    """Returns for each name the columns of the footer that are read when it is asked for.
 
     As Arrow understands it: `a.b` may be a column of that name as well as the field `b` of a column `a`.
     """

@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.inputs.base import Format
+from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.plan.stored import AssignPlan, PairwisePlan
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, Folder
@@ -106,6 +108,11 @@ class Job(Places):
         """The columns of this run's segment files."""
         return segment_schema(self.id_type, self.assign_plan.dimension, self.carried)
 
+    @property
+    def input_format(self) -> Format:
+        """The format of the input files."""
+        return FORMATS[self.parameters.input_filetype]
+
     def input_file(self, url: str) -> File:
         """Returns one of the input files."""
         return File(url, self.parameters.read_options)
@@ -118,3 +125,11 @@ def ranking_of(p: Parameters) -> RankingStrategy:
         strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
         return strategy
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
+
+
+def init_file(p: Parameters) -> File | None:
+    """Returns the file of given initial centroids, by the options of the cache if it lies there, else of the input."""
+    if not p.centroids_given:
+        return None
+    file, cache = File.at(p.init, p.read_options), Folder.at(p.cache_root, p.cache_options)
+    return File(file.url, cache.options) if file.is_inside(cache) else file

@@ -13,24 +13,27 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from fsspec.utils import glob_translate
 
-from beam_semdedup.compute import arrays
-from beam_semdedup.config.groups import CumlKMeansConfig, DirectConfig
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import dataset as inputs
+from beam_semdedup.fit.registry import make_engine
+from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.dataset import Columns, InputFacts
+from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.registry import FORMATS, copier
+from beam_semdedup.inputs.units import units
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.job import Job, Places, ranking_of
+from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.sizes import Sizes, default_clusters
 from beam_semdedup.plan.stored import AssignManifest, AssignPlan, KMeansPlan, PairwiseManifest, PairwisePlan
-from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.layout import fingerprint
@@ -51,7 +54,7 @@ class Located:
     places: Places
     files: tuple[FileInfo, ...]
     carried: tuple[str, ...]
-    inspect: Callable[[], inputs.InputFacts]
+    inspect: Callable[[], InputFacts]
 
 
 @dataclass(frozen=True)
@@ -76,22 +79,27 @@ def locate(parameters: Parameters) -> Located:
     """Finds the input and names the places of the results; writes nothing.
 
     Raises:
-        InputError: no input, results that would mix with it, unusable centroids, no GPU where one is asked for.
+        InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
+            centroids, no GPU where one is asked for.
     """
     p = dataclasses.replace(parameters)
     _check_installed(p)
+    if p.remove:
+        copier(p.input_filetype)
     files = list_input(p)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
-    if p.centroids_given:
-        p.init = kmeans.init_file(p).url
-        p.n_clusters = len(kmeans.load_init(p, p.embedding_dim))
+    init = init_file(p)
+    if init:
+        p.init = init.url
+        p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
 
     @functools.cache
-    def inspect() -> inputs.InputFacts:
-        return inputs.inspect(files, p.input_filetype, p.id_field, p.embedding_field, carried, p.embedding_dim)
+    def inspect() -> InputFacts:
+        columns = Columns(p.id_field, p.embedding_field, carried, p.embedding_dim)
+        return dataset.inspect(files, FORMATS[p.input_filetype], columns)
 
     if p.n_clusters is None:
         p.n_clusters = default_clusters(inspect().num_rows)
@@ -112,8 +120,9 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
     places, p = located.places, located.places.parameters
-    workers = num_workers(p)
-    memory = memory_per_worker(p, workers)
+    runner = make_runner(p)
+    workers = runner.num_workers()
+    memory = memory_per_worker(runner, workers, p.memory_budget)
     plan_kmeans = functools.cache(lambda: _plan_kmeans(located, memory))
     if anew:
         plan_kmeans()
@@ -153,7 +162,7 @@ def forget(places: Places) -> None:
 
 def list_input(p: Parameters) -> list[FileInfo]:
     """The input files; InputError where there are none, or where results and input would mix."""
-    files = inputs.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+    files = list_files(p)
     _check_paths(p, files)
     return files
 
@@ -196,8 +205,7 @@ def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
         sample_rows=sample_rows,
         width=sizes.width,
     )
-    units = inputs.units(facts.files, sizes.unit_rows)
-    return KMeansPlan.of(assign, [f.info.url for f in facts.files], units)
+    return KMeansPlan.of(assign, [f.info.url for f in facts.files], units(facts, sizes.unit_rows))
 
 
 def _sample_rows(sizes: Sizes) -> int:
@@ -226,8 +234,9 @@ def _check_rows(sizes: Sizes, sample_rows: int) -> None:
         raise InputError(
             f"n_clusters={sizes.n_clusters} is more than the {sizes.rows} rows of the input; give fewer or null"
         )
-    if sizes.parameters.centroids_given:
-        kmeans.load_init(sizes.parameters, sizes.dimension)
+    init = init_file(sizes.parameters)
+    if init:
+        model.load_init(init, sizes.n_clusters, sizes.dimension)
     if 0 < sample_rows < sizes.n_clusters:
         raise InputError(
             f"n_clusters={sizes.n_clusters} is more than the {sample_rows} rows to fit on; give a larger "
@@ -236,15 +245,15 @@ def _check_rows(sizes: Sizes, sample_rows: int) -> None:
 
 
 def _kmeans_key(p: Parameters, files: list[FileInfo], carried: list[str]) -> str:
+    init = init_file(p)
     fit: dict[str, Any] = {
-        "init": kmeans.content_hash(kmeans.init_bytes(p)) if p.centroids_given else p.init,
+        "init": model.content_hash(init.read_bytes()) if init else p.init,
         "max_iter": p.max_iter,
     }
     if p.max_iter:
-        settings = [getattr(p.kmeans, "num_actors", 1), getattr(p.kmeans, "device_buffer_samples", None)]
-        fit["engine"] = [p.kmeans.name, *settings]
+        fit["engine"] = make_engine(p).key()
         names = ["tol", "min_moved", "random_state", "fit_data_fraction"]
-        if not p.centroids_given:
+        if not init:
             names += ["n_init"]
         if p.init == "k-means||":
             names += ["oversampling_factor", "max_samples_per_batch"]
@@ -265,16 +274,10 @@ def _kmeans_key(p: Parameters, files: list[FileInfo], carried: list[str]) -> str
 
 def _check_installed(p: Parameters) -> None:
     """That this machine has what the parameters ask for; `device=auto` asks for nothing."""
-    for name, config in (("runner", p.runner), ("kmeans", p.kmeans)):
-        if config.name == "ray" and find_spec("ray") is None:
-            raise InputError(f"{name}=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
-    if isinstance(p.runner, DirectConfig):  # elsewhere only the workers know
-        if p.device == "gpu":
-            arrays.library(p.device)
-        if isinstance(p.kmeans, CumlKMeansConfig):
-            from beam_semdedup.fit import cuml as cuml_fit
-
-            cuml_fit.check()
+    runner, engine = make_runner(p), make_engine(p)
+    runner.check(p.device)
+    if runner.workers_are_here or engine.fits_ahead:  # elsewhere only the workers know
+        engine.check()
 
 
 def _check_paths(p: Parameters, files: list[FileInfo]) -> None:

@@ -68,7 +68,7 @@ class Sizes:
         There is a segment for each key in each assign unit: they are largest where a key has as many rows as a unit.
         """
         balanced = math.isqrt(self.rows * SEGMENT_BYTES // self.vector_bytes)
-        key_rows = min(self.parameters.unit_rows or max(_UNIT_ROWS, balanced), self._affordable_unit)
+        key_rows = min(self.parameters.comparison_rows or max(_UNIT_ROWS, balanced), self._affordable_unit)
         return max(1, round(key_rows * self.n_clusters / self.rows))
 
     @property

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol, Self
 import pyarrow as pa
 
 from beam_semdedup.errors import UnitError
-from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.base import InputUnit, Piece
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.records import Record
@@ -50,17 +50,16 @@ class AssignPlan:
 
 @dataclass(frozen=True)
 class KMeansPlan(Record):
-    """The plan in `kmeans_results/<key>/`: how it is cut, the input files, and the units, by the files' numbers."""
+    """The plan in `kmeans_results/<key>/`: how it is cut, the input files, and the `InputUnit`s without their paths."""
 
     assign: AssignPlan
     files: tuple[str, ...]
-    units: tuple[tuple[int, int, int, tuple[int, ...], int, int, int], ...]
+    units: tuple[tuple[int, int, int, Piece], ...]
 
     @classmethod
     def of(cls, assign: AssignPlan, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
         """Makes the plan."""
-        rows = ((u.file, u.first_row, u.num_rows, tuple(u.row_groups), u.offset, u.length, u.first_line) for u in units)
-        return cls(assign, tuple(files), tuple(rows))
+        return cls(assign, tuple(files), tuple((u.file, u.first_row, u.num_rows, tuple(u.piece)) for u in units))
 
     def input_units(self) -> tuple[InputUnit, ...]:
         """Returns the units of the assign stage."""

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.removal.repetitions import RepeatedIds, Repetitions
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.threads import in_io_threads
 
 _ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
 
@@ -47,7 +48,7 @@ class IdList:
         Raises:
             InputError: a file is gone or has no usable column `id`; the message names it.
         """
-        facts = dataset.in_io_threads(_list_facts, files)
+        facts = in_io_threads(_list_facts, files)
         id_type = facts[0].schema.field("id").type if facts else pa.null()
         size = sum(f.column_bytes["id"] + _ENTRY_BYTES * f.num_rows for f in facts)
         found, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)

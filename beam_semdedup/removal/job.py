@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import RunError
+from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.plan import RemovalManifest, clear, make_plan, prepare
@@ -20,7 +21,8 @@ from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
 from beam_semdedup.removal.transform import RemoveDuplicates
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.resources import memory_per_worker, num_workers
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import counted, in_bytes
@@ -54,7 +56,10 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
             was written is removed again (unless repeated_ids=allow).
     """
     started = time.time()
-    memory = memory_per_worker(p, num_workers(p))
+    copier(p.input_filetype)  # raises
+    runner = make_runner(p)
+    runner.check("auto")
+    memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     ids = IdList.open(find_list(p) if listed is None else listed, memory)
     job, units = make_plan(p, ids, memory)
     prepare(job, units)
@@ -66,7 +71,7 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
     )
     done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))
     with progress.shown([done], p.verbose, progress.interval(job.output.url)):
-        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), p)
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
     manifest = RemovalManifest.find(job.output)
     if not manifest:
         raise RunError(f"{job.output}: the removal ended without finishing; run it again")

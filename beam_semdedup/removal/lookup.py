@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.threads import in_io_threads
 
 
 def open_reader(ids: IdList) -> IdReader:
@@ -74,7 +75,7 @@ class StreamedIds:
 
     def __init__(self, ids: IdList) -> None:
         self._ids = ids
-        self._files = dataset.in_io_threads(_ListFile.open, ids.files)
+        self._files = in_io_threads(_ListFile.open, ids.files)
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""

@@ -19,11 +19,14 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
 _STAGE = "_removal"
@@ -99,7 +102,7 @@ def make_plan(p: RemovalParameters, ids: IdList, memory: int) -> tuple[RemovalJo
     Raises:
         InputError: a file without usable ids, two that would have the same name, or an output that would mix with them.
     """
-    files = dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
+    files = list_files(p)
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
     _check_id_column(p, files, ids)
@@ -184,7 +187,7 @@ def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) ->
 
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:
     """Raises InputError where a file has no ids, or ids of another kind than the list's."""
-    kind = dataset.FORMATS[p.input_filetype]
+    kind = FORMATS[p.input_filetype]
 
     def check_type(info: FileInfo, schema: pa.Schema) -> None:
         dataset.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
@@ -205,4 +208,4 @@ def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdLis
         if facts.num_rows:
             check_type(info, facts.schema)
 
-    dataset.in_io_threads(check, files)
+    in_io_threads(check, files)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.errors import naming_unit
-from beam_semdedup.inputs.dataset import FORMATS
+from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan.stored import Counts
 from beam_semdedup.removal.lookup import IdReader
 from beam_semdedup.removal.plan import RemovalJob, RemovalManifest, RemovalUnit
@@ -78,7 +78,7 @@ def _write_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[Remo
 
     source, id_column = File(unit.source, p.read_options), pa.field(p.id_field, job.ids.id_type)
     with job.output.file(unit.target).atomic_write() as scratch:
-        rows_read, rows_removed = FORMATS[p.input_filetype].copy_without(
+        rows_read, rows_removed = copier(p.input_filetype).copy_without(
             source, scratch, id_column, is_listed, job.memory // 8
         )
     entries = np.sort(np.concatenate(found))

@@ -1,49 +1,111 @@
-"""How a pipeline is launched: `run` hands it to the runner that the configuration names."""
+"""What a runner is, and how a pipeline is run on one: again where a worker was lost.
+
+A new runner is one class with its settings, and a line in `registry.RUNNERS`. That module is imported by all that reads
+the parameters, so that Beam, and whatever else is slow to import, is imported in a runner's methods.
+"""
 
 from __future__ import annotations
 
-import importlib
+import abc
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
-import apache_beam as beam
+from pydantic.dataclasses import dataclass
 
-from beam_semdedup.config.parameters import ClusterParameters
 from beam_semdedup.errors import WorkerLost, is_interrupt, known_cause
+from beam_semdedup.fields import CHECKED, NotNegative, PositiveOrAuto
 
 _LOG = logging.getLogger(__name__)
-_MODULES = {
-    "direct": "beam_semdedup.runners.direct",
-    "ray": "beam_semdedup.runners.ray.runner",
-    "flink": "beam_semdedup.runners.flink.runner",
-}
+Build: TypeAlias = Callable[[Any], Any]
+"""Adds transforms to the `beam.Pipeline` that it is given."""
 
 
-def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
+@dataclass(kw_only=True, config=CHECKED)
+class RunnerConfig:
+    """Where the pipeline runs: `name` chooses the runner, the other fields belong to it."""
+
+    name: str
+    num_workers: PositiveOrAuto = 1
+    """worker processes"""
+    max_retries: NotNegative = 0
+    """how often a run is started again after a worker was lost"""
+
+
+Settings = TypeVar("Settings", bound=RunnerConfig)
+
+
+class ClusterParameters(Protocol):
+    """The parameters that a runner is made from: `runner` holds the settings of its own."""
+
+    runner: Any
+    ray_address: str | None
+    ray_timeout: float
+    verbose: bool
+
+
+class Runner(abc.ABC, Generic[Settings]):
+    """Where pipelines run. Whatever asks a cluster raises InputError or RunError where it does not answer."""
+
+    settings: ClassVar[type[RunnerConfig]]
+    """What `runner.…` can be given; its docstring and fields are this runner's part of `--help`."""
+    workers_are_here: ClassVar[bool] = False
+    """Whether workers are known to see this machine's devices, so that what they need of them is checked here."""
+
+    def __init__(self, parameters: ClusterParameters) -> None:
+        self.parameters = parameters
+        self.config: Settings = parameters.runner
+
+    def check_device(self, device: str) -> None:
+        """Raises InputError where the settings do not give the workers the device (auto, cpu or gpu) asked for."""
+
+    def check(self, device: str) -> None:
+        """Raises InputError, before anything is done, where this machine lacks what the runner or the device needs."""
+
+    @abc.abstractmethod
+    def room(self) -> int:
+        """Returns how many workers there is room for, at least one, which is what `num_workers=auto` stands for."""
+
+    def num_workers(self) -> int:
+        """Returns the number of workers that the settings ask for."""
+        return self.room() if self.config.num_workers == "auto" else self.config.num_workers
+
+    def memory(self, number: int) -> int | None:
+        """Returns the bytes that each of `number` workers has on its machine; None: its share of this machine's."""
+        return None
+
+    @abc.abstractmethod
+    def run(self, build: Build) -> None:
+        """Runs a pipeline once, to its end.
+
+        Raises:
+            WorkerLost: a worker died or went away; what units raise is raised as Beam words it.
+        """
+
+    @classmethod
+    def leave(cls) -> None:
+        """Leaves the cluster of this kind that the process is in, if any, or ends the one that it started."""
+
+
+def run(build: Build, runner: Runner[Any]) -> None:
     """Runs the pipeline that `build` puts together, and returns when it is done.
 
     Where a worker is lost it runs again, up to `runner.max_retries` times; finished units are found and kept.
 
-    Args:
-        build: adds the transforms to the pipeline that it is given.
-        parameters: its `runner` says where; the module of that name in this package holds how.
-
     Raises:
         InputError, RunError: with the message of the unit or worker that failed; any other error is raised as it is.
     """
-    config = parameters.runner
-    runner = importlib.import_module(_MODULES[config.name])
-    for attempt in range(config.max_retries + 1):
+    retries = runner.config.max_retries
+    for attempt in range(retries + 1):
         try:
-            runner.run(build, parameters)
+            runner.run(build)
             return
         except Exception as error:
             if is_interrupt(error):
                 raise KeyboardInterrupt from error
             cause = known_cause(error)
-            if isinstance(cause, WorkerLost) and attempt < config.max_retries:
-                _LOG.warning("Trying again, %s of %s: %s", attempt + 1, config.max_retries, cause)
+            if isinstance(cause, WorkerLost) and attempt < retries:
+                _LOG.warning("Trying again, %s of %s: %s", attempt + 1, retries, cause)
             elif cause is None or cause is error:
                 raise
             else:

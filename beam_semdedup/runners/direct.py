@@ -2,43 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
-import apache_beam as beam
+from pydantic.dataclasses import dataclass
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.parameters import ClusterParameters
-from beam_semdedup.runners import harness
-from beam_semdedup.runners.process import WorkerProcess
-from beam_semdedup.runners.resources import num_workers
+from beam_semdedup.fields import CHECKED, PositiveOrAuto
+from beam_semdedup.runners.base import Build, Runner, RunnerConfig
 
 
-def run(build: Callable[[beam.Pipeline], Any], parameters: ClusterParameters) -> None:
-    """See `runners.run`."""
-    number = num_workers(parameters)
-    if number == 1:
-        harness.execute(build, None)
-        return
-    with harness.watched(_Process, number) as workers:
-        harness.execute(build, workers)
+@dataclass(kw_only=True, config=CHECKED)
+class DirectConfig(RunnerConfig):
+    """This machine, through Beam's local runner."""
+
+    name: Literal["direct"] = "direct"
+    # On two cores one process with two threads is faster than two processes up to 250,000 rows, and takes 1.1 times as
+    # long at 1,000,000, with half their memory (benchmarks/results/cpu.md: given, workers).
+    num_workers: PositiveOrAuto = 1
+    """1: in this process, on all cores; n: n worker processes that share them; auto: one per core"""
 
 
-class _Process(harness.Handler):
-    """Starts one `beam_semdedup.runners.worker`, and fails the run when it dies."""
+class DirectRunner(Runner[DirectConfig]):
+    """Runs pipelines on this machine; a single worker is this process, and `auto` is one per core."""
 
-    def start(self) -> None:
-        # Each worker has its share of the cores; the fit takes all of them, since the others wait for it.
-        threads = max(1, cores() // self.workers.number)
-        self._process = WorkerProcess("beam_semdedup.runners.worker", threads=threads, environment=self.environment())
+    settings = DirectConfig
+    workers_are_here = True
 
-    def watch(self) -> None:
-        self._process.follow()
-        if not self.closing.is_set():
-            self.lost(self._process.how_it_ended())
+    def check(self, device: str) -> None:
+        if device == "gpu":
+            from beam_semdedup.compute import arrays
 
-    def kill(self) -> None:
-        self._process.kill()
+            arrays.library(device)
 
-    def stop_worker(self) -> None:
-        self._process.stop()
+    def room(self) -> int:
+        return cores()
+
+    def run(self, build: Build) -> None:
+        from beam_semdedup.runners import harness
+
+        number = self.num_workers()
+        if number == 1:
+            harness.execute(build, None)
+            return
+        with harness.Workers(harness.ProcessHandler, number) as workers:
+            harness.execute(build, workers)

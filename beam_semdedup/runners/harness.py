@@ -7,10 +7,9 @@ makes a `Handler` for each worker, which starts a harness, watches it, and calls
 from __future__ import annotations
 
 import abc
-import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import apache_beam as beam
@@ -23,7 +22,10 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.transforms import environments
 from google.protobuf import json_format, text_format
 
+from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import WorkerLost
+from beam_semdedup.runners.base import Build
+from beam_semdedup.runners.process import WorkerProcess
 
 URN = "beam_semdedup:environment:workers:v1"
 OPTIONS = {"max_cache_memory_usage_mb": 100}
@@ -34,7 +36,15 @@ _RUNS: dict[bytes, Workers] = {}
 
 
 class Workers:
-    """The workers of one run: `make` is called for each, as `Handler` is, and `deaths` holds what they died of."""
+    """Holds the workers of one run, which takes place within it.
+
+    Attributes:
+        make: is called for each worker, as `Handler` is.
+        deaths: what workers died of.
+
+    Raises:
+        WorkerLost: when it ends, instead of whatever the run raises, where one of them died.
+    """
 
     def __init__(self, make: Callable[..., Handler], number: int) -> None:
         self.make, self.number = make, number
@@ -42,33 +52,23 @@ class Workers:
         self.deaths: list[str] = []
         self.handlers: list[Handler] = []
 
+    def __enter__(self) -> Workers:
+        _RUNS[self.key] = self
+        _expect_lost_connections()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del _RUNS[self.key]
+        if isinstance(error, Exception) and self.deaths:
+            raise WorkerLost(self.deaths[0]) from error
+
     def end(self, message: str) -> None:
         """Ends the run with a message, from another thread than its own."""
         for handler in self.handlers[:1]:
             threading.Thread(target=handler.lost, args=(message,), daemon=True).start()
 
 
-@contextlib.contextmanager
-def watched(make: Callable[..., Handler], number: int) -> Iterator[Workers]:
-    """The workers of a run that takes place within it.
-
-    Raises:
-        WorkerLost: instead of whatever the run raises when one of them died.
-    """
-    workers = Workers(make, number)
-    _RUNS[workers.key] = workers
-    _expect_lost_connections()
-    try:
-        yield workers
-    except Exception as error:
-        if workers.deaths:
-            raise WorkerLost(workers.deaths[0]) from error
-        raise
-    finally:
-        del _RUNS[workers.key]
-
-
-def execute(build: Callable[[beam.Pipeline], Any], workers: Workers | None) -> None:
+def execute(build: Build, workers: Workers | None) -> None:
     """Runs the pipeline that `build` puts together on some workers, or in this process, to its end."""
     options = PipelineOptions(flags=[], **OPTIONS, direct_num_workers=workers.number if workers else 1)
     environment, provided = None, None
@@ -84,21 +84,21 @@ def execute(build: Callable[[beam.Pipeline], Any], workers: Workers | None) -> N
 
 @environments.Environment.register_urn(URN, None)
 class Environment(environments.Environment):
-    """Where a run's workers execute; `key` is that of its `Workers`."""
+    """Says where the units of a pipeline execute: in the run's workers, whose `Workers` have this `key`."""
 
     def __init__(self, key: bytes, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.key = key
 
     def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
-        """As Beam asks for it."""
+        """Returns what names the environment in a pipeline's proto; Beam calls it."""
         return URN, self.key
 
     @staticmethod
     def from_runner_api_parameter(
         payload: Any, capabilities: Any, artifacts: Any, resource_hints: Any, context: Any
     ) -> Environment:
-        """As Beam asks for it."""
+        """Makes the environment that a pipeline's proto names; Beam calls it."""
         return Environment(payload, capabilities, artifacts, resource_hints)
 
 
@@ -110,7 +110,7 @@ def _make_handler(key: bytes, state: Any, provision_info: Any, grpc_server: Any)
 
 
 class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
-    """Starts one worker and notices its death. What kind of worker, a subclass says."""
+    """Starts one worker and notices its death; subclasses say what kind of worker."""
 
     def __init__(self, workers: Workers, state: Any, provision_info: Any, grpc_server: Any) -> None:
         super().__init__(state, provision_info, grpc_server)
@@ -136,7 +136,7 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
         """Ends a worker that does not answer."""
 
     def environment(self) -> dict[str, str]:
-        """What Beam's harness reads from its environment variables."""
+        """Returns what Beam's harness reads from its environment variables."""
         return {
             "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(self.control_api_service_descriptor()),
             "PIPELINE_OPTIONS": json_format.MessageToJson(self.provision_info.provision_info.pipeline_options),
@@ -144,7 +144,7 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
         }
 
     def is_disconnected(self) -> bool:
-        """Whether the worker was connected and is no longer."""
+        """Says whether the worker was connected and is no longer."""
         reader = self.control_conn._read_thread
         return reader.ident is not None and not reader.is_alive()
 
@@ -174,8 +174,28 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
                 future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction_id, error=message))
 
 
+class ProcessHandler(Handler):
+    """Starts one `beam_semdedup.runners.worker` in a process, and fails the run when it dies."""
+
+    def start(self) -> None:
+        # Each worker has its share of the cores; the fit takes all of them, since the others wait for it.
+        threads = max(1, cores() // self.workers.number)
+        self._process = WorkerProcess("beam_semdedup.runners.worker", threads=threads, environment=self.environment())
+
+    def watch(self) -> None:
+        self._process.follow()
+        if not self.closing.is_set():
+            self.lost(self._process.how_it_ended())
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def stop_worker(self) -> None:
+        self._process.stop()
+
+
 def _expect_lost_connections() -> None:
-    """No traceback from the threads of Beam that read from a worker when it is gone: its watcher says so."""
+    """Keeps Beam's threads that read from a worker from printing a traceback when it is gone: its watcher says so."""
     usual = threading.excepthook
     if usual.__module__ == __name__:
         return

@@ -9,12 +9,26 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from beam_semdedup.runners import worker
 
 _LOG = logging.getLogger(__name__)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def start(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """Starts a command whose input, and whose output with its errors, are pipes of this process."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C is this process's to handle
+    )
 
 
 class WorkerProcess:
@@ -34,16 +48,8 @@ class WorkerProcess:
 
     def __init__(self, module: str, *arguments: str, threads: int, environment: Mapping[str, str] | None = None):
         number = os.environ.get("OMP_NUM_THREADS") or str(threads)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env={**dict.fromkeys(_THREADS, number), **os.environ, **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C is for this process to handle
-        )
+        variables = {**dict.fromkeys(_THREADS, number), **os.environ, **(environment or {})}
+        self._process = start([sys.executable, "-m", module, *arguments], variables)
         self._last_lines: deque[str] = deque(maxlen=5)
         self.started = threading.Event()
 
@@ -62,11 +68,11 @@ class WorkerProcess:
         self.started.set()
 
     def has_failed(self) -> bool:
-        """Whether it has ended, and not in peace."""
+        """Says whether it has ended, and not in peace."""
         return bool(self._process.poll())
 
     def how_it_ended(self) -> str:
-        """How it ended, and the last that it said besides its log, for people."""
+        """Says how it ended, with the last lines that it printed besides its log."""
         code = self._process.wait()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         why, said = "", "".join(f"\n  {line}" for line in self._last_lines)

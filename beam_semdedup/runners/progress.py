@@ -33,7 +33,7 @@ CONSOLE = Console(file=sys.stderr, stderr=True, soft_wrap=True)
 
 @contextmanager
 def logged(verbose: bool, by_caller: bool = True) -> Iterator[None]:
-    """Within it this project's log is shown, where the caller's logging sends it, else on standard error.
+    """Shows this project's log, while within it, where the caller's logging sends it, else on standard error.
 
     Beam's is kept quiet meanwhile, and cannot set logging up, which would keep the caller from doing so later.
 
@@ -82,7 +82,7 @@ class _WithoutSecrets(logging.Formatter):
 
 @dataclass(frozen=True)
 class StageProgress:
-    """A stage: how many units it has (None: not countable, only done or not) and how many are done now."""
+    """Names a stage, how many units it has (None: it is only done or not), and how many are done now."""
 
     name: str
     total: int | None
@@ -90,13 +90,13 @@ class StageProgress:
 
 
 def interval(url: str) -> float:
-    """How often, in seconds, what lies at `url` may be looked at: a local disk more often than a remote store."""
+    """Returns how often, in seconds, `url` may be looked at: a local disk more often than a remote store."""
     return 5.0 if "://" in url else 0.5
 
 
 @contextmanager
 def shown(stages: Sequence[StageProgress], verbose: bool, seconds: float) -> Iterator[None]:
-    """Within it, the progress of the stages is shown: bars on a terminal, lines in a log otherwise.
+    """Shows the progress of the stages, while within it: bars on a terminal, lines in a log otherwise.
 
     Args:
         verbose: false shows nothing.
@@ -150,7 +150,7 @@ def _lines(stages: Sequence[StageProgress], stop: threading.Event, seconds: floa
 
 
 def _counts(stages: Sequence[StageProgress], stop: threading.Event, seconds: float) -> Iterator[list[int]]:
-    """How many units each stage has done, now and then, and once more at the end."""
+    """Yields how many units each stage has done, now and then, and once more at the end."""
     ended = False
     while not ended:
         ended = stop.wait(seconds)

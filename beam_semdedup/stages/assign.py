@@ -17,7 +17,6 @@ from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import InputUnit, RowBatch
-from beam_semdedup.inputs.dataset import FORMATS
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
@@ -47,13 +46,10 @@ class _Facts(Record):
 
 def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit:
     """Writes the segment file of a unit, and its rejected rows before it."""
-    name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}"
-    if unit.row_groups:
-        name += f"-g{unit.row_groups[0]:06d}-{unit.row_groups[-1]:06d}"
-    width = job.assign_plan.width
-    name += f"-w{width}"
+    width, suffix = job.assign_plan.width, job.input_format.suffix(unit.piece)
+    name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
-    with naming_unit(unit):
+    with naming_unit(job.input_format.describe(unit)):
         finished = segments.read_index(job.segments.file(file_name), _Facts)
         if finished and finished[0].unit == wanted:
             return AssignedUnit(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
@@ -93,9 +89,9 @@ def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> Non
 
 
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
-    """The usable rows with their centroids and distances, and the rejected rows."""
+    """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = FORMATS[p.input_filetype].read(job.input_file(unit.path), unit, job.assign_plan.input_schema)
+    batches = job.input_format.read(job.input_file(unit.path), unit, job.assign_plan.input_schema)
 
     def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
@@ -172,6 +168,6 @@ def _rejected_schema(job: Job) -> pa.Schema:
 def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
     if not len(numbers):
         return _rejected_schema(job).empty_table()
-    row_group, row = FORMATS[job.parameters.input_filetype].places(job.input_file(unit.path), numbers)
+    row_group, row = job.input_format.places(job.input_file(unit.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
     return pa.table([pa.array([unit.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))

@@ -8,29 +8,30 @@ import numpy as np
 
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import dataset
-from beam_semdedup.plan.job import Job
+from beam_semdedup.fit.registry import make_engine
+from beam_semdedup.inputs.sample import VectorColumn, sample
+from beam_semdedup.plan.job import Job, init_file
 from beam_semdedup.plan.stored import KMeansPlan
 from beam_semdedup.storage.layout import PLAN
 
 
 def fit_centroids(job: Job) -> FittedKMeans:
     """Fits the centroids of the run, or finds them fitted."""
-    sample = functools.partial(read_sample, job)
-    return model.fit_or_load(job.kmeans, sample, job.assign_plan.dimension, job.parameters)
+    p, rows = job.parameters, functools.partial(read_sample, job)
+    return model.fit_or_load(job.kmeans, init_file(p), make_engine(p), rows, job.assign_plan.dimension, p)
 
 
 def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
-    """The rows to fit on, or one of several shares of them; see `dataset.sample`."""
+    """Reads the rows to fit on, or one of several shares of them; see `inputs.sample`."""
     plan, assign = KMeansPlan.read(job.kmeans.file(PLAN)), job.assign_plan
     if plan is None:
         raise RuntimeError(f"{job.kmeans.file(PLAN)} is gone, though the run wrote it; run again")
     p = job.parameters
-    column = dataset.VectorColumn(
-        p.input_filetype,
+    column = VectorColumn(
+        job.input_format,
         assign.input_schema.field(p.embedding_field),
         assign.dimension,
         not p.assume_normalized,
         p.read_options,
     )
-    return dataset.sample(plan.input_units(), column, assign.sample_rows, p.random_state, part, parts)
+    return sample(plan.input_units(), column, assign.sample_rows, p.random_state, part, parts)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.compute import arrays, small_clusters
+from beam_semdedup.compute.screens import screen_at
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
@@ -146,7 +147,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
 
 
 def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
-    """The rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
+    """Returns the rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
     if len(rows) <= most and arrays.has_room(xp, rows.nbytes):
         with contextlib.suppress(MemoryError):  # others may have taken it
             return rows[:]
@@ -156,7 +157,7 @@ def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
 def _compare_clusters(
     job: Job, rows: Any, starts: np.ndarray, stops: np.ndarray, unit: PairwiseUnit, xp: Any
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
+    """Finds scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
 
     Args:
         rows: all of the key, cluster after cluster: an array of `xp`, or what gathers them when it is indexed.
@@ -166,7 +167,7 @@ def _compare_clusters(
     scores = np.empty(unit.high - unit.low, dtype=np.float32)
     winners = np.empty(unit.high - unit.low, dtype=np.int64)
     lows, highs = np.maximum(starts, unit.low), np.minimum(stops, unit.high)
-    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
+    tile, screen = arrays.tile_rows(xp, p.pairwise_batch_size), screen_at(p.screening_threshold)
 
     def compare(cluster: int) -> None:
         start, low, high = starts[cluster], lows[cluster], highs[cluster]
@@ -175,7 +176,7 @@ def _compare_clusters(
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
-            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, p.screening_threshold)
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, screen)
         )
         scores[low - unit.low : high - unit.low] = score
         winners[low - unit.low : high - unit.low] = winner + start
@@ -184,18 +185,13 @@ def _compare_clusters(
         inside = np.repeat(which, sizes)[unit.low : unit.high]
         scores[inside], winners[inside] = arrays.halving_on_memory_error(
             arrays.tile_bytes(xp),
-            lambda memory: small_clusters.max_similarity_of_each(
-                rows, starts[which], stops[which], memory, p.screening_threshold
-            ),
+            lambda memory: small_clusters.max_similarity_of_each(rows, starts[which], stops[which], memory, screen),
         )
 
     wanted = lows < highs
     # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
-    together = wanted & (highs - lows == sizes) & (sizes <= small_clusters.LARGEST)
-    together &= xp is not np and not isinstance(rows, RankedRows)
-    together &= small_clusters.step_bytes(sizes, job.assign_plan.dimension) <= arrays.tile_bytes(
-        xp
-    )  # else in tiles of their own
+    together = wanted & (highs - lows == sizes) & (xp is not np and not isinstance(rows, RankedRows))
+    together &= small_clusters.fit_together(sizes, job.assign_plan.dimension, arrays.tile_bytes(xp))
     large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
     with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
         if together.any():

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup.compute.ranking import hash_ids
-from beam_semdedup.inputs.dataset import in_io_threads
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.threads import in_io_threads
 from beam_semdedup.text import EXAMPLES
 
 _T = TypeVar("_T")

@@ -57,7 +57,7 @@ def url_of(fs: fsspec.AbstractFileSystem, path: str, near: str) -> str:
     """
     if isinstance(fs, LocalFileSystem):
         return path
-    url = fs.unstrip_protocol(path)
+    url: str = fs.unstrip_protocol(path)
     if fs._get_kwargs_from_urls(url) == fs._get_kwargs_from_urls(near):
         return url
     protocol, _, place = near.partition("://")

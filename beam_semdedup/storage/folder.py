@@ -75,7 +75,7 @@ class Place:
         """Says whether there is a file or a folder, asked of the storage and not of a listing cache."""
         fs, path = self._found()
         fs.invalidate_cache(fs._parent(path))
-        return fs.exists(path)
+        return bool(fs.exists(path))
 
     def is_inside(self, folder: Place) -> bool:
         """Says whether this is `folder` or lies in it; both as `at` spells them."""
@@ -103,14 +103,17 @@ class File(Place):
     def open_stream(self, compression: str | None) -> IO[bytes]:
         """Opens it for reading from the start, decompressed; `compression` in fsspec's words."""
         if compression == "zstd":  # fsspec's reader takes a truncated file for a whole one
-            return pa.CompressedInputStream(self.open(), compression)
-        fs, path = self._found()
-        return fs.open(path, "rb", compression=compression)
+            stream: IO[bytes] = pa.CompressedInputStream(self.open(), compression)
+        else:
+            fs, path = self._found()
+            stream = fs.open(path, "rb", compression=compression)
+        return stream
 
     def read_bytes(self) -> bytes:
         """Returns the whole content of a (small) file; FileNotFoundError where there is none."""
         fs, path = self._found()
-        return fs.cat_file(path)
+        content: bytes = fs.cat_file(path)
+        return content
 
     def read_json(self) -> Any:
         """Returns the JSON document, or None where there is no file, or one that was never finished."""
@@ -172,7 +175,7 @@ class File(Place):
         """
         fs, path = self._found()
         if self.exists():
-            return fs.cat_file(path)
+            return self.read_bytes()
         if isinstance(fs, LocalFileSystem):
             scratch = _attempt(path)
             scratch.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +193,7 @@ class File(Place):
             self._put_if_absent(data)
         else:
             self.write_bytes(data)
-        return fs.cat_file(path)
+        return self.read_bytes()
 
     def delete(self) -> None:
         """Removes the file; it does not matter if it is gone already."""

@@ -20,7 +20,8 @@ class Record:
     def from_json(cls, data: bytes | str) -> Self:
         """Returns the record that `to_json` made; ValueError where it is no JSON, or values are missing or wrong."""
         kind: Any = cls
-        return _adapter(kind).validate_json(data, strict=True)
+        record: Self = _adapter(kind).validate_json(data, strict=True)
+        return record
 
     def to_json(self) -> bytes:
         """Returns the record as a JSON document."""
@@ -46,5 +47,5 @@ class Record:
 
 
 @functools.cache
-def _adapter(kind: Any) -> Any:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

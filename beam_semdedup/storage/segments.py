@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,7 +43,7 @@ class Segment:
 
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
-    """The columns of a segment file; `source_file` and `source_row` end every order."""
+    """Returns the columns of a segment file; `source_file` and `source_row` end every order."""
     vector, distance = pa.list_(pa.float32(), dimension), pa.float32()
     types = (id_type, vector, pa.int32(), distance, distance, pa.int32(), pa.int64())
     return pa.schema([*zip(SEGMENT_COLUMNS, types, strict=True), *carried])
@@ -50,7 +51,7 @@ def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Fi
 
 @functools.cache
 def num_bytes(dimension: int) -> tuple[int, int]:
-    """The bytes of a segment of its own, and of each row in it: with integer ids, and without carried columns."""
+    """Returns the bytes of a segment by itself, and of each row in it, with integer ids and no carried columns."""
     schema = segment_schema(pa.int64(), dimension, [])
     zeros = [
         pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(dimension, np.float32)), type=type_)
@@ -64,7 +65,7 @@ def num_bytes(dimension: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Index(Record):
-    """Offset, length, key and number of rows of each record batch."""
+    """The index of a segment file: offset, length, key and number of rows of each record batch."""
 
     batches: tuple[tuple[int, int, int, int], ...]
 
@@ -151,7 +152,7 @@ class RankedRows:
         xp: the module of the arrays that indexing gives; with CuPy they are copied to the GPU.
     """
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], order: np.ndarray, xp: Any = np) -> None:
+    def __init__(self, batches: Sequence[pa.RecordBatch], order: npt.NDArray[np.int64], xp: Any = np) -> None:
         self._xp = xp
         self._vectors = [_matrix(batch.column("embedding")) for batch in batches]
         self._starts = np.concatenate([[0], np.cumsum([len(v) for v in self._vectors])])
@@ -163,21 +164,21 @@ class RankedRows:
     @property
     def nbytes(self) -> int:
         """Bytes of the matrix."""
-        return len(self._order) * self._vectors[0].shape[1] * self._vectors[0].itemsize
+        return len(self._order) * int(self._vectors[0].shape[1]) * self._vectors[0].itemsize
 
     def window(self, start: int, stop: int) -> RankedRows:
-        """The rows ranked `[start, stop)`, sharing the vectors."""
+        """Returns the rows ranked `[start, stop)`, sharing the vectors."""
         result = copy.copy(self)
         result._order = self._order[start:stop]
         return result
 
-    def __getitem__(self, ranks: slice | np.ndarray) -> Any:
+    def __getitem__(self, ranks: slice | npt.NDArray[np.int64]) -> Any:
         wanted = self._order[ranks]
         result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
         by_place = np.argsort(wanted)
         cuts = np.searchsorted(wanted[by_place], self._starts)
 
-        def gather(part: tuple[np.ndarray, int, int, int]) -> None:
+        def gather(part: tuple[npt.NDArray[np.float32], int, int, int]) -> None:
             vectors, start, low, high = part
             places = by_place[low:high]
             result[places] = vectors[wanted[places] - start]
@@ -187,10 +188,11 @@ class RankedRows:
         return to_device(result, self._xp)
 
 
-def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """The rows (n, d) float32 as a column of vectors, without a copy."""
+def to_column(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """Returns the rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
-def _matrix(column: pa.FixedSizeListArray) -> np.ndarray:
-    return pc.list_flatten(column).to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+def _matrix(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = pc.list_flatten(column).to_numpy(zero_copy_only=True)
+    return values.reshape(len(column), column.type.list_size)

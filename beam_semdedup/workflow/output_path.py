@@ -9,7 +9,7 @@ from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from omegaconf import OmegaConf
+import yaml
 
 from beam_semdedup.errors import InputError, RunError, as_input_error
 from beam_semdedup.plan.job import Places
@@ -60,7 +60,8 @@ def prepare(places: Places) -> str:
         if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
             clear(output / layout.DEDUPLICATED)
         head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
-        configuration = head + OmegaConf.to_yaml(without_secrets(dataclasses.asdict(p)))
+        values = without_secrets(dataclasses.asdict(p))
+        configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         output.file(_CONFIG).write_bytes(configuration.encode())
     return run
 

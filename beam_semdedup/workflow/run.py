@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup.compute.ranking import RankingStrategy
-from beam_semdedup.config.groups import RayKMeansConfig
-from beam_semdedup.config.parameters import ClusterParameters, InputParameters, Parameters, RemovalParameters
+from beam_semdedup.config.parameters import Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
-from beam_semdedup.inputs import dataset
+from beam_semdedup.fit.registry import make_engine
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
@@ -26,6 +25,7 @@ from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -52,13 +52,13 @@ class SemanticDeduplicationWorkflow:
             parameters["duplicates_num_row_groups_hint"] = hint
         self._init = parameters.get("init")
         if isinstance(self._init, np.ndarray):
-            parameters["init"] = f"{model.content_hash(_npy(self._init))}.npy"
+            parameters["init"] = f"{model.content_hash(model.to_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
         self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
 
     def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
-        """What `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
+        """Plans what `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
 
         It deletes nothing: finished units are used whatever `reuse_cache` says.
 
@@ -92,7 +92,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), p)
+            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -107,15 +107,12 @@ class SemanticDeduplicationWorkflow:
 
 @contextlib.contextmanager
 def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
-    """Yields the plan, with a model fitted on Ray before workers claim what that needs, held in its object store."""
-    if plan.assigned or not isinstance(plan.job.parameters.kmeans, RayKMeansConfig):
+    """Yields the plan with the model, where its engine fits before the pipeline starts."""
+    if plan.assigned or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    from beam_semdedup.fit import ray as ray_fit
-
-    fitted = fit_centroids(plan.job)
-    with ray_fit.published(fitted, plan.job.kmeans.options) as shared:
-        yield dataclasses.replace(plan, fitted=shared)
+    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+        yield dataclasses.replace(plan, fitted=fitted)
 
 
 def _finish(plan: Plan, started: float, run: str) -> Summary:
@@ -158,35 +155,15 @@ def _remove(job: Job, found: Found) -> RemovalResult:
     if found.repeated_ids.count and job.parameters.repeated_ids != "allow":
         clear(place)  # of an earlier run
         raise RepeatedIds.because(found.repeated_ids)
-    return remove_duplicates(_removal_parameters(job.parameters, place), found.duplicates_files)
-
-
-def _removal_parameters(p: Parameters, place: Folder) -> RemovalParameters:
-    """Returns the parameters of the removal, with the groups of the run's that it has too."""
-    groups = {
-        f.name: getattr(p, f.name) for group in (InputParameters, ClusterParameters) for f in dataclasses.fields(group)
-    }
-    given = {
-        "duplicates_path": p.output_path,
-        "output_path": place.url,
-        "repeated_ids": p.repeated_ids,
-        "duplicates_kwargs": {"storage_options": p.write_options},
-        "write_kwargs": {"storage_options": p.write_options},
-        "clear_output": p.clear_output,
-    }
-    return resolve({**groups, **given}, RemovalParameters)
+    return remove_duplicates(RemovalParameters.of_run(job.parameters, place.url), found.duplicates_files)
 
 
 def _check_unchanged(plan: Plan) -> None:
     """Raises RunError where the input files are not those that were planned, if they were read in this run."""
     if plan.assigned:
         return
-    p = plan.job.parameters
     try:
-        now = {
-            file.url: file
-            for file in dataset.list_files(p.input_path, p.input_filetype, p.input_file_extensions, p.read_options)
-        }
+        now = {file.url: file for file in list_files(plan.job.parameters)}
     except InputError:  # there is no file any more
         now = {}
     changed = [file.url for file in plan.files if now.get(file.url) != file]
@@ -196,15 +173,9 @@ def _check_unchanged(plan: Plan) -> None:
         raise RunError(f"input files changed during the run: {changed[0]}{others}; run again")
 
 
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array, dtype=np.float32))
-    return buffer.getvalue()
-
-
 def _store_init(p: Parameters, array: np.ndarray) -> str:
-    """Where the given centroids lie from now on, by their content, so that workers can read them."""
+    """Stores the given centroids by their content, where workers can read them; returns the URL."""
     cache = Folder.at(p.cache_root, p.cache_options)
     file = (cache / "init").file(p.init)
-    file.create_if_absent(_npy(array))
+    file.create_if_absent(model.to_npy(array))
     return file.url

@@ -16,11 +16,11 @@ from benchmarks.peers.bare import assign
 def ours(sample: np.ndarray, initial: Path | None, clusters: int, parameters: dict[str, Any]) -> tuple[np.ndarray, int]:
     """The project's own engine."""
     from beam_semdedup.config.validation import resolve
-    from beam_semdedup.fit.lloyd import ENGINES
+    from beam_semdedup.fit.local import LocalEngine
 
     given = {"init": str(initial)} if initial else {}
     p = resolve({"input_path": "-", "output_path": "-", "n_clusters": clusters, **given, **parameters})
-    fit = ENGINES["local"]().fit(lambda: sample, np.load(initial) if initial else None, p)
+    fit = LocalEngine(p).fit(lambda: sample, np.load(initial) if initial else None, p)
     return fit.centroids, fit.iterations
 
 

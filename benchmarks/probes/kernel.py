@@ -64,7 +64,7 @@ def kernel(rows: int, dimension: int, copies: float) -> float:
     # The batch is what our command uses by default.
     from beam_semdedup.config.parameters import Parameters
 
-    batch = Parameters().pairwise_batch_size
+    batch = Parameters.pairwise_batch_size
     compare = functools.partial(max_similarity, cluster, 0, rows, batch)
     repeats = _SMALL_ROWS // rows * 8
     time.sleep(_SETTLE_SECONDS)  # after a product threads of BLAS keep a core busy for a while

@@ -6,30 +6,54 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from beam_semdedup.cli import composition
+from beam_semdedup.cli.composition import CommandLine
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
+from beam_semdedup.fields import declared
 
 CHECKOUT = Path(composition.__file__).resolve().parents[2]
 
 
+def values(*arguments: str, schema: type = Parameters, name: str = "semdedup") -> dict[str, Any]:
+    """What a command has for its parameters, before they are checked."""
+    line = CommandLine.read(name, schema, arguments)
+    line.register()
+    return composition.plain(line.compose(line.overrides))
+
+
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in GROUPS[group]])
 def test_a_choice_brings_its_settings(group, name):
-    composition.register(Parameters, {})
-    composed = composition.compose("semdedup", [f"{group}={name}"])
-    assert composed[group] == dataclasses.asdict(GROUPS[group][name]())
+    found = resolve(values("input_path=in", "output_path=out", f"{group}={name}"))
+    assert getattr(found, group) == GROUPS[group][name].settings()
 
 
 @pytest.mark.parametrize(
     ("schema", "name"), [(Parameters, "semdedup"), (RemovalParameters, "removal"), (PlanParameters, "plan")]
 )
 def test_the_configuration_of_a_command_is_its_parameters(schema, name):
-    composition.register(schema, {})
-    assert set(composition.plain(composition.compose(name, []))) == {f.name for f in dataclasses.fields(schema)}
+    required = [f"{f.name}=x" for f in declared(schema) if f.default is dataclasses.MISSING]
+    assert set(values(*required, schema=schema, name=name)) == {f.name for f in dataclasses.fields(schema)}
+
+
+def test_a_value_that_must_be_given_is_not_there_until_it_is():
+    assert "output_path" not in values("output_path=???")
+    assert values("output_path=out")["output_path"] == "out"
+
+
+@pytest.mark.parametrize("argument", ["n_cluster=3", "runner.num_worker=2", "runner.num_cpus=2", "read_kwargs.a.b=1"])
+def test_what_is_no_parameter_is_composed_and_left_to_the_check(argument):
+    key, _, value = argument.partition("=")
+    found: Any = values(argument)
+    for name in key.split("."):
+        found = found[name]
+    assert found == int(value)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +63,8 @@ def test_options_and_their_values_are_no_overrides(options):
     overrides = ["eps=0.1", "runner=ray"]
     assert composition.overrides_of([*options, *overrides]) == overrides
     assert composition.overrides_of([*overrides, *options]) == overrides
+    line = CommandLine.read("semdedup", Parameters, [*options, *overrides])
+    assert (line.options, line.overrides) == (options, ["++eps=0.1", "runner=ray"])
 
 
 class TestUnderstood:
@@ -70,7 +96,7 @@ class TestUnderstood:
         ["eps=0.1,0.2", "eps=range(1,3)", "eps=choice(a,b)", "id_field='a=1',b", "metadata_fields=[a],[b, c]"],
     )
     def test_a_sweep_that_the_grammar_takes_stays_as_it_is(self, argument):
-        assert composition.understood(Parameters, ["-m", argument]) == ["-m", argument]
+        assert composition.understood(Parameters, [argument], multirun=True) == [argument]
 
     @pytest.mark.parametrize(
         "value",
@@ -107,7 +133,7 @@ class TestUnderstood:
         ],
     )
     def test_each_value_of_a_sweep_is_quoted_by_itself(self, argument, values):
-        _, argument = composition.understood(Parameters, ["-m", argument])
+        (argument,) = composition.understood(Parameters, [argument], multirun=True)
         jobs = [composition._parsed(job)[0].value() for job in composition.jobs_of([argument])]
         assert jobs == values
 
@@ -127,14 +153,9 @@ class TestUnderstood:
         (argument,) = composition.understood(Parameters, [argument])
         assert composition._parsed([argument])[0].value() == value
 
-    def test_options_and_what_follows_them_are_left_alone(self):
-        arguments = ["--cfg", "job", "-p", "runner", "eps=0.1"]
-        assert composition.understood(Parameters, arguments) == arguments
-        assert composition.understood(Parameters, ["-sc", "install=bash"]) == ["-sc", "install=bash"]
-
-    def test_settings_of_a_configuration_of_ones_own_are_left_to_hydra(self):
-        arguments = ["--config-dir=conf", "--config-name=mine", "runner.num_cpus=2"]
-        assert composition.understood(Parameters, arguments) == arguments
+    def test_what_the_shell_completes_is_left_alone(self):
+        line = CommandLine.read("semdedup", Parameters, ["-sc", "install=bash"])
+        assert (line.options, line.overrides) == (["-sc"], ["install=bash"])
 
 
 class TestConfDir:

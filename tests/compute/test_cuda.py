@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from strategies import BATCHES, EPS, blobs, clusters, folded, folds, grids, plainly_folded, units
 
 from beam_semdedup.compute import arrays, assignment, cuda, tiles
+from beam_semdedup.compute.screens import Rounded, screen_at
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.small_clusters import max_similarity_of_each
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.fit import lloyd as fitting
+from beam_semdedup.fit.lloyd import fit_shards, in_this_process
+from beam_semdedup.fit.local import LocalEngine
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.storage.segments import RankedRows
 
@@ -38,10 +40,10 @@ def test_rows_are_multiplied_and_hashed_on_a_device_as_on_numpy(device, d):
 @given(case=folds())
 @settings(max_examples=60)
 def test_the_kernel_folds_as_numpy_does(case):
-    def fold(tile, diagonal, column, best, second, winner):
-        sizes, places = map(np.int32, (len(best), *tile.shape[1:])), map(np.int64, (diagonal, column))
-        grid = (-(-len(best) // cuda.WARPS),)
-        cuda_on_cpu.launch("fold", grid, (cuda.WARP, cuda.WARPS), (tile, *sizes, *places, best, second, winner))
+    def fold(tile, diagonal, column, top):
+        sizes, places = map(np.int32, (len(top.best), *tile.shape[1:])), map(np.int64, (diagonal, column))
+        grid = (-(-len(top.best) // cuda.WARPS),)
+        cuda_on_cpu.launch("fold", grid, (cuda.WARP, cuda.WARPS), (tile, *sizes, *places, *top))
 
     for found, wanted in zip(folded(fold, *case), plainly_folded(*case[:2]), strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -87,8 +89,9 @@ def test_products_on_a_device_are_those_of_numpy(device, kind, shape, batches):
     a, b = (rng.normal(size=(*batches, rows, d)).astype(np.float32) for rows in (n, m))
     there = [device.asarray(x) for x in (a, b)]
     if kind == "rounded":
-        a, b = tiles.rounded(a), tiles.rounded(b)
-        there = [tiles.rounded(x) for x in there]
+        screen = Rounded(0.9)
+        a, b = screen.prepared(a), screen.prepared(b)
+        there = [screen.prepared(x) for x in there]
         assert there[0].dtype == np.float16
     np.testing.assert_allclose(tiles.multiply(*there).get(), tiles.multiply(a, b), atol=1e-6)
 
@@ -98,14 +101,14 @@ def test_products_on_a_device_are_those_of_numpy(device, kind, shape, batches):
 def test_similarities_on_a_device_are_those_of_numpy(device, rows, batch, eps, data):
     low = data.draw(st.integers(0, len(rows) - 1))
     high = data.draw(st.integers(low + 1, len(rows)))
-    threshold = None if eps is None else 1 - eps
-    found = max_similarity(device.asarray(rows), low, high, batch, threshold)
-    wanted = max_similarity(rows, low, high, batch, threshold)
+    screen = screen_at(None if eps is None else 1 - eps)
+    found = max_similarity(device.asarray(rows), low, high, batch, screen)
+    wanted = max_similarity(rows, low, high, batch, screen)
     if eps is None:
         np.testing.assert_array_equal(found[1], wanted[1])
         np.testing.assert_array_equal(found[0], wanted[0])
     else:
-        np.testing.assert_array_equal(found[0] >= threshold, wanted[0] >= threshold)
+        np.testing.assert_array_equal(found[0] >= 1 - eps, wanted[0] >= 1 - eps)
 
 
 @given(unit=units(), memory=st.sampled_from([1, 1 << 20]))
@@ -115,7 +118,7 @@ def test_small_clusters_on_a_device_are_those_of_numpy(device, unit, memory):
     found = max_similarity_of_each(device.asarray(rows), starts, stops, memory)
     for a, b in zip(found, max_similarity_of_each(rows, starts, stops, memory), strict=True):
         np.testing.assert_array_equal(a, b)
-    screened, _ = max_similarity_of_each(device.asarray(rows), starts, stops, memory, 0.99)
+    screened, _ = max_similarity_of_each(device.asarray(rows), starts, stops, memory, Rounded(0.99))
     np.testing.assert_array_equal(screened >= 0.99, found[0] >= 0.99)
 
 
@@ -140,9 +143,9 @@ def test_rows_are_assigned_on_a_device_as_on_numpy(device, batch):
 @pytest.mark.parametrize("init", ["k-means||", "random"])
 def test_a_fit_on_a_device_is_that_of_numpy(device, init):
     p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, init=init, device="gpu")
-    found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    found = LocalEngine(p).fit(lambda: blobs(0), None, p)
     p.device = "cpu"
-    wanted = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    wanted = LocalEngine(p).fit(lambda: blobs(0), None, p)
     np.testing.assert_allclose(found.centroids, wanted.centroids, atol=1e-6)
     assert found.iterations == wanted.iterations
 
@@ -151,7 +154,7 @@ def test_an_empty_cluster_is_given_a_row_on_a_device(device):
     sample = device.asarray(np.array([[1, 0], [0.99, 0.01], [0.9, 0.1], [0, 1]], dtype=np.float32))
     start = np.array([[1, 0], [-5, -5], [-6, -6]], dtype=np.float32)
     p = Parameters(input_path=["/"], output_path="/", n_clusters=3, max_iter=1, min_moved=0)
-    found = fitting.fit_shards(fitting.in_this_process(Shard(sample)), start, p)
+    found = fit_shards(in_this_process(Shard(sample)), start, p)
     np.testing.assert_allclose(found.centroids, [[0.995, 0.005], [0, 1], [0.9, 0.1]], atol=1e-6)
 
 
@@ -184,9 +187,9 @@ def test_memory_that_cublas_lacks_is_memory_that_does_not_suffice(device, monkey
 def test_rows_without_room_on_the_device_stay_on_the_host_and_it_is_said(device, caplog):
     device.limit = blobs(0).nbytes
     p = Parameters(input_path=["/nowhere"], output_path="/nowhere", n_clusters=10, device="gpu")
-    found = fitting.LocalEngine().fit(lambda: blobs(0), None, p)
+    found = LocalEngine(p).fit(lambda: blobs(0), None, p)
     p.device = "cpu"
-    np.testing.assert_array_equal(found.centroids, fitting.LocalEngine().fit(lambda: blobs(0), None, p).centroids)
+    np.testing.assert_array_equal(found.centroids, LocalEngine(p).fit(lambda: blobs(0), None, p).centroids)
     assert "The GPU has no room for" in caplog.text
 
 
@@ -215,11 +218,13 @@ for name in {missing!r}:
     sys.modules[name] = None
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute import assignment
+from beam_semdedup.compute import comparison
 from beam_semdedup.compute import cuda
-from beam_semdedup.fit import lloyd as fitting
-from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit import lloyd, model
 from beam_semdedup.storage import segments
 from beam_semdedup.fit import shard
+from beam_semdedup.compute import identical
+from beam_semdedup.compute import screens
 from beam_semdedup.compute import similarity
 from beam_semdedup.compute import small_clusters
 from beam_semdedup.compute import tiles

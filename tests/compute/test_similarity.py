@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import BATCHES, clusters, grids
 
-from beam_semdedup.compute import assignment, similarity
+from beam_semdedup.compute import assignment
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.storage.segments import RankedRows
@@ -122,26 +122,6 @@ def test_no_more_is_gathered_than_a_tile_and_the_rows_asked_for(rows, batch):
     low, high = len(rows) // 2, len(rows) // 2 + 1
     max_similarity(Watched(), low, high, batch)
     assert max(gathered) <= max(batch, high - low)
-
-
-@given(rows=clusters() | grids(), batch=st.sampled_from(BATCHES), buckets=st.sampled_from([1, 2, 5]))
-@settings(max_examples=40)
-def test_rows_whose_hashes_collide_are_not_taken_for_identical(rows, batch, buckets):
-    original = similarity.hash_rows
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(similarity, "hash_rows", lambda matrix: original(matrix) % np.uint64(buckets))
-        first = similarity.first_identical(rows, len(rows), batch)
-    exact = [int((rows == row).all(axis=1).argmax()) for row in rows]
-    for rank in range(len(rows)):
-        assert first[rank] in (rank, exact[rank])
-
-
-@given(rows=clusters(), batch=st.sampled_from(BATCHES), data=st.data())
-@settings(max_examples=40)
-def test_the_first_identical_row_is_found_whatever_the_tile(rows, batch, data):
-    high = data.draw(st.integers(1, len(rows)))
-    expected = [int((rows == row).all(axis=1).argmax()) for row in rows[:high]]
-    assert similarity.first_identical(rows, high, batch).tolist() == expected
 
 
 @pytest.mark.parametrize("d", [210, 251, 306, 384])

@@ -5,12 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import EPS, units
 
+from beam_semdedup.compute.screens import Rounded
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.small_clusters import max_similarity_of_each
 
 
-def expected(rows, starts, stops, threshold=None):
-    found = [(max_similarity(rows[a:b], 0, b - a, 7, threshold), a) for a, b in zip(starts, stops, strict=True)]
+def expected(rows, starts, stops):
+    found = [(max_similarity(rows[a:b], 0, b - a, 7), a) for a, b in zip(starts, stops, strict=True)]
     return np.concatenate([s for (s, _), _ in found]), np.concatenate([w + a for (_, w), a in found])
 
 
@@ -30,7 +31,7 @@ def test_clusters_compared_at_once_give_what_each_gives_alone(unit, memory, data
 @settings(max_examples=80, deadline=None)
 def test_screened_clusters_have_the_duplicates_that_each_has_alone(unit, memory, eps):
     rows, starts, stops = unit
-    scores, winners = max_similarity_of_each(rows, starts, stops, memory, 1 - eps)
+    scores, winners = max_similarity_of_each(rows, starts, stops, memory, Rounded(1 - eps))
     exact, _ = expected(rows, starts, stops)
     np.testing.assert_array_equal(scores >= 1 - eps, exact >= 1 - eps)
     for row, (score, winner) in enumerate(zip(scores, winners, strict=True)):

@@ -1,12 +1,10 @@
+import doctest
+
 import numpy as np
-import oracle
-import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from strategies import BATCHES, EPS, clusters, folded, folds, grids, plainly_folded
+from strategies import folded, folds, plainly_folded
 
 from beam_semdedup.compute import tiles
-from beam_semdedup.compute.similarity import max_similarity, screening_reach
 
 
 @given(case=folds())
@@ -16,69 +14,7 @@ def test_a_fold_keeps_the_two_best_of_all_tiles(case):
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("d", [1, 2, 3, 64, 384, 768, 4096])
-@pytest.mark.parametrize("kind", ["constant", "binary", "positive", "normal", "sparse", "opposite"])
-def test_the_error_of_rounded_products_is_within_the_proven_bound(d, kind):
-    rng = np.random.default_rng(d)
-    vectors = {
-        "constant": np.full((24, d), 1.0003),
-        "binary": np.where(rng.random((24, d)) < 0.05, -1, 1),
-        "positive": rng.random((24, d)) + 0.1,
-        "normal": rng.normal(size=(24, d)),
-        "sparse": rng.normal(size=(24, d)) * 10.0 ** rng.integers(-9, 1, (24, d)),
-        "opposite": rng.normal(size=(1, d)) * rng.choice([-1, 1], (24, 1)),
-    }[kind]
-    rows = oracle.normalized(vectors)
-    half = tiles.rounded(rows)
-    exact = rows.astype(np.float64) @ rows.astype(np.float64).T
-    longest = float((rows.astype(np.float64) ** 2).sum(axis=1).max()) ** 0.5
-    error = np.abs(tiles.multiply(half, half) - exact).max()
-    assert error <= tiles.screening_error(d, longest)
-    assert tiles.screening_error(768, 1.0) < 1.3e-3
-
-
-def test_the_bound_is_reached_to_its_order_by_rows_that_round_worst():
-    value = 1 + 2**-11 + 2**-20  # just above the middle of two float16 numbers
-    row = np.float32([[value, 2**-12]]) / np.float32(2)
-    half = tiles.rounded(row)
-    error = abs(float((half @ half.T)[0, 0]) - float((row.astype(np.float64) @ row.astype(np.float64).T)[0, 0]))
-    bound = tiles.screening_error(2, float(np.linalg.norm(row)))
-    assert 0.9 * bound < error <= bound
-
-
-@given(rows=clusters() | grids(), batch=st.sampled_from(BATCHES), eps=st.sampled_from(EPS), data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_screened_duplicates_are_the_exact_ones(rows, batch, eps, data):
-    low = data.draw(st.integers(0, len(rows) - 1))
-    high = data.draw(st.integers(low + 1, len(rows)))
-    exact, winners = max_similarity(rows, low, high, batch)
-    scores, others = max_similarity(rows, low, high, batch, 1 - eps)
-    assert (scores.dtype, others.dtype) == (np.float32, np.int64)
-    first = winners == np.arange(low, high)
-    np.testing.assert_array_equal((scores >= 1 - eps) & ~first, (exact >= 1 - eps) & ~first)
-    np.testing.assert_array_equal(first, others == np.arange(low, high))
-    assert np.abs(scores - exact).max() <= 2 * screening_reach(rows.shape[1], 1.0001)
-
-
-@pytest.mark.parametrize("eps", [0.01, 0.05, 0.2])
-def test_scores_at_the_threshold_stay_on_their_side(eps):
-    """Pairs whose cosine is the threshold and up to a few float32 steps beside it."""
-    rng = np.random.default_rng(0)
-    base = oracle.normalized(rng.normal(size=(200, 64))).astype(np.float64)
-    other = rng.normal(size=base.shape)
-    other -= (other * base).sum(axis=1, keepdims=True) * base
-    other /= np.linalg.norm(other, axis=1, keepdims=True)
-    cosine = 1 - eps + rng.integers(-4, 5, (200, 1)) * 2.0**-24
-    rows = np.concatenate([base, cosine * base + np.sqrt(1 - cosine**2) * other]).astype(np.float32)
-    exact, winners = max_similarity(rows, 200, 400, 64)
-    scores, _ = max_similarity(rows, 200, 400, 64, 1 - eps)
-    assert 20 < (exact >= 1 - eps).sum() < 180
-    np.testing.assert_array_equal(scores >= 1 - eps, exact >= 1 - eps)
-    assert (winners == np.arange(200)).all()
-
-
-def test_rows_that_overflow_float16_are_compared_exactly():
-    rows = np.float32([[70000, 1], [1, 0], [0, 70000], [1, 1e-3]])
-    exact, screened = max_similarity(rows, 0, 4, 2), max_similarity(rows, 0, 4, 2, 0.9)
-    np.testing.assert_array_equal(screened[0], exact[0])
-    np.testing.assert_array_equal(screened[1], exact[1])
+def test_the_example_is_true():
+    failed, tried = doctest.testmod(tiles)
+    assert not failed
+    assert tried

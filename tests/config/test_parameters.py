@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import MISSING
 from typing import Any
 
 import pytest
-from omegaconf import MISSING
 
-from beam_semdedup.config.groups import GROUPS, default
+from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
+from beam_semdedup.fields import HEADINGS, declared
 
 REQUIRED = {"input_path": "in", "output_path": "out"}
 REQUIRED_BY = {
@@ -16,11 +17,11 @@ REQUIRED_BY = {
     RemovalParameters: {**REQUIRED, "duplicates_path": "list"},
     PlanParameters: {"input_path": "in"},
 }
-SETTINGS = {choice: group for group, choices in GROUPS.items() for choice in choices.values()}
+SETTINGS = {choice.settings: group for group, choices in GROUPS.items() for choice in choices.values()}
 DECLARED = [
     pytest.param(schema, f, id=f"{schema.__name__}.{f.name}")
     for schema in (Parameters, RemovalParameters, PlanParameters, *SETTINGS)
-    for f in dataclasses.fields(schema)
+    for f in declared(schema)
     if f.name not in (*GROUPS, "name")
 ]
 
@@ -32,12 +33,12 @@ def parameters(**values: Any) -> Parameters:
 class TestDeclarations:
     @pytest.mark.parametrize(("schema", "f"), DECLARED)
     def test_every_parameter_is_documented(self, schema, f):
-        assert f.metadata["help"] or f.metadata["choices"]
-        assert schema in SETTINGS or f.metadata["group"]
+        assert f.help or f.choices
+        assert schema in SETTINGS or f.heading in HEADINGS
 
     @pytest.mark.parametrize(("schema", "f"), DECLARED)
     def test_every_default_passes_its_own_check_and_stays_what_it_is(self, schema, f):
-        value = default(f)
+        value = f.default
         if schema in SETTINGS:
             group = SETTINGS[schema]
             resolved = getattr(resolve({**REQUIRED, group: {"name": schema.name, f.name: value}}), group)
@@ -51,7 +52,7 @@ class TestDeclarations:
         assert getattr(resolved, f.name) == value
 
     def test_names_and_defaults_are_the_agreed_ones(self):
-        found = {f.name: default(f) for f in dataclasses.fields(Parameters) if f.name not in GROUPS}
+        found = {f.name: f.default for f in declared(Parameters) if f.name not in GROUPS}
         assert found == {
             **dict.fromkeys(["input_path", "output_path"], MISSING),
             **{"n_clusters": None, "cache_path": None, "id_field": "id", "embedding_field": "embeddings"},
@@ -63,7 +64,7 @@ class TestDeclarations:
             **{"ranking_strategy": None, "pairwise_batch_size": 1024, "eps": None, "assume_normalized": False},
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
-            **{"memory_budget": None, "max_cluster_rows": None, "unit_rows": None, "assign_unit_bytes": None},
+            **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
             **{"device": "auto", "precision": "exact"},
         }
 
@@ -72,13 +73,44 @@ class TestDeclarations:
         assert Parameters(**REQUIRED).metadata_fields == []
 
     def test_the_removal_spells_its_parameters_as_the_run_does(self):
-        shared = {f.name: f for f in dataclasses.fields(Parameters)}
-        own = [f for f in dataclasses.fields(RemovalParameters) if f.name not in ("duplicates_path", "partial")]
+        shared = {f.name: f for f in declared(Parameters)}
+        own = [f for f in declared(RemovalParameters) if f.name not in ("duplicates_path", "partial")]
         assert {f.name for f in own} - set(shared) == {"duplicates_kwargs"}
-        assert {f.name for f in own if f.name in shared and f.type != shared[f.name].type} == set()
+        differ = {f.name for f in own if f.name in shared and f.kind != shared[f.name].kind}
+        assert differ == {"write_kwargs"}  # what a removal writes is compressed as its input is
+
+    def test_a_plan_spells_its_parameters_as_the_run_does(self):
+        shared = {f.name: f for f in declared(Parameters)}
+        common = [f for f in declared(PlanParameters) if f.name in shared]
+        assert {f.name for f in common if (f.kind, f.default) != (shared[f.name].kind, shared[f.name].default)} == {
+            "input_path"
+        }
+        assert {f.name for f in common if f.help != shared[f.name].help} == {"n_clusters"}
+
+    def test_a_removal_of_a_run_has_its_input_its_cluster_and_its_storage(self):
+        p = parameters(
+            eps=0.1,
+            id_field="key",
+            memory_budget="1GiB",
+            ray_address="host:1",
+            runner={"name": "ray", "num_cpus": 2},
+            read_kwargs={"storage_options": {"key": "r"}},
+            write_kwargs={"storage_options": {"key": "w"}, "compression": "lz4"},
+            repeated_ids="allow",
+            clear_output=False,
+        )
+        removal = RemovalParameters.of_run(p, "out/deduplicated")
+        assert (removal.input_path, removal.duplicates_path, removal.output_path) == (["in"], "out", "out/deduplicated")
+        assert (removal.read_options, removal.duplicates_options, removal.write_options) == (
+            {"key": "r"},
+            {"key": "w"},
+            {"key": "w"},
+        )
+        same = ("id_field", "memory_budget", "ray_address", "runner", "repeated_ids", "clear_output", "verbose")
+        assert {name: getattr(removal, name) for name in same} == {name: getattr(p, name) for name in same}
 
     def test_a_plan_is_of_the_run_with_the_same_parameters(self):
-        values = {"n_clusters": 7, "unit_rows": 5, "memory_budget": 10**9, "metadata_fields": ["a"]}
+        values = {"n_clusters": 7, "comparison_rows": 5, "memory_budget": 10**9, "metadata_fields": ["a"]}
         p = resolve({"input_path": "in", "workers": 3, **values}, PlanParameters)
         expected = parameters(**values, runner={"name": "direct", "num_workers": 3})
         assert p.run(7) == dataclasses.replace(expected, output_path="")

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import MISSING
 
 from beam_semdedup.config import validation
-from beam_semdedup.config.groups import GROUPS, DirectConfig, default
-from beam_semdedup.config.parameters import Parameters, RemovalParameters
-from beam_semdedup.config.validation import number_of_bytes, resolve
+from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.parameters import Parameters, RemovalParameters, number_of_bytes
+from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
+from beam_semdedup.fields import declared
+from beam_semdedup.runners.direct import DirectConfig
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
 
 REQUIRED = {"input_path": "in", "output_path": "out"}
@@ -68,9 +69,8 @@ class TestNames:
 
     @pytest.mark.parametrize("missing", ["input_path", "output_path"])
     def test_a_missing_required_parameter_is_named(self, missing):
-        for unset in ({}, {missing: MISSING}):
-            with pytest.raises(InputError, match=f"^{missing} is required: give {missing}=…$"):
-                resolve({**{k: v for k, v in REQUIRED.items() if k != missing}, **unset})
+        with pytest.raises(InputError, match=f"^{missing} is required: give {missing}=…$"):
+            resolve({k: v for k, v in REQUIRED.items() if k != missing})
 
     def test_the_removal_needs_its_list(self):
         with pytest.raises(InputError, match=r"^duplicates_path is required"):
@@ -88,6 +88,12 @@ class TestNames:
     def test_a_setting_of_another_choice_is_an_error_that_says_whose_it_is(self, group, setting, owners):
         said = message(**{group: {"name": next(iter(GROUPS[group])), setting: 1}})
         assert said == f"{group}.{setting} belongs to {group}={owners[0]}: add {group}={owners[0]}"
+
+    def test_a_former_name_is_taken_and_the_new_one_told(self, caplog):
+        assert parameters(unit_rows=5).comparison_rows == 5
+        assert "unit_rows is called comparison_rows now" in caplog.text
+        assert message(unit_rows=5, comparison_rows=5).startswith("unit_rows and comparison_rows are the same")
+        assert message(unit_rows=0) == "comparison_rows=0 is out of range: it must be at least 1"
 
     def test_every_other_name_is_of_a_parameter_that_exists_and_of_none_itself(self):
         names = {f.name for f in dataclasses.fields(Parameters)}
@@ -117,10 +123,10 @@ class TestTypes:
         assert parameters(metadata_fields=np.array(["a", "b"])).metadata_fields == ["a", "b"]
         assert message(n_clusters=np.arange(2)) == "n_clusters=[0, 1]: expected an integer"
 
-    def test_an_interpolation_of_what_is_no_parameter_is_an_error_that_says_how_the_environment_is_read(self):
-        said = message(output_path="${HOME}/o")
-        assert said.startswith("output_path: Interpolation key 'HOME' not found")
-        assert "${oc.env:HOME}" in said
+    @pytest.mark.parametrize("value", ["${HOME}/o", "${eps}", "a${b"])
+    def test_an_interpolation_is_of_the_command_line(self, value):
+        assert message(output_path=value) == f"output_path: ${{…}} in {value!r} has a meaning on the command line only"
+        assert message(metadata_fields=["a", value]).startswith("metadata_fields: ")
 
     def test_credentials_that_are_not_stored_are_asked_for(self):
         said = message(read_kwargs={"storage_options": {"anon": False, "key": "***"}})
@@ -182,7 +188,7 @@ class TestTypes:
         assert message(**{name: value}) == said
 
     @pytest.mark.parametrize(
-        "name", [f.name for f in dataclasses.fields(Parameters) if default(f) not in (None, MISSING)]
+        "name", [f.name for f in declared(Parameters) if f.default not in (None, dataclasses.MISSING)]
     )
     def test_null_is_an_error_where_it_has_no_meaning(self, name):
         if name in GROUPS:
@@ -221,7 +227,7 @@ class TestRanges:
             ("pairwise_batch_size", 0, "at least 1"),
             ("duplicates_num_row_groups_hint", 0, "at least 1"),
             ("max_cluster_rows", 0, "at least 1"),
-            ("unit_rows", 0, "at least 1"),
+            ("comparison_rows", 0, "at least 1"),
             ("memory_budget", 0, "at least 1"),
             ("assign_unit_bytes", "0GiB", "at least 1"),
         ],
@@ -240,8 +246,8 @@ class TestRanges:
         "name", ["input_filetype", "which_to_keep", "distance_metric", "repeated_ids", "runner", "kmeans"]
     )
     def test_an_unknown_choice_is_an_error_that_lists_the_choices(self, name):
-        (f,) = (f for f in dataclasses.fields(Parameters) if f.name == name)
-        choices = GROUPS.get(name) or f.metadata["choices"]
+        (f,) = (f for f in declared(Parameters) if f.name == name)
+        choices = GROUPS.get(name) or f.choices
         assert message(**{name: "other"}) == f"{name}='other' is not known; it is one of: {', '.join(choices)}"
 
     @pytest.mark.parametrize("name", ["read_kwargs", "write_kwargs", "cache_kwargs"])

@@ -8,33 +8,38 @@ from strategies import blobs, inertia, unit_rows
 
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError
-from beam_semdedup.fit import model as kmeans
-from beam_semdedup.fit.lloyd import LocalEngine
+from beam_semdedup.fit import model
+from beam_semdedup.fit.local import LocalEngine
 from beam_semdedup.storage.folder import File, Folder
 
 
-def parameters(tmp_path="/nowhere", **values):
-    return Parameters(input_path=["/nowhere"], output_path=str(tmp_path), **values)
+def parameters(**values):
+    return Parameters(input_path=["/nowhere"], output_path="/nowhere", **values)
+
+
+def fit_or_load(place, sample, init=None, **values):
+    """The model in a directory, of rows of 8 values."""
+    p = parameters(**values)
+    return model.fit_or_load(Folder(str(place)), init and File(str(init), {}), LocalEngine(p), sample, 8, p)
 
 
 def test_a_model_is_fitted_once_and_found_afterwards(tmp_path):
-    p = parameters(tmp_path, n_clusters=3)
     asked = []
 
     def sample():
         asked.append(None)
         return blobs(0)
 
-    first = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), sample, 8, p)
+    first = fit_or_load(tmp_path / "m", sample, n_clusters=3)
     stored = (tmp_path / "m" / "centroids.npy").read_bytes()
-    assert kmeans.fit_or_load(Folder(f"{tmp_path}/m"), sample, 8, p) == first
+    assert fit_or_load(tmp_path / "m", sample, n_clusters=3) == first
     assert len(asked) == 1
     assert (tmp_path / "m" / "centroids.npy").read_bytes() == stored
-    assert first.content_hash == kmeans.content_hash(stored)
+    assert first.content_hash == model.content_hash(stored)
     np.testing.assert_array_equal(first.centroids({}), np.load(io.BytesIO(stored)))
-    model = json.loads((tmp_path / "m" / "model.json").read_text())
-    assert (model["engine"], model["rows"]) == ("local", 600)
-    assert model["inertia"] == pytest.approx(inertia(blobs(0), first.centroids({})), rel=1e-3)
+    info = json.loads((tmp_path / "m" / "model.json").read_text())
+    assert (info["engine"], info["rows"]) == ("local", 600)
+    assert info["inertia"] == pytest.approx(inertia(blobs(0), first.centroids({})), rel=1e-3)
 
 
 def test_of_two_attempts_at_the_same_time_the_first_to_store_wins_for_both(tmp_path):
@@ -46,7 +51,7 @@ def test_of_two_attempts_at_the_same_time_the_first_to_store_wins_for_both(tmp_p
             both_found_nothing.wait(60)
             return blobs(seed)
 
-        results[seed] = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), sample, 8, parameters(tmp_path, n_clusters=3))
+        results[seed] = fit_or_load(tmp_path / "m", sample, n_clusters=3)
 
     threads = [threading.Thread(target=attempt, args=(seed,)) for seed in (1, 2)]
     for thread in threads:
@@ -55,29 +60,24 @@ def test_of_two_attempts_at_the_same_time_the_first_to_store_wins_for_both(tmp_p
         thread.join()
     assert results[1] == results[2]
     stored = (tmp_path / "m" / "centroids.npy").read_bytes()
-    assert results[1].content_hash == kmeans.content_hash(stored)
-    alone = [
-        kmeans.fit_or_load(Folder(f"{tmp_path}/alone{s}"), lambda s=s: blobs(s), 8, parameters(tmp_path, n_clusters=3))
-        for s in (1, 2)
-    ]
+    assert results[1].content_hash == model.content_hash(stored)
+    alone = [fit_or_load(tmp_path / f"alone{s}", lambda s=s: blobs(s), n_clusters=3) for s in (1, 2)]
     assert alone[0] != alone[1]
     assert stored in [(tmp_path / f"alone{s}" / "centroids.npy").read_bytes() for s in (1, 2)]
 
 
 def test_an_attempt_that_comes_last_takes_what_stands_there(tmp_path):
-    p = parameters(tmp_path, n_clusters=3)
-
     def overtaken():
-        results.append(kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: blobs(1), 8, p))
+        results.append(fit_or_load(tmp_path / "m", lambda: blobs(1), n_clusters=3))
         return blobs(2)
 
     results = []
-    results.append(kmeans.fit_or_load(Folder(f"{tmp_path}/m"), overtaken, 8, p))
+    results.append(fit_or_load(tmp_path / "m", overtaken, n_clusters=3))
     assert results[0] == results[1]
 
 
 def test_replaced_centroids_are_noticed(tmp_path):
-    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: blobs(7), 8, parameters(tmp_path, n_clusters=3))
+    fitted = fit_or_load(tmp_path / "m", lambda: blobs(7), n_clusters=3)
     path = tmp_path / "m" / "centroids.npy"
     np.save(path, np.load(path) * 2)
     with pytest.raises(RuntimeError, match=r"m/centroids\.npy was replaced"):
@@ -85,12 +85,12 @@ def test_replaced_centroids_are_noticed(tmp_path):
 
 
 def test_the_centroids_are_loaded_once_a_process(tmp_path, monkeypatch):
-    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: blobs(8), 8, parameters(tmp_path, n_clusters=3))
+    fitted = fit_or_load(tmp_path / "m", lambda: blobs(8), n_clusters=3)
     reads = []
     read_bytes = File.read_bytes
     monkeypatch.setattr(File, "read_bytes", lambda *a: reads.append(a) or read_bytes(*a))
     results = [fitted.centroids({}) for _ in range(3)]
-    thread = threading.Thread(target=lambda: results.append(kmeans.FittedKMeans(*vars(fitted).values()).centroids({})))
+    thread = threading.Thread(target=lambda: results.append(model.FittedKMeans(*vars(fitted).values()).centroids({})))
     thread.start()
     thread.join()
     assert len(reads) == 1
@@ -100,15 +100,16 @@ def test_the_centroids_are_loaded_once_a_process(tmp_path, monkeypatch):
 
 def test_a_sample_with_fewer_rows_than_clusters_is_refused(tmp_path):
     with pytest.raises(InputError, match="n_clusters=5 is more than the 4 usable rows"):
-        kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: unit_rows(0, 4, 8), 8, parameters(tmp_path, n_clusters=5))
+        fit_or_load(tmp_path / "m", lambda: unit_rows(0, 4, 8), n_clusters=5)
     assert not (tmp_path / "m").exists()
 
 
 def test_given_centroids_without_iterations_need_no_sample(tmp_path):
     initial = unit_rows(0, 3, 8).astype(np.float64)
     np.save(tmp_path / "init.npy", initial)
-    p = parameters(tmp_path / "out", n_clusters=3, max_iter=0, init=str(tmp_path / "init.npy"))
-    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: pytest.fail("sampled"), 8, p)
+    fitted = fit_or_load(
+        tmp_path / "m", lambda: pytest.fail("sampled"), tmp_path / "init.npy", n_clusters=3, max_iter=0
+    )
     np.testing.assert_array_equal(fitted.centroids({}), initial.astype(np.float32))
     assert json.loads((tmp_path / "m" / "model.json").read_text())["inertia"] is None
 
@@ -117,9 +118,9 @@ def test_given_centroids_are_where_a_stored_fit_starts(tmp_path):
     sample = blobs(0)
     initial = sample[:10]
     np.save(tmp_path / "init.npy", initial)
-    p = parameters(tmp_path / "out", n_clusters=10, init=str(tmp_path / "init.npy"))
-    fitted = kmeans.fit_or_load(Folder(f"{tmp_path}/m"), lambda: sample, 8, p)
-    expected = LocalEngine().fit(lambda: sample, initial, p)
+    fitted = fit_or_load(tmp_path / "m", lambda: sample, tmp_path / "init.npy", n_clusters=10)
+    p = parameters(n_clusters=10)
+    expected = LocalEngine(p).fit(lambda: sample, initial, p)
     np.testing.assert_array_equal(fitted.centroids({}), expected.centroids)
 
 
@@ -145,11 +146,11 @@ def test_unusable_given_centroids_are_named(tmp_path, array, message):
     elif array is not None:
         np.save(path, array)
     with pytest.raises(InputError, match=message) as raised:
-        kmeans.load_init(parameters(tmp_path, n_clusters=3, init=str(path)), 8)
+        model.load_init(File(str(path), {}), 3, 8)
     assert f"init={path}" in str(raised.value)
 
 
 def test_given_centroids_are_checked_as_far_as_shapes_are_known(tmp_path):
     np.save(tmp_path / "init.npy", np.asfortranarray(np.ones((4, 7))))
-    loaded = kmeans.load_init(parameters(tmp_path / "out", init=str(tmp_path / "init.npy")), None)
+    loaded = model.load_init(File(str(tmp_path / "init.npy"), {}), None, None)
     assert (loaded.shape, loaded.dtype, loaded.flags.c_contiguous) == ((4, 7), np.float32, True)

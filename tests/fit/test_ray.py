@@ -16,19 +16,22 @@ import pytest
 import strategies
 
 from beam_semdedup import Parameters
-from beam_semdedup.config.groups import RayKMeansConfig
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
-from beam_semdedup.fit import lloyd as fitting
-from beam_semdedup.fit import model as kmeans
+from beam_semdedup.fit.base import Fit
+from beam_semdedup.fit.lloyd import Run, fit_shards
+from beam_semdedup.fit.local import LocalEngine
+from beam_semdedup.fit.model import FittedKMeans, fit_or_load
+from beam_semdedup.fit.published import find_published
+from beam_semdedup.fit.ray.engine import RayEngine
+from beam_semdedup.fit.ray.settings import RayKMeansConfig
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import locate, make_plan
 from beam_semdedup.stages.fit import fit_centroids, read_sample
+from beam_semdedup.storage.folder import Folder
 
 ray = pytest.importorskip("ray")
-from beam_semdedup.fit import ray as ray_fit  # noqa: E402
-from beam_semdedup.runners.ray import cluster as ray_cluster  # noqa: E402
-from beam_semdedup.storage.folder import Folder  # noqa: E402
+from beam_semdedup.fit.ray.actors import shards_in_actors  # noqa: E402
 
 DEMO = str(Path(__file__).resolve().parents[2] / "examples" / "data")
 
@@ -42,11 +45,6 @@ def nothing_is_left(local_ray: None) -> Iterator[None]:
         time.sleep(0.1)
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kmeans, "_LOADED", {})
-
-
 def processes() -> list[psutil.Process]:
     """The actors of this module that live."""
     found = []
@@ -57,6 +55,15 @@ def processes() -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def actors(number: int) -> list[psutil.Process]:
+    """So many actors of this module, as soon as they live."""
+    end = time.monotonic() + 60
+    while len(processes()) < number:
+        assert time.monotonic() < end, f"only {processes()} live"
+        time.sleep(0.05)
+    return processes()
 
 
 def parameters(actors: int, **values: Any) -> Parameters:
@@ -73,7 +80,11 @@ def shares(rows: np.ndarray) -> Callable[..., np.ndarray]:
     return lambda part=0, parts=1: np.array_split(rows, parts)[part]
 
 
-def fit_job(out: Path, **values: Any) -> tuple[Job, kmeans.FittedKMeans, dict[str, Any]]:
+def fit(sample: Callable[..., np.ndarray], p: Parameters, initial: np.ndarray | None = None) -> Fit:
+    return RayEngine(p).fit(sample, initial, p)
+
+
+def fit_job(out: Path, **values: Any) -> tuple[Job, FittedKMeans, dict[str, Any]]:
     job = make_plan(locate(resolve({"input_path": DEMO, "output_path": str(out), "n_clusters": 50, **values}))).job
     fitted = fit_centroids(job)
     return job, fitted, json.loads((Path(job.kmeans.url) / "model.json").read_text())
@@ -84,17 +95,15 @@ def test_one_actor_computes_what_this_process_computes(init):
     rows = blobs(0)
     start = rows[:20] if init == "given" else None
     p = parameters(1, n_clusters=20, init="x.npy" if init == "given" else init)
-    remote = ray_fit.RayEngine().fit(shares(rows), start, p)
-    local = fitting.LocalEngine().fit(shares(rows), start, p)
+    remote = fit(shares(rows), p, start)
+    local = LocalEngine(p).fit(shares(rows), start, p)
     np.testing.assert_allclose(remote.centroids, local.centroids, atol=1e-6)
     assert (remote.iterations, remote.rows) == (local.iterations, local.rows)
 
 
 def test_several_actors_find_what_one_finds_from_the_same_start():
     rows = blobs(1)
-    one, two = (
-        ray_fit.RayEngine().fit(shares(rows), rows[:20], parameters(n, n_clusters=20, min_moved=0)) for n in (1, 2)
-    )
+    one, two = (fit(shares(rows), parameters(n, n_clusters=20, min_moved=0), rows[:20]) for n in (1, 2))
     np.testing.assert_allclose(two.centroids, one.centroids, atol=1e-5)
     assert two.inertia == pytest.approx(one.inertia, rel=1e-6)
 
@@ -116,22 +125,25 @@ def test_actors_read_their_shares_and_fit_as_well_as_this_process(tmp_path):
     "operation",
     ["approach", "third step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("size", "draw", "step"))],
 )
-def test_the_share_of_a_killed_actor_is_given_to_another(monkeypatch, operation):
-    rows, run, steps = blobs(2), ray_fit._Actors.run, []
-    p = parameters(2, n_clusters=20)
-    undisturbed = ray_fit.RayEngine().fit(shares(rows), None, p)
+def test_the_share_of_a_killed_actor_is_given_to_another(operation):
+    rows, p = blobs(2), parameters(2, n_clusters=20)
+    undisturbed = fit(shares(rows), p)
 
-    def disturbed(actors: Any, name: str, *arguments: Any) -> list[Any]:
-        steps.append(name)
-        if name == operation.split()[-1] and steps.count(name) == (3 if "third" in operation else 1):
-            ray.get([actor.node.remote() for actor in actors._actors])
-            os.kill(processes()[0].pid, signal.SIGKILL)
-        return run(actors, name, *arguments)
+    def disturbed(run: Run) -> Run:
+        steps = []
 
-    monkeypatch.setattr(ray_fit._Actors, "run", disturbed)
-    fit = ray_fit.RayEngine().fit(shares(rows), None, p)
-    np.testing.assert_allclose(fit.centroids, undisturbed.centroids, atol=1e-6)
-    assert fit.iterations == undisturbed.iterations
+        def call(name: str, *arguments: Any) -> list[Any]:
+            steps.append(name)
+            if name == operation.split()[-1] and steps.count(name) == (3 if "third" in operation else 1):
+                os.kill(actors(2)[0].pid, signal.SIGKILL)
+            return run(name, *arguments)
+
+        return call
+
+    with shards_in_actors(shares(rows), p.max_samples_per_batch, p.kmeans, p.ray_timeout) as run:
+        found = fit_shards(disturbed(run), None, p)
+    np.testing.assert_allclose(found.centroids, undisturbed.centroids, atol=1e-6)
+    assert found.iterations == undisturbed.iterations
 
 
 def test_a_share_that_kills_every_actor_fails_the_fit():
@@ -141,7 +153,7 @@ def test_a_share_that_kills_every_actor_fails_the_fit():
         return np.eye(3, dtype=np.float32)
 
     with pytest.raises(RunError, match=r"the fit lost actor 2 of 2 on [\d.]+, after 3 that were replaced: .*died"):
-        ray_fit.RayEngine().fit(deadly, None, parameters(2, n_clusters=2))
+        fit(deadly, parameters(2, n_clusters=2))
 
 
 def test_what_goes_wrong_in_an_actor_is_raised_as_it_is():
@@ -149,23 +161,22 @@ def test_what_goes_wrong_in_an_actor_is_raised_as_it_is():
         raise InputError("this file is no file")
 
     with pytest.raises(InputError, match=r"^this file is no file$"):
-        ray_fit.RayEngine().fit(refused, None, parameters(2, n_clusters=2))
+        fit(refused, parameters(2, n_clusters=2))
 
 
 def test_more_actors_than_the_cluster_has_room_for_are_refused():
     with pytest.raises(RunError, match="3 actors with 1 CPU each"):
-        ray_fit.RayEngine().fit(shares(blobs(0)), None, parameters(3, n_clusters=2, ray_timeout=2))
+        fit(shares(blobs(0)), parameters(3, n_clusters=2, ray_timeout=2))
 
 
 def test_more_actors_than_rows_are_no_harm():
-    p = parameters(2, n_clusters=1)
-    assert ray_fit.RayEngine().fit(shares(blobs(0)[:1]), None, p).rows == 1
+    assert fit(shares(blobs(0)[:1]), parameters(2, n_clusters=1)).rows == 1
 
 
 # The fitted model in the object store
 
 
-def load_elsewhere(fitted: kmeans.FittedKMeans) -> np.ndarray:
+def load_elsewhere(fitted: FittedKMeans) -> np.ndarray:
     """The model as a worker process of the cluster loads it, once."""
 
     def load() -> np.ndarray:
@@ -176,20 +187,20 @@ def load_elsewhere(fitted: kmeans.FittedKMeans) -> np.ndarray:
     return ray.get(ray.remote(max_calls=1)(load).remote())
 
 
-def stored_model(directory: Path) -> tuple[kmeans.FittedKMeans, np.ndarray]:
-    fitted = kmeans.fit_or_load(
-        Folder(str(directory)), lambda: blobs(0), 16, Parameters(input_path=["/n"], output_path="/n", n_clusters=5)
-    )
+def stored_model(directory: Path, seed: int) -> tuple[FittedKMeans, np.ndarray]:
+    """A model, of its own in each test, as a process keeps the one that it loaded last."""
+    p = Parameters(input_path=["/n"], output_path="/n", n_clusters=5)
+    fitted = fit_or_load(Folder(str(directory)), None, LocalEngine(p), lambda: blobs(seed), 16, p)
     return fitted, np.load(directory / "centroids.npy")
 
 
-def wait_for(shared: kmeans.FittedKMeans) -> None:
-    ray.get(ray.get_actor(shared.actor, namespace=ray_cluster.NAMESPACE).centroids.remote())
+def wait_for(shared: FittedKMeans) -> None:
+    assert find_published(shared.actor) is not None
 
 
 def test_processes_of_the_cluster_take_a_published_model_from_the_object_store(tmp_path):
-    fitted, expected = stored_model(tmp_path / "m")
-    with ray_fit.published(fitted, {}) as shared:
+    fitted, expected = stored_model(tmp_path / "m", 1)
+    with fitted.published({}) as shared:
         assert fitted.content_hash in shared.actor
         wait_for(shared)
         (tmp_path / "m" / "centroids.npy").rename(tmp_path / "away.npy")
@@ -199,8 +210,8 @@ def test_processes_of_the_cluster_take_a_published_model_from_the_object_store(t
 
 
 def test_two_runs_publish_the_same_model_at_the_same_time(tmp_path):
-    fitted, expected = stored_model(tmp_path / "m")
-    with ray_fit.published(fitted, {}) as first, ray_fit.published(fitted, {}) as second:
+    fitted, expected = stored_model(tmp_path / "m", 2)
+    with fitted.published({}) as first, fitted.published({}) as second:
         assert first.actor != second.actor
         for shared in (first, second):
             wait_for(shared)
@@ -210,8 +221,8 @@ def test_two_runs_publish_the_same_model_at_the_same_time(tmp_path):
 
 
 def test_where_the_actor_is_gone_the_model_comes_from_storage(tmp_path, caplog):
-    fitted, expected = stored_model(tmp_path / "m")
-    with ray_fit.published(fitted, {}) as shared:
+    fitted, expected = stored_model(tmp_path / "m", 3)
+    with fitted.published({}) as shared:
         wait_for(shared)
         [holder] = processes()
         os.kill(holder.pid, signal.SIGKILL)
@@ -223,13 +234,5 @@ def test_where_the_actor_is_gone_the_model_comes_from_storage(tmp_path, caplog):
 
 
 def test_an_unpublished_model_comes_from_storage(tmp_path):
-    fitted, expected = stored_model(tmp_path / "m")
+    fitted, expected = stored_model(tmp_path / "m", 4)
     np.testing.assert_array_equal(load_elsewhere(fitted), expected)
-
-
-def test_the_module_is_imported_only_where_ray_fits():
-    import subprocess
-    import sys
-
-    code = "import beam_semdedup.fit.model, beam_semdedup.fit.lloyd, sys; sys.exit('ray' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

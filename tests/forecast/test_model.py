@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from reading import inspect
 
 from beam_semdedup.config.parameters import PlanParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import Rates
-from beam_semdedup.inputs import dataset as inputs
 from beam_semdedup.plan.sizes import SEGMENT_BYTES
 from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow
@@ -47,7 +47,7 @@ def stage(found, name):
 
 def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
     data = make_dataset(rows=3000, copies=100, clusters=12)
-    sizes = {"n_clusters": 12, "unit_rows": 500, "assign_unit_bytes": 4 * 16 * 400, "fit_data_fraction": 0.5}
+    sizes = {"n_clusters": 12, "comparison_rows": 500, "assign_unit_bytes": 4 * 16 * 400, "fit_data_fraction": 0.5}
     fixed = {"memory_budget": "1GiB", "max_cluster_rows": 1000}
     workflow = SemanticDeduplicationWorkflow(
         input_path=data.path, output_path=str(tmp_path / "out"), verbose=False, **sizes, **fixed
@@ -56,10 +56,9 @@ def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
     units = workflow.plan().units
     workflow.run()
     found = [segment for name in job.segments.names() for segment in find_assigned(job, name)]
-    facts = inputs.inspect(inputs.list_files([data.path], "parquet", None, {}), "parquet", "id", "embeddings", [], None)
     p = parameters(**sizes, **fixed)
     machines = Machines(memory=p.memory_budget)
-    expected = forecast(p, Data(3000, 16, 0, 0, facts.files), 12, machines, RATES)
+    expected = forecast(p, Data(3000, 16, 0, 0, inspect(data.path)), 12, machines, RATES)
     assert (expected.units, expected.keys, expected.segments) == (len(units), job.num_keys, len(found))
     assert expected.sample_rows == job.assign_plan.sample_rows == 1500
     assert expected.comparisons == sum(name.endswith(".parquet") for name in job.pairwise.names())

@@ -1,6 +1,6 @@
 """Tests that need a GPU and CuPy, and neither Beam, Ray nor cuML.
 
-They have not yet been run; `tests/test_cuda.py` runs the same paths through a stand-in for CuPy.
+`tests/compute/test_cuda.py` runs the same paths through a stand-in for CuPy.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from device_checks import assert_rows_are_assigned_as_on_numpy
 
 from beam_semdedup.compute import assignment
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.fit import lloyd as fitting
+from beam_semdedup.fit.local import LocalEngine
 from beam_semdedup.fit.shard import Shard
 
 
@@ -32,6 +32,6 @@ def test_a_fit_is_that_of_numpy(cupy, texts, init):
     fits = {}
     for device in ("gpu", "cpu"):
         p = Parameters(input_path=["/"], output_path="/", n_clusters=50, init=init, device=device, min_moved=0)
-        fits[device] = fitting.LocalEngine().fit(lambda: texts, None, p)
+        fits[device] = LocalEngine(p).fit(lambda: texts, None, p)
     assert fits["gpu"].inertia == pytest.approx(fits["cpu"].inertia, rel=0.01)
     assert set(assignment.assign(texts, fits["gpu"].centroids, 1024)) == set(range(50))

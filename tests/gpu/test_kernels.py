@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import BATCHES, EPS, clusters, folded, folds, grids, plainly_folded, starting, units
 
-from beam_semdedup.compute import arrays, cuda, tiles
+from beam_semdedup.compute import arrays, cuda, screens, tiles
 from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.small_clusters import max_similarity_of_each
 from beam_semdedup.storage.segments import RankedRows
@@ -37,10 +37,10 @@ def test_the_device_is_found(cupy):
 @given(case=folds())
 @on_a_gpu
 def test_the_kernel_folds_as_numpy_does(cupy, case):
-    def fold(tile, diagonal, column, *state):
-        there = [cupy.asarray(x) for x in state]
-        tiles.fold(cupy.asarray(tile), diagonal, column, *there)
-        for host, array in zip(state, there, strict=True):
+    def fold(tile, diagonal, column, top):
+        there = tiles.Top(*map(cupy.asarray, top))
+        tiles.fold(cupy.asarray(tile), diagonal, column, there)
+        for host, array in zip(top, there, strict=True):
             host[:] = array.get()
 
     for found, wanted in zip(folded(fold, *case), plainly_folded(*case[:2]), strict=True):
@@ -49,9 +49,9 @@ def test_the_kernel_folds_as_numpy_does(cupy, case):
 
 def test_a_fold_of_many_rows_is_that_of_numpy(cupy):
     products = np.random.default_rng(0).random((5000, 3333), dtype=np.float32)
-    there, here = [cupy.asarray(x) for x in starting(5000)], starting(5000)
-    tiles.fold(cupy.asarray(products), -100, 7, *there)
-    tiles.fold(products, -100, 7, *here)
+    there, here = tiles.Top(*map(cupy.asarray, starting(5000))), starting(5000)
+    tiles.fold(cupy.asarray(products), -100, 7, there)
+    tiles.fold(products, -100, 7, here)
     for found, wanted in zip(there, here, strict=True):
         np.testing.assert_array_equal(found.get(), wanted)
 
@@ -70,10 +70,10 @@ def test_products_are_exact_to_their_bounds(cupy, shape, batches):
     exact = a.astype(np.float64) @ b.astype(np.float64).swapaxes(-1, -2)
     there = cupy.asarray(a), cupy.asarray(b)
     single = tiles.multiply(*there).get()
-    half = tiles.multiply(*map(tiles.rounded, there)).get()
+    half = tiles.multiply(*map(screens.Rounded(0.9).prepared, there)).get()
     assert (single.dtype, half.dtype) == (np.float32, np.float32)
     assert np.abs(single - exact).max(initial=0) <= arrays.rounding_error(d, cupy)
-    assert np.abs(half - exact).max(initial=0) <= tiles.screening_error(d, 1.0001)
+    assert np.abs(half - exact).max(initial=0) <= screens.screening_error(d, 1.0001)
 
 
 @pytest.mark.parametrize("kind", ["constant", "binary", "normal"])
@@ -101,7 +101,7 @@ def test_similarities_are_those_of_numpy(cupy, rows, batch, eps, data):
     if eps is None:
         assert_equal(max_similarity(cupy.asarray(rows), low, high, batch), exact)
     else:
-        found = max_similarity(cupy.asarray(rows), low, high, batch, 1 - eps)
+        found = max_similarity(cupy.asarray(rows), low, high, batch, screens.Rounded(1 - eps))
         sure = np.abs(exact[0].astype(np.float64) - (1 - eps)) > 6e-8  # else the last bit of a score decides
         np.testing.assert_array_equal((found[0] >= 1 - eps)[sure], (exact[0] >= 1 - eps)[sure])
 
@@ -113,7 +113,7 @@ def test_real_texts_give_what_numpy_gives_and_screened_the_same_duplicates(cupy,
     exact = max_similarity(there, 0, len(texts), batch)
     assert_equal(exact, max_similarity(texts, 0, len(texts), 1024))
     assert_equal(max_similarity(there, 3000, 4500, batch), (exact[0][3000:4500], exact[1][3000:4500]))
-    screened, _ = max_similarity(there, 0, len(texts), batch, 1 - eps)
+    screened, _ = max_similarity(there, 0, len(texts), batch, screens.Rounded(1 - eps))
     np.testing.assert_array_equal(screened >= 1 - eps, exact[0] >= 1 - eps)
 
 
@@ -145,7 +145,7 @@ def test_real_texts_in_small_clusters(cupy, texts, eps):
     there, starts = cupy.asarray(texts), stops - sizes
     exact = max_similarity_of_each(there, starts, stops, 1 << 26)
     assert_equal(exact, max_similarity_of_each(texts, starts, stops, 1 << 26))
-    screened, _ = max_similarity_of_each(there, starts, stops, 1 << 26, 1 - eps)
+    screened, _ = max_similarity_of_each(there, starts, stops, 1 << 26, screens.Rounded(1 - eps))
     np.testing.assert_array_equal(screened >= 1 - eps, exact[0] >= 1 - eps)
 
 

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.json as pj
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import SCHEMA, copied, facts, malformed, numbers, positions, read
+from reading import SCHEMA, copied, facts, input_of, malformed, numbers, positions, read
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import dataset as inputs
-from beam_semdedup.inputs import jsonl
-from beam_semdedup.inputs.base import FileFacts
+from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
+from beam_semdedup.inputs.jsonl_lines import blocks
+from beam_semdedup.inputs.units import units
 from beam_semdedup.storage.folder import File
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -79,9 +80,9 @@ def row(number: int) -> dict[str, Any]:
 class TestJsonl:
     kind = Jsonl()
 
-    def written(self, path: Path, content: bytes, name: str = "a.jsonl") -> FileFacts:
+    def written(self, path: Path, content: bytes, kind: Jsonl = kind, name: str = "a.jsonl") -> FileFacts:
         (path / name).write_bytes(content)
-        return facts(path / name, self.kind)
+        return facts(path / name, kind)
 
     def test_rows_are_counted_and_their_types_found(self, tmp_path):
         found = self.written(tmp_path, lines_of(row(1), row(2)))
@@ -158,17 +159,16 @@ class TestJsonl:
         assert content.num_rows == 0
         assert malformed(rows) == list(range(1, 8))
 
-    def test_the_types_are_found_behind_a_block_of_malformed_lines(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 64)
-        found = self.written(tmp_path, b"what\n" * 40 + lines_of(row(1)))
+    def test_the_types_are_found_behind_a_block_of_malformed_lines(self, tmp_path):
+        found = self.written(tmp_path, b"what\n" * 40 + lines_of(row(1)), Jsonl(block_bytes=64))
         assert found.schema.names == ["id", "embeddings"]
         assert found.num_rows == 41
 
-    def test_the_types_are_those_of_all_blocks(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 64)
+    def test_the_types_are_those_of_all_blocks(self, tmp_path):
+        kind = Jsonl(block_bytes=64)
         lines = [{"id": i, "score": i, "none": None, "info": {"a": i}} for i in range(40)]
         lines += [{"id": 40, "score": 0.5, "none": "x", "info": {"b": "y"}, "late": True}]
-        found = self.written(tmp_path, lines_of(*lines, *lines[:40]))
+        found = self.written(tmp_path, lines_of(*lines, *lines[:40]), kind)
         assert {f.name: f.type for f in found.schema} == {
             "id": pa.int64(),
             "score": pa.float64(),
@@ -176,31 +176,30 @@ class TestJsonl:
             "info": pa.struct([("a", pa.int64()), ("b", pa.string())]),
             "late": pa.bool_(),
         }
-        content, rows = read(found.parts, self.kind, found.schema)
+        content, rows = read(found.parts, kind, found.schema)
         assert content.column("score").to_pylist() == [*range(40), 0.5, *range(40)]
         assert malformed(rows) == []
-        assert len(self.kind.head(found.info).names) == 4
+        assert len(kind.head(found.info).names) == 4
 
     @pytest.mark.parametrize("block_bytes", [16, 64, 1 << 20])
-    def test_the_commonest_type_is_that_of_the_most_lines_of_the_file(self, tmp_path, monkeypatch, block_bytes):
+    def test_the_commonest_type_is_that_of_the_most_lines_of_the_file(self, tmp_path, block_bytes):
         """Wherever they stand: two types that join are counted together."""
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+        kind = Jsonl(block_bytes)
         lines = lines_of(*({"x": v} for v in [*["a"] * 5, *[None] * 9, *[1] * 3, *[0.5] * 3]))
-        found = self.written(tmp_path, lines)
+        found = self.written(tmp_path, lines, kind)
         assert found.schema.field("x").type == pa.float64()
-        assert malformed(read(found.parts, self.kind, found.schema)[1]) == [1, 2, 3, 4, 5]
+        assert malformed(read(found.parts, kind, found.schema)[1]) == [1, 2, 3, 4, 5]
 
     def test_a_mixed_column_is_not_read_line_by_line(self, tmp_path, monkeypatch):
-        reads, read_json = [], jsonl._read_json
-        monkeypatch.setattr(jsonl, "_read_json", lambda lines, s: reads.append(len(lines)) or read_json(lines, s))
+        reads, read_json = [], pj.read_json
+        monkeypatch.setattr(pj, "read_json", lambda data, **options: reads.append(data) or read_json(data, **options))
         values = [1, "a", 0.5, None, [1], {"b": 1}, True]
         found = self.written(tmp_path, lines_of(*({"id": i, "x": values[i % 7]} for i in range(700))))
         assert {f.name: f.type for f in found.schema} == {"id": pa.int64(), "x": pa.float64()}
         assert len(reads) < 10
 
     @pytest.mark.parametrize("block_bytes", [16, 1 << 20])
-    def test_types_that_do_not_fit_together_are_told_with_their_first_lines(self, tmp_path, monkeypatch, block_bytes):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
+    def test_types_that_do_not_fit_together_are_told_with_their_first_lines(self, tmp_path, block_bytes):
         mixed = {
             "fits": [None, 1, 0.5, 2],
             "x": [None, 1, "a", 0.5],
@@ -210,9 +209,8 @@ class TestJsonl:
             "tags": [[1], None, ["a"], [True]],
         }
         rows = [{name: values[i] for name, values in mixed.items()} for i in range(4)]
-        found = self.written(
-            tmp_path, b"{oh\n" + lines_of(*rows[:2]) + b'\n{"fits": "x"} {"fits": "y"}\n' + lines_of(*rows[2:])
-        )
+        content = b"{oh\n" + lines_of(*rows[:2]) + b'\n{"fits": "x"} {"fits": "y"}\n' + lines_of(*rows[2:])
+        found = self.written(tmp_path, content, Jsonl(block_bytes))
         assert found.conflicts == {
             "x": "double in line 3 and string in line 6",
             "tags": "list<item: int64> in line 2 and list<item: string> in line 6 and list<item: bool> in line 7",
@@ -223,7 +221,7 @@ class TestJsonl:
     def test_one_malformed_line_changes_no_type(self, tmp_path):
         lines = [{"id": i, "quality": 1 if i % 3 else 0.5, "info": {"a": i} if i % 2 else {"b": "x"}} for i in range(9)]
         whole = self.written(tmp_path, lines_of(*lines))
-        broken = self.written(tmp_path, lines_of(*lines[:4]) + b"{oh\n" + lines_of(*lines[4:]), "b.jsonl")
+        broken = self.written(tmp_path, lines_of(*lines[:4]) + b"{oh\n" + lines_of(*lines[4:]), name="b.jsonl")
         assert broken.schema.field("quality").type == pa.float64()
         assert {f.name: f.type for f in broken.schema} == {f.name: f.type for f in whole.schema}
 
@@ -263,22 +261,34 @@ class TestJsonl:
         assert found.schema.names == ["id", "embeddings"]
         assert read(found.parts, self.kind)[0].to_pylist() == [row(1), row(2)]
 
-    def test_lines_longer_than_a_block_are_read_whole(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 50)
+    def test_lines_longer_than_a_block_are_read_whole(self, tmp_path):
+        kind = Jsonl(block_bytes=50)
         lines = [{**row(0), "text": "x" * 20}, {**row(1), "text": "y" * 400}, row(2), {**row(3), "text": "z" * 150}]
-        found = self.written(tmp_path, lines_of(*lines).strip())
-        content, rows = read(found.parts, self.kind)
+        found = self.written(tmp_path, lines_of(*lines).strip(), kind)
+        content, rows = read(found.parts, kind)
         assert content.to_pylist() == [row(i) for i in range(4)]
         assert numbers(rows) == [1, 2, 3, 4]
 
-    def test_the_parts_of_a_file_are_its_bytes_end_to_end(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 100)
-        found = self.written(tmp_path, lines_of(*map(row, range(20))))
+    def test_the_parts_of_a_file_are_its_bytes_end_to_end(self, tmp_path):
+        kind = Jsonl(block_bytes=100)
+        found = self.written(tmp_path, lines_of(*map(row, range(20))), kind)
         assert len(found.parts) > 3
         for before, after in zip(found.parts[:-1], found.parts[1:], strict=True):
-            assert after.offset == before.offset + before.length
             assert after.first_row == before.first_row + before.num_rows
-            assert after.first_line == before.first_line + before.num_rows
+        for part in found.parts:
+            content, rows = read([part], kind)
+            expected = list(range(part.first_row, part.first_row + part.num_rows))
+            assert content.column("id").to_pylist() == positions(rows) == expected
+            assert numbers(rows) == [n + 1 for n in expected]
+        whole = kind.join([part.piece for part in found.parts])
+        assert read([InputUnit(found.info.url, 0, 0, 20, whole)], kind)[0].to_pylist() == [row(i) for i in range(20)]
+
+    def test_a_unit_is_named_by_its_file_first_line_and_rows(self, tmp_path):
+        kind = Jsonl(block_bytes=1)
+        found = self.written(tmp_path, lines_of(row(0)) + b"\n\n" + lines_of(row(1), row(2)), kind)
+        names = [kind.describe(unit) for unit in units(input_of(kind, found), 2)]
+        assert names == [f"{found.info} (from line 1, rows 0 to 1)", f"{found.info} (from line 5, rows 2 to 2)"]
+        assert [kind.suffix(part.piece) for part in found.parts] == [""] * 3
 
     def test_rows_are_found_by_line(self):
         groups, lines = self.kind.places(File("a"), np.array([3, 8]))
@@ -294,16 +304,14 @@ class TestJsonl:
             ([None] * 40 + [[1, 2, 3]], 3),
         ],
     )
-    def test_the_dimension_is_the_commonest_length_in_the_first_block_with_a_vector(
-        self, tmp_path, monkeypatch, vectors, expected
-    ):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 200)
-        found = self.written(tmp_path, lines_of(*({"id": i, "embeddings": v} for i, v in enumerate(vectors))))
-        assert self.kind.dimension(found, "embeddings") == expected
+    def test_the_dimension_is_the_commonest_length_in_the_first_block_with_a_vector(self, tmp_path, vectors, expected):
+        kind = Jsonl(block_bytes=200)
+        found = self.written(tmp_path, lines_of(*({"id": i, "embeddings": v} for i, v in enumerate(vectors))), kind)
+        assert kind.dimension(found, "embeddings") == expected
 
 
 class TestCompressedJsonl:
-    kind = Jsonl()
+    kind = Jsonl(block_bytes=300)
     content = lines_of(*map(row, range(50))) + b"\n{oops\n" + lines_of(*map(row, range(50, 60)))
 
     def written(self, path: Path, suffix: str, content: bytes) -> FileFacts:
@@ -312,13 +320,13 @@ class TestCompressedJsonl:
 
     @pytest.mark.parametrize("suffix", COMPRESSORS)
     @pytest.mark.parametrize("rows_per_unit", [7, 1000])
-    def test_it_is_read_as_if_it_were_not_compressed(self, tmp_path, monkeypatch, suffix, rows_per_unit):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 300)
+    def test_it_is_read_as_if_it_were_not_compressed(self, tmp_path, suffix, rows_per_unit):
         found = self.written(tmp_path, suffix, COMPRESSORS[suffix](self.content))
         assert (found.num_rows, len(found.parts)) == (61, 1)
-        units = inputs.units([found], rows_per_unit)
-        assert len(units) == -(-61 // rows_per_unit)
-        content, rows = read(units, self.kind)
+        parts = units(input_of(self.kind, found), rows_per_unit)
+        assert len(parts) == -(-61 // rows_per_unit)
+        assert all(self.kind.where(part.piece) == "from line 1" for part in parts)
+        content, rows = read(parts, self.kind)
         assert content.column("id").to_pylist() == list(range(60))
         assert malformed(rows) == [52]
         assert numbers(rows) == [*range(1, 51), *range(53, 63)]
@@ -390,8 +398,6 @@ LINE = st.one_of(
 class TestAnyLines:
     """Any mix of good, blank and bad lines, cut into blocks of any size."""
 
-    kind = Jsonl()
-
     @given(
         lines=st.lists(LINE, max_size=30),
         newline=st.sampled_from([b"\n", b"\r\n"]),
@@ -406,12 +412,11 @@ class TestAnyLines:
         content = newline.join(line for _, line, _ in lines) + (newline if at_end else b"")
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl{suffix}"
         path.write_bytes(COMPRESSORS.get(suffix, bytes)(content))
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
-            found = facts(path, self.kind)
-            units = inputs.units([found], rows_per_unit)
-            table_, rows = read(units, self.kind)
-            per_unit = [read([unit], self.kind)[1] for unit in units]
+        kind = Jsonl(block_bytes)
+        found = facts(path, kind)
+        parts = units(input_of(kind, found), rows_per_unit)
+        table_, rows = read(parts, kind)
+        per_unit = [read([unit], kind)[1] for unit in parts]
         path.unlink()
         good = [n for n, (what, _, _) in enumerate(lines, 1) if what == "good"]
         bad = [n for n, (what, _, _) in enumerate(lines, 1) if what == "bad"]
@@ -419,7 +424,7 @@ class TestAnyLines:
         assert numbers(rows) == good
         assert malformed(rows) == bad
         assert found.num_rows == len(good) + len(bad)
-        assert [len(numbers(r)) + len(malformed(r)) for r in per_unit] == [unit.num_rows for unit in units]
+        assert [len(numbers(r)) + len(malformed(r)) for r in per_unit] == [unit.num_rows for unit in parts]
         rows_in_order = sorted(good + bad)
         assert positions(rows) == [rows_in_order.index(n) for n in good]
 
@@ -427,17 +432,16 @@ class TestAnyLines:
     def test_any_bytes_are_rows_or_malformed_and_none_is_lost(self, tmp_path_factory, content):
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl"
         path.write_bytes(content)
-        found = facts(path, self.kind)
-        table_, rows = read(found.parts, self.kind)
+        kind = Jsonl()
+        found = facts(path, kind)
+        table_, rows = read(found.parts, kind)
         path.unlink()
         assert table_.num_rows + len(malformed(rows)) == found.num_rows
         assert found.num_rows == sum(bool(line.strip()) for line in content.split(b"\n"))
 
     @given(content=st.binary(max_size=60) | st.text("{}\n\r ", max_size=60).map(str.encode), size=st.integers(1, 20))
     def test_blocks_are_whole_lines_and_the_content_end_to_end(self, content, size):
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(jsonl, "_BLOCK_BYTES", size)
-            found = list(jsonl._blocks(io.BytesIO(content)))
+        found = list(blocks(io.BytesIO(content), size))
         assert b"".join(found) == content
         assert all(block.endswith(b"\n") for block in found[:-1])
         assert all(found)

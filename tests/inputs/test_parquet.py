@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reading import VECTORS, copied, facts, malformed, numbers, positions, read
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import embeddings, parquet
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.storage.folder import FileInfo
@@ -41,18 +41,23 @@ class TestParquet:
     def test_each_row_group_is_a_part(self, tmp_path):
         found = self.written(tmp_path, table(25))
         assert found.num_rows == 25
-        assert [(p.row_groups, p.first_row, p.num_rows) for p in found.parts] == [
+        assert [(p.piece, p.first_row, p.num_rows) for p in found.parts] == [
             ((0,), 0, 10),
             ((1,), 10, 10),
             ((2,), 20, 5),
         ]
+
+    def test_a_unit_is_named_by_its_file_row_groups_and_rows(self):
+        assert self.kind.describe(InputUnit("a", 0, 20, 5, (2,))) == "a (row group 2, rows 20 to 24)"
+        assert self.kind.describe(InputUnit("a", 0, 20, 15, (2, 3))) == "a (row groups 2 to 3, rows 20 to 34)"
+        assert self.kind.suffix((2, 3)) == "-g000002-000003"
 
     def test_row_groups_without_rows_are_no_parts_and_are_counted(self, tmp_path):
         with pq.ParquetWriter(tmp_path / "a.parquet", table(0).schema) as writer:
             for rows in (0, 4, 0, 3):
                 writer.write_table(table(rows))
         found = facts(tmp_path / "a.parquet", self.kind)
-        parts = [(p.row_groups, p.first_row, p.num_rows) for p in found.parts]
+        parts = [(p.piece, p.first_row, p.num_rows) for p in found.parts]
         assert parts == [((1,), 0, 4), ((3,), 4, 3)]
         content, rows = read(found.parts, self.kind)
         assert content.column("id").to_pylist() == [0, 1, 2, 3, 0, 1, 2]
@@ -61,30 +66,26 @@ class TestParquet:
     @given(
         rows=st.integers(1, 40),
         rows_per_group=st.integers(1, 15),
-        rows_per_batch=st.integers(1, 20),
+        batch_bytes=st.integers(1, 1000),
         cuts=st.lists(st.integers(0, 40), max_size=5),
     )
     def test_units_cut_anywhere_give_every_row_once_with_its_number(
-        self, tmp_path_factory, rows, rows_per_group, rows_per_batch, cuts
+        self, tmp_path_factory, rows, rows_per_group, batch_bytes, cuts
     ):
         found = self.written(tmp_path_factory.mktemp("cut"), table(rows), rows_per_group)
         bounds = sorted({0, rows, *(c for c in cuts if c < rows)})
         units = []
         for low, high in zip(bounds[:-1], bounds[1:], strict=True):
             groups = tuple(range(low // rows_per_group, (high - 1) // rows_per_group + 1))
-            units.append(InputUnit(found.info.url, 0, low, high - low, row_groups=groups))
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(parquet, "_rows_per_batch", lambda *_: rows_per_batch)
-            for unit in units:
-                content, parts = read([unit], self.kind)
-                expected = list(range(unit.first_row, unit.first_row + unit.num_rows))
-                assert content.column("id").to_pylist() == expected
-                assert content.column("embeddings").to_pylist() == [
-                    [3.0 * i, 3.0 * i + 1, 3.0 * i + 2] for i in expected
-                ]
-                assert positions(parts) == numbers(parts) == expected
-                assert malformed(parts) == []
-                assert all(len(r.positions) == r.table.num_rows <= rows_per_batch for r in parts)
+            units.append(InputUnit(found.info.url, 0, low, high - low, groups))
+        for unit in units:
+            content, parts = read([unit], Parquet(batch_bytes))
+            expected = list(range(unit.first_row, unit.first_row + unit.num_rows))
+            assert content.column("id").to_pylist() == expected
+            assert content.column("embeddings").to_pylist() == [[3.0 * i, 3.0 * i + 1, 3.0 * i + 2] for i in expected]
+            assert positions(parts) == numbers(parts) == expected
+            assert malformed(parts) == []
+            assert all(len(r.positions) == r.table.num_rows <= max(1, batch_bytes // 20) for r in parts)
 
     @pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
     @pytest.mark.parametrize("make", [pa.list_, pa.large_list, lambda width: pa.list_(width, 3)])
@@ -123,18 +124,18 @@ class TestParquet:
         assert again.column("id").to_pylist() == values
 
     @pytest.mark.parametrize("names", [["row.id", "model.v2.embedding"], ["row", "row.model"], ["row.model", "row"]])
-    def test_columns_with_dots_in_their_names_are_columns_like_others(self, tmp_path, monkeypatch, names):
-        monkeypatch.setattr(parquet, "_BATCH_BYTES", 1000)
+    def test_columns_with_dots_in_their_names_are_columns_like_others(self, tmp_path, names):
+        kind = Parquet(batch_bytes=1000)
         content = table(5000)
         plain = self.written(tmp_path, content, rows_per_group=5000)
-        batches = [len(rows.positions) for rows in read(plain.parts, self.kind)[1]]
+        batches = [len(rows.positions) for rows in read(plain.parts, kind)[1]]
         content = content.rename_columns([*names, "text"])
         found = self.written(tmp_path, content, rows_per_group=5000)
         schema = pa.schema([(names[0], pa.int64()), (names[1], VECTORS)])
-        again, rows = read(found.parts, self.kind, schema)
+        again, rows = read(found.parts, kind, schema)
         assert again.equals(content.select(names))
         assert max(len(r.positions) for r in rows) <= max(batches) < 100
-        assert self.kind.dimension(found, names[1]) == 3
+        assert kind.dimension(found, names[1]) == 3
 
     def test_the_bytes_of_a_column_are_those_of_all_its_fields(self, tmp_path):
         nested = pa.array([{"a": i, "b": [{"c": i}]} for i in range(100)])

@@ -21,7 +21,7 @@ from beam_semdedup import SemanticDeduplicationWorkflow, Summary
 
 DEMO = Path(__file__).parents[2] / "examples" / "data"
 COMMAND = Path(sys.executable).with_name("semdedup")
-SIZES = {"unit_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
+SIZES = {"comparison_rows": 100, "assign_unit_bytes": 200 * 4 * 384}
 """Small units, so that there are many moments between them."""
 
 

@@ -110,7 +110,7 @@ def test_a_size_that_finished_units_do_not_have_is_not_ignored_silently(
 
 @pytest.mark.parametrize("content", [b"", b"not a file of ours"])
 def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, tmp_path: Path) -> None:
-    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out", unit_rows=50, assign_unit_bytes=2000))
+    expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out", comparison_rows=50, assign_unit_bytes=2000))
     for pattern in ("*_results/*/manifest.json", "kmeans_results/*/segments/*", "pairwise_results/*/*.parquet"):
         next((tmp_path / "out").glob(pattern)).write_bytes(content)
     assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected

@@ -62,7 +62,7 @@ def _tree(root: Path) -> set[str]:
         ("verbose=maybe", "verbose='maybe': expected true or false$"),
         ("metadata_fields=text", "metadata_fields='text': expected a list of text$"),
         ("n_clusters=0", "n_clusters=0 is out of range: it must be at least 1"),
-        ("eps=2", r"eps=2.0 is out of range: it must be below 2"),
+        ("eps=2", r"eps=2 is out of range: it must be below 2"),
         ("eps=-0.1", r"eps=-0.1 is out of range: it must be at least 0"),
         ("eps=nan", "eps=nan is out of range"),
         ("fit_data_fraction=1.5", "fit_data_fraction=1.5 is out of range: it must be at most 1"),
@@ -323,14 +323,121 @@ class TestAStoredRun:
             300,
         )
 
-    @pytest.mark.parametrize("content", [None, "- a", "a: [", "unheard: 1"])
+    def test_may_lose_a_value(self, semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+        stored = {"input_path": "in", "output_path": "out", "n_clusters": 3, "runner": "ray"}
+        stored["read_kwargs"] = {"storage_options": {"profile": "***", "anon": False}}
+        Path("semdedup.yaml").write_text(json.dumps(stored))
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters) or {})
+        assert "give it again: read_kwargs.storage_options.profile=…" in semdedup("--config-path=.").err
+        dropped = ("~read_kwargs.storage_options.profile", "~n_clusters", "~runner")
+        ended = semdedup("--config-path=.", *dropped)
+        assert ended.code == 0, ended.err
+        (found,) = seen
+        assert (found.read_options, found.n_clusters, found.runner.name) == ({"anon": False}, None, "direct")
+
+    def test_may_be_of_a_time_when_parameters_had_other_names(
+        self, semdedup: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("semdedup.yaml").write_text("input_path: in\noutput_path: out\nunit_rows: 7\n")
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.comparison_rows) or {})
+        for more in ([], ["comparison_rows=8"], ["unit_rows=9"]):
+            assert semdedup("--config-path=.", *more).code == 0
+        assert seen == [7, 8, 9]
+
+    @pytest.mark.parametrize(
+        "content", [None, "- a", "a: [", "unheard: 1", "hydra: {job: {chdir: true}}", "defaults: [evil]"]
+    )
     def test_that_is_none_is_refused(self, content: str | None, semdedup: Command) -> None:
         if content is not None:
             Path("semdedup.yaml").write_text(content)
         ended = semdedup("--config-path=.", "input_path=in", "output_path=out")
         assert ended.code == 2
         assert "Traceback" not in ended.err
-        assert ("unknown parameter unheard" if content == "unheard: 1" else f"{Path.cwd()}/semdedup.yaml") in ended.err
+        assert f"{Path.cwd()}/semdedup.yaml" in ended.err
+        for name in ("unheard", "hydra", "defaults"):
+            assert (f"unknown parameter {name}" in ended.err) == (name in (content or ""))
+
+
+class TestAConfigurationOfOnesOwn:
+    """`--config-dir` with a directory in which a user keeps what the commands are given."""
+
+    @pytest.fixture
+    def run(self, semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+        """Calls the command with `--config-dir=mine`, and returns the parameters of its jobs."""
+        files = {
+            "runner/mycluster.yaml": "name: ray\nnum_workers: 64\nnum_gpus: 1\n",
+            "experiment/first.yaml": "# @package _global_\ndefaults: [override /runner: mycluster]\n"
+            "input_path: in\noutput_path: out-${eps}\neps: 0.2\n",
+            "whole.yaml": "defaults: [semdedup, override runner: mycluster, _self_]\n"
+            "input_path: in\noutput_path: out\neps: 0.2\n",
+        }
+        for name, content in files.items():
+            path = Path("mine", name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
+        def call(*arguments: str) -> list[Any]:
+            seen: list[Any] = []
+            monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters) or {})
+            ended = semdedup("--config-dir=mine", *arguments)
+            assert ended.code == 0, ended.err
+            return seen
+
+        return call
+
+    def test_is_a_choice_as_the_others_are(self, run: Callable[..., list[Any]]) -> None:
+        paths = ("input_path=in", "output_path=out")
+        (found,) = run("runner=mycluster", *paths)
+        assert (found.runner.name, found.runner.num_workers, found.runner.num_gpus) == ("ray", 64, 1)
+        (found,) = run("runner=mycluster", "runner.num_workers=3", "runner.num_cpus=2", *paths)
+        assert (found.runner.num_workers, found.runner.num_gpus, found.runner.num_cpus) == (3, 1, 2)
+        swept = run("-m", "runner=mycluster,direct", *paths)
+        assert [p.runner.name for p in swept] == ["ray", "direct"]
+
+    @pytest.mark.parametrize("experiment", ["+experiment=first", "--config-name=whole"])
+    def test_is_all_that_a_run_needs(self, experiment: str, run: Callable[..., list[Any]]) -> None:
+        (found,) = run(experiment)
+        assert (found.input_path, found.eps, found.runner.num_workers) == (["in"], 0.2, 64)
+        swept = run("-m", experiment, "eps=0.1,0.3", "output_path=o/${eps}")
+        assert [(p.eps, p.output_path, p.runner.num_workers) for p in swept] == [(0.1, "o/0.1", 64), (0.3, "o/0.3", 64)]
+
+    def test_is_checked_as_what_is_typed(self, run: Callable[..., list[Any]], semdedup: Command) -> None:
+        Path("mine/runner/wrong.yaml").write_text("name: ray\nnum_worker: 2\n")
+        ended = semdedup("--config-dir=mine", "runner=wrong", "input_path=in", "output_path=out")
+        said = "Error: unknown parameter runner.num_worker; did you mean runner.num_workers?\n"
+        assert (ended.code, ended.err) == (2, said)
+
+    def test_is_named_among_the_choices(self, run: Callable[..., list[Any]], semdedup: Command) -> None:
+        ended = semdedup("--config-dir=mine", "runner=my", "input_path=in", "output_path=out")
+        said = "Error: runner=my: runner is one of: direct, ray, flink, mycluster\n"
+        assert (ended.code, ended.err) == (2, said)
+
+    def test_must_be_there(self, semdedup: Command) -> None:
+        ended = semdedup("--config-dir=none", "input_path=in", "output_path=out")
+        assert (ended.code, ended.err) == (2, "Error: --config-dir=none: no such directory\n")
+
+
+def test_a_parameter_may_be_given_by_its_former_name(
+    semdedup: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.comparison_rows) or {})
+    assert semdedup("input_path=in", "output_path=out", "unit_rows=7").code == 0
+    assert seen == [7]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "unit_rows is called comparison_rows now"
+    ]
+
+
+def test_a_mapping_of_settings_is_given_as_help_shows_it(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.runner) or {})
+    given = ("runner=flink", "runner.options={job_server_jvm_properties: [-Xmx4g]}", "runner.flink_version=1.20")
+    assert semdedup("input_path=in", "output_path=out", *given).code == 0
+    assert seen[0].options == {"job_server_jvm_properties": ["-Xmx4g"]}
+    assert seen[0].flink_version == "1.20"
 
 
 def test_the_shell_completes_parameters(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from runs import comparisons, dedup, duplicates
 
 from beam_semdedup import InputError
 from beam_semdedup.compute import small_clusters
-from beam_semdedup.fit import cuml as cuml_fit
 
 GIVEN = {"max_iter": 0, "n_clusters": None}
 
@@ -74,7 +74,7 @@ def test_the_device_is_in_no_key(device: Any, parquet_dataset: Any, tmp_path: Pa
 def test_a_missing_gpu_or_cuml_is_an_error_before_anything_is_done(
     no_gpu: None, parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuml_fit, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "cuml", None)
     for asked, said in (({"device": "gpu"}, "device=gpu, but there is no GPU"), ({"kmeans": "cuml"}, "kmeans=cuml: ")):
         with pytest.raises(InputError, match=said):
             dedup(parquet_dataset.path, tmp_path / "out", **asked)

@@ -25,6 +25,7 @@ from beam_semdedup.cli import commands as cli
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import make_runner
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_runs_killed_at_any_moments_end_as_an_undisturbed_one(
         {},
         {"memory_budget": "100MB", "pairwise_batch_size": 100},
         {"runner.num_workers": 2},
-        {"unit_rows": 5000, "assign_unit_bytes": "1MB", "max_cluster_rows": 40},
+        {"comparison_rows": 5000, "assign_unit_bytes": "1MB", "max_cluster_rows": 40},
     ]
     total = len(unit_files(Path(undisturbed.paths["output"])))
     before: dict[str, tuple[int, int]] = {}
@@ -235,9 +236,9 @@ def test_a_file_that_is_not_whole_is_not_taken_for_a_unit(parquet_dataset: Any, 
     assert comparisons(second).equals(expected)
 
 
-def _parameters(num_workers: int) -> Any:
+def _runner(num_workers: int) -> Any:
     paths = {"input_path": "unread", "output_path": "unwritten"}
-    return resolve({**paths, "runner": {"name": "direct", "num_workers": num_workers}})
+    return make_runner(resolve({**paths, "runner": {"name": "direct", "num_workers": num_workers}}))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -246,7 +247,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback(num_workers: int, caps
         return 1 / number
 
     def run() -> int:
-        runners.run(lambda p: p | beam.Create([0]) | beam.Map(divide), _parameters(num_workers))
+        runners.run(lambda p: p | beam.Create([0]) | beam.Map(divide), _runner(num_workers))
         return 0
 
     assert cli._guarded(run) == 1
@@ -272,7 +273,7 @@ def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> No
 
     def fail_beside() -> None:
         try:
-            runners.run(lambda p: p | beam.Create([0]) | beam.Map(fail), _parameters(2))
+            runners.run(lambda p: p | beam.Create([0]) | beam.Map(fail), _runner(2))
         except Exception as error:
             failures.append(error)
 
@@ -281,7 +282,7 @@ def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> No
     try:
         wait(running.exists)
         with pytest.raises(RunError, match="was killed by SIGKILL"):
-            runners.run(lambda p: p | beam.Create([0]) | beam.Map(die), _parameters(2))
+            runners.run(lambda p: p | beam.Create([0]) | beam.Map(die), _runner(2))
     finally:
         died.touch()
         thread.join(60)

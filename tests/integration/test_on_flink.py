@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -23,7 +24,11 @@ from beam_semdedup import Summary
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, UnitError
 from beam_semdedup.runners import base as runners
+from beam_semdedup.runners.base import Runner
 from beam_semdedup.runners.flink import job_server as flink_jar
+from beam_semdedup.runners.flink.job import JobFailed
+from beam_semdedup.runners.flink.worker_pool import WorkerPool
+from beam_semdedup.runners.registry import make_runner
 
 LAUNCH = Path(__file__).parents[2] / "launch" / "flink"
 
@@ -126,6 +131,60 @@ def test_the_result_is_that_of_the_local_runner(
     assert {name: first["options"][name] for name in arrived} == arrived
 
 
+@pytest.fixture
+def cluster() -> Iterator[dict[str, Any]]:
+    """See `rest_api`; a cluster of task managers with three slots each."""
+    with flink_stand_in.rest_api() as state:
+        state["/taskmanagers"] = {"taskmanagers": [{"slotsNumber": 3}]}
+        yield state
+
+
+def _runner(stand_in: tuple[Path, Path], **settings: Any) -> Runner[Any]:
+    return make_runner(resolve({"input_path": "in", "output_path": "out", "runner": _settings(stand_in, **settings)}))
+
+
+def test_options_survive_on_the_way_to_the_job_server(stand_in: tuple[Path, Path], cluster: dict[str, Any]) -> None:
+    given = {"execution_mode_for_batch": "BATCH_FORCED", "sdk_worker_parallelism": "7", "job_name": "mine"}
+    with WorkerPool("localhost:0", 1) as pool:
+        _runner(
+            stand_in,
+            flink_master=cluster["address"],
+            flink_version="2.0",
+            worker_pool=f"localhost:{pool.port}",
+            options={**given, "job_server_jvm_properties": ["-Xmx1g"]},
+        ).run(lambda pipeline: pipeline | beam.Create([1]))
+    (job,) = flink_stand_in.seen(stand_in[1])
+    arrived = {
+        **given,
+        "parallelism": "2",
+        "number_of_execution_retries": "0",
+        "state_backend": "rocksdb",
+        "environment_type": "EXTERNAL",
+        "environment_config": f"localhost:{pool.port}",
+    }
+    assert {name: job["options"][name] for name in arrived} == arrived
+    command = rf"^-Djava.io.tmpdir=(\S+) -Xmx1g -jar \S+ --flink-master http://{cluster['address']} --artifacts-dir \1 "
+    assert re.match(command, " ".join(job["argv"]))
+
+
+def test_flink_is_asked_to_start_the_workers_and_a_job_that_failed_is_cancelled(
+    stand_in: tuple[Path, Path], cluster: dict[str, Any]
+) -> None:
+    running = {"jid": "a1", "name": "mine", "state": "RUNNING"}
+    cluster["/jobs/overview"] = {"jobs": [running]}
+    cluster["/jobs/a1?mode=cancel"] = lambda: running.update(state="CANCELED") or {}
+    runner = _runner(
+        stand_in, flink_master=cluster["address"], environment="process", options={"job_name": running["name"]}
+    )
+    with pytest.raises(JobFailed, match="beam:env:process"):  # which the job server of the tests does not know
+        runner.run(lambda pipeline: pipeline | beam.Create([1]))
+    (job,) = flink_stand_in.seen(stand_in[1])
+    assert (job["options"]["sdk_worker_parallelism"], job["options"]["environment_type"]) == ("3", "PROCESS")
+    assert json.loads(job["options"]["environment_config"])["command"].endswith("/semdedup-worker")
+    assert "state_backend" not in job["options"]
+    assert running["state"] == "CANCELED"
+
+
 @pytest.mark.slow
 def test_the_command_is_as_quiet_as_on_the_local_runner(
     started: Callable[..., subprocess.Popen[str]], expected: Summary
@@ -142,10 +201,9 @@ def test_what_a_unit_says_comes_back_and_is_not_tried_again(kind: type[Exception
     def fail(number: int) -> None:
         raise kind(f"file.parquet: {number} is wrong")
 
-    parameters = resolve({"input_path": "in", "output_path": "out", "runner": _settings(stand_in)})
     raised = {UnitError: RunError, InputError: InputError, ArithmeticError: RuntimeError}[kind]
     with pytest.raises(raised, match=r"file\.parquet: 7 is wrong") as error:
-        runners.run(lambda p: p | beam.Create([7]) | beam.Map(fail), parameters)
+        runners.run(lambda p: p | beam.Create([7]) | beam.Map(fail), _runner(stand_in))
     if kind is not ArithmeticError:
         assert str(error.value) == "file.parquet: 7 is wrong"
     assert len(flink_stand_in.seen(stand_in[1])) == 1

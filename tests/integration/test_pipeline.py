@@ -132,7 +132,12 @@ def test_worker_processes_give_what_one_process_gives(
     make_dataset: Callable[..., Any], given_centroids: Callable[..., str], tmp_path: Path
 ) -> None:
     dataset = make_dataset(ids="string")
-    fixed = {"init": given_centroids(dataset.embeddings[:5]), "max_iter": 0, "unit_rows": 40, "assign_unit_bytes": 3200}
+    fixed = {
+        "init": given_centroids(dataset.embeddings[:5]),
+        "max_iter": 0,
+        "comparison_rows": 40,
+        "assign_unit_bytes": 3200,
+    }
     one = dedup(dataset.path, tmp_path / "one", **fixed)
     two = dedup(dataset.path, tmp_path / "two", runner={"name": "direct", "num_workers": 2}, **fixed)
     assert two.stages["assign"].units_done == one.stages["assign"].units_done == 6
@@ -143,7 +148,7 @@ def test_worker_processes_give_what_one_process_gives(
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "assign": [{"assign_unit_bytes": 640}, {"memory_budget": "40KB"}],
-    "pairwise": [{"max_cluster_rows": 7}, {"max_cluster_rows": 7, "pairwise_batch_size": 3}, {"unit_rows": 1}],
+    "pairwise": [{"max_cluster_rows": 7}, {"max_cluster_rows": 7, "pairwise_batch_size": 3}, {"comparison_rows": 1}],
     "": [{"pairwise_batch_size": 3, "max_samples_per_batch": 7}],
 }
 
@@ -378,7 +383,7 @@ def test_a_row_that_is_not_accounted_for_fails_the_run(parquet_dataset: Any, tmp
 
 
 def test_a_unit_with_fewer_rows_than_it_should_have_fails_the_run(parquet_dataset: Any, tmp_path: Path) -> None:
-    summary = dedup(parquet_dataset.path, tmp_path / "out", unit_rows=1)
+    summary = dedup(parquet_dataset.path, tmp_path / "out", comparison_rows=1)
     file = min(Path(summary.paths["pairwise_results"]).glob("*.parquet"))
     table = pq.read_table(file)
     pq.write_table(table.slice(0, table.num_rows - 1), file)
@@ -594,7 +599,7 @@ def test_counters_can_be_queried(make_dataset: Callable[..., Any], tmp_path: Pat
 
 def test_centroids_without_rows_do_no_harm(parquet_dataset: Any, tmp_path: Path) -> None:
     init = np.concatenate([parquet_dataset.embeddings[:3], np.full((4, 16), 1e6, dtype=np.float32)])
-    summary = dedup(parquet_dataset.path, tmp_path / "out", init=init, n_clusters=7, max_iter=0, unit_rows=1)
+    summary = dedup(parquet_dataset.path, tmp_path / "out", init=init, n_clusters=7, max_iter=0, comparison_rows=1)
     assert len(set(comparisons(summary)["centroid"].to_pylist())) < 7
     assert summary.rows_kept + summary.num_duplicates == 300
 

@@ -196,7 +196,7 @@ def test_a_node_that_is_killed_in_the_middle(
         ray.init(address=cluster.address, namespace="semdedup", log_to_driver=False)
         assert len(ray.nodes()) == 2
         # Actors outlive their node for a while, in which they must not finish the job.
-        many = {"unit_rows": 25, "assign_unit_bytes": SIZES["assign_unit_bytes"] // 8}
+        many = {"comparison_rows": 25, "assign_unit_bytes": SIZES["assign_unit_bytes"] // 8}
         running = in_background(lambda: dedup(DEMO, tmp_path / "out", TWO, init=init, **FIXED, **many))
         wait(lambda: len(unit_files(tmp_path / "out")) >= 3)
         cluster.remove_node(second, allow_graceful=False)

@@ -24,6 +24,7 @@ from runs import DEMO, duplicates, wait
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow
 from beam_semdedup.config.parameters import EndpointParameters
 from beam_semdedup.config.validation import resolve
+from beam_semdedup.runners.ray.runner import RayRunner
 
 ray = pytest.importorskip("ray")
 
@@ -34,7 +35,8 @@ def options(local_ray: Any) -> Iterator[PipelineOptions]:
 
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # the pipelines refer to this module
     values = {"port": 0, "runner": {"name": "ray", "num_workers": 2, "runtime_env": here}}
-    endpoint = Endpoint(resolve(values, EndpointParameters))
+    parameters = resolve(values, EndpointParameters)
+    endpoint = Endpoint(RayRunner(parameters), parameters.port)
     port = endpoint.start()
     yield PipelineOptions(["--runner=PortableRunner", f"--job_endpoint=localhost:{port}"])
     endpoint.stop()
@@ -123,7 +125,7 @@ class _Part(beam.PTransform):
 
 
 def test_the_command_says_what_it_does_not_understand() -> None:
-    command = [sys.executable, "-m", "beam_semdedup.runners.ray.endpoint", "prot=8099"]
+    command = [sys.executable, "-m", "beam_semdedup.cli.ray_endpoint", "prot=8099"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.endswith("Error: unknown parameter prot; did you mean port?\n")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import apache_beam as beam
 import numpy as np
 import pytest
-from runs import DEMO, centroids, comparisons, dedup, duplicates
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from pydantic.dataclasses import dataclass
+from runs import DEMO, Ended, centroids, comparisons, dedup, duplicates
 
 from beam_semdedup import Summary
+from beam_semdedup.fields import CHECKED
+from beam_semdedup.runners.base import Build, Runner, RunnerConfig
 from beam_semdedup.runners.flink import job_server as flink_jar
+from beam_semdedup.runners.registry import RUNNERS
 
-FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "unit_rows": 500, "assign_unit_bytes": "500KB"}
+FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "comparison_rows": 500, "assign_unit_bytes": "500KB"}
 ON_RAY = {"name": "ray", "num_workers": 2}
 
 
@@ -45,6 +54,50 @@ def test_ray(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:
 )
 def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class ToyConfig(RunnerConfig):
+    """A runner of this test."""
+
+    name: Literal["toy"] = "toy"
+    greeting: str = "hello"
+    """what this runner says"""
+
+
+class ToyRunner(Runner[ToyConfig]):
+    settings = ToyConfig
+
+    def room(self) -> int:
+        return 3
+
+    def run(self, build: Build) -> None:
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+            build(pipeline)
+
+
+def test_a_runner_that_is_registered_needs_no_other_line(
+    in_process: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, semdedup: Callable[..., Ended]
+) -> None:
+    monkeypatch.setitem(RUNNERS, "toy", ToyRunner)
+    _assert_same({"name": "toy", "num_workers": "auto", "greeting": "good day"}, in_process, tmp_path)
+    assert "runner.greeting" in semdedup("--help").out
+    given = {
+        **FIXED,
+        "init": Path(in_process.paths["kmeans_results"], "centroids.npy"),
+        "input_path": DEMO,
+        "output_path": tmp_path / "command",
+    }
+    ended = semdedup("runner=toy", "runner.num_workers=auto", *(f"{name}={value}" for name, value in given.items()))
+    assert "runner toy with 3 workers" in ended.err
+    assert f"Duplicates  {in_process.num_duplicates:>14,}" in ended.out
+    assert semdedup("runner=other").err == "Error: runner=other: runner is one of: direct, ray, flink, toy\n"
+
+
+def test_naming_the_runners_imports_none_of_what_they_run_on() -> None:
+    code = "import beam_semdedup.runners.registry, sys; print({'apache_beam', 'grpc', 'ray'} & sys.modules.keys())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "set()\n"
 
 
 def test_a_fit_and_workers_that_each_take_all_cpus(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:

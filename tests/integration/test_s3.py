@@ -21,7 +21,7 @@ def test_a_run_on_s3_equals_a_local_run(
     local = make_dataset(tmp_path / "in")
     remote = make_dataset(s3.join("in"), options=s3.options)
     init = local.embeddings[:5]
-    fixed = {"init": init, "max_iter": 0, "remove": True, "unit_rows": 60, "max_cluster_rows": 40}
+    fixed = {"init": init, "max_iter": 0, "remove": True, "comparison_rows": 60, "max_cluster_rows": 40}
     options = {"storage_options": s3.options}
     expected = dedup(local.path, tmp_path / "out", **fixed)
     places = {"read_kwargs": options, "write_kwargs": options, "cache_path": s3.join("cache")}

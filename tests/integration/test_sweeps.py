@@ -131,6 +131,13 @@ def test_the_worst_job_gives_the_exit_code_and_the_others_are_done(sweep: Comman
     assert not (tmp_path / "out" / "n_clusters=100" / "summary.json").exists()
 
 
+def test_what_is_wrong_with_every_job_is_told_once(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("n_cluster=2,3", "eps=0.05")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "Error: unknown parameter n_cluster; did you mean n_clusters?\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sweep_leaves_nothing_in_the_working_directory(sweep: Command, tmp_path: Path) -> None:
     assert sweep("eps=0.05,0.5").code == 0
     assert list(Path.cwd().iterdir()) == []
@@ -309,7 +316,7 @@ def test_jobs_that_need_the_same_stages_at_the_same_time_all_find_what_one_alone
 ) -> None:
     """They share a cache and differ in eps, in the sizes of their units, and in what they would plan."""
     fixed = [f"input_path={DEMO}", "n_clusters=40", f"cache_path={tmp_path}/cache", "max_iter=5", "verbose=false"]
-    sizes = [["unit_rows=100", "assign_unit_bytes=500KB"], ["unit_rows=1000", "assign_unit_bytes=1MB"], []]
+    sizes = [["comparison_rows=100", "assign_unit_bytes=500KB"], ["comparison_rows=1000", "assign_unit_bytes=1MB"], []]
     processes = []
     for number, own in enumerate(sizes):
         processes.append(start([*fixed, *own, f"output_path={tmp_path}/{number}", f"eps=0.0{number + 3}"], tmp_path))

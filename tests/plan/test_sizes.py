@@ -36,5 +36,5 @@ def test_memory_and_what_is_asked_for_limit_them():
     width, unit_rows, block = sizes(10**10, 10**6, memory=memory)
     assert 4 * row * max(unit_rows, width * 10**4) <= memory
     assert row * block <= memory // 4
-    asked = sizes(10**9, 10**5, unit_rows=50_000, assign_unit_bytes=row * 1000, max_cluster_rows=7)
+    asked = sizes(10**9, 10**5, comparison_rows=50_000, assign_unit_bytes=row * 1000, max_cluster_rows=7)
     assert asked == (5, 1000, 7)

@@ -16,8 +16,10 @@ import pytest
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
-from beam_semdedup.inputs import embeddings, jsonl
+from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.parquet import Parquet
+from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
@@ -298,7 +300,7 @@ class TestResume:
 
 class TestJsonl:
     def test_lines_of_many_blocks(self, tmp_path, monkeypatch, jsonl_dataset):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 1000)
+        monkeypatch.setitem(FORMATS, "jsonl", Jsonl(block_bytes=1000))
         run = finished_run(tmp_path / "run", sorted(jsonl_dataset.copies))
         result = remove(jsonl_dataset.path, run, tmp_path / "out", input_filetype="jsonl")
         assert (result.rows_read, result.rows_removed) == (300, 30)
@@ -405,15 +407,15 @@ class TestStructure:
         assert said.startswith(f"{tmp_path}/in/b.jsonl: no line is a JSON object")
 
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 30)
+        monkeypatch.setitem(FORMATS, "jsonl", Jsonl(block_bytes=30))
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]
         run = finished_run(tmp_path / "run", [1])
         write_lines(tmp_path / "in/a.jsonl", *lines)
         write_lines(tmp_path / "in/b.jsonl", *({"x": "y" * 20} for _ in range(3)), *lines)
         write_lines(tmp_path / "in/c.jsonl", {"id": "one", "x": "y" * 20}, *lines)
         write_lines(tmp_path / "in/d.jsonl", {"id": None}, {"id": None})
-        whole, inspect = [], jsonl.Jsonl.inspect
-        monkeypatch.setattr(jsonl.Jsonl, "inspect", lambda self, file: whole.append(file.url) or inspect(self, file))
+        whole, inspect = [], Jsonl.inspect
+        monkeypatch.setattr(Jsonl, "inspect", lambda self, file: whole.append(file.url) or inspect(self, file))
         result = remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl", repeated_ids="allow")
         assert result.rows_removed == 3
         assert [Path(url).name for url in sorted(whole)] == ["b.jsonl", "c.jsonl"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -24,21 +23,21 @@ from apache_beam.portability.api import (
     beam_provision_api_pb2,
     beam_provision_api_pb2_grpc,
 )
-from apache_beam.portability.api import beam_job_api_pb2 as api
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.transforms.environments import ExternalEnvironment
 from apache_beam.utils.subprocess_server import JavaJarServer
-from flink_stand_in import rest_api
+from flink_stand_in import job_service_that_fails, rest_api
 
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow
-from beam_semdedup.config.groups import FlinkConfig
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, WorkerLost, known_cause
-from beam_semdedup.runners import resources as capacity
-from beam_semdedup.runners.flink import cluster as flink_cluster
+from beam_semdedup.runners.base import Runner
 from beam_semdedup.runners.flink import job_server as flink_jar
-from beam_semdedup.runners.flink import runner as flink
+from beam_semdedup.runners.flink.cluster import FlinkCluster
+from beam_semdedup.runners.flink.job import JobFailed, JobRunner
 from beam_semdedup.runners.flink.worker_pool import WorkerPool
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 
 JAVA = """
 	at org.apache.beam.sdk.util.MoreFutures.get(MoreFutures.java:61)
@@ -75,8 +74,13 @@ def _script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _config(**settings: Any) -> FlinkConfig:
-    return resolve({"input_path": "in", "output_path": "out", "runner": {"name": "flink", **settings}}).runner
+def _runner(**settings: Any) -> Runner[Any]:
+    values = {"input_path": "in", "output_path": "out", "runner": {"name": "flink", **settings}}
+    return make_runner(resolve(values))
+
+
+def _config(**settings: Any) -> Any:
+    return _runner(**settings).config
 
 
 def test_the_versions_are_those_that_beam_publishes_a_job_server_for() -> None:
@@ -161,7 +165,7 @@ def test_java_is_missed_before_anything_is_done(home: Path, tmp_path: Path, make
     assert not (tmp_path / "out").exists()
 
 
-def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any], home: Path) -> None:
+def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any]) -> None:
     hosts = {"10.0.0.1:1-a": 4, "10.0.0.2:1-b": 8, "10.0.0.2:2-c": 8}
     cluster["/taskmanagers"] = {
         "taskmanagers": [
@@ -170,29 +174,31 @@ def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any], home: P
         ]
     }
     cluster["/overview"] = {"slots-available": 5, "slots-total": 12}
-    settings = {"name": "flink", "flink_master": cluster["address"]}
-    parameters = resolve({"input_path": "in", "output_path": "out", "runner": settings})
-    assert capacity.num_workers(parameters) == 5
-    assert capacity.memory_per_worker(parameters, 5) == 2 << 30
-    assert flink_cluster.slots_per_host(parameters.runner, 1) == 8
+    runner = _runner(flink_master=cluster["address"])
+    assert runner.num_workers() == 5
+    assert runner.memory(5) == 4 << 30
+    assert memory_per_worker(runner, 5, None) == 2 << 30
+    assert FlinkCluster(cluster["address"]).slots_per_host(1) == 8
+
+
+def test_where_no_slot_is_free_all_are_taken_and_no_slot_is_an_error(cluster: dict[str, Any]) -> None:
+    flink = FlinkCluster(cluster["address"], free_seconds=0)
     cluster["/overview"] = {"slots-available": 0, "slots-total": 12}
-    assert capacity.num_workers(parameters) == 12
+    assert flink.free_slots() == 12
     cluster["/overview"] = {"slots-available": 0, "slots-total": 0}
     with pytest.raises(InputError, match="has no task slots; start task managers"):
-        capacity.num_workers(parameters)
+        flink.free_slots()
 
 
 def test_slots_that_become_free_are_waited_for(cluster: dict[str, Any]) -> None:
     free = iter([2, 2, 4])
     cluster["/overview"] = lambda: {"slots-available": next(free), "slots-total": 4}
-    assert flink_cluster.free_slots(_config(flink_master=cluster["address"])) == 4
+    assert FlinkCluster(cluster["address"]).free_slots() == 4
 
 
-def test_no_cluster_is_an_error(home: Path) -> None:
-    settings = {"name": "flink", "flink_master": "localhost:1"}
-    parameters = resolve({"input_path": "in", "output_path": "out", "runner": settings})
+def test_no_cluster_is_an_error() -> None:
     with pytest.raises(InputError, match=r"flink_master=localhost:1: no Flink REST API answers there: .*refused"):
-        capacity.num_workers(parameters)
+        _runner(flink_master="localhost:1").num_workers()
 
 
 def test_only_the_own_job_is_cancelled(cluster: dict[str, Any]) -> None:
@@ -202,40 +208,8 @@ def test_only_the_own_job_is_cancelled(cluster: dict[str, Any]) -> None:
     )
     cluster["/jobs/overview"] = {"jobs": [own, other]}
     cluster["/jobs/a1?mode=cancel"] = lambda: own.update(state="CANCELED") or {}
-    flink_cluster.cancel(_config(flink_master=cluster["address"]), "semdedup-1")
+    FlinkCluster(cluster["address"]).cancel("semdedup-1")
     assert [asked for asked in cluster["asked"] if "PATCH" in asked] == ["PATCH /jobs/a1?mode=cancel"]
-
-
-def test_options_survive_on_the_way_to_the_job_server(cluster: dict[str, Any], home: Path) -> None:
-    cluster["/taskmanagers"] = {"taskmanagers": [{"slotsNumber": 3}]}
-    given = {"execution_mode_for_batch": "BATCH_FORCED", "sdk_worker_parallelism": 7, "job_name": "mine"}
-    config = _config(
-        flink_master=cluster["address"],
-        flink_version="2.0",
-        options={**given, "job_server_jvm_properties": ["-Xmx1g"]},
-    )
-    with flink._environment(config, 6, []) as environment:
-        options = flink._options(config, 6, "some.jar", "/scratch", environment)
-    found = options.get_all_options(retain_unknown_options=True)
-    expected = {
-        **given,
-        "parallelism": 6,
-        "flink_master": f"http://{cluster['address']}",
-        "number_of_execution_retries": 0,
-        "state_backend": "rocksdb",
-        "environment_type": "EXTERNAL",
-        "environment_config": "localhost:50000",
-        "job_server_jvm_properties": ["-Djava.io.tmpdir=/scratch", "-Xmx1g"],
-    }
-    assert {name: found[name] for name in expected} == expected
-    assert flink._job_name(options) == "mine"
-    plain = _config(flink_master=cluster["address"], environment="process")
-    with flink._environment(plain, 6, []) as environment:
-        options = flink._options(plain, 6, "some.jar", "/scratch", environment)
-    found = options.get_all_options(retain_unknown_options=True)
-    assert (found["sdk_worker_parallelism"], found["environment_type"]) == (3, "PROCESS")
-    assert json.loads(found["environment_config"])["command"].endswith("/semdedup-worker")
-    assert "state_backend" not in found
 
 
 def test_no_source_of_the_pipeline_is_read_in_one_subtask(make_dataset: Callable[..., Any], tmp_path: Path) -> None:
@@ -285,15 +259,19 @@ def test_the_cause_is_found_in_a_stack_trace_of_java(text: str, expected: Except
             "the job on Flink ended as FAILED: java.util.concurrent.TimeoutException: Heartbeat of TaskManager 1 timed",
         ),
         (f"{TRACEBACK}grpc._channel._MultiThreadedRendezvous: unavailable\n", WorkerLost, "the job on Flink ended as"),
-        (f"{TRACEBACK}TypeError: not a number{JAVA}", flink.JobFailed, TRACEBACK),
+        (f"{TRACEBACK}TypeError: not a number{JAVA}", JobFailed, TRACEBACK),
         (f"{TRACEBACK}beam_semdedup.errors.InputError: no file{JAVA}", InputError, "no file"),
     ],
 )
 def test_a_failure_is_one_of_the_run_or_a_loss(text: str, kind: type, message: str) -> None:
-    said = [api.JobMessage(message_text=text, importance=api.JobMessage.JOB_MESSAGE_ERROR)]
-    found = flink._failure("FAILED", said)
-    assert type(found) is kind
-    assert str(found).startswith(message)
+    with (
+        job_service_that_fails(text) as service,
+        pytest.raises(kind) as error,
+        beam.Pipeline(runner=JobRunner(service), options=PipelineOptions(flags=[])) as pipeline,
+    ):
+        _ = pipeline | beam.Create([1])
+    assert type(error.value) is kind
+    assert str(error.value).startswith(message)
 
 
 @pytest.fixture

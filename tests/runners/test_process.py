@@ -27,12 +27,14 @@ def start(tmp_path: Path) -> Start:
 
 
 def test_its_log_is_passed_on_and_it_says_when_it_has_started(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    process = start("print('30|half of it | is done')", "print('started|')", "print('other')")
+    caplog.set_level(logging.INFO)
+    process = start("print(f'20|{os.getpid()}')", "print('30|half of it | is done')", "print('started|')")
     process.follow()
-    assert caplog.record_tuples == [("beam_semdedup.runners.process", logging.WARNING, "half of it | is done")]
+    (_, _, pid), said = caplog.record_tuples
+    assert said == ("beam_semdedup.runners.process", logging.WARNING, "half of it | is done")
     assert process.started.is_set()
     assert not process.has_failed()
-    assert process.how_it_ended().startswith(f"worker process {process._process.pid} ended with exit code 0; ")
+    assert process.how_it_ended().startswith(f"worker process {pid} ended with exit code 0; ")
 
 
 @pytest.mark.parametrize(

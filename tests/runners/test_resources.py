@@ -1,24 +1,27 @@
+import os
 from pathlib import Path
 
 import psutil
 import pytest
 
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.runners import resources as capacity
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
 
 
-def parameters(**values):
-    return resolve({"input_path": "in", "output_path": "out", "runner": {"name": "direct", "num_workers": 2}, **values})
+def runner(num_workers):
+    settings = {"name": "direct", "num_workers": num_workers}
+    return make_runner(resolve({"input_path": "in", "output_path": "out", "runner": settings}))
 
 
 def test_auto_is_a_worker_for_each_core(monkeypatch):
-    monkeypatch.setattr(capacity, "cores", lambda: 3)
-    assert capacity.num_workers(parameters(runner={"name": "direct", "num_workers": "auto"})) == 3
-    assert capacity.num_workers(parameters()) == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    assert runner("auto").num_workers() == 3
+    assert runner(2).num_workers() == 2
 
 
 def test_a_memory_budget_is_taken_as_it_is():
-    assert capacity.memory_per_worker(parameters(memory_budget=12345), 2) == 12345
+    assert memory_per_worker(runner(2), 2, 12345) == 12345
 
 
 GB = 1 << 30
@@ -62,4 +65,4 @@ def test_without_a_budget_half_of_what_is_free_is_shared_by_the_workers(monkeypa
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 16 * GB}))
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert capacity.memory_per_worker(parameters(), 2) == free // 4
+    assert memory_per_worker(runner(2), 2, None) == free // 4

@@ -5,88 +5,90 @@ from __future__ import annotations
 import json
 import logging
 import time
-import urllib.request
 from collections import Counter
 from typing import Any
 
-from beam_semdedup.config.groups import FlinkConfig
 from beam_semdedup.errors import InputError
 
 _LOG = logging.getLogger(__name__)
-_SECONDS = 10
 _ENDED = ("FINISHED", "CANCELED", "FAILED")
 
 
-def url(config: FlinkConfig) -> str:
-    """The address of the REST API."""
-    master = config.flink_master.rstrip("/")
-    return master if "://" in master else f"http://{master}"
+class FlinkCluster:
+    """Asks the REST API of a cluster, whose address is `master` as `runner.flink_master` gives it.
 
-
-def free_slots(config: FlinkConfig) -> int:
-    """The free slots of the cluster, or all where none is free now.
+    Args:
+        seconds: that an answer, and the end of a job, are waited for.
+        free_seconds: that slots are waited for, since those of a job that ended are not free at once.
 
     Raises:
-        InputError: the cluster cannot be reached, or has no task manager.
+        InputError: in each method but `cancel`, where no such API answers.
     """
-    end = time.monotonic() + 3  # the slots of a job that ended are not free at once
-    while True:
-        overview = _ask(config, "/overview")
-        free, total = overview["slots-available"], overview["slots-total"]
-        if free == total or time.monotonic() > end:
-            break
-        time.sleep(0.2)
-    if not total:
-        raise InputError(
-            f"runner.flink_master={config.flink_master}: the cluster has no task slots; start task managers, or give "
-            "runner.num_workers where they come with the job"
-        )
-    return free or total
 
+    def __init__(self, master: str, seconds: float = 10.0, free_seconds: float = 3.0) -> None:
+        self._master, self._seconds, self._free_seconds = master, seconds, free_seconds
 
-def slots_per_host(config: FlinkConfig, default: int) -> int:
-    """The most slots that a task manager has; `default` where there is none yet."""
-    return max((manager["slotsNumber"] for manager in _managers(config)), default=default)
+    def free_slots(self) -> int:
+        """Returns the number of free slots of the cluster, or of all where none is free now.
 
-
-def memory_per_slot(config: FlinkConfig) -> int | None:
-    """Bytes of a task manager's machine that come to each slot there, at the least; None where there is none yet."""
-    slots: Counter[str] = Counter()
-    memory = {}
-    for manager in _managers(config):
-        host = manager["id"].split(":")[0]  # such as 10.0.0.7:33187-e2a1f9
-        slots[host] += manager["slotsNumber"]
-        memory[host] = manager["hardware"]["physicalMemory"]
-    return min((memory[host] // number for host, number in slots.items() if number), default=None)
-
-
-def cancel(config: FlinkConfig, name: str) -> None:
-    """Ends the jobs of that name, and waits a little until they have ended; a cluster that is gone has none."""
-    end = time.monotonic() + _SECONDS
-    try:
-        while time.monotonic() < end:
-            jobs = _ask(config, "/jobs/overview")["jobs"]
-            running = [job for job in jobs if job["name"] == name and job["state"] not in _ENDED]
-            if not running:
-                return
-            for job in running:
-                if job["state"] != "CANCELLING":
-                    _ask(config, f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+        Raises:
+            InputError: it has no task manager.
+        """
+        end = time.monotonic() + self._free_seconds
+        while True:
+            overview = self._ask("/overview")
+            free, total = overview["slots-available"], overview["slots-total"]
+            if free == total or time.monotonic() > end:
+                break
             time.sleep(0.2)
-        _LOG.warning("The job %s is still being cancelled on Flink", name)
-    except InputError as error:
-        _LOG.debug("cannot cancel: %s", error)
+        if not total:
+            raise InputError(
+                f"runner.flink_master={self._master}: the cluster has no task slots; start task managers, or give "
+                "runner.num_workers where they come with the job"
+            )
+        return free or total
 
+    def slots_per_host(self, default: int) -> int:
+        """Returns the most slots that a task manager has; `default` where there is none yet."""
+        return max((manager["slotsNumber"] for manager in self._managers()), default=default)
 
-def _managers(config: FlinkConfig) -> list[dict[str, Any]]:
-    return _ask(config, "/taskmanagers")["taskmanagers"]
+    def memory_per_slot(self) -> int | None:
+        """Returns the fewest bytes that a slot has on its machine; None where there is no task manager yet."""
+        slots: Counter[str] = Counter()
+        memory = {}
+        for manager in self._managers():
+            host = manager["id"].split(":")[0]  # such as 10.0.0.7:33187-e2a1f9
+            slots[host] += manager["slotsNumber"]
+            memory[host] = manager["hardware"]["physicalMemory"]
+        return min((memory[host] // number for host, number in slots.items() if number), default=None)
 
+    def cancel(self, name: str) -> None:
+        """Ends the jobs of that name, and waits a little until they have ended; a cluster that is gone has none."""
+        end = time.monotonic() + self._seconds
+        try:
+            while time.monotonic() < end:
+                jobs = self._ask("/jobs/overview")["jobs"]
+                running = [job for job in jobs if job["name"] == name and job["state"] not in _ENDED]
+                if not running:
+                    return
+                for job in running:
+                    if job["state"] != "CANCELLING":
+                        self._ask(f"/jobs/{job['jid']}?mode=cancel", "PATCH")
+                time.sleep(0.2)
+            _LOG.warning("The job %s is still being cancelled on Flink", name)
+        except InputError as error:
+            _LOG.debug("cannot cancel: %s", error)
 
-def _ask(config: FlinkConfig, path: str, method: str = "GET") -> Any:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url(config) + path, method=method), timeout=_SECONDS) as got:
-            return json.loads(got.read() or "{}")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"runner.flink_master={config.flink_master}: no Flink REST API answers there: {error}"
-        ) from error
+    def _managers(self) -> list[dict[str, Any]]:
+        return self._ask("/taskmanagers")["taskmanagers"]
+
+    def _ask(self, path: str, method: str = "GET") -> Any:
+        import urllib.request  # slow to import, and needed on clusters only
+
+        place = self._master.rstrip("/")
+        url = (place if "://" in place else f"http://{place}") + path
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=self._seconds) as got:
+                return json.loads(got.read() or "{}")
+        except (OSError, ValueError) as error:
+            raise InputError(f"runner.flink_master={self._master}: no Flink REST API answers there: {error}") from error

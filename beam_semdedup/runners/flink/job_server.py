@@ -1,30 +1,41 @@
-"""Beam's job server for Flink: a Java program in one jar of 350 MB, which is found on this machine or fetched.
+"""Beam's job server for Flink: a Java program in one jar of 350 MB, found on this machine or fetched, and its process.
 
-`python -m beam_semdedup.runners.flink.job_server [1.20]` fetches it ahead of the first run.
+`python -m beam_semdedup.runners.flink.job_server [1.20]` fetches the jar ahead of the first run.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections import deque
 from pathlib import Path
 
+import grpc
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_job_api_pb2_grpc
+from apache_beam.runners.portability.flink_runner import FlinkJarJobServer
 from apache_beam.utils.subprocess_server import JavaHelper, JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from beam_semdedup.config.groups import FlinkConfig
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.runners.flink.settings import FlinkConfig
+from beam_semdedup.runners.process import start
 
 _LOG = logging.getLogger(__name__)
 _GROUP = "org.apache.beam"
 _MAVEN_SECONDS = 900
+_WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")
+# Ends the command when standard input closes, which the operating system does however this process ends.
+_TIED = 'exec 3<&0; "$@" </dev/null & pid=$!; { read -r _ <&3; kill -9 $pid; } >/dev/null 2>&1 & wait $pid'
 
 
 def java() -> str:
-    """The Java launcher: that of JAVA_HOME, or the one that is found in PATH.
+    """Returns the Java launcher: that of JAVA_HOME, or the one that is found in PATH.
 
     Raises:
         InputError: there is none.
@@ -50,7 +61,7 @@ def check(config: FlinkConfig) -> None:
 
 
 def find(config: FlinkConfig) -> str:
-    """The path of the jar: that of the configuration, of a local cache, of Maven, or downloaded by Beam.
+    """Returns the path of the jar: that of the configuration, of a local cache, of Maven, or downloaded by Beam.
 
     Raises:
         InputError: it is neither found nor fetched; the message names what was tried.
@@ -76,7 +87,7 @@ def find(config: FlinkConfig) -> str:
 
 
 def local(version: str) -> Path | None:
-    """The jar where it is on this machine already, in Beam's cache or the local Maven repository."""
+    """Returns the path of the jar in Beam's cache or the local Maven repository; None where it is in neither."""
     return next((path for path in _places(version) if path.is_file()), None)
 
 
@@ -112,11 +123,72 @@ def _from_beam(version: str) -> str:
 
 
 def _downloaded(place: str) -> str:
-    """A path as it is; the path in Beam's cache that a URL's file is downloaded to."""
+    """Returns a path as it is, and for a URL the path in Beam's cache that its file is downloaded to."""
     try:
         return JavaJarServer.local_jar(place)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{place}: {error}") from error
+
+
+class JobServer:
+    """Runs Beam's job server, within it, in a process that is started with the options of the job."""
+
+    def __init__(self, options: PipelineOptions) -> None:
+        command, self._endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
+        self._process = start(["sh", "-c", _TIED, "sh", *map(str, command)])
+        self._lines: deque[str] = deque(maxlen=1000)
+        self._reader = threading.Thread(target=self._read, name="read-job-server", daemon=True)
+        self._channel = grpc.insecure_channel(self._endpoint, options=[("grpc.max_receive_message_length", -1)])
+
+    def __enter__(self) -> JobServer:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+        self.end()
+
+    def connected(self) -> beam_job_api_pb2_grpc.JobServiceStub:
+        """Returns the service as soon as it answers.
+
+        Raises:
+            RunError: the process ended before.
+        """
+        ready = grpc.channel_ready_future(self._channel)
+        while True:
+            try:
+                ready.result(timeout=0.2)
+                return beam_job_api_pb2_grpc.JobServiceStub(self._channel)
+            except grpc.FutureTimeoutError:
+                if self._process.poll() is not None:
+                    ready.cancel()
+                    self._reader.join(1)
+                    said = "".join(f"\n  {line}" for line in list(self._lines)[-5:])
+                    raise RunError(f"the Flink job server did not start ({self.how_it_is()}){said}") from None
+
+    def end(self) -> None:
+        """Ends the process, in whatever state it is."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def how_it_is(self) -> str:
+        """Says how the process ended."""
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return "it is still there"
+        return f"it was killed by signal {code - 128}" if code > 128 else f"it ended with exit code {code}"
+
+    def show_worries(self) -> None:
+        """Logs the last warnings and errors that the process printed."""
+        for line in [line for line in self._lines if _WORRYING.search(line)][-10:]:
+            _LOG.warning("job server: %s", line)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line.rstrip())
 
 
 def main() -> None:
@@ -125,8 +197,8 @@ def main() -> None:
     _LOG.setLevel(logging.INFO)
     version = sys.argv[1] if len(sys.argv) > 1 else FlinkConfig.flink_version
     try:
-        print(find(FlinkConfig(flink_version=version)))
-    except InputError as error:
+        print(find(FlinkConfig(flink_version=version)))  # type: ignore[arg-type]
+    except ValueError as error:  # an InputError, or what pydantic says of the version
         sys.exit(f"Error: {error}")
 
 

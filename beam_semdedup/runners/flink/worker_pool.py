@@ -72,7 +72,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             self._stop(worker_id)
 
     def StartWorker(self, request: Any, context: Any) -> Any:
-        """As Beam asks for it."""
+        """Starts a worker, and returns when it has started; Flink calls it."""
         identity = f"--id={request.worker_id}", f"--provision_endpoint={request.provision_endpoint.url}"
         try:
             process = WorkerProcess(_MODULE, *identity, threads=self._threads)
@@ -86,7 +86,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:
-        """As Beam asks for it."""
+        """Ends a worker; Flink calls it."""
         self._stop(request.worker_id)
         return beam_fn_api_pb2.StopWorkerResponse()
 
@@ -102,7 +102,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
 
 def main() -> None:
-    """A pool that listens until it is interrupted or terminated; or one worker, where Beam's `--id` is given."""
+    """Runs a pool until it is interrupted or terminated; or one worker, where Beam's `--id` is given."""
     if any(argument.startswith("--id") for argument in sys.argv[1:]):
         _work()
         return
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def _given(arguments: Sequence[str]) -> tuple[int, int]:
-    """The port and the number of threads."""
+    """Returns the port and the number of threads."""
     given = {"port": 50000, "threads": 1}
     for argument in arguments:
         name, _, value = argument.partition("=")

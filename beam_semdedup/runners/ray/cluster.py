@@ -1,7 +1,4 @@
-"""The Ray cluster that a run uses: joining it, and reserving what its actors need.
-
-Only the modules named `ray…` and `runners.ray` import Ray.
-"""
+"""The Ray cluster that a run uses: joining it, and reserving what its actors need."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from beam_semdedup.config.groups import ActorConfig
 from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.runners.ray.settings import ActorConfig
 from beam_semdedup.text import counted
 
 _LOG = logging.getLogger(__name__)
@@ -85,12 +82,12 @@ def disconnect() -> None:
 
 
 def needs(config: ActorConfig) -> dict[str, float]:
-    """The resources of one actor, as Ray names them."""
+    """Returns the resources of one actor, as Ray names them."""
     return {"CPU": config.num_cpus, **({"GPU": config.num_gpus} if config.num_gpus else {}), **config.resources}
 
 
 def room(config: ActorConfig) -> int:
-    """How many such actors the cluster's nodes can hold when they are idle.
+    """Returns how many such actors the cluster's nodes can hold when they are idle.
 
     Raises:
         InputError: not a single one.
@@ -105,7 +102,7 @@ def room(config: ActorConfig) -> int:
 
 
 def memory(config: ActorConfig, number: int) -> int | None:
-    """Bytes that each of `number` actors has on its node: on the fullest one, of what Ray counts for actors there.
+    """Returns the bytes that each of `number` actors has on the fullest node, of what Ray counts for actors there.
 
     None where no node has room for one yet.
     """
@@ -119,7 +116,7 @@ def memory(config: ActorConfig, number: int) -> int | None:
 
 @contextmanager
 def reserved(number: int, config: ActorConfig, seconds: float) -> Iterator[PlacementGroup]:
-    """Within it, the resources of `number` actors are reserved: a placement group with a bundle for each.
+    """Reserves the resources of `number` actors, while within it: a placement group with a bundle for each.
 
     When it ends the actors in it are killed, and nothing stays claimed. Where nodes of the cluster have died, as many
     bundles as the others have room for.
@@ -135,7 +132,7 @@ def reserved(number: int, config: ActorConfig, seconds: float) -> Iterator[Place
 
 
 def actor_options(config: ActorConfig, group: PlacementGroup, index: int) -> dict[str, Any]:
-    """The options of the actor in bundle `index` of a group; it is not restarted when it dies."""
+    """Returns the options of the actor in bundle `index` of a group; it is not restarted when it dies."""
     return {
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
@@ -146,7 +143,7 @@ def actor_options(config: ActorConfig, group: PlacementGroup, index: int) -> dic
 
 
 def cause_of(error: RayError) -> str:
-    """What Ray says of a death, on one line."""
+    """Returns what Ray says of a death, on one line."""
     lines = [line.strip() for line in str(error).splitlines()]
     return "; ".join(line for line in lines if line)
 
@@ -184,7 +181,7 @@ def _check_same(address: str | None) -> None:
 
 
 def _ip(host: str) -> str:
-    """The address of a host as Ray knows it, which has none that only the host itself can reach."""
+    """Returns the address of a host as Ray knows it, never one that only the host itself can reach."""
     try:
         found = socket.gethostbyname(host)
     except OSError:
@@ -217,7 +214,7 @@ def _room_on(node: Mapping[str, Any], config: ActorConfig) -> int:
 
 
 def _in_words(resources: Mapping[str, float]) -> str:
-    """Resources for people, without the ones that Ray keeps for itself."""
+    """Words resources for people, without the ones that Ray keeps for itself."""
     shown: Sequence[str] = [
         f"{amount:g} {name}"
         for name, amount in sorted(resources.items())
