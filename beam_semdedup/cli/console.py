@@ -95,7 +95,7 @@ def print_plan(report: Any) -> None:
         ">rows", ">n_clusters", ">segments", ">rows each", ">worker", ">driver", ">predicted", "bottleneck", "breaks"
     )
     for f in report.table:
-        numbers = [f"{f.data.rows:,}", f"{f.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
+        numbers = [f"{f.data.rows:,}", f"{f.sizes.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
         amounts = [in_bytes(f.worker_memory), in_bytes(f.driver_memory), in_time(f.seconds)]
         table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
     wide().print(table)
@@ -115,10 +115,13 @@ def _print_asked(report: Any) -> None:
         f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
     )
     lines = [
-        ("n_clusters", f"{asked.n_clusters:,}; recommended: {best.n_clusters:,} ({in_time(best.seconds)})"),
+        ("n_clusters", f"{asked.sizes.n_clusters:,}; recommended: {best.sizes.n_clusters:,} ({in_time(best.seconds)})"),
         ("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"),
-        ("Fit", f"on {counted(asked.sample_rows, 'row')}" if asked.sample_rows else "none: centroids are given"),
-        ("Assign", f"{counted(asked.units, 'unit')} of {asked.unit_rows:,} rows"),
+        (
+            "Fit",
+            f"on {counted(asked.sizes.sample_rows, 'row')}" if asked.sizes.sample_rows else "none: centroids are given",
+        ),
+        ("Assign", f"{counted(asked.units, 'unit')} of {min(asked.sizes.assign_rows, data.rows):,} rows"),
         (
             "Shuffle",
             f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",

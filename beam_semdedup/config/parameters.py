@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -33,6 +32,7 @@ from beam_semdedup.fields import (
 )
 from beam_semdedup.fit.base import FitDataFraction, FitParameters, KMeansConfig
 from beam_semdedup.fit.local import LocalKMeansConfig
+from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.runners.base import RunnerConfig
 from beam_semdedup.runners.direct import DirectConfig
 from beam_semdedup.runners.ray.settings import RayConfig
@@ -48,12 +48,6 @@ def number_of_bytes(value: Any) -> int:
     number, prefix, binary = match.groups()
     power = " kmgt".index(prefix.lower() or " ")
     return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def _formats() -> Collection[str]:
-    from beam_semdedup.inputs.registry import FORMATS  # which imports what reads files
-
-    return FORMATS
 
 
 def _list_of_paths(value: Any) -> list[str]:
@@ -99,7 +93,7 @@ class InputParameters:
 
     input_path: Paths
     """file, directory (searched recursively), glob, fsspec URL, or a list of them"""
-    input_filetype: Annotated[str, OneOf(_formats)] = "parquet"
+    input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
     input_file_extensions: list[str] | None = None
     """which files of a directory are read; null: those of input_filetype"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)

@@ -158,7 +158,7 @@ class _Calibration:
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        field = plan.job.assign_plan.input_schema.field("embeddings")
+        field = plan.job.input_schema.field("embeddings")
         column = VectorColumn(plan.job.input_format, field, self._dimension, True, {})
 
         def read() -> None:

@@ -14,7 +14,7 @@ from beam_semdedup.forecast.rates import REFERENCE, Rates, load_rates, save_rate
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns
 from beam_semdedup.inputs.listing import list_files
-from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 
@@ -71,7 +71,7 @@ def _data(p: PlanParameters) -> Data:
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
     files = list_files(p.run(None))
     carried = [name for name in p.metadata_fields if name != p.id_field]
-    facts = dataset.inspect(files, FORMATS[p.input_filetype], Columns(p.id_field, p.embedding_field, carried))
+    facts = dataset.inspect(files, format_named(p.input_filetype), Columns(p.id_field, p.embedding_field, carried))
     stored = sum(f.size for f in files) // facts.num_rows
     return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
 
