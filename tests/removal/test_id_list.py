@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,8 @@ from beam_semdedup.inputs import embeddings
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.lookup import IdReader, open_reader
 from beam_semdedup.storage.folder import File
+
+NUMPY = np.lib.tracemalloc_domain
 
 TYPES = [
     (pa.int8(), [-1, 5, 7]),
@@ -170,10 +173,11 @@ class TestFind:
         assert [ids.in_memory for ids in opened] == [False, True]
         reader = open_reader(opened[1])
         before = pa.total_allocated_bytes()
-        tracemalloc.start()  # which sees the arrays of NumPy
+        tracemalloc.start()
         reader.find(pa.chunked_array([[1]]))
-        held = pa.total_allocated_bytes() - before + tracemalloc.get_traced_memory()[0]
+        arrays = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, NUMPY)])
         tracemalloc.stop()
+        held = pa.total_allocated_bytes() - before + sum(trace.size for trace in arrays.traces)
         assert 1_500_000 < held < 2_500_000
 
     def test_a_file_that_is_no_list_of_ids_is_an_error_that_names_it(self, tmp_path):
