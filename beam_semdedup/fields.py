@@ -95,7 +95,7 @@ class Declared:
 
 
 def declared(schema: type[Any]) -> list[Declared]:
-    """The fields of a dataclass, those that must be given first.
+    """Returns the fields of a dataclass, those that must be given first.
 
     A field that is declared again without a docstring means what it does in the class that this one inherits from.
     """

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.forecast.rates import Rates, computed_scores
 from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.units import units
@@ -128,7 +128,7 @@ class Forecast:
         return max(totals, key=totals.__getitem__)
 
 
-def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
+def forecast(p: ForecastParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
     """Predicts what a run with `n_clusters` clusters on these machines will do and take."""
     n, d, k = data.rows, data.dimension, n_clusters
     sizing = Sizing(p, n, d, data.carried_bytes, k, machines.memory)
@@ -175,7 +175,7 @@ def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines,
     return dataclasses.replace(found, limits=tuple(_limits(found, machines, asked, affordable)))
 
 
-def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
+def recommend(p: ForecastParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
     """Returns the forecast with the fewest clusters, which lose few pairs, that takes little more than the fastest.
 
     Where some number of clusters reaches fewer limits of the design than others, only such are taken.
@@ -192,7 +192,7 @@ def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -
 class _Stages:
     """Predicts the stages of a run."""
 
-    def __init__(self, p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> None:
+    def __init__(self, p: ForecastParameters, data: Data, machines: Machines, rates: Rates) -> None:
         self._p, self._data, self._machines, self._rates = p, data, machines, rates
         self._values = data.rows * data.dimension
 

@@ -24,14 +24,14 @@ class Places:
     """
 
     parameters: Parameters
-    kmeans_key: str
-    pairwise_key: str
-    output_key: str
+    kmeans_fingerprint: str
+    pairwise_fingerprint: str
+    output_fingerprint: str
 
     @property
     def kmeans(self) -> Folder:
         """The results of the fit and the assign stage."""
-        return self._cache / layout.KMEANS / self.kmeans_key
+        return self._cache / layout.KMEANS / self.kmeans_fingerprint
 
     @property
     def segments(self) -> Folder:
@@ -41,7 +41,7 @@ class Places:
     @property
     def pairwise(self) -> Folder:
         """The results of the pairwise stage."""
-        return self._cache / layout.PAIRWISE / self.pairwise_key
+        return self._cache / layout.PAIRWISE / self.pairwise_fingerprint
 
     @property
     def output(self) -> Folder:

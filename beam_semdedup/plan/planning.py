@@ -26,8 +26,8 @@ from beam_semdedup.inputs.registry import copier, format_named
 from beam_semdedup.inputs.units import units
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.checks import check_installed, check_places
+from beam_semdedup.plan.fingerprints import stage_fingerprints
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
-from beam_semdedup.plan.keys import stage_keys
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest, PairwisePlan
 from beam_semdedup.runners.registry import make_runner
@@ -57,15 +57,15 @@ class Located:
 class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
-    `assigned` and `compared` are the manifests of the stages that are finished; `fitted` is the model where it was
+    The manifests are those of the stages that are finished; `fitted` is the model where it was
     fitted before the pipeline.
     """
 
     job: Job
     files: tuple[FileInfo, ...]
     units: tuple[InputUnit, ...]
-    assigned: AssignManifest | None
-    compared: PairwiseManifest | None
+    assign_manifest: AssignManifest | None
+    pairwise_manifest: PairwiseManifest | None
     memory: int
     num_workers: int
     fitted: FittedKMeans | None = None
@@ -100,7 +100,7 @@ def locate(parameters: Parameters) -> Located:
     if p.n_clusters is None:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
-    places = Places(p, *stage_keys(p, files, carried))
+    places = Places(p, *stage_fingerprints(p, files, carried))
     return Located(places, tuple(files), tuple(carried), inspect)
 
 

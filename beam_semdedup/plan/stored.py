@@ -126,7 +126,7 @@ class AssignManifest(Manifest):
 
 
 @dataclass(frozen=True)
-class ComparedUnit:
+class PairwiseResult:
     """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows."""
 
     name: str
@@ -147,7 +147,7 @@ class PairwiseManifest(Manifest):
     """
 
     centroids: str
-    units: tuple[ComparedUnit, ...]
+    units: tuple[PairwiseResult, ...]
     largest_cluster: int
     repeated_ids: int
     examples: tuple[str, ...]

@@ -26,7 +26,7 @@ from beam_semdedup.storage.segments import Segment
 
 
 @dataclass(frozen=True)
-class AssignedUnit:
+class AssignResult:
     """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to."""
 
     name: str
@@ -44,7 +44,7 @@ class _Facts(Record):
     rejected: int
 
 
-def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit:
+def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult:
     """Writes the segment file of a unit, and its rejected rows before it."""
     width, suffix = job.sizes.centroids_per_key, job.input_format.suffix(unit.piece)
     name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
@@ -52,7 +52,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
     with naming_unit(job.input_format.describe(unit)):
         finished = segments.read_index(job.segments.file(file_name), _Facts)
         if finished and finished[0].unit == wanted:
-            return AssignedUnit(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
+            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
         if table.num_rows + rejected.num_rows != unit.num_rows:
             raise RuntimeError(
@@ -63,7 +63,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, None, job.parameters.cache_compression)
         index = segments.write(job.segments, file_name, table, width, _Facts(wanted, rejected.num_rows))
-        return AssignedUnit(file_name, unit.num_rows, rejected.num_rows, False, index)
+        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, index)
 
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
@@ -74,7 +74,7 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     return finished[1]
 
 
-def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
+def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
     manifest = AssignManifest(

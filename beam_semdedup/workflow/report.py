@@ -38,16 +38,16 @@ def report_plan(plan: Plan) -> None:
         "" if plan.num_workers == 1 else " each",
     )
     for name, manifest, folder in (
-        ("assigned rows", plan.assigned, job.kmeans),
-        ("similarities", plan.compared, job.pairwise),
+        ("assigned rows", plan.assign_manifest, job.kmeans),
+        ("similarities", plan.pairwise_manifest, job.pairwise),
     ):
         if manifest:
             _LOG.info("Reusing the %s in %s", name, folder)
-    if not plan.assigned:
+    if not plan.assign_manifest:
         found = len(layout.finished_units(job.segments))
         if found:
             _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans)
-    elif not plan.compared:
+    elif not plan.pairwise_manifest:
         found = len(layout.finished_units(job.pairwise))
         if found:
             _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise)
@@ -57,7 +57,7 @@ def stages(plan: Plan) -> list[StageProgress]:
     """Returns the stages that the run will do, with how many of their units are done."""
     job = plan.job
     result = []
-    if not plan.assigned:
+    if not plan.assign_manifest:
         if job.sizes.sample_rows:
             centroids = job.kmeans.file(layout.CENTROIDS)
             fitted = StageProgress("Fit centroids", None, lambda: int(centroids.exists()))
@@ -69,7 +69,7 @@ def stages(plan: Plan) -> list[StageProgress]:
                 lambda: len(layout.finished_units(job.segments)),
             )
         )
-    if not plan.compared:
+    if not plan.pairwise_manifest:
         result.append(StageProgress("Compare within clusters", job.sizes.num_keys, lambda: _keys_done(job)))
     if job.parameters.eps is not None:
         result.append(

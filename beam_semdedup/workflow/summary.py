@@ -76,12 +76,12 @@ class Summary:
 class Found:
     """What a finished run's files say.
 
-    `assigned` and `compared` are the manifests of the stages; `rejected` counts rows by reason; `at` is when this was
+    The manifests are those of the stages; `rejected` counts rows by reason; `at` is when this was
     found, in seconds since the epoch.
     """
 
-    assigned: AssignManifest
-    compared: PairwiseManifest
+    assign_manifest: AssignManifest
+    pairwise_manifest: PairwiseManifest
     duplicates_files: list[File]
     duplicates: int
     kept: int
@@ -132,7 +132,7 @@ def reasons(rejected: dict[str, int]) -> str:
 
 def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
     """Makes the summary of a run that began at `started` and ends now."""
-    job, p, assigned, compared = plan.job, plan.job.parameters, found.assigned, found.compared
+    job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
     compared_at = max(started, compared.finished)
     return Summary(
         program=output_path.PROGRAM,
@@ -146,8 +146,8 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         eps=p.eps,
         dimension=job.sizes.dimension,
         runner=p.runner.name,
-        kmeans_time=0.0 if plan.assigned else round(assigned.finished - started, 3),
-        pairwise_time=0.0 if plan.compared else round(compared_at - max(started, assigned.finished), 3),
+        kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - started, 3),
+        pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(started, assigned.finished), 3),
         duplicates_time=round(found.at - compared_at, 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
@@ -179,8 +179,8 @@ def _stages(
         result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model.rows, work, dimension)
     products = 2 * dimension
     stages: list[tuple[str, Manifest, Manifest | None, float, int]] = [
-        ("assign", assigned, plan.assigned, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
-        ("pairwise", compared, plan.compared, max(fitted, assigned.finished), compared.pairs_done * products),
+        ("assign", assigned, plan.assign_manifest, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
+        ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
     ]
     for name, manifest, reused, before, operations in stages:
         counts = manifest.counts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reading import inspect
 
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import Rates
@@ -34,7 +34,7 @@ MACHINES = Machines(cores=2)
 
 
 def parameters(**values):
-    return resolve({"rows": 10**10, "dimension": 384, **values}, PlanParameters)
+    return resolve({"rows": 10**10, "dimension": 384, **values}, ForecastParameters)
 
 
 def made(rows=1_000_000, clusters=1000, machines=MACHINES, rates=RATES, dimension=384, **values):

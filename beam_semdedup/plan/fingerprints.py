@@ -16,7 +16,7 @@ _FORMAT = 4
 """The version of what the stages write."""
 
 
-def stage_keys(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> tuple[str, str, str]:
+def stage_fingerprints(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> tuple[str, str, str]:
     """Returns the keys of the k-means results, of the pairwise results, and of the output.
 
     Args:
@@ -24,20 +24,20 @@ def stage_keys(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str])
         files: the input.
         carried: the columns that are read besides id and embedding.
     """
-    kmeans = _kmeans_key(p, files, carried)
+    kmeans = _kmeans_fingerprint(p, files, carried)
     ranking = ranking_of(p).describe()
     pairwise = fingerprint([_FORMAT, kmeans, ranking, p.metadata_fields, p.screening_threshold])
     return kmeans, pairwise, fingerprint([_FORMAT, pairwise, p.eps])
 
 
-def _kmeans_key(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> str:
+def _kmeans_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> str:
     init = init_file(p)
     fit: dict[str, Any] = {
         "init": model.content_hash(init.read_bytes()) if init else p.init,
         "max_iter": p.max_iter,
     }
     if p.max_iter:
-        fit["engine"] = make_engine(p).key()
+        fit["engine"] = make_engine(p).depends_on()
         names = ["tol", "min_moved", "random_state", "fit_data_fraction"]
         if not init:
             names += ["n_init"]
