@@ -12,7 +12,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from beam_semdedup.compute.arrays import to_device
 from beam_semdedup.compute.threads import in_threads
+from beam_semdedup.compute.types import Array, Library
 from beam_semdedup.storage.columns import SEGMENT_COLUMNS
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
@@ -152,7 +153,7 @@ class RankedRows:
         xp: the module of the arrays that indexing gives; with CuPy they are copied to the GPU.
     """
 
-    def __init__(self, batches: Sequence[pa.RecordBatch], order: npt.NDArray[np.int64], xp: Any = np) -> None:
+    def __init__(self, batches: Sequence[pa.RecordBatch], order: npt.NDArray[np.int64], xp: Library = np) -> None:
         self._xp = xp
         self._vectors = [_matrix(batch.column("embedding")) for batch in batches]
         self._starts = np.concatenate([[0], np.cumsum([len(v) for v in self._vectors])])
@@ -172,7 +173,7 @@ class RankedRows:
         result._order = self._order[start:stop]
         return result
 
-    def __getitem__(self, ranks: slice | npt.NDArray[np.int64]) -> Any:
+    def __getitem__(self, ranks: slice | npt.NDArray[np.int64]) -> Array:
         wanted = self._order[ranks]
         result = np.empty((len(wanted), self._vectors[0].shape[1]), dtype=np.float32)
         by_place = np.argsort(wanted)
