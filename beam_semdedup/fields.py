@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
@@ -49,16 +49,16 @@ PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """Beside the type of a text: it is one of the names that a function returns, such as those of a registry."""
+    """Beside the type of a text: it is one of some names, such as those of a registry, to which more may be added."""
 
-    names: Callable[[], Collection[str]]
+    names: Collection[str]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, value: str) -> str:
-        if value not in self.names():
-            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self.names()))})
+        if value not in self.names:
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self.names))})
         return value
 
 
@@ -85,7 +85,7 @@ class Declared:
     def choices(self) -> tuple[Any, ...]:
         """The values that are allowed, where they are named one by one."""
         if self.one_of is not None:
-            return tuple(self.one_of.names())
+            return tuple(self.one_of.names)
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
@@ -95,7 +95,7 @@ class Declared:
 
 
 def declared(schema: type[Any]) -> list[Declared]:
-    """The fields of a dataclass, those that must be given first.
+    """Returns the fields of a dataclass, those that must be given first.
 
     A field that is declared again without a docstring means what it does in the class that this one inherits from.
     """

@@ -18,15 +18,15 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs.base import InputUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
-from beam_semdedup.plan.stored import ComparedUnit
+from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages import assign, duplicates, fit, pairwise
-from beam_semdedup.stages.assign import AssignedUnit
+from beam_semdedup.stages.assign import AssignResult
 from beam_semdedup.stages.duplicates import DuplicatesFile
 from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.storage.layout import CENTROIDS
 from beam_semdedup.storage.segments import Segment
 
-ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignedUnit, PairwiseUnit, ComparedUnit, DuplicatesFile)
+ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignResult, PairwiseUnit, PairwiseResult, DuplicatesFile)
 """Every type that crosses a Beam edge, besides integers and pairs."""
 
 register(*ELEMENTS)
@@ -61,7 +61,7 @@ class AssignCentroids(beam.PTransform):
         assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(self.job), AsSingleton(self.fitted))
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
-        ).with_output_types(AssignedUnit)
+        ).with_output_types(AssignResult)
         _ = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
         addressed = beam.FlatMap(lambda unit: _largest_first(unit.segments)).with_output_types(Segment)
         return assigned | "Address segments" >> addressed
@@ -88,12 +88,12 @@ class FindAssigned(beam.PTransform):
 
 @dataclasses.dataclass
 class PairwiseSimilarity(beam.PTransform):
-    """Turns `Segment`s into `ComparedUnit`s: files with the most similar earlier-ranked row of each row."""
+    """Turns `Segment`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row."""
 
     job: Job
     fitted: PCollection[FittedKMeans]
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[ComparedUnit]:
+    def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
         job = self.job
         compared = (
@@ -113,17 +113,19 @@ class PairwiseSimilarity(beam.PTransform):
 
 @dataclasses.dataclass
 class IdentifyDuplicates(beam.PTransform):
-    """Turns `ComparedUnit`s into the `DuplicatesFile`s with the rows whose score reaches 1 - eps."""
+    """Turns `PairwiseResult`s into the `DuplicatesFile`s with the rows whose score reaches 1 - eps."""
 
     job: Job
 
-    def expand(self, compared: PCollection[ComparedUnit]) -> PCollection[DuplicatesFile]:
+    def expand(self, compared: PCollection[PairwiseResult]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
         job = self.job
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit: (unit.key // job.keys_per_file, unit)).with_output_types(tuple[int, ComparedUnit])
+            >> beam.Map(lambda unit: (unit.key // job.keys_per_file, unit)).with_output_types(
+                tuple[int, PairwiseResult]
+            )
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
             >> beam.MapTuple(
@@ -139,7 +141,7 @@ class SemanticDedup(beam.PTransform):
     It writes into the plan's cache and into `duplicates/`. Clearing an earlier run's results, the check that
     no row was lost, and `summary.json` are the part of `SemanticDeduplicationWorkflow.run`.
 
-    Returns the `DuplicatesFile`s, or the `ComparedUnit`s where `eps` is null.
+    Returns the `DuplicatesFile`s, or the `PairwiseResult`s where `eps` is null.
     """
 
     plan: Plan
@@ -147,13 +149,13 @@ class SemanticDedup(beam.PTransform):
     def expand(self, root: PBegin) -> PCollection[Any]:
         """Starts at the root of the pipeline."""
         job, plan = self.plan.job, self.plan
-        if plan.compared:
-            compared = root | "Find comparisons" >> beam.Create(plan.compared.units)
+        if plan.pairwise_manifest:
+            compared = root | "Find comparisons" >> beam.Create(plan.pairwise_manifest.units)
         else:
-            if plan.assigned:
-                handle = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assigned.centroids)
+            if plan.assign_manifest:
+                handle = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assign_manifest.centroids)
                 fitted = root | "Find centroids" >> beam.Create([handle])
-                found = root | "Find assigned rows" >> FindAssigned(job, list(plan.assigned.files))
+                found = root | "Find assigned rows" >> FindAssigned(job, list(plan.assign_manifest.files))
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
@@ -170,7 +172,7 @@ class _Assign(beam.DoFn):
         self._read = Metrics.counter("semdedup", "rows-read")
         self._rejected = Metrics.counter("semdedup", "rows-rejected")
 
-    def process(self, unit: InputUnit, fitted: FittedKMeans) -> Iterator[AssignedUnit]:
+    def process(self, unit: InputUnit, fitted: FittedKMeans) -> Iterator[AssignResult]:
         assigned = assign.assign_unit(self._job, unit, fitted)
         self._read.inc(assigned.num_rows)
         self._rejected.inc(assigned.rejected)
@@ -182,7 +184,7 @@ class _Compare(beam.DoFn):
         self._job = job
         self._compared = Metrics.counter("semdedup", "rows-compared")
 
-    def process(self, unit: PairwiseUnit, fitted: FittedKMeans) -> Iterator[ComparedUnit]:
+    def process(self, unit: PairwiseUnit, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
         compared = pairwise.compare_unit(self._job, unit, fitted)
         self._compared.inc(compared.num_rows)
         yield compared

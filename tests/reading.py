@@ -18,7 +18,7 @@ from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, RowB
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.inputs.sample import VectorColumn, sample
 from beam_semdedup.inputs.units import units
 from beam_semdedup.storage.folder import File, FileInfo, Folder
@@ -67,7 +67,7 @@ def inspect(
     embedding_dim: int | None = None,
 ) -> InputFacts:
     files = list_files(Place([str(p) for p in paths], filetype))
-    return dataset.inspect(files, FORMATS[filetype], Columns("id", "embeddings", carried, embedding_dim))
+    return dataset.inspect(files, format_named(filetype), Columns("id", "embeddings", carried, embedding_dim))
 
 
 def input_of(kind: Format, *files: FileFacts) -> InputFacts:

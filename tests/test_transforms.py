@@ -19,7 +19,7 @@ from beam_semdedup.plan.planning import locate, make_plan
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFile
-from beam_semdedup.stages.pairwise import ComparedUnit, PairwiseUnit
+from beam_semdedup.stages.pairwise import PairwiseResult, PairwiseUnit
 from beam_semdedup.storage.segments import Segment
 from beam_semdedup.transforms import ELEMENTS, SemanticDedup
 
@@ -68,8 +68,8 @@ def test_coders_of_different_types_differ():
 
 EDGES = {
     "nothing": set(ELEMENTS),
-    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, ComparedUnit, DuplicatesFile},
-    "similarities": {ComparedUnit, DuplicatesFile},
+    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile},
+    "similarities": {PairwiseResult, DuplicatesFile},
 }
 """What the cache holds, and the element types that cross edges then."""
 
@@ -155,13 +155,17 @@ PLAIN = (coders.VarIntCoder, coders.BytesCoder, coders.StrUtf8Coder)
 
 
 def test_a_run_in_which_no_element_can_be_pickled_finishes(plans):
-    assert [(bool(made.assigned), bool(made.compared)) for made in plans.values()] == [
+    assert [(bool(made.assign_manifest), bool(made.pairwise_manifest)) for made in plans.values()] == [
         (False, False),
         (True, False),
         (True, True),
     ]
-    assert plans["similarities"].assigned.counts.num_rows == plans["similarities"].compared.counts.num_rows == 60
-    assert plans["similarities"].compared.counts.units_done > plans["similarities"].job.num_keys > 1
+    assert (
+        plans["similarities"].assign_manifest.counts.num_rows
+        == plans["similarities"].pairwise_manifest.counts.num_rows
+        == 60
+    )
+    assert plans["similarities"].pairwise_manifest.counts.units_done > plans["similarities"].job.sizes.num_keys > 1
 
 
 @pytest.mark.parametrize("cached", EDGES)
@@ -194,5 +198,5 @@ def test_without_eps_the_pipeline_ends_with_the_similarities(plans):
     made = plans["nothing"]
     job = dataclasses.replace(made.job, parameters=dataclasses.replace(made.job.parameters, eps=None))
     result = beam.Pipeline() | SemanticDedup(dataclasses.replace(made, job=job))
-    assert result.element_type is ComparedUnit
+    assert result.element_type is PairwiseResult
     assert (beam.Pipeline() | SemanticDedup(made)).element_type is DuplicatesFile

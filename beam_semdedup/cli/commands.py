@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_semdedup.cli import composition, console, sweep
-from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.runners import progress
@@ -32,18 +32,18 @@ _TERMINATED = threading.Event()
 
 
 def main() -> None:
-    """The command `semdedup`."""
+    """Runs the command `semdedup`."""
     _command("semdedup", Parameters, _deduplicate)
 
 
 def remove_main() -> None:
-    """The command `semdedup-remove`."""
+    """Runs the command `semdedup-remove`."""
     _command("removal", RemovalParameters, _remove)
 
 
 def plan_main() -> None:
-    """The command `semdedup-plan`."""
-    _command("plan", PlanParameters, _plan)
+    """Runs the command `semdedup-plan`."""
+    _command("plan", ForecastParameters, _plan)
 
 
 def _deduplicate(parameters: Parameters) -> dict[str, Any]:
@@ -62,10 +62,10 @@ def _remove(parameters: RemovalParameters) -> dict[str, Any]:
     return {}
 
 
-def _plan(parameters: PlanParameters) -> dict[str, Any]:
-    from beam_semdedup.forecast.report import report_plan
+def _plan(parameters: ForecastParameters) -> dict[str, Any]:
+    from beam_semdedup.forecast.report import report
 
-    console.print_plan(report_plan(parameters))
+    console.print_plan(report(parameters))
     return {}
 
 
@@ -107,10 +107,10 @@ def _terminate(*_: object) -> None:
 
 
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
-    """The worst exit code of the jobs that the arguments ask for."""
+    """Returns the worst exit code of the jobs that the arguments ask for."""
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
-    writes = schema is not PlanParameters
+    writes = schema is not ForecastParameters
     outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
     place = sweep.table_place(line, outputs) if line.multirun and schema is Parameters else None
@@ -146,7 +146,7 @@ class _Told(KeyboardInterrupt):
 
 
 def _guarded(action: Callable[[], int]) -> int:
-    """The exit code of `action`, after saying on standard error what went wrong."""
+    """Returns the exit code of `action`, after saying on standard error what went wrong."""
     try:
         return action()
     except KeyboardInterrupt as interrupt:

@@ -52,7 +52,7 @@ class CommandLine:
 
     @classmethod
     def read(cls, name: str, schema: type[Any], arguments: Sequence[str]) -> CommandLine:
-        """What the arguments of a command say.
+        """Returns what the arguments of a command say.
 
         Raises:
             InputError: an argument that nothing can be made of, a sweep without -m, nothing stored where it is said.
@@ -96,7 +96,7 @@ class CommandLine:
                 store.store(group=group, name=name, node={"name": name})
 
     def compose(self, overrides: Sequence[str]) -> Any:
-        """The configuration of a job, its interpolations not resolved."""
+        """Returns the configuration of a job, its interpolations not resolved."""
         import hydra
 
         hydras = [override for override in overrides if not override.startswith("hydra") or "searchpath" in override]
@@ -104,7 +104,7 @@ class CommandLine:
             return self.completed(hydra.compose(self.name, overrides=hydras))
 
     def completed(self, composed: Any) -> Any:
-        """What Hydra composed, with the stored values and the defaults for what is not given."""
+        """Returns what Hydra composed, with the stored values and the defaults for what is not given."""
         from omegaconf import OmegaConf
 
         chosen = {group: (composed.get(group) or {}).get("name") for group in GROUPS}
@@ -142,7 +142,7 @@ class CommandLine:
 
 
 def conf_dir() -> Path:
-    """Where the Hydra configuration lies: packaged with a wheel, else the checkout's `conf/`."""
+    """Says where the Hydra configuration lies: packaged with a wheel, else the checkout's `conf/`."""
     package = Path(__file__).resolve().parents[1]
     for candidate in (package / "conf", package.parent / "conf"):
         if (candidate / "semdedup.yaml").is_file():
@@ -153,7 +153,7 @@ def conf_dir() -> Path:
 
 
 def plain(completed: Any) -> dict[str, Any]:
-    """A configuration as plain values, its interpolations resolved."""
+    """Returns a configuration as plain values, its interpolations resolved."""
     from omegaconf import OmegaConf
 
     values = OmegaConf.to_container(completed, resolve=True)
@@ -162,7 +162,7 @@ def plain(completed: Any) -> dict[str, Any]:
 
 
 def _defaults(schema: type[Any]) -> dict[str, Any]:
-    """The parameters by name, with what they are where they are not given; the groups have settings of their own."""
+    """Returns the parameters by name with their defaults; the groups have settings of their own."""
     return {
         f.name: _UNSET if f.default is dataclasses.MISSING else f.default
         for f in declared(schema)
@@ -171,7 +171,7 @@ def _defaults(schema: type[Any]) -> dict[str, Any]:
 
 
 def _stored(name: str, schema: type[Any], place: str) -> dict[str, Any]:
-    """The parameters of the configuration `name` that a run stored in a place.
+    """Returns the parameters of the configuration `name` that a run stored in a place.
 
     Raises:
         InputError: there is none, it cannot be read, or holds what is no parameter.
@@ -202,7 +202,7 @@ def _dropped(values: dict[str, Any], key: str) -> bool:
 
 
 def _without_option(arguments: Sequence[str], *names: str) -> tuple[list[str], str | None]:
-    """The arguments without an option and its value, and this value."""
+    """Returns the arguments without an option and its value, and this value."""
     rest, value, left = [], None, iter(arguments)
     for argument in left:
         name, equals, after = argument.partition("=")
@@ -214,7 +214,7 @@ def _without_option(arguments: Sequence[str], *names: str) -> tuple[list[str], s
 
 
 def overrides_of(arguments: Sequence[str]) -> list[str]:
-    """The arguments that are neither an option nor the value of one, such as `job` in `--cfg job`."""
+    """Returns the arguments that are neither an option nor the value of one, such as `job` in `--cfg job`."""
     return [
         argument
         for before, argument in itertools.pairwise(["", *arguments])
@@ -223,17 +223,17 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
 
 
 def key_of(override: str) -> str:
-    """The parameter that an override is for."""
+    """Returns the parameter that an override is for."""
     return override.partition("=")[0].lstrip("+~")
 
 
 def swept(overrides: Sequence[str]) -> list[str]:
-    """The parameters that a sweep varies."""
+    """Returns the parameters that a sweep varies."""
     return [o.key_or_group for o in _parsed(overrides) if o.is_sweep_override()]
 
 
 def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """The overrides of each job of a sweep."""
+    """Returns the overrides of each job of a sweep."""
     choices = [
         [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
         if o.is_sweep_override()
@@ -244,7 +244,7 @@ def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def shown(override: str) -> str:
-    """An override of a job for people: its value without the quotes that Hydra needs."""
+    """Returns an override of a job for people: its value without the quotes that Hydra needs."""
     (parsed,) = _parsed([override])
     value = parsed.value()
     return f"{parsed.key_or_group}={value}" if isinstance(value, str) else override.lstrip("+")
@@ -257,7 +257,7 @@ def _parsed(overrides: Sequence[str]) -> Any:
 
 
 def _forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:
-    """An override that Hydra takes whether or not it knows the parameter, which `resolve` alone decides.
+    """Returns an override that Hydra takes whether or not it knows the parameter, which `resolve` alone decides.
 
     Args:
         places: the directories of configurations; what is a directory in one of them is a group, of which Hydra knows
@@ -274,7 +274,7 @@ def _forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:
 
 
 def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = False) -> list[str]:
-    """The overrides as Hydra understands them: a value that its grammar refuses, or that is no text, is put in quotes.
+    """Returns the overrides as Hydra understands them: with quotes where its grammar refuses a value, or sees no text.
 
     Raises:
         InputError: an override that nothing can be made of, or a sweep without -m.
@@ -307,7 +307,7 @@ def _understood(override: str, is_text: bool, multirun: bool) -> str:
 
 
 def _with_quotes(value: str, in_mapping: bool) -> str:
-    """A value with each text in it that the grammar refuses in quotes; in a mapping, without the `key:` before it."""
+    """Puts each text in a value that the grammar refuses in quotes; in a mapping, without the `key:` before it."""
 
     def quoted(piece: re.Match[str]) -> str:
         key, colon, text = piece[0].partition(":") if in_mapping and ":" in piece[0] else ("", "", piece[0])
@@ -333,7 +333,7 @@ def _is_understood(override: str) -> bool:
 
 
 def message_of(error: Exception) -> str | None:
-    """What an error of Hydra says, on one line; None for any other error."""
+    """Returns what an error of Hydra says, on one line; None for any other error."""
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 

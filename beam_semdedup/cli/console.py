@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
 
@@ -36,7 +36,7 @@ _COMMANDS: dict[type, Command] = {
         "input_path=… duplicates_path=… output_path=…",
         "Writes a dataset without its duplicates.",
     ),
-    PlanParameters: Command(
+    ForecastParameters: Command(
         "semdedup-plan",
         "input_path=… | rows=… dimension=… [workers=…]",
         "Says what a run of semdedup will take, before it runs.",
@@ -45,7 +45,7 @@ _COMMANDS: dict[type, Command] = {
 
 
 def print_summary(summary: Any) -> None:
-    """The result of a run, a `summary.Summary`."""
+    """Prints the result of a run, a `summary.Summary`."""
     from beam_semdedup.workflow.summary import reasons
 
     paths = without_secrets(summary.paths)
@@ -79,7 +79,7 @@ def print_summary(summary: Any) -> None:
 
 
 def print_removal(result: Any, output: str) -> None:
-    """The result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
+    """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
     print(
         f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
         f"{result.rows_read - result.rows_removed:,}, in {without_secrets(output)}; not found: "
@@ -88,14 +88,14 @@ def print_removal(result: Any, output: str) -> None:
 
 
 def print_plan(report: Any) -> None:
-    """What a run will take, a `plan_report.PlanReport`."""
+    """Prints what a run will take, a `report.ForecastReport`."""
     _print_asked(report)
     print("\nOther sizes on the same machines, with the recommended n_clusters:")
     table = _table(
         ">rows", ">n_clusters", ">segments", ">rows each", ">worker", ">driver", ">predicted", "bottleneck", "breaks"
     )
     for f in report.table:
-        numbers = [f"{f.data.rows:,}", f"{f.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
+        numbers = [f"{f.data.rows:,}", f"{f.sizes.n_clusters:,}", f"{f.segments:,}", f"{f.segment_rows:,.0f}"]
         amounts = [in_bytes(f.worker_memory), in_bytes(f.driver_memory), in_time(f.seconds)]
         table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
     wide().print(table)
@@ -115,10 +115,13 @@ def _print_asked(report: Any) -> None:
         f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
     )
     lines = [
-        ("n_clusters", f"{asked.n_clusters:,}; recommended: {best.n_clusters:,} ({in_time(best.seconds)})"),
+        ("n_clusters", f"{asked.sizes.n_clusters:,}; recommended: {best.sizes.n_clusters:,} ({in_time(best.seconds)})"),
         ("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"),
-        ("Fit", f"on {counted(asked.sample_rows, 'row')}" if asked.sample_rows else "none: centroids are given"),
-        ("Assign", f"{counted(asked.units, 'unit')} of {asked.unit_rows:,} rows"),
+        (
+            "Fit",
+            f"on {counted(asked.sizes.sample_rows, 'row')}" if asked.sizes.sample_rows else "none: centroids are given",
+        ),
+        ("Assign", f"{counted(asked.units, 'unit')} of {min(asked.sizes.assign_rows, data.rows):,} rows"),
         (
             "Shuffle",
             f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
@@ -139,7 +142,7 @@ def _print_asked(report: Any) -> None:
 
 
 def _table(*columns: str) -> Any:
-    """A table without lines; `>` before the name of a column aligns it to the right."""
+    """Returns a table without lines; `>` before the name of a column aligns it to the right."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -149,7 +152,7 @@ def _table(*columns: str) -> Any:
 
 
 def print_help(schema: type) -> None:
-    """What a command is for and all of its parameters, from their declaration."""
+    """Prints what a command is for and all of its parameters, from their declaration."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -176,7 +179,7 @@ def print_help(schema: type) -> None:
 
 
 def _help_rows(f: Declared) -> Iterator[tuple[str, str]]:
-    """A parameter and what it means; of a group, each choice with its settings."""
+    """Yields a parameter and what it means; of a group, each choice with its settings."""
     if f.name not in GROUPS:
         yield f.name, _meaning(f)
         return
@@ -194,12 +197,12 @@ def _meaning(f: Declared) -> str:
 
 
 def wide() -> Any:
-    """A rich console for tables: as wide as the terminal, or 160 characters where the output goes elsewhere."""
+    """Returns a rich console for tables: as wide as the terminal, or 160 characters where the output goes elsewhere."""
     from rich.console import Console
 
     return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
 
 
 def say(message: str) -> None:
-    """A line on standard error."""
+    """Writes a line on standard error."""
     print(without_secrets(message), file=sys.stderr)

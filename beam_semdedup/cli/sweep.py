@@ -26,7 +26,7 @@ _COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exi
 
 
 def outputs(line: CommandLine) -> list[str]:
-    """The output path of each job of the sweep."""
+    """Returns the output path of each job of the sweep."""
     from omegaconf import OmegaConf
 
     jobs = composition.jobs_of(line.overrides)
@@ -37,12 +37,12 @@ def outputs(line: CommandLine) -> list[str]:
 
 
 def shared(outputs: Sequence[str]) -> set[str]:
-    """The output paths that more than one job would write to."""
+    """Returns the output paths that more than one job would write to."""
     return {path for path in outputs if outputs.count(path) > 1}
 
 
 def table_place(line: CommandLine, outputs: Sequence[str]) -> File:
-    """Where the jobs of a sweep have a place in common for their table.
+    """Says where the jobs of a sweep have a place in common for their table.
 
     Raises:
         InputError: another file is there, or no job is valid.
@@ -68,7 +68,7 @@ def table_place(line: CommandLine, outputs: Sequence[str]) -> File:
 
 
 def _first_valid(line: CommandLine) -> Parameters:
-    """The parameters of the first job that has valid ones; where none has, what is wrong with the first is raised."""
+    """Returns the parameters of the first job with valid ones; where none has any, raises the first's error."""
     from omegaconf.errors import OmegaConfBaseException
 
     wrong: list[Exception] = []
@@ -103,7 +103,7 @@ def _directory(name: str) -> str:
 
 
 def report(outcomes: Sequence[dict[str, Any]], place: File | None) -> None:
-    """The table over the jobs of a sweep, on standard output and as a CSV file."""
+    """Writes the table over the jobs of a sweep, on standard output and as a CSV file."""
     from rich.table import Table
     from rich.text import Text
 
@@ -143,7 +143,7 @@ def _row(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _common_parent(urls: Sequence[str]) -> str:
-    """The innermost directory that holds all absolute `urls`; the first of them where there is none."""
+    """Returns the innermost directory that holds all absolute `urls`; the first of them where there is none."""
     columns = zip(*(url.split("/") for url in urls), strict=False)
     common = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, columns)]
     root = 2 if "://" in urls[0] else 1  # components before a bucket's, a host's or a directory's name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -33,13 +32,14 @@ from beam_semdedup.fields import (
 )
 from beam_semdedup.fit.base import FitDataFraction, FitParameters, KMeansConfig
 from beam_semdedup.fit.local import LocalKMeansConfig
+from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.runners.base import RunnerConfig
 from beam_semdedup.runners.direct import DirectConfig
 from beam_semdedup.runners.ray.settings import RayConfig
 
 
 def number_of_bytes(value: Any) -> int:
-    """The number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
+    """Returns the number of bytes that `1500000`, `512MB` or `4GiB` stand for; ValueError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
@@ -48,12 +48,6 @@ def number_of_bytes(value: Any) -> int:
     number, prefix, binary = match.groups()
     power = " kmgt".index(prefix.lower() or " ")
     return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def _formats() -> Collection[str]:
-    from beam_semdedup.inputs.registry import FORMATS  # which imports what reads files
-
-    return FORMATS
 
 
 def _list_of_paths(value: Any) -> list[str]:
@@ -99,7 +93,7 @@ class InputParameters:
 
     input_path: Paths
     """file, directory (searched recursively), glob, fsspec URL, or a list of them"""
-    input_filetype: Annotated[str, OneOf(_formats)] = "parquet"
+    input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
     input_file_extensions: list[str] | None = None
     """which files of a directory are read; null: those of input_filetype"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
@@ -288,7 +282,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
 
     @classmethod
     def of_run(cls, p: Parameters, output_path: str) -> RemovalParameters:
-        """The removal of the duplicates that a run found in its input, where and as the run itself was done."""
+        """Returns the removal of the duplicates that a run found in its input, where and as the run itself was done."""
         storage = ReadKwargs(storage_options=p.write_options)
         return cls(
             **_shared(p, InputParameters, ClusterParameters),
@@ -332,7 +326,7 @@ class MachineParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class PlanParameters(SizeParameters, InputParameters, MachineParameters):
+class ForecastParameters(SizeParameters, InputParameters, MachineParameters):
     """What `semdedup-plan` depends on; see `semdedup-plan --help`."""
 
     heading: ClassVar[str] = SIZE
@@ -362,7 +356,7 @@ class PlanParameters(SizeParameters, InputParameters, MachineParameters):
     verbose: Verbose = True
 
     def run(self, n_clusters: int | None) -> Parameters:
-        """The parameters of the run that is planned, as far as its sizes depend on them."""
+        """Returns the parameters of the run that is planned, as far as its sizes depend on them."""
         common = {f.name for f in dataclasses.fields(self)} & {f.name for f in dataclasses.fields(Parameters)}
         values = {name: getattr(self, name) for name in common}
         places = {"input_path": self.input_path or ["-"], "output_path": ""}
@@ -372,5 +366,5 @@ class PlanParameters(SizeParameters, InputParameters, MachineParameters):
 
 
 def _shared(p: Any, *groups: type[Any]) -> dict[str, Any]:
-    """The values that some parameters have for those of some groups."""
+    """Returns the values that some parameters have for those of some groups."""
     return {f.name: getattr(p, f.name) for group in groups for f in dataclasses.fields(group)}

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import Parameters, PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
@@ -41,7 +41,7 @@ _FORMER_NAMES = {"unit_rows": "comparison_rows"}
 
 
 def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> Any:
-    """Checked parameters, as an instance of `schema`.
+    """Returns checked parameters, as an instance of `schema`.
 
     Args:
         values: a mapping of parameter names to values, paths and scalars of NumPy among them; what comes out is taken
@@ -63,20 +63,20 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
     parameters = _checked(schema, values, "", listed)
     if schema is Parameters:
         _check_together(parameters)
-    if schema is PlanParameters:
+    if schema is ForecastParameters:
         _check_size(parameters)
     return parameters
 
 
 def present_name(name: str) -> str:
-    """The name that a parameter has now; warns where it was given by a former one."""
+    """Returns the name that a parameter has now; warns where it was given by a former one."""
     if name in _FORMER_NAMES:
         _LOG.warning("%s is called %s now: the former name will not be taken for ever", name, _FORMER_NAMES[name])
     return _FORMER_NAMES.get(name, name)
 
 
 def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
-    """The error of a parameter that is none of some names; `otherwise` is said where nothing like it was meant."""
+    """Returns the error of a name that no parameter has; it says `otherwise` where nothing like it was meant."""
     group, _, setting = name.partition(".")
     choices = GROUPS.get(group, {}).items()
     owners = [f"{group}={name}" for name, choice in choices if setting in {f.name for f in declared(choice.settings)}]
@@ -87,12 +87,12 @@ def unknown(name: str, names: Sequence[str], otherwise: str) -> InputError:
 
 
 def required(name: str) -> InputError:
-    """The error of a parameter that has no default and is not given."""
+    """Returns the error of a parameter that has no default and is not given."""
     return InputError(f"{name} is required: give {name}=…")
 
 
 def _closest(wrong: str, names: Sequence[str]) -> str | None:
-    """Which of some names was meant: one spelled much like it, else one that it begins with (`epsilon`: eps)."""
+    """Says which of some names was meant: one spelled much like it, else one that it begins with (`epsilon`: eps)."""
     other = _OTHER_NAMES.get(wrong, "")
     if other.partition(" ")[0] in names:
         return other
@@ -102,7 +102,7 @@ def _closest(wrong: str, names: Sequence[str]) -> str | None:
 
 
 def _group(name: str, value: Any, listed: str) -> Any:
-    """The settings of a choice that is given as a name, a mapping or its settings."""
+    """Returns the settings of a choice that is given as a name, a mapping or its settings."""
     choices = GROUPS[name]
     if dataclasses.is_dataclass(value):
         value = dataclasses.asdict(value)  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def _group(name: str, value: Any, listed: str) -> Any:
 
 
 def _checked(schema: type[Any], values: dict[str, Any], prefix: str, listed: str) -> Any:
-    """An instance of `schema` with values that pydantic accepts."""
+    """Returns an instance of `schema` with values that pydantic accepts."""
     for name, value in values.items():
         _check_given(f"{prefix}{name}", value)
     try:
@@ -160,7 +160,7 @@ _EXPECTED = {"int": "an integer", "float": "a number", "bool": "true or false", 
 
 
 def _in_words(name: str, declared_kind: Any, value: Any, errors: Sequence[ErrorDetails]) -> str:
-    """What pydantic found wrong with the value of a parameter; a value that may hold credentials is not shown."""
+    """Words what pydantic found wrong with the value of a parameter; shows none that may hold credentials."""
     error = next((error for error in errors if error["type"] in _BOUNDS), errors[0])
     kind, context = error["type"], error.get("ctx", {})
     inner = str(error["loc"][1]) if isinstance(value, dict) and len(error["loc"]) > 1 else ""
@@ -200,7 +200,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_together(p: Parameters) -> None:
-    """What no single parameter can say, and the normal form of those that have several spellings."""
+    """Checks what no single parameter can say, and gives those with several spellings their normal form."""
     p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_field]
     _check_carried("metadata_fields", p.metadata_fields, p)
     if p.id_field == p.embedding_field:
@@ -226,8 +226,8 @@ def _check_together(p: Parameters) -> None:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
 
 
-def _check_size(p: PlanParameters) -> None:
-    """That there is one thing to plan for."""
+def _check_size(p: ForecastParameters) -> None:
+    """Raises InputError unless there is one thing to plan for."""
     given = [f"{name}={getattr(p, name)}" for name in ("rows", "dimension", "carried_bytes") if getattr(p, name)]
     if p.input_path is not None and given:
         raise InputError(f"input_path says what {given[0]} would: give either")
@@ -236,7 +236,7 @@ def _check_size(p: PlanParameters) -> None:
 
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
-    """That columns of the input can be carried beside the columns that the program adds."""
+    """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
     reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS})
     for column in columns:
         if column in reserved:

@@ -112,7 +112,7 @@ class Engine(abc.ABC, Generic[Settings]):
         """Raises InputError where this machine, which is to fit, lacks what the engine needs."""
 
     @abc.abstractmethod
-    def key(self) -> list[Any]:
+    def depends_on(self) -> list[Any]:
         """Returns, as JSON holds it, what the centroids depend on besides the rows and the `FitParameters`."""
 
     @abc.abstractmethod

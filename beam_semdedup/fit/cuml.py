@@ -45,7 +45,7 @@ class CumlEngine(Engine[CumlKMeansConfig]):
                 "kmeans=cuml: cuML is not installed: install beam-semdedup[gpu], or kmeans=local needs CuPy only"
             )
 
-    def key(self) -> list[Any]:
+    def depends_on(self) -> list[Any]:
         return ["cuml", 1, self.config.device_buffer_samples]
 
     def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:

@@ -22,7 +22,7 @@ class LocalEngine(Engine[LocalKMeansConfig]):
 
     settings = LocalKMeansConfig
 
-    def key(self) -> list[Any]:
+    def depends_on(self) -> list[Any]:
         return ["local", 1, None]  # as caches have it
 
     def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:

@@ -25,10 +25,10 @@ from beam_semdedup.fit.shard import Shard
 from beam_semdedup.forecast.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.planning import Plan, locate, make_plan
-from beam_semdedup.stages.assign import AssignedUnit, assign_unit
+from beam_semdedup.stages.assign import AssignResult, assign_unit
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
-from beam_semdedup.stages.pairwise import ComparedUnit, compare_unit, pairwise_units
+from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise_units
 from beam_semdedup.storage import segments
 
 _ROWS, _TINY_ROWS = 32_768, 64
@@ -59,7 +59,7 @@ class _Assigned:
 
     plan: Plan
     seconds: float
-    unit: AssignedUnit
+    unit: AssignResult
 
 
 class _Calibration:
@@ -138,19 +138,19 @@ class _Calibration:
         plan = self._plan(name, number, unit_rows)
         fitted = fit_centroids(plan.job)
 
-        def assign() -> AssignedUnit:
+        def assign() -> AssignResult:
             plan.job.segments.delete_tree()
             return assign_unit(plan.job, plan.units[0], fitted)
 
         return _Assigned(plan, *_least(assign))
 
-    def _compare(self, assigned: _Assigned) -> tuple[float, ComparedUnit]:
+    def _compare(self, assigned: _Assigned) -> tuple[float, PairwiseResult]:
         """Returns the seconds of the one comparison unit of a plan, and its result."""
         job = assigned.plan.job
         fitted = fit_centroids(job)
         (work,) = pairwise_units(job, 0, assigned.unit.segments)
 
-        def compare() -> ComparedUnit:
+        def compare() -> PairwiseResult:
             job.pairwise.delete_tree()
             return compare_unit(job, work, fitted)
 
@@ -158,7 +158,7 @@ class _Calibration:
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
-        field = plan.job.assign_plan.input_schema.field("embeddings")
+        field = plan.job.input_schema.field("embeddings")
         column = VectorColumn(plan.job.input_format, field, self._dimension, True, {})
 
         def read() -> None:
@@ -184,7 +184,7 @@ class _Calibration:
         number = len(found)
         return _positive(read(number) - read(1)) / (number - 1)
 
-    def _select(self, plan: Plan, compared: ComparedUnit) -> float:
+    def _select(self, plan: Plan, compared: PairwiseResult) -> float:
         return _least(lambda: select_duplicates(plan.job, 0, [compared]))[0]
 
     def _disk(self) -> float:

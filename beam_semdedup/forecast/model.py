@@ -9,11 +9,11 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.forecast.rates import Rates, computed_scores
 from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.units import units
-from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, default_clusters
+from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, Sizing, default_clusters
 from beam_semdedup.storage import segments
 
 PROCESS_BYTES = 220 << 20
@@ -102,11 +102,8 @@ class Forecast:
     """What a run will do and take; bytes and seconds where nothing else is said."""
 
     data: Data
-    n_clusters: int
-    sample_rows: int
+    sizes: Sizes
     units: int
-    unit_rows: int
-    keys: int
     comparisons: int
     segments: int
     segment_rows: float
@@ -131,32 +128,28 @@ class Forecast:
         return max(totals, key=totals.__getitem__)
 
 
-def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
+def forecast(p: ForecastParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
     """Predicts what a run with `n_clusters` clusters on these machines will do and take."""
     n, d, k = data.rows, data.dimension, n_clusters
-    sizes = Sizes(p.run(n_clusters), n, d, data.carried_bytes, machines.memory)
-    units, keys = data.units(sizes.unit_rows), sizes.keys
-    unit_rows = min(sizes.unit_rows, n)
+    sizing = Sizing(p, n, d, data.carried_bytes, k, machines.memory)
+    asked, affordable = (sizing.asked_sample, sizing.affordable_sample) if p.fit_iterations else (0, 0)
+    sample = min(asked, affordable)
+    sizes = sizing.sizes(sample)
+    keys, units, unit_rows = sizes.num_keys, data.units(sizes.assign_rows), min(sizes.assign_rows, n)
     # Rows fall into keys at random: some keys have none of a unit where there are about as many keys as rows.
     in_unit = keys * -math.expm1(-n / units / keys)
     references = round(units * in_unit)
     segment_start, segment_row = segments.num_bytes(d)
     assigned_bytes = n * (segment_row + data.carried_bytes) + references * segment_start
     key_rows = -(-n // keys)
-    block = sizes.key_rows(sizes.width)
-    if key_rows > block:
-        block = sizes.cluster_rows
+    cut = sizing.blocks(sizes.centroids_per_key)
+    block = cut.max_key_rows if key_rows <= cut.max_key_rows else cut.max_cluster_rows
     blocks = -(-key_rows // block)
-    asked, affordable = (sizes.asked_sample, sizes.affordable_sample) if p.fit_iterations else (0, 0)
-    sample = min(asked, affordable)
     stages = _Stages(p, data, machines, rates)
     found = Forecast(
         data=data,
-        n_clusters=k,
-        sample_rows=sample,
+        sizes=sizes,
         units=units,
-        unit_rows=unit_rows,
-        keys=keys,
         comparisons=keys * blocks,
         segments=references,
         segment_rows=n / references,
@@ -175,14 +168,14 @@ def forecast(p: PlanParameters, data: Data, n_clusters: int, machines: Machines,
             stages.assign(k, units, references, assigned_bytes),
             stages.shuffle(references),
             stages.compare(k, keys, blocks, references, assigned_bytes),
-            stages.duplicates(max(1, n // sizes.rows_per_file)),
+            stages.duplicates(max(1, n // sizing.rows_per_file)),
         ),
         limits=(),
     )
     return dataclasses.replace(found, limits=tuple(_limits(found, machines, asked, affordable)))
 
 
-def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
+def recommend(p: ForecastParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
     """Returns the forecast with the fewest clusters, which lose few pairs, that takes little more than the fastest.
 
     Where some number of clusters reaches fewer limits of the design than others, only such are taken.
@@ -199,7 +192,7 @@ def recommend(p: PlanParameters, data: Data, machines: Machines, rates: Rates) -
 class _Stages:
     """Predicts the stages of a run."""
 
-    def __init__(self, p: PlanParameters, data: Data, machines: Machines, rates: Rates) -> None:
+    def __init__(self, p: ForecastParameters, data: Data, machines: Machines, rates: Rates) -> None:
         self._p, self._data, self._machines, self._rates = p, data, machines, rates
         self._values = data.rows * data.dimension
 
@@ -276,8 +269,8 @@ class _Stages:
 def _limits(made: Forecast, machines: Machines, asked: int, affordable: int) -> list[Limit]:
     """Returns what breaks, in the order of the pipeline."""
     found = []
-    if affordable < min(asked, _ROWS_PER_CLUSTER * made.n_clusters):
-        few = affordable / made.n_clusters
+    if affordable < min(asked, _ROWS_PER_CLUSTER * made.sizes.n_clusters):
+        few = affordable / made.sizes.n_clusters
         found.append(Limit(f"fit on {few:.2g} rows a cluster", "more memory_budget: it holds the fit's sample"))
     fit = next((stage for stage in made.stages if stage.name == "fit"), None)
     if fit and fit.seconds > max(_FIT_SECONDS, made.seconds / 2):

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
@@ -14,7 +14,7 @@ from beam_semdedup.forecast.rates import REFERENCE, Rates, load_rates, save_rate
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns
 from beam_semdedup.inputs.listing import list_files
-from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 
@@ -24,7 +24,7 @@ SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
 
 
 @dataclass(frozen=True)
-class PlanReport:
+class ForecastReport:
     """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines."""
 
     machines: Machines
@@ -35,7 +35,7 @@ class PlanReport:
     table: tuple[Forecast, ...]
 
 
-def report_plan(p: PlanParameters) -> PlanReport:
+def report(p: ForecastParameters) -> ForecastReport:
     """Makes the forecasts that the parameters ask for.
 
     Raises:
@@ -54,7 +54,7 @@ def report_plan(p: PlanParameters) -> PlanReport:
     )
     rates, source = _rates(p, data.dimension, machines.cores)
     recommended = recommend(p, data, machines, rates)
-    return PlanReport(
+    return ForecastReport(
         machines,
         rates,
         source,
@@ -64,19 +64,19 @@ def report_plan(p: PlanParameters) -> PlanReport:
     )
 
 
-def _data(p: PlanParameters) -> Data:
+def _data(p: ForecastParameters) -> Data:
     if p.input_path is None:
         assert p.rows is not None
         assert p.dimension is not None
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
     files = list_files(p.run(None))
     carried = [name for name in p.metadata_fields if name != p.id_field]
-    facts = dataset.inspect(files, FORMATS[p.input_filetype], Columns(p.id_field, p.embedding_field, carried))
+    facts = dataset.inspect(files, format_named(p.input_filetype), Columns(p.id_field, p.embedding_field, carried))
     stored = sum(f.size for f in files) // facts.num_rows
     return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
 
 
-def _rates(p: PlanParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
+def _rates(p: ForecastParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
     """Returns the rates, and where they are from."""
     if p.calibrate:
         _LOG.info("Measuring how fast this machine is, in about 20 s")

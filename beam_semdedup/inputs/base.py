@@ -78,7 +78,7 @@ class RowBatch:
 
 
 class Format(ABC):
-    """A format of input files. Its instances are found by name in `registry.FORMATS`."""
+    """A format of input files. It is found by its name in `registry.FORMATS`."""
 
     extensions: tuple[str, ...]
     """How the files' names end."""

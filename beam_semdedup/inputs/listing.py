@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.storage.filesystems import Options
 from beam_semdedup.storage.folder import FileInfo, Folder
 
@@ -33,7 +33,7 @@ def list_files(p: InputPlace) -> list[FileInfo]:
         InputError: a path does not exist, or no file is left.
     """
     given = p.input_file_extensions
-    wanted = tuple(given or FORMATS[p.input_filetype].extensions)
+    wanted = tuple(given or format_named(p.input_filetype).extensions)
     found: dict[str, FileInfo] = {}
     for path in p.input_path:
         place = Folder.at(path, p.read_options)

@@ -1,21 +1,45 @@
-"""The formats of input files by the names that `input_filetype` has for them."""
+"""The formats of input files by the names that `input_filetype` has for them.
+
+This module is imported by all that reads the parameters: what reads files is imported when a format is asked for.
+"""
 
 from __future__ import annotations
 
-from beam_semdedup.errors import InputError
-from beam_semdedup.inputs.base import Copier, Format
-from beam_semdedup.inputs.jsonl import Jsonl
-from beam_semdedup.inputs.parquet import Parquet
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-FORMATS: dict[str, Format] = {
-    "parquet": Parquet(),
-    "jsonl": Jsonl(),
-}
+from beam_semdedup.errors import InputError
+
+if TYPE_CHECKING:
+    from beam_semdedup.inputs.base import Copier, Format
+
+
+def _parquet() -> Format:
+    from beam_semdedup.inputs.parquet import Parquet
+
+    return Parquet()
+
+
+def _jsonl() -> Format:
+    from beam_semdedup.inputs.jsonl import Jsonl
+
+    return Jsonl()
+
+
+FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl}
+"""What makes a format: a function, or its class."""
+
+
+def format_named(filetype: str) -> Format:
+    """Returns a format."""
+    return FORMATS[filetype]()
 
 
 def copier(filetype: str) -> Copier:
     """Returns what copies files of a format without some of their rows; InputError where nothing does."""
-    kind = FORMATS[filetype]
+    from beam_semdedup.inputs.base import Copier
+
+    kind = format_named(filetype)
     if not isinstance(kind, Copier):
         raise InputError(
             f"input_filetype={filetype}: rows cannot be removed from files of this format; the ids of those that a run "

@@ -9,8 +9,8 @@ import pyarrow as pa
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.inputs.base import Format
-from beam_semdedup.inputs.registry import FORMATS
-from beam_semdedup.plan.stored import AssignPlan, PairwisePlan
+from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
@@ -24,14 +24,14 @@ class Places:
     """
 
     parameters: Parameters
-    kmeans_key: str
-    pairwise_key: str
-    output_key: str
+    kmeans_fingerprint: str
+    pairwise_fingerprint: str
+    output_fingerprint: str
 
     @property
     def kmeans(self) -> Folder:
         """The results of the fit and the assign stage."""
-        return self._cache / layout.KMEANS / self.kmeans_key
+        return self._cache / layout.KMEANS / self.kmeans_fingerprint
 
     @property
     def segments(self) -> Folder:
@@ -41,7 +41,7 @@ class Places:
     @property
     def pairwise(self) -> Folder:
         """The results of the pairwise stage."""
-        return self._cache / layout.PAIRWISE / self.pairwise_key
+        return self._cache / layout.PAIRWISE / self.pairwise_fingerprint
 
     @property
     def output(self) -> Folder:
@@ -63,29 +63,20 @@ class Job(Places):
     """What a worker must know of the run; small, and pickled into the transforms.
 
     Attributes:
-        assign_plan, pairwise_plan: how the stages are cut.
+        input_schema: the id, the embedding and the carried columns.
+        sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
     """
 
-    assign_plan: AssignPlan
-    pairwise_plan: PairwisePlan
+    input_schema: pa.Schema
+    sizes: Sizes
+    blocks: Blocks
     rows_per_file: int
-
-    @property
-    def n_clusters(self) -> int:
-        """The number of centroids, resolved."""
-        assert self.parameters.n_clusters is not None
-        return self.parameters.n_clusters
-
-    @property
-    def num_keys(self) -> int:
-        """Groups of neighbouring centroids that are compared as one unit."""
-        return -(-self.n_clusters // self.assign_plan.width)
 
     @property
     def keys_per_file(self) -> int:
         """How many keys' duplicates go into one file."""
-        return max(1, round(self.rows_per_file * self.num_keys / self.assign_plan.num_rows))
+        return max(1, round(self.rows_per_file * self.sizes.num_keys / self.sizes.num_rows))
 
     @property
     def ranking(self) -> RankingStrategy:
@@ -96,22 +87,22 @@ class Job(Places):
     def carried(self) -> list[pa.Field]:
         """The input's columns that segments hold besides id and embedding."""
         p = self.parameters
-        return [f for f in self.assign_plan.input_schema if f.name not in (p.id_field, p.embedding_field)]
+        return [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
 
     @property
     def id_type(self) -> pa.DataType:
         """The type of the ids."""
-        return self.assign_plan.input_schema.field(self.parameters.id_field).type
+        return self.input_schema.field(self.parameters.id_field).type
 
     @property
     def segment_schema(self) -> pa.Schema:
         """The columns of this run's segment files."""
-        return segment_schema(self.id_type, self.assign_plan.dimension, self.carried)
+        return segment_schema(self.id_type, self.sizes.dimension, self.carried)
 
     @property
     def input_format(self) -> Format:
         """The format of the input files."""
-        return FORMATS[self.parameters.input_filetype]
+        return format_named(self.parameters.input_filetype)
 
     def input_file(self, url: str) -> File:
         """Returns one of the input files."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
@@ -12,58 +11,49 @@ import pyarrow as pa
 
 from beam_semdedup.errors import UnitError
 from beam_semdedup.inputs.base import InputUnit, Piece
+from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.records import Record
 
 
 @dataclass(frozen=True)
-class AssignPlan:
-    """How the fit and the assign stage are cut.
+class KMeansPlan(Record):
+    """The plan in `kmeans_results/<key>/`.
 
     Attributes:
+        sizes: how the stage is cut.
         schema: the id, the embedding and the carried columns, as Arrow serialises them, in base64.
-        dimension: values of each vector.
-        carried_bytes: of a row in the columns besides id and embedding.
-        num_rows: of the input, the ones that will be rejected included.
-        sample_rows: that are fitted on; 0 where the centroids are given.
-        width: neighbouring centroids per key.
+        files: the URLs of the input files.
+        units: the `InputUnit`s without their paths.
     """
 
+    sizes: Sizes
     schema: str
-    dimension: int
-    carried_bytes: int
-    num_rows: int
-    sample_rows: int
-    width: int
-
-    @functools.cached_property
-    def input_schema(self) -> pa.Schema:
-        """The columns that are read."""
-        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
-
-    @staticmethod
-    def encoded(schema: pa.Schema) -> str:
-        """Encodes the columns for `schema`."""
-        return base64.b64encode(schema.serialize()).decode()
-
-
-@dataclass(frozen=True)
-class KMeansPlan(Record):
-    """The plan in `kmeans_results/<key>/`: how it is cut, the input files, and the `InputUnit`s without their paths."""
-
-    assign: AssignPlan
     files: tuple[str, ...]
     units: tuple[tuple[int, int, int, Piece], ...]
 
     @classmethod
-    def of(cls, assign: AssignPlan, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
+    def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
         """Makes the plan."""
-        return cls(assign, tuple(files), tuple((u.file, u.first_row, u.num_rows, tuple(u.piece)) for u in units))
+        encoded = base64.b64encode(schema.serialize()).decode()
+        rows = tuple((u.file, u.first_row, u.num_rows, tuple(u.piece)) for u in units)
+        return cls(sizes, encoded, tuple(files), rows)
+
+    def input_schema(self) -> pa.Schema:
+        """Returns the columns that are read."""
+        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
 
     def input_units(self) -> tuple[InputUnit, ...]:
         """Returns the units of the assign stage."""
         return tuple(InputUnit(self.files[unit[0]], *unit) for unit in self.units)
+
+
+@dataclass(frozen=True)
+class PairwisePlan(Record):
+    """The plan in `pairwise_results/<key>/`: how the stage is cut."""
+
+    blocks: Blocks
 
 
 @dataclass(frozen=True)
@@ -73,19 +63,6 @@ class UnitId:
     name: str
     centroids: str
     num_rows: int
-
-
-@dataclass(frozen=True)
-class PairwisePlan(Record):
-    """The plan in `pairwise_results/<key>/`.
-
-    Attributes:
-        max_cluster_rows: ranked rows of a block, where a key is split.
-        max_key_rows: rows of a key above which it is split.
-    """
-
-    max_cluster_rows: int
-    max_key_rows: int
 
 
 class _Unit(Protocol):
@@ -106,7 +83,7 @@ class Counts:
 
     @classmethod
     def of(cls, units: Sequence[_Unit]) -> Self:
-        """Counts."""
+        """Counts finished units, whichever attempt finished them."""
         fresh = [unit.num_rows for unit in units if not unit.reused]
         return cls(sum(unit.num_rows for unit in units), len(fresh), len(units) - len(fresh), sum(fresh))
 
@@ -137,19 +114,19 @@ class Manifest(Record):
 
 @dataclass(frozen=True)
 class AssignManifest(Manifest):
-    """The manifest of the assign stage: its segment files, whose keys are of `width` centroids, and rejected rows.
+    """The manifest of the assign stage: its segment files, and how many rows were rejected.
 
-    `centroids` is the hash of those that the rows are assigned to.
+    `centroids` is the hash of those that the rows are assigned to, of which each key has `centroids_per_key`.
     """
 
     centroids: str
-    width: int
+    centroids_per_key: int
     files: tuple[str, ...]
     rejected: int
 
 
 @dataclass(frozen=True)
-class ComparedUnit:
+class PairwiseResult:
     """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows."""
 
     name: str
@@ -170,7 +147,7 @@ class PairwiseManifest(Manifest):
     """
 
     centroids: str
-    units: tuple[ComparedUnit, ...]
+    units: tuple[PairwiseResult, ...]
     largest_cluster: int
     repeated_ids: int
     examples: tuple[str, ...]

@@ -20,7 +20,7 @@ from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
 from beam_semdedup.inputs.listing import list_files
-from beam_semdedup.inputs.registry import FORMATS
+from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage import layout
@@ -187,7 +187,7 @@ def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) ->
 
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:
     """Raises InputError where a file has no ids, or ids of another kind than the list's."""
-    kind = FORMATS[p.input_filetype]
+    kind = format_named(p.input_filetype)
 
     def check_type(info: FileInfo, schema: pa.Schema) -> None:
         dataset.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")

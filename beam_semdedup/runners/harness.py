@@ -48,17 +48,17 @@ class Workers:
 
     def __init__(self, make: Callable[..., Handler], number: int) -> None:
         self.make, self.number = make, number
-        self.key = uuid.uuid4().bytes
+        self.token = uuid.uuid4().bytes
         self.deaths: list[str] = []
         self.handlers: list[Handler] = []
 
     def __enter__(self) -> Workers:
-        _RUNS[self.key] = self
+        _RUNS[self.token] = self
         _expect_lost_connections()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        del _RUNS[self.key]
+        del _RUNS[self.token]
         if isinstance(error, Exception) and self.deaths:
             raise WorkerLost(self.deaths[0]) from error
 
@@ -73,7 +73,7 @@ def execute(build: Build, workers: Workers | None) -> None:
     options = PipelineOptions(flags=[], **OPTIONS, direct_num_workers=workers.number if workers else 1)
     environment, provided = None, None
     if workers:
-        environment = Environment(workers.key)
+        environment = Environment(workers.token)
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
         provided = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded))
     runner = FnApiRunner(default_environment=environment, provision_info=provided)
@@ -84,15 +84,15 @@ def execute(build: Build, workers: Workers | None) -> None:
 
 @environments.Environment.register_urn(URN, None)
 class Environment(environments.Environment):
-    """Says where the units of a pipeline execute: in the run's workers, whose `Workers` have this `key`."""
+    """Says where the units of a pipeline execute: in the run's workers, whose `Workers` have this `token`."""
 
-    def __init__(self, key: bytes, *arguments: Any) -> None:
+    def __init__(self, token: bytes, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.key = key
+        self.token = token
 
     def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
         """Returns what names the environment in a pipeline's proto; Beam calls it."""
-        return URN, self.key
+        return URN, self.token
 
     @staticmethod
     def from_runner_api_parameter(

@@ -26,7 +26,7 @@ from beam_semdedup.storage.segments import Segment
 
 
 @dataclass(frozen=True)
-class AssignedUnit:
+class AssignResult:
     """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to."""
 
     name: str
@@ -44,15 +44,15 @@ class _Facts(Record):
     rejected: int
 
 
-def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit:
+def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult:
     """Writes the segment file of a unit, and its rejected rows before it."""
-    width, suffix = job.assign_plan.width, job.input_format.suffix(unit.piece)
+    width, suffix = job.sizes.centroids_per_key, job.input_format.suffix(unit.piece)
     name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
     with naming_unit(job.input_format.describe(unit)):
         finished = segments.read_index(job.segments.file(file_name), _Facts)
         if finished and finished[0].unit == wanted:
-            return AssignedUnit(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
+            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
         if table.num_rows + rejected.num_rows != unit.num_rows:
             raise RuntimeError(
@@ -63,7 +63,7 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignedUnit
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, None, job.parameters.cache_compression)
         index = segments.write(job.segments, file_name, table, width, _Facts(wanted, rejected.num_rows))
-        return AssignedUnit(file_name, unit.num_rows, rejected.num_rows, False, index)
+        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, index)
 
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
@@ -74,14 +74,14 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     return finished[1]
 
 
-def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> None:
+def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
     manifest = AssignManifest(
         centroids=fitted.content_hash,
         counts=Counts.of(units),
         finished=time.time(),
-        width=job.assign_plan.width,
+        centroids_per_key=job.sizes.centroids_per_key,
         files=tuple(unit.name for unit in units),
         rejected=sum(unit.rejected for unit in units),
     )
@@ -91,7 +91,7 @@ def finish(job: Job, units: Iterable[AssignedUnit], fitted: FittedKMeans) -> Non
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = job.input_format.read(job.input_file(unit.path), unit, job.assign_plan.input_schema)
+    batches = job.input_format.read(job.input_file(unit.path), unit, job.input_schema)
 
     def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
@@ -134,7 +134,7 @@ def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
     named = ids.is_valid().to_numpy()
     vectors, reasons[named] = embeddings.to_matrix(
         rows.table.column(p.embedding_field).filter(pa.array(named)),
-        job.assign_plan.dimension,
+        job.sizes.dimension,
         not p.assume_normalized,
     )
     bad = reasons != 0

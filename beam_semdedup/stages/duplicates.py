@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.stored import ComparedUnit
+from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages.pairwise import PairwiseFacts
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.records import Record
@@ -34,10 +34,10 @@ class DuplicatesFile(DuplicatesFacts):
     path: str
 
 
-def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> DuplicatesFile:
+def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) -> DuplicatesFile:
     """Writes the rows of some pairwise units whose score reaches 1 - eps, sorted by id."""
     p = job.parameters
-    file = job.duplicates.file(layout.part_name(job.output_key, f"{number:05d}"))
+    file = job.duplicates.file(layout.part_name(job.output_fingerprint, f"{number:05d}"))
     with naming_unit(f"duplicates file {number}"):
         kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.name)), strict=True)
         table = pa.concat_tables(found)
@@ -50,7 +50,7 @@ def select_duplicates(job: Job, number: int, units: Sequence[ComparedUnit]) -> D
     return DuplicatesFile(facts.duplicates, facts.kept, file.url)
 
 
-def _split(job: Job, unit: ComparedUnit) -> tuple[int, pa.Table]:
+def _split(job: Job, unit: PairwiseResult) -> tuple[int, pa.Table]:
     """Returns how many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
     file = job.pairwise.file(unit.name)
     facts = tables.read_facts(file, PairwiseFacts)

@@ -18,20 +18,20 @@ from beam_semdedup.storage.layout import PLAN
 def fit_centroids(job: Job) -> FittedKMeans:
     """Fits the centroids of the run, or finds them fitted."""
     p, rows = job.parameters, functools.partial(read_sample, job)
-    return model.fit_or_load(job.kmeans, init_file(p), make_engine(p), rows, job.assign_plan.dimension, p)
+    return model.fit_or_load(job.kmeans, init_file(p), make_engine(p), rows, job.sizes.dimension, p)
 
 
 def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
     """Reads the rows to fit on, or one of several shares of them; see `inputs.sample`."""
-    plan, assign = KMeansPlan.read(job.kmeans.file(PLAN)), job.assign_plan
+    plan = KMeansPlan.read(job.kmeans.file(PLAN))
     if plan is None:
         raise RuntimeError(f"{job.kmeans.file(PLAN)} is gone, though the run wrote it; run again")
     p = job.parameters
     column = VectorColumn(
         job.input_format,
-        assign.input_schema.field(p.embedding_field),
-        assign.dimension,
+        job.input_schema.field(p.embedding_field),
+        job.sizes.dimension,
         not p.assume_normalized,
         p.read_options,
     )
-    return sample(plan.input_units(), column, assign.sample_rows, p.random_state, part, parts)
+    return sample(plan.input_units(), column, job.sizes.sample_rows, p.random_state, part, parts)

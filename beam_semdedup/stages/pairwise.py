@@ -18,7 +18,7 @@ from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.stored import ComparedUnit, Counts, PairwiseManifest, UnitId
+from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import RESULT_COLUMNS
@@ -60,18 +60,18 @@ class PairwiseFacts(Record):
 
 
 def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[PairwiseUnit]:
-    """The units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
+    """Returns the units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
     ordered = tuple(sorted(parts, key=lambda s: (s.file, s.offset)))
     num_rows = sum(s.num_rows for s in ordered)
-    block = num_rows if num_rows <= job.pairwise_plan.max_key_rows else job.pairwise_plan.max_cluster_rows
+    block = num_rows if num_rows <= job.blocks.max_key_rows else job.blocks.max_cluster_rows
     bounds = [*range(0, num_rows, block), num_rows]
     return [PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
-def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> ComparedUnit:
+def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:
     """Writes the most similar earlier-ranked row of each row of a unit, in rank order."""
-    first = unit.key * job.assign_plan.width
-    last = min(first + job.assign_plan.width, job.n_clusters) - 1
+    first = unit.key * job.sizes.centroids_per_key
+    last = min(first + job.sizes.centroids_per_key, job.sizes.n_clusters) - 1
     name = comparison_name(first, last, unit.low, unit.high, unit.num_rows)
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, unit.high - unit.low)
     with naming_unit(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
@@ -80,7 +80,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Compared
         if facts is None or not reused:
             table, facts = _compare_rows(job, unit, wanted)
             tables.write(file, table, facts, job.parameters.cache_compression)
-        return ComparedUnit(
+        return PairwiseResult(
             file.name,
             unit.key,
             wanted.num_rows,
@@ -92,7 +92,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Compared
         )
 
 
-def finish(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMeans) -> None:
+def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
     examples = dict.fromkeys(example for unit in units for example in unit.examples)
@@ -110,13 +110,13 @@ def finish(job: Job, units: Iterable[ComparedUnit], fitted: FittedKMeans) -> Non
 
 
 def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Table, PairwiseFacts]:
-    """The result rows of a unit, and the facts of its file that depend on them."""
+    """Returns the result rows of a unit, and the facts of its file that depend on them."""
     batches = segments.read(job.segments, unit.segments, job.segment_schema)
     names = [name for name in job.segment_schema.names if name != "embedding"]
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
     xp = arrays.library(job.parameters.device)
-    rows = _gathered(RankedRows(batches, order, xp), job.pairwise_plan.max_key_rows, xp)
+    rows = _gathered(RankedRows(batches, order, xp), job.blocks.max_key_rows, xp)
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
@@ -172,7 +172,7 @@ def _compare_clusters(
     def compare(cluster: int) -> None:
         start, low, high = starts[cluster], lows[cluster], highs[cluster]
         if isinstance(rows, RankedRows):
-            ranked = _gathered(rows.window(start, stops[cluster]), job.pairwise_plan.max_cluster_rows, xp)
+            ranked = _gathered(rows.window(start, stops[cluster]), job.blocks.max_cluster_rows, xp)
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
@@ -191,7 +191,7 @@ def _compare_clusters(
     wanted = lows < highs
     # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
     together = wanted & (highs - lows == sizes) & (xp is not np and not isinstance(rows, RankedRows))
-    together &= small_clusters.fit_together(sizes, job.assign_plan.dimension, arrays.tile_bytes(xp))
+    together &= small_clusters.fit_together(sizes, job.sizes.dimension, arrays.tile_bytes(xp))
     large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
     with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
         if together.any():

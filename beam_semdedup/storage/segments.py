@@ -70,15 +70,15 @@ class _Index(Record):
     batches: tuple[tuple[int, int, int, int], ...]
 
 
-def write(folder: Folder, name: str, table: pa.Table, width: int, facts: Record) -> tuple[Segment, ...]:
+def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record) -> tuple[Segment, ...]:
     """Writes the segment file of one unit and returns its references.
 
     Args:
         table: rows with the columns of `segment_schema`, in any order.
-        width: centroids per key; a row's key is `centroid // width`.
+        centroids_per_key: a row's key is `centroid // centroids_per_key`.
         facts: what identifies the unit, for `read_index`.
     """
-    keys = table.column("centroid").to_numpy() // width
+    keys = table.column("centroid").to_numpy() // centroids_per_key
     order = np.argsort(keys, kind="stable")
     present, starts = np.unique(keys[order], return_index=True)
     bounds = np.append(starts, len(keys))

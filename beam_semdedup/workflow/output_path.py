@@ -36,7 +36,7 @@ def check(places: Places) -> None:
             file = output.file(name)
             if file.exists() and not is_own(file.read_bytes()):
                 raise InputError(f"{file} is not from this program; choose another output_path")
-        own_keys = (places.output_key, places.kmeans_key)
+        own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
         others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
         raise InputError(
@@ -55,11 +55,11 @@ def prepare(places: Places) -> str:
     p, output = places.parameters, places.output
     with as_input_error(f"output_path={output}: cannot be written"):
         output.delete([layout.SUMMARY])
-        own = (places.output_key, places.kmeans_key)
+        own = (places.output_fingerprint, places.kmeans_fingerprint)
         output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
         if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
             clear(output / layout.DEDUPLICATED)
-        head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_key}\n"
+        head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
         values = without_secrets(dataclasses.asdict(p))
         configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         output.file(_CONFIG).write_bytes(configuration.encode())
@@ -77,7 +77,7 @@ def check_alone(places: Places, run: str) -> None:
     except FileNotFoundError:
         content = b""
     if run.encode() not in content:
-        if f"of results {places.output_key}".encode() not in content:  # else they are the later run's too
+        if f"of results {places.output_fingerprint}".encode() not in content:  # else they are the later run's too
             places.duplicates.delete(duplicates_files(places))
         raise RunError(
             f"another run has begun to write to output_path={places.parameters.output_path}: give each its own; they "
@@ -87,7 +87,7 @@ def check_alone(places: Places, run: str) -> None:
 
 def duplicates_files(places: Places) -> list[str]:
     """Returns the names of the run's own files of duplicates."""
-    return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_key]
+    return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_fingerprint]
 
 
 def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
@@ -100,7 +100,7 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
         data = source.file(name).read_bytes()
-        target.file(layout.part_name(places.kmeans_key, unit)).write_bytes(data)
+        target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
         counts = pq.read_table(pa.BufferReader(data), columns=["reason"])[0].value_counts()
         reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     return dict(reasons.most_common())

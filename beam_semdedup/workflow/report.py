@@ -17,37 +17,37 @@ _LOG = logging.getLogger(__name__)
 
 def report_plan(plan: Plan) -> None:
     """Says what was found, what was chosen and what is reused."""
-    job, p, assign = plan.job, plan.job.parameters, plan.job.assign_plan
-    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {assign.sample_rows:,} rows"
+    job, p, sizes = plan.job, plan.job.parameters, plan.job.sizes
+    fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {sizes.sample_rows:,} rows"
     _LOG.info(
         "Found %s of dimension %s in %s, %s",
-        counted(assign.num_rows, "row"),
-        assign.dimension,
+        counted(sizes.num_rows, "row"),
+        sizes.dimension,
         counted(len(plan.files), "file"),
         in_bytes(sum(f.size for f in plan.files)),
     )
     _LOG.info(
         "Chosen: %s (%s), %s, %s; runner %s with %s, %s of memory%s",
-        counted(job.n_clusters, "cluster"),
+        counted(job.sizes.n_clusters, "cluster"),
         fit,
         counted(len(plan.units), "assign unit"),
-        counted(job.num_keys, "comparison unit"),
+        counted(job.sizes.num_keys, "comparison unit"),
         p.runner.name,
         counted(plan.num_workers, "worker"),
         in_bytes(plan.memory),
         "" if plan.num_workers == 1 else " each",
     )
     for name, manifest, folder in (
-        ("assigned rows", plan.assigned, job.kmeans),
-        ("similarities", plan.compared, job.pairwise),
+        ("assigned rows", plan.assign_manifest, job.kmeans),
+        ("similarities", plan.pairwise_manifest, job.pairwise),
     ):
         if manifest:
             _LOG.info("Reusing the %s in %s", name, folder)
-    if not plan.assigned:
+    if not plan.assign_manifest:
         found = len(layout.finished_units(job.segments))
         if found:
             _LOG.info("Going on from %s of %s finished assign units in %s", found, len(plan.units), job.kmeans)
-    elif not plan.compared:
+    elif not plan.pairwise_manifest:
         found = len(layout.finished_units(job.pairwise))
         if found:
             _LOG.info("Going on from %s finished comparison units in %s", found, job.pairwise)
@@ -57,8 +57,8 @@ def stages(plan: Plan) -> list[StageProgress]:
     """Returns the stages that the run will do, with how many of their units are done."""
     job = plan.job
     result = []
-    if not plan.assigned:
-        if job.assign_plan.sample_rows:
+    if not plan.assign_manifest:
+        if job.sizes.sample_rows:
             centroids = job.kmeans.file(layout.CENTROIDS)
             fitted = StageProgress("Fit centroids", None, lambda: int(centroids.exists()))
             result.append(fitted)
@@ -69,13 +69,13 @@ def stages(plan: Plan) -> list[StageProgress]:
                 lambda: len(layout.finished_units(job.segments)),
             )
         )
-    if not plan.compared:
-        result.append(StageProgress("Compare within clusters", job.num_keys, lambda: _keys_done(job)))
+    if not plan.pairwise_manifest:
+        result.append(StageProgress("Compare within clusters", job.sizes.num_keys, lambda: _keys_done(job)))
     if job.parameters.eps is not None:
         result.append(
             StageProgress(
                 "Identify duplicates",
-                -(-job.num_keys // job.keys_per_file),
+                -(-job.sizes.num_keys // job.keys_per_file),
                 lambda: len(output_path.duplicates_files(job)),
             )
         )
@@ -85,5 +85,5 @@ def stages(plan: Plan) -> list[StageProgress]:
 def _keys_done(job: Job) -> int:
     """Counts the keys that have a result; all of them when the stage is finished, since a key may have no rows."""
     if PairwiseManifest.find(job.pairwise):
-        return job.num_keys
+        return job.sizes.num_keys
     return layout.num_compared(layout.finished_units(job.pairwise))

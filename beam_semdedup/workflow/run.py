@@ -108,7 +108,7 @@ class SemanticDeduplicationWorkflow:
 @contextlib.contextmanager
 def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     """Yields the plan with the model, where its engine fits before the pipeline starts."""
-    if plan.assigned or not make_engine(plan.job.parameters).fits_ahead:
+    if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
     with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
@@ -160,7 +160,7 @@ def _remove(job: Job, found: Found) -> RemovalResult:
 
 def _check_unchanged(plan: Plan) -> None:
     """Raises RunError where the input files are not those that were planned, if they were read in this run."""
-    if plan.assigned:
+    if plan.assign_manifest:
         return
     try:
         now = {file.url: file for file in list_files(plan.job.parameters)}

@@ -76,12 +76,12 @@ class Summary:
 class Found:
     """What a finished run's files say.
 
-    `assigned` and `compared` are the manifests of the stages; `rejected` counts rows by reason; `at` is when this was
+    The manifests are those of the stages; `rejected` counts rows by reason; `at` is when this was
     found, in seconds since the epoch.
     """
 
-    assigned: AssignManifest
-    compared: PairwiseManifest
+    assign_manifest: AssignManifest
+    pairwise_manifest: PairwiseManifest
     duplicates_files: list[File]
     duplicates: int
     kept: int
@@ -107,7 +107,7 @@ def find_results(plan: Plan) -> Found:
         raise RunError("a file in duplicates/ is damaged; run the same command again")
     duplicates, kept = sum(f.duplicates for f in facts), sum(f.kept for f in facts)
     accounted = duplicates + kept if p.eps is not None else compared.counts.num_rows
-    rows = job.assign_plan.num_rows
+    rows = job.sizes.num_rows
     if rows != accounted + assigned.rejected:
         raise RunError(
             f"rows were lost: {rows:,} read, but {kept:,} kept, {duplicates:,} duplicates and "
@@ -132,22 +132,22 @@ def reasons(rejected: dict[str, int]) -> str:
 
 def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
     """Makes the summary of a run that began at `started` and ends now."""
-    job, p, assigned, compared = plan.job, plan.job.parameters, found.assigned, found.compared
+    job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
     compared_at = max(started, compared.finished)
     return Summary(
         program=output_path.PROGRAM,
-        rows_read=job.assign_plan.num_rows,
+        rows_read=job.sizes.num_rows,
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
         rows_rejected=assigned.rejected,
         rejected=found.rejected,
-        n_clusters=job.n_clusters,
+        n_clusters=job.sizes.n_clusters,
         largest_cluster=compared.largest_cluster,
         eps=p.eps,
-        dimension=job.assign_plan.dimension,
+        dimension=job.sizes.dimension,
         runner=p.runner.name,
-        kmeans_time=0.0 if plan.assigned else round(assigned.finished - started, 3),
-        pairwise_time=0.0 if plan.compared else round(compared_at - max(started, assigned.finished), 3),
+        kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - started, 3),
+        pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(started, assigned.finished), 3),
         duplicates_time=round(found.at - compared_at, 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
@@ -168,19 +168,19 @@ def _stages(
     plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest
 ) -> dict[str, StageSummary]:
     """Returns the stages of a run in their order; the fit only where there is one."""
-    job, dimension = plan.job, plan.job.assign_plan.dimension
+    job, dimension = plan.job, plan.job.sizes.dimension
     fitted = started
     result = {}
     model = ModelInfo.read(job.kmeans.file(layout.MODEL))
     if model and model.iterations:
         fresh = model.finished > started
         fitted = max(started, model.finished)
-        work = 2 * model.rows * job.n_clusters * dimension * model.iterations
+        work = 2 * model.rows * job.sizes.n_clusters * dimension * model.iterations
         result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model.rows, work, dimension)
     products = 2 * dimension
     stages: list[tuple[str, Manifest, Manifest | None, float, int]] = [
-        ("assign", assigned, plan.assigned, fitted, assigned.counts.rows_done * job.n_clusters * products),
-        ("pairwise", compared, plan.compared, max(fitted, assigned.finished), compared.pairs_done * products),
+        ("assign", assigned, plan.assign_manifest, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
+        ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
     ]
     for name, manifest, reused, before, operations in stages:
         counts = manifest.counts

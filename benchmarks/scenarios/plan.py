@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Machines, forecast
 from beam_semdedup.forecast.rates import load_rates
@@ -26,7 +26,7 @@ def run(bench: Bench) -> Result:
     for measured in bench.stored("growth") or growth.run(bench).table:
         rows, clusters = measured["rows"], measured["clusters"]
         p = resolve(
-            {"rows": rows, "dimension": _DIMENSION, "skew": measured["skew"], "fit_iterations": 0}, PlanParameters
+            {"rows": rows, "dimension": _DIMENSION, "skew": measured["skew"], "fit_iterations": 0}, ForecastParameters
         )
         data = Data(rows, _DIMENSION, stored_bytes=4 * _DIMENSION)
         made = forecast(p, data, clusters, Machines(cores=cores(), memory=8 << 30), rates)

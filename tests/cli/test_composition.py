@@ -13,7 +13,7 @@ import pytest
 from beam_semdedup.cli import composition
 from beam_semdedup.cli.composition import CommandLine
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
@@ -35,7 +35,7 @@ def test_a_choice_brings_its_settings(group, name):
 
 
 @pytest.mark.parametrize(
-    ("schema", "name"), [(Parameters, "semdedup"), (RemovalParameters, "removal"), (PlanParameters, "plan")]
+    ("schema", "name"), [(Parameters, "semdedup"), (RemovalParameters, "removal"), (ForecastParameters, "plan")]
 )
 def test_the_configuration_of_a_command_is_its_parameters(schema, name):
     required = [f"{f.name}=x" for f in declared(schema) if f.default is dataclasses.MISSING]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import Parameters, PlanParameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.fields import HEADINGS, declared
 
@@ -15,12 +15,12 @@ REQUIRED = {"input_path": "in", "output_path": "out"}
 REQUIRED_BY = {
     Parameters: REQUIRED,
     RemovalParameters: {**REQUIRED, "duplicates_path": "list"},
-    PlanParameters: {"input_path": "in"},
+    ForecastParameters: {"input_path": "in"},
 }
 SETTINGS = {choice.settings: group for group, choices in GROUPS.items() for choice in choices.values()}
 DECLARED = [
     pytest.param(schema, f, id=f"{schema.__name__}.{f.name}")
-    for schema in (Parameters, RemovalParameters, PlanParameters, *SETTINGS)
+    for schema in (Parameters, RemovalParameters, ForecastParameters, *SETTINGS)
     for f in declared(schema)
     if f.name not in (*GROUPS, "name")
 ]
@@ -45,7 +45,7 @@ class TestDeclarations:
         elif value == MISSING:
             assert f.name in REQUIRED_BY[schema]
             return
-        elif schema is PlanParameters and f.name == "input_path":
+        elif schema is ForecastParameters and f.name == "input_path":
             return
         else:
             resolved = resolve({**REQUIRED_BY[schema], f.name: value}, schema)
@@ -81,7 +81,7 @@ class TestDeclarations:
 
     def test_a_plan_spells_its_parameters_as_the_run_does(self):
         shared = {f.name: f for f in declared(Parameters)}
-        common = [f for f in declared(PlanParameters) if f.name in shared]
+        common = [f for f in declared(ForecastParameters) if f.name in shared]
         assert {f.name for f in common if (f.kind, f.default) != (shared[f.name].kind, shared[f.name].default)} == {
             "input_path"
         }
@@ -111,7 +111,7 @@ class TestDeclarations:
 
     def test_a_plan_is_of_the_run_with_the_same_parameters(self):
         values = {"n_clusters": 7, "comparison_rows": 5, "memory_budget": 10**9, "metadata_fields": ["a"]}
-        p = resolve({"input_path": "in", "workers": 3, **values}, PlanParameters)
+        p = resolve({"input_path": "in", "workers": 3, **values}, ForecastParameters)
         expected = parameters(**values, runner={"name": "direct", "num_workers": 3})
         assert p.run(7) == dataclasses.replace(expected, output_path="")
 

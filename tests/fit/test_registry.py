@@ -18,7 +18,7 @@ from beam_semdedup.fit.registry import make_engine
     ],
 )
 def test_the_keys_are_those_that_caches_have(settings, key):
-    assert make_engine(resolve({"input_path": "in", "output_path": "out", "kmeans": settings})).key() == key
+    assert make_engine(resolve({"input_path": "in", "output_path": "out", "kmeans": settings})).depends_on() == key
 
 
 def test_naming_the_engines_imports_none_of_what_they_fit_with():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reading import inspect
 
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import Rates
@@ -34,7 +34,7 @@ MACHINES = Machines(cores=2)
 
 
 def parameters(**values):
-    return resolve({"rows": 10**10, "dimension": 384, **values}, PlanParameters)
+    return resolve({"rows": 10**10, "dimension": 384, **values}, ForecastParameters)
 
 
 def made(rows=1_000_000, clusters=1000, machines=MACHINES, rates=RATES, dimension=384, **values):
@@ -59,8 +59,8 @@ def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
     p = parameters(**sizes, **fixed)
     machines = Machines(memory=p.memory_budget)
     expected = forecast(p, Data(3000, 16, 0, 0, inspect(data.path)), 12, machines, RATES)
-    assert (expected.units, expected.keys, expected.segments) == (len(units), job.num_keys, len(found))
-    assert expected.sample_rows == job.assign_plan.sample_rows == 1500
+    assert (expected.units, expected.sizes.num_keys, expected.segments) == (len(units), job.sizes.num_keys, len(found))
+    assert expected.sizes.sample_rows == job.sizes.sample_rows == 1500
     assert expected.comparisons == sum(name.endswith(".parquet") for name in job.pairwise.names())
     assert expected.segments * expected.segment_bytes == pytest.approx(sum(s.length for s in found), rel=0.02)
 
@@ -147,10 +147,10 @@ def test_the_recommended_number_is_the_least_of_those_that_take_little_time():
     best = recommend(p, data, MACHINES, RATES)
     least = min(forecast(p, data, k, MACHINES, RATES).seconds for k in range(200, 20_000, 200))
     assert best.seconds <= 1.11 * least
-    assert forecast(p, data, best.n_clusters // 2, MACHINES, RATES).seconds > 1.1 * least
+    assert forecast(p, data, best.sizes.n_clusters // 2, MACHINES, RATES).seconds > 1.1 * least
 
 
 def test_given_centroids_need_no_fit():
     found = made(fit_iterations=0)
     assert [s.name for s in found.stages] == ["start", "assign", "shuffle", "compare", "duplicates"]
-    assert found.sample_rows == 0
+    assert found.sizes.sample_rows == 0

@@ -94,9 +94,9 @@ def test_a_plan_without_finished_units_is_made_anew(parquet_dataset: Any, tmp_pa
             input_path=parquet_dataset.path, output_path=tmp_path / "out", n_clusters=5, eps=0.05, **sizes
         ).plan()
 
-    assert plan(assign_unit_bytes="1GiB", max_cluster_rows=1000).job.pairwise_plan.max_cluster_rows == 1000
+    assert plan(assign_unit_bytes="1GiB", max_cluster_rows=1000).job.blocks.max_cluster_rows == 1000
     second = plan(assign_unit_bytes=1000, max_cluster_rows=10)
-    assert second.job.pairwise_plan.max_cluster_rows == 10
+    assert second.job.blocks.max_cluster_rows == 10
     assert len(second.units) > 5
 
 

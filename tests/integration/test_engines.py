@@ -29,7 +29,7 @@ class ToyConfig(KMeansConfig):
 class ToyEngine(Engine[ToyConfig]):
     settings = ToyConfig
 
-    def key(self) -> list[Any]:
+    def depends_on(self) -> list[Any]:
         return ["toy", self.config.first]
 
     def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:

@@ -45,7 +45,7 @@ class Toy(Format):
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A hundred rows, of which the second half are copies of the first and number 7 cannot be used."""
-    monkeypatch.setitem(FORMATS, "toy", Toy())
+    monkeypatch.setitem(FORMATS, "toy", Toy)
     rows = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     rows[7] = 0
     (tmp_path / "in.toy").write_bytes(np.concatenate([rows, rows]).tobytes())

@@ -13,7 +13,7 @@ import pytest
 from runs import Ended
 
 from beam_semdedup.cli import commands as cli
-from beam_semdedup.config.parameters import PlanParameters
+from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.forecast import calibration
 
 
@@ -111,6 +111,6 @@ def test_several_sizes_are_a_sweep(plan: Callable[..., Ended]) -> None:
 def test_help_names_every_parameter(plan: Callable[..., Ended]) -> None:
     ended = plan("--help")
     assert ended.out.startswith("semdedup-plan input_path=… | rows=… dimension=… [workers=…] [name=value …]\n")
-    for field in dataclasses.fields(PlanParameters):
+    for field in dataclasses.fields(ForecastParameters):
         assert re.search(rf"^ *{field.name}\b", ended.out, re.MULTILINE), field.name
     assert "eps" not in ended.out

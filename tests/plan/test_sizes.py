@@ -3,15 +3,16 @@ from __future__ import annotations
 import pytest
 
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes
+from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizing
 
 MEMORY = 64 << 30
 
 
 def sizes(rows, clusters, dimension=384, memory=MEMORY, **values):
     p = resolve({"input_path": "in", "output_path": "out", "n_clusters": clusters, **values})
-    found = Sizes(p, rows, dimension, 0, memory)
-    return found.width, found.unit_rows, found.key_rows(found.width)
+    sizing = Sizing(p, rows, dimension, 0, clusters, memory)
+    found = sizing.sizes(0)
+    return found.centroids_per_key, found.assign_rows, sizing.blocks(found.centroids_per_key).max_key_rows
 
 
 @pytest.mark.parametrize(("rows", "clusters"), [(10_000, 100), (250_000, 500), (1_000_000, 1000), (1_000_000, 50)])

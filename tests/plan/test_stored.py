@@ -12,7 +12,9 @@ def test_a_discarded_unit_leaves_the_stage_unfinished(tmp_path):
     unit = tmp_path / "00000000-00000001.parquet"
     unit.touch()
     stage = Folder(str(tmp_path))
-    manifest = AssignManifest(Counts.of([]), finished=0.0, centroids="hash", width=1, files=(unit.name,), rejected=0)
+    manifest = AssignManifest(
+        Counts.of([]), finished=0.0, centroids="hash", centroids_per_key=1, files=(unit.name,), rejected=0
+    )
     manifest.store(stage)
     assert AssignManifest.find(stage) == manifest
     with pytest.raises(RuntimeError, match="damaged or gone; the same command computes it again"):

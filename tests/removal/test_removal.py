@@ -300,7 +300,7 @@ class TestResume:
 
 class TestJsonl:
     def test_lines_of_many_blocks(self, tmp_path, monkeypatch, jsonl_dataset):
-        monkeypatch.setitem(FORMATS, "jsonl", Jsonl(block_bytes=1000))
+        monkeypatch.setitem(FORMATS, "jsonl", lambda: Jsonl(block_bytes=1000))
         run = finished_run(tmp_path / "run", sorted(jsonl_dataset.copies))
         result = remove(jsonl_dataset.path, run, tmp_path / "out", input_filetype="jsonl")
         assert (result.rows_read, result.rows_removed) == (300, 30)
@@ -407,7 +407,7 @@ class TestStructure:
         assert said.startswith(f"{tmp_path}/in/b.jsonl: no line is a JSON object")
 
     def test_only_the_start_of_jsonl_is_read_to_check_the_ids(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(FORMATS, "jsonl", Jsonl(block_bytes=30))
+        monkeypatch.setitem(FORMATS, "jsonl", lambda: Jsonl(block_bytes=30))
         lines = [{"id": i, "x": "y" * 20} for i in range(5)]
         run = finished_run(tmp_path / "run", [1])
         write_lines(tmp_path / "in/a.jsonl", *lines)

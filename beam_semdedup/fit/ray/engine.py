@@ -23,7 +23,7 @@ class RayEngine(Engine[RayKMeansConfig]):
         if find_spec("ray") is None:
             raise InputError("kmeans=ray: Ray is not installed: pip install 'beam-semdedup[ray]'")
 
-    def key(self) -> list[Any]:
+    def depends_on(self) -> list[Any]:
         return ["ray", self.config.num_actors, None]
 
     def fit(self, sample: Sample, initial: Centroids | None, parameters: FitParameters) -> Fit:

@@ -79,4 +79,4 @@ def _place(environment: beam_runner_api_pb2.Environment, workers: harness.Worker
     sdk = next((c.removeprefix(_SDK) for c in environment.capabilities if c.startswith(_SDK)), "no SDK that is known")
     if sdk != ours:
         raise InputError(f"the pipeline is made by {sdk}, the workers here run {ours}: they must be the same")
-    environment.urn, environment.payload = harness.URN, workers.key
+    environment.urn, environment.payload = harness.URN, workers.token
