@@ -184,12 +184,9 @@ def _stages(
     ]
     for name, manifest, reused, before, operations in stages:
         counts = manifest.counts
-        if reused:
-            result[name] = _stage_summary(0, counts.units_done + counts.units_reused, 0.0, 0, 0, dimension)
-        else:
-            seconds = manifest.finished - max(started, before)
-            done, found = counts.units_done, counts.units_reused
-            result[name] = _stage_summary(done, found, seconds, counts.rows_done, operations, dimension)
+        done, seconds = (0, 0.0) if reused else (counts.units_done, manifest.finished - max(started, before))
+        others = counts.units_done + counts.units_reused - done
+        result[name] = _stage_summary(done, others, seconds, counts.rows_done, operations, dimension)
     return result
 
 
