@@ -16,19 +16,27 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import cases, jsonl_cases, parquet_cases, pool
+from fuzz import cases, jsonl_cases, parquet_cases, pool, stored_cases
 
-MAKERS: dict[str, Callable[[random.Random], cases.Case]] = {
-    "parquet-bytes": parquet_cases.bytewise,
-    "parquet-structure": parquet_cases.structured,
-    "jsonl-bytes": jsonl_cases.bytewise,
-    "jsonl-lines": jsonl_cases.structured,
+Run = Callable[[random.Random, Path], str]
+
+
+def _of(make: Callable[[random.Random], cases.Case]) -> Run:
+    return lambda rng, scratch: cases.run(make(rng), rng, scratch)
+
+
+KINDS: dict[str, Run] = {
+    "parquet-bytes": _of(parquet_cases.bytewise),
+    "parquet-structure": _of(parquet_cases.structured),
+    "jsonl-bytes": _of(jsonl_cases.bytewise),
+    "jsonl-lines": _of(jsonl_cases.structured),
+    "stored": stored_cases.run,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m fuzz", description=__doc__)
-    parser.add_argument("kinds", nargs="*", default=list(MAKERS))
+    parser.add_argument("kinds", nargs="*", default=list(KINDS))
     parser.add_argument("--cases", type=int, default=int(os.environ.get("SEMDEDUP_FUZZ_CASES", "1000")))
     parser.add_argument("--seed", default=os.environ.get("SEMDEDUP_FUZZ_SEED", "0"))
     parser.add_argument("--processes", type=int, default=1)
@@ -48,8 +56,7 @@ def _campaign(kind: str, given: argparse.Namespace, numbers: range | list[int]) 
     (scratch / "said").mkdir()
 
     def judge(number: int) -> str:
-        rng = random.Random(f"{given.seed} {kind} {number}")
-        return cases.run(MAKERS[kind](rng), rng, scratch)
+        return KINDS[kind](random.Random(f"{given.seed} {kind} {number}"), scratch)
 
     try:
         for verdict in pool.run(judge, list(numbers), given.processes, given.seconds, scratch / "said"):
