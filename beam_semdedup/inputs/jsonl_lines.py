@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 _SPACE = ord(" ")
-_AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
+AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 
 
 def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize) -> Iterator[bytes]:
@@ -64,7 +64,7 @@ def may_be_objects(lines: Sequence[bytes]) -> npt.NDArray[np.bool_]:
     Lines that do can be parsed together: no JSON value has a `}`, a newline and a `{` in a row in it, so that
     each is a row of its own or an error. And a line `null` would crash Arrow's parser.
     """
-    stripped = (line.strip(_AROUND_OBJECT) for line in lines)
+    stripped = (line.strip(AROUND_OBJECT) for line in lines)
     return np.fromiter((line[:1] == b"{" and line[-1:] == b"}" for line in stripped), bool, len(lines))
 
 

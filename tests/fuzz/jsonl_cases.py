@@ -178,7 +178,7 @@ def _row(line: bytes) -> tuple[Any, Any, bool]:
         return float(text)
 
     try:
-        text = line.strip(b" \t\r\n\xef\xbb\xbf").decode()
+        text = line.strip(b" \t\r\n\xef\xbb\xbf").decode(errors="replace")
         row = json.loads(text, object_pairs_hook=pairs, parse_float=number)
     except (ValueError, RecursionError):
         return None, None, False
@@ -186,7 +186,19 @@ def _row(line: bytes) -> tuple[Any, Any, bool]:
         return None, None, False
     id_, vector = row.get("id"), row.get("embeddings")
     unsure |= "\\ud" in text.lower() or "\\u0000" in text  # halves of surrogates
+    if not is_utf8(line):
+        unsure = True  # where it is not in what is read, it does not matter
+        id_ = None if isinstance(id_, str) and "\ufffd" in id_ else id_
     return id_, vector if isinstance(vector, list) else None, unsure
+
+
+def is_utf8(line: bytes) -> bool:
+    """Says whether it is text."""
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _mixed(contents: list[File]) -> bool:
