@@ -79,7 +79,7 @@ def bytewise(rng: random.Random) -> Case:
     files, contents = {}, []
     used: set[Any] = set()
     for number in range(rng.choice([1, 2])):
-        packed = rng.choice(["", "", "", *_PACKERS])
+        packed = rng.choice([*[""] * 9, *_PACKERS])
         data = b"".join(line + b"\n" for line in _lines(rng, 15, dimension, text_ids, used))
         name = f"part-{number}.jsonl{packed}"
         files[name] = _PACKERS[packed](data)
@@ -140,6 +140,7 @@ def _wrong_line(rng: random.Random, text_ids: bool) -> bytes:
 
 
 def _deep(depth: int) -> bytes:
+    # Python's parser gives up somewhere between; a reader may use the row, or reject it.
     return b'{"id": 1, "embeddings": [1, 2, 3], "deep": ' + b"[" * depth + b"]" * depth + b"}"
 
 
@@ -180,8 +181,10 @@ def _row(line: bytes) -> tuple[Any, Any, bool]:
     try:
         text = line.strip(b" \t\r\n\xef\xbb\xbf").decode(errors="replace")
         row = json.loads(text, object_pairs_hook=pairs, parse_float=number)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None, None, False
+    except RecursionError:  # a line of `_deep`
+        return 1, [1, 2, 3], True
     if not isinstance(row, dict):
         return None, None, False
     id_, vector = row.get("id"), row.get("embeddings")

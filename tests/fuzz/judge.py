@@ -160,7 +160,10 @@ def _found(out: Path) -> tuple[Found, pa.Table]:
     table = pa.concat_tables([pa.ipc.open_file(pa.memory_map(str(part))).read_all() for part in parts])
     vectors = _matrix(table)
     places = zip(table["source_file"].to_pylist(), table["source_row"].to_pylist(), strict=True)
-    ids = table["id"].to_pylist()
+    try:
+        ids = table["id"].to_pylist()
+    except UnicodeDecodeError as error:
+        raise Fault(f"an id that is no text is used: {error}") from None
     used = {place: (ids[i], vectors[i]) for i, place in enumerate(places)}
     if len(used) != table.num_rows:
         raise Fault("rows are used twice")
