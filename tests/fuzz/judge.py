@@ -21,7 +21,8 @@ from runs import Ended, read_parquet
 
 EPS = 0.05
 _GENERAL = re.compile(
-    r"no row can be used|without a single row|rejected|has no vector in any|n_clusters=|no files|not removed: .*repeat"
+    "no row can be used|without a single row|rejected|has no vector in any|n_clusters=|init=|no files|"
+    "not removed: .*repeat"
 )
 """What an error may say without naming a file: it is about all of them."""
 _DAMAGED_ON_ITS_WAY = re.compile(r"Traceback|Error: \w+Error:|\[while running")
