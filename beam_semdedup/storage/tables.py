@@ -25,6 +25,15 @@ def write(
         pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size, **options)
 
 
+def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Opens a parquet file, whose pages are held against their checksums as they are read, where they have some.
+
+    Args:
+        footer: where it is known, so that it is not read again.
+    """
+    return pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
+
+
 def read_facts(file: File, kind: type[_R]) -> _R | None:
     """Returns the facts that `write` put into a file; None where there is no file that can be read."""
     try:

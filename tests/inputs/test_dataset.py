@@ -96,7 +96,7 @@ class TestInspect:
         start = column.dictionary_page_offset or column.data_page_offset
         content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
         path.write_bytes(content)
-        assert message(path).startswith(f"{path}: 'embeddings' cannot be read: ")
+        assert message(path).startswith(f"{path}: column 'embeddings' in row group 0 cannot be read: ")
 
     @pytest.mark.parametrize(
         "ids",
