@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import logging
 import os
 import posixpath
 import tempfile
@@ -32,7 +30,6 @@ from beam_semdedup.storage.filesystems import (
     url_of,
 )
 
-_LOG = logging.getLogger(__name__)
 _FETCH_BYTES = 64 << 20
 _HIDDEN = (".", "_")
 _WILDCARDS = "*?["
@@ -115,16 +112,6 @@ class File(Place):
         content: bytes = fs.cat_file(path)
         return content
 
-    def read_json(self) -> Any:
-        """Returns the JSON document, or None where there is no file, or one that was never finished."""
-        try:
-            return json.loads(self.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            _LOG.warning("%s is taken for unfinished: it is no JSON document (%s)", self, error)
-            return None
-
     @contextlib.contextmanager
     def atomic_write(self) -> Iterator[Path]:
         """Yields a local path to write to; it becomes the file, whole, when the block ends without an exception.
@@ -182,11 +169,7 @@ class File(Place):
             try:
                 scratch.write_bytes(data)
                 _flush(scratch)
-                os.link(scratch, path)
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without hard links
-                scratch.replace(path)
+                _link(scratch, path)
             finally:
                 scratch.unlink(missing_ok=True)
         elif has_conditional_puts(fs):
@@ -362,6 +345,16 @@ def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
 def _attempt(path: str) -> Path:
     """Returns a hidden name beside `path` that no other attempt at it has."""
     return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
+
+
+def _link(file: Path, path: str) -> None:
+    """Gives a file a second name, unless there is one called so; it loses its first where there are no hard links."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        file.replace(path)
 
 
 def _flush(file: Path) -> None:

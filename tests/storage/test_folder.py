@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -327,6 +328,19 @@ class TestCreateIfAbsent:
         assert Folder(str(tmp_path)).file("file").create_if_absent(b"data") == b"data"
         assert everything(Folder(str(tmp_path))) == {"file": b"data"}
 
+    @pytest.mark.parametrize("write", [File.create_if_absent, File.write_bytes])
+    def test_a_disk_that_is_full_gets_nothing_under_the_name(self, tmp_path, monkeypatch, write):
+        written = Path.write_bytes
+
+        def fills_up(path: Path, data: bytes) -> None:
+            written(path, data[:2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", fills_up)
+        with pytest.raises(OSError, match="No space left"):
+            write(Folder(str(tmp_path)).file("file"), b"data")
+        assert list(tmp_path.iterdir()) == []
+
 
 @pytest.fixture
 def tree(place: Folder) -> Folder:
@@ -352,7 +366,6 @@ class TestListing:
         assert place.names() == set()
         assert (place / "*").matching() == []
         assert not place.exists()
-        assert place.file("a.json").read_json() is None
         for read in (File.read_bytes, File.open):
             with pytest.raises(FileNotFoundError):
                 read(place.file("a"))
@@ -686,14 +699,6 @@ class TestNames:
         for lead in (place.file, place.__truediv__):
             with pytest.raises(InputError, match=f"^/data: {re.escape(repr(name))} is not the name"):
                 lead(name)
-
-
-@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
-def test_a_document_that_was_never_finished_is_none_and_is_warned_of(place, caplog, content):
-    file = place.file("a.json")
-    file.write_bytes(content)
-    assert file.read_json() is None
-    assert f"{file} is taken for unfinished" in caplog.text
 
 
 def test_open_reads_at_any_place(place):
