@@ -17,12 +17,12 @@ class InputError(ValueError):
     """The parameters or the input are wrong; the message names which, and what to do."""
 
 
-class UnitError(RuntimeError):
-    """A unit of work failed; the message says which one and why."""
-
-
 class RunError(RuntimeError):
     """A run failed; what was finished is kept, and the same command goes on from there."""
+
+
+class UnitError(RunError):
+    """A unit of work failed; the message says which one and why."""
 
 
 class WorkerLost(RunError):

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import InputError
+from beam_semdedup.storage.damage import is_damage
 from beam_semdedup.storage.folder import File
 
 
@@ -32,7 +33,7 @@ def read_batches(
     try:
         yield from _counted(parquet, rows, groups, columns)
     except (pa.ArrowException, OSError) as error:
-        if not _is_damage(error):
+        if not is_damage(error):
             raise
         raise _named(file, parquet, rows, groups, columns, error) from error
 
@@ -103,13 +104,6 @@ def _levels(array: pa.Array) -> Iterator[int]:
             yield len(array) - int(np.count_nonzero(filled)) + count
     else:
         yield len(array)
-
-
-def _is_damage(error: Exception) -> bool:
-    """Says whether an error is of what was read and not of the reading; Arrow raises OSError for both."""
-    if isinstance(error, MemoryError):
-        return False
-    return isinstance(error, pa.ArrowException) or (type(error) is OSError and error.errno is None)
 
 
 def _named(

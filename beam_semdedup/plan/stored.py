@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
@@ -13,7 +14,8 @@ from beam_semdedup.errors import UnitError
 from beam_semdedup.inputs.base import InputUnit, Piece
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.damage import DamagedFile
+from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
 
@@ -32,6 +34,15 @@ class KMeansPlan(Record):
     schema: str
     files: tuple[str, ...]
     units: tuple[tuple[int, int, int, Piece], ...]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a stored plan has no readable schema, or units of files that it has not."""
+        try:
+            self.input_schema()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(f"its schema cannot be read: {error}") from error
+        if not all(0 <= unit[0] < len(self.files) for unit in self.units):
+            raise ValueError("it has units of unknown files")
 
     @classmethod
     def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
@@ -154,16 +165,24 @@ class PairwiseManifest(Manifest):
     pairs_done: int
 
 
-def discard(folder: Folder, name: str, stage: Folder) -> UnitError:
-    """Removes a finished unit's file that is damaged or gone, so that it is computed again; what to say of it.
+@contextmanager
+def discarding(stage: Folder, *others: File) -> Iterator[None]:
+    """Removes a file that turns out to be damaged or gone, so that it is computed again, and says so.
 
     Args:
-        folder: where the file is.
         stage: the stage that it belongs to, which is unfinished then.
+        others: files that would keep it from being computed again.
+
+    Raises:
+        UnitError: there is one.
     """
-    folder.delete([name])
-    stage.delete([layout.MANIFEST])
-    return UnitError(f"{folder.file(name)} is damaged or gone; the same command computes it again")
+    try:
+        yield
+    except DamagedFile as error:
+        for file in (error.file, *others):
+            file.delete()
+        stage.delete([layout.MANIFEST])
+        raise UnitError(f"{error}; the same command computes it again") from error
 
 
 def forget(stages: Sequence[Folder]) -> None:

@@ -21,6 +21,7 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
 from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
 
@@ -68,9 +69,11 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
-    finished = segments.read_index(job.segments.file(name), _Facts)
-    if finished is None:
-        raise stored.discard(job.segments, name, job.kmeans)
+    file = job.segments.file(name)
+    with stored.discarding(job.kmeans):
+        finished = segments.read_index(file, _Facts)
+        if finished is None:
+            raise DamagedFile(file, "its index cannot be read")
     return finished[1]
 
 

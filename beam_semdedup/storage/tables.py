@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.records import Record
 
@@ -19,10 +20,20 @@ _R = TypeVar("_R", bound=Record)
 def write(
     file: File, table: pa.Table, facts: Record | None, compression: str, row_group_size: int = 65_536, **options: Any
 ) -> None:
-    """Writes a table, whole, with `facts` in place of its schema's metadata; `options` are `pq.write_table`'s."""
+    """Writes a table, whole, with `facts` in place of its schema's metadata; `options` are `pq.write_table`'s.
+
+    Its pages have checksums.
+    """
     table = table.replace_schema_metadata({_FACTS: facts.to_json()} if facts else None)
     with file.atomic_write() as scratch:
-        pq.write_table(table, scratch, compression=compression, row_group_size=row_group_size, **options)
+        pq.write_table(
+            table,
+            scratch,
+            compression=compression,
+            row_group_size=row_group_size,
+            write_page_checksum=True,
+            **options,
+        )
 
 
 def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
@@ -37,10 +48,9 @@ def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None) -> pq.P
 def read_facts(file: File, kind: type[_R]) -> _R | None:
     """Returns the facts that `write` put into a file; None where there is no file that can be read."""
     try:
-        with file.open() as source:
+        with as_damage(file), file.open() as source:
             return kind.from_json(pq.read_schema(source).metadata[_FACTS])
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged: %s", file, error)
+    except DamagedFile as error:
+        if file.exists():
+            _LOG.warning("%s", error)
         return None

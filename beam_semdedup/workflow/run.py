@@ -177,5 +177,7 @@ def _store_init(p: Parameters, array: np.ndarray) -> str:
     """Stores the given centroids by their content, where workers can read them; returns the URL."""
     cache = Folder.at(p.cache_root, p.cache_options)
     file = (cache / "init").file(p.init)
-    file.create_if_absent(model.to_npy(array))
+    data = model.to_npy(array)
+    if file.create_if_absent(data) != data:  # it was damaged
+        file.write_bytes(data)
     return file.url
