@@ -43,7 +43,7 @@ def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) ->
         kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.name)), strict=True)
         table = pa.concat_tables(found)
         by_id = [("id", "ascending", "at_end"), ("centroid", "ascending", "at_end")]
-        table = table.take(pc.sort_indices(table, sort_keys=by_id))
+        table = tables.take(table, pc.sort_indices(table, sort_keys=by_id).to_numpy())
         groups = p.duplicates_num_row_groups_hint
         size = max(1, -(-table.num_rows // groups)) if groups else 65_536
         facts = DuplicatesFacts(table.num_rows, sum(kept))

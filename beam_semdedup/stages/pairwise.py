@@ -123,16 +123,15 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
     scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
-    own, best = order[unit.low : unit.high], pa.array(order[winners])
-    ids = table.column("id")
     metadata = job.parameters.metadata_fields
+    own = tables.take(table.select(["id", *metadata]), order[unit.low : unit.high])
     result = pa.table(
         [
-            ids.take(pa.array(own)),
-            ids.take(best),
+            own.column("id"),
+            tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[unit.low : unit.high]),
-            *(table.column(name).take(pa.array(own)) for name in metadata),
+            *(own.column(name) for name in metadata),
         ],
         names=[*RESULT_COLUMNS, *metadata],
     )

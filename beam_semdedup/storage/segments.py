@@ -1,5 +1,6 @@
 """Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
 
+Only a key with more than 2 GiB of text has several, since a batch holds no more.
 A `Segment` addresses one batch by its byte range, so that a reader needs one ranged read and no footer. The
 footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
 centroids, the file is; a file that carries them under its final name is finished.
@@ -24,6 +25,7 @@ from typing_extensions import Buffer
 from beam_semdedup.compute.arrays import to_device
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.compute.types import Array, Library
+from beam_semdedup.storage import tables
 from beam_semdedup.storage.columns import SEGMENT_COLUMNS
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File, Folder
@@ -93,19 +95,19 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     place = table.schema.get_field_index("embedding")
     chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
     vectors = RankedRows(chunks, order)[:]
-    others = table.remove_column(place)
+    others = tables.combined(table.remove_column(place))
 
-    def take(bound: tuple[int, int]) -> tuple[pa.RecordBatch, int]:
-        # A long string column would overflow its 32-bit offsets if all rows were taken at once.
-        rows = others.take(pa.array(order[slice(*bound)]))
-        rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
-        batch = rows.combine_chunks().to_batches()[0]
-        return batch, _checksum(batch.serialize())
+    def take(part: tuple[int, int, int]) -> list[tuple[int, pa.RecordBatch, int]]:
+        key, low, high = part
+        rows = tables.take(others, order[low:high])
+        rows = rows.add_column(place, table.field(place), to_column(vectors[low:high]))
+        return [(key, batch, _checksum(batch.serialize())) for batch in rows.to_batches()]
 
-    batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
+    parts = in_threads(take, zip(present.tolist(), bounds[:-1], bounds[1:], strict=True))
+    batches = [batch for part in parts for batch in part]
     offset = _MAGIC_BYTES + table.schema.serialize().size
     index = []
-    for key, (batch, checksum) in zip(present.tolist(), batches, strict=True):
+    for key, batch, checksum in batches:
         length = pa.ipc.get_record_batch_size(batch)
         index.append(Segment(name, offset, length, key, batch.num_rows, checksum))
         offset += length
@@ -117,7 +119,7 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
         pa.OSFile(str(scratch), "wb") as sink,
         pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
     ):
-        for segment, (batch, _) in zip(index, batches, strict=True):
+        for segment, (_, batch, _) in zip(index, batches, strict=True):
             writer.write_batch(batch)
             if sink.tell() != segment.offset + segment.length:
                 raise RuntimeError(

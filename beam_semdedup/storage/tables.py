@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +18,8 @@ from beam_semdedup.storage.records import Record
 _LOG = logging.getLogger(__name__)
 _FACTS = b"semdedup"
 _R = TypeVar("_R", bound=Record)
+_LARGEST_TEXT = 2**31 - 1
+_WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
 
 
 def write(
@@ -34,6 +39,33 @@ def write(
             write_page_checksum=True,
             **options,
         )
+
+
+def take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Returns rows of a table, in this order, in one chunk, or in several where a text column is too large for that.
+
+    A text of 32-bit offsets holds 2 GiB in one piece, and Arrow puts all that it takes from into one.
+    """
+    if table.nbytes <= _LARGEST_TEXT:
+        return table.take(pa.array(rows)).combine_chunks()
+    wide = table.cast(pa.schema([f.with_type(_WIDE.get(f.type, f.type)) for f in table.schema])).combine_chunks()
+    return pa.concat_tables(_pieces(wide, rows, table.schema))
+
+
+def combined(table: pa.Table) -> pa.Table:
+    """Returns the table with each column in one chunk, from which `take` is fast; itself where it is too large."""
+    return table.combine_chunks() if table.nbytes <= _LARGEST_TEXT else table
+
+
+def _pieces(wide: pa.Table, rows: npt.NDArray[np.int64], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yields rows in tables of `schema` that are small enough for it."""
+    if len(rows) == 1 or len(rows) * wide.nbytes <= wide.num_rows * _LARGEST_TEXT:  # on the average
+        piece = wide.take(pa.array(rows))
+        if len(rows) == 1 or piece.nbytes <= _LARGEST_TEXT:
+            yield piece.cast(schema).combine_chunks()
+            return
+    for half in np.array_split(rows, 2):
+        yield from _pieces(wide, half, schema)
 
 
 def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_semdedup.storage import segments
+from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
@@ -185,6 +185,22 @@ def test_a_segment_that_is_not_what_was_written_is_damage_of_its_file(tmp_path, 
     with pytest.raises(DamagedFile, match=r"b\.arrow is damaged or gone") as raised:
         segments.read(folder, references, table.schema)
     assert raised.value.file == file
+
+
+@pytest.mark.parametrize("id_type", [pa.string(), pa.binary(), pa.large_string(), pa.int64()], ids=str)
+def test_texts_too_large_for_one_batch_are_in_several_of_the_same_key(tmp_path, monkeypatch, id_type):
+    table = make_table([2, 0, 2, 0, 2, 2, 2, 1] * 5, id_type)
+    (tmp_path / "whole").mkdir()
+    whole = segments.write(Folder(str(tmp_path / "whole")), "s.arrow", table, 1, Facts())
+    monkeypatch.setattr(tables, "_LARGEST_TEXT", 300)
+    folder = Folder(str(tmp_path))
+    references = segments.write(folder, "s.arrow", table, 1, Facts())
+    assert len(references) > len(whole) == 3
+    assert segments.read_index(folder.file("s.arrow"), Facts)[1] == references
+    batches = segments.read(folder, references, table.schema)
+    for key in range(3):
+        found = pa.Table.from_batches([b for s, b in zip(references, batches, strict=True) if s.key == key])
+        assert as_strings(found) == as_strings(table.filter(pa.array(table.column("centroid").to_numpy() == key)))
 
 
 def test_an_index_that_is_not_what_was_written_is_not_used(tmp_path):
