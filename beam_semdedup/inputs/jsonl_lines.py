@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -14,21 +15,45 @@ import pyarrow.json as pj
 
 _SPACE = ord(" ")
 _AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
+_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
+_CARRIAGE_RETURN = re.compile(rb"\}[ \t]*\r+[ \t]*\{")
+_LONGEST_LINE = 256 << 20
 
 
-def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize) -> Iterator[bytes]:
-    """Yields runs of whole lines of about `block_bytes` from the next `length` bytes of a stream, or from all."""
-    rest = b""
-    while data := stream.read(min(length, block_bytes)):
-        length -= len(data)
+def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize, start: bytes = b"") -> Iterator[bytes]:
+    """Yields runs of whole lines of about `block_bytes` from the next `length` bytes of a stream, or from all.
+
+    Args:
+        start: what was read of the stream before, which comes first.
+
+    Raises:
+        ValueError: a line is longer than any row is.
+    """
+    rest: list[bytes] = []
+    waiting = 0
+    while data := start or stream.read(min(length, block_bytes)):
+        length, start = length - len(data), b""
         cut = data.rfind(b"\n") + 1
         if cut:
-            yield rest + data[:cut]
-            rest = data[cut:]
-        else:
-            rest += data
-    if rest:
-        yield rest
+            yield b"".join((*rest, data[:cut]))
+            rest, waiting = [], 0
+        rest.append(data[cut:])
+        waiting += len(data) - cut
+        if waiting > _LONGEST_LINE:
+            raise ValueError(f"a line is longer than {_LONGEST_LINE:,} bytes")
+    if waiting:
+        yield b"".join(rest)
+
+
+def what_is_no_lines(start: bytes) -> str:
+    """Says what a file is that begins so and does not have an object a line; nothing where it may have."""
+    if _ARRAY.match(start):
+        first, _, others = start.strip(_AROUND_OBJECT).partition(b"\n")
+        if not first.rstrip().endswith(b"]") or not others.strip():
+            return "it is one JSON array, not an object a line: `jq -c '.[]'` writes its objects as lines"
+    if b"\n" not in start and _CARRIAGE_RETURN.search(start):
+        return "its lines end in a carriage return alone: `tr '\\r' '\\n'` writes line feeds in their place"
+    return ""
 
 
 def spans(block: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,12 @@ from hypothesis import strategies as st
 from reading import SCHEMA, copied, facts, input_of, malformed, numbers, positions, read
 
 from beam_semdedup.errors import InputError
+from beam_semdedup.inputs import jsonl_lines
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.jsonl_lines import blocks
 from beam_semdedup.inputs.units import units
-from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.folder import File, Folder
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -337,6 +339,26 @@ class TestCompressedJsonl:
         compress = COMPRESSORS[suffix]
         found = self.written(tmp_path, suffix, compress(self.content) + compress(lines_of(row(60))))
         assert found.num_rows == 62
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (json.dumps([row(1), row(2)]).encode(), "one JSON array"),
+            (b"[" + b",".join(lines_of(row(i)) for i in range(9)) + b"]", "one JSON array"),
+            (b"\xef\xbb\xbf \n[\n" + lines_of(row(1)) + b"]\n", "one JSON array"),
+            (b"[" + b",".join(lines_of(row(i)).strip() for i in range(50_000)) + b"]", "one JSON array"),
+            (lines_of(row(1), row(2)).replace(b"\n", b"\r"), "carriage return"),
+            (b'{"id": "' + b"x" * 3000 + b'"}\n', "a line is longer than 2,000 bytes"),
+        ],
+    )
+    def test_what_has_no_object_a_line_is_told_by_its_start(self, tmp_path, monkeypatch, content, said):
+        monkeypatch.setattr(jsonl_lines, "_LONGEST_LINE", 2000)
+        (tmp_path / "a.jsonl").write_bytes(content)
+        (file,) = Folder(f"{tmp_path}/a.jsonl").find()
+        kind = Jsonl(block_bytes=1000)
+        for ask in (kind.inspect, kind.head):
+            with pytest.raises(InputError, match=f"^{re.escape(file.url)}: .*{said}"):
+                ask(file)
 
     @pytest.mark.parametrize("suffix", COMPRESSORS)
     @pytest.mark.parametrize("damage", ["truncated", "garbage", "flipped"])
