@@ -17,7 +17,9 @@ _SPACE = ord(" ")
 _AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 _CARRIAGE_RETURN = re.compile(rb"\}[ \t]*\r+[ \t]*\{")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _LONGEST_LINE = 256 << 20
+_DEEPEST = 100
 
 
 def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize, start: bytes = b"") -> Iterator[bytes]:
@@ -84,13 +86,24 @@ def parse(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, npt.NDAr
 
 
 def may_be_objects(lines: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-    """Says which of n lines begin and end as an object does, (n,).
+    """Says which of n lines begin and end as an object does, and are not nested deeper than any row is, (n,).
 
     Lines that do can be parsed together: no JSON value has a `}`, a newline and a `{` in a row in it, so that
-    each is a row of its own or an error. And a line `null` would crash Arrow's parser.
+    each is a row of its own or an error. And a line `null`, or one of 100,000 brackets, would crash Arrow's parser.
     """
     stripped = (line.strip(_AROUND_OBJECT) for line in lines)
-    return np.fromiter((line[:1] == b"{" and line[-1:] == b"}" for line in stripped), bool, len(lines))
+    return np.fromiter(
+        (line[:1] == b"{" and line[-1:] == b"}" and not _is_deep(line) for line in stripped), bool, len(lines)
+    )
+
+
+def _is_deep(line: bytes) -> bool:
+    """Says whether values are nested in more than `_DEEPEST` others."""
+    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+        return False
+    bare = np.frombuffer(_STRING.sub(b"", line), dtype=np.uint8)
+    opens, closes = (np.isin(bare, np.frombuffer(brackets, dtype=np.uint8)) for brackets in (b"[{", b"]}"))
+    return bool(np.cumsum(opens.astype(np.int64) - closes).max(initial=0) > _DEEPEST)
 
 
 def read_json(lines: Sequence[bytes], schema: pa.Schema | None) -> pa.Table:

@@ -104,6 +104,23 @@ class TestJsonl:
         assert content.to_pylist() == [row(0), row(1), row(2)]
         assert numbers(rows) == [1, 2, 3]
 
+    @pytest.mark.parametrize("depth", [101, 500, 100_000])
+    @pytest.mark.parametrize("brackets", [("[", "]"), ('{"a": ', "}"), ('["]]]", ', "]")])
+    def test_a_line_that_is_nested_too_deep_is_malformed(self, tmp_path, depth, brackets):
+        deep = '{"id": 7, "x": ' + brackets[0] * depth + "1" + brackets[1] * depth + "}"
+        found = self.written(tmp_path, lines_of(row(1)) + deep.encode() + b"\n" + lines_of(row(2)))
+        content, rows = read(found.parts, self.kind)
+        assert content.to_pylist() == [row(1), row(2)]
+        assert (numbers(rows), malformed(rows)) == ([1, 3], [2])
+        assert copied(self.kind, tmp_path / "a.jsonl", [2])[1] == (3, 1)
+
+    @pytest.mark.parametrize("value", ["[" * 99 + "1" + "]" * 99, json.dumps("[{" * 500), json.dumps([[]] * 500)])
+    def test_a_line_with_many_brackets_is_a_row(self, tmp_path, value):
+        content = f'{{"id": 1, "x": {value}}}\n'.encode()
+        found = self.written(tmp_path, content)
+        ids, rows = read(found.parts, self.kind, pa.schema([("id", pa.int64())]))
+        assert (ids.to_pylist(), malformed(rows)) == ([{"id": 1}], [])
+
     def test_blank_lines_are_no_rows_and_are_counted_as_lines(self, tmp_path):
         blank = [b"\n", b"  \t\n", b"\r\n", b" " * 1000 + b"\n"]
         found = self.written(tmp_path, b"".join([*blank, lines_of(row(0)), *blank, lines_of(row(1)), *blank]))
