@@ -17,6 +17,19 @@ class InputError(ValueError):
     """The parameters or the input are wrong; the message names which, and what to do."""
 
 
+class StorageError(OSError):
+    """A place cannot be reached, read or written; the message says which, and why."""
+
+    url: str = ""
+
+    @classmethod
+    def of(cls, url: str, what: str, error: Exception) -> StorageError:
+        """Returns the error of whatever a file system raised at a place; `what` could not be done."""
+        made = cls(f"{url}: {what}: {reason(error)}")
+        made.url = url
+        return made
+
+
 class UnitError(RuntimeError):
     """A unit of work failed; the message says which one and why."""
 
@@ -27,6 +40,12 @@ class RunError(RuntimeError):
 
 class WorkerLost(RunError):
     """A worker died or went away, which says nothing of the run itself: it may be tried again."""
+
+
+def reason(error: Exception) -> str:
+    """Returns what a library's error says, in a line; of one of the system not which file, which is named beside it."""
+    said = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return f"{type(error).__name__}{f': {said[0]}' if said else ''}"
 
 
 @contextmanager
@@ -48,8 +67,7 @@ def as_input_error(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        said = str(error).splitlines()
-        raise InputError(f"{what}: {type(error).__name__}{': ' + said[0] if said else ''}") from error
+        raise InputError(f"{what}: {reason(error)}") from error
 
 
 def known_cause(error: Exception) -> InputError | RunError | None:
