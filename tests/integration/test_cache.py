@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from runs import comparisons, dedup, duplicates, unit_files
+from runs import comparisons, dedup, duplicates, read_parquet, unit_files
 
 from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow
 from beam_semdedup.runners import base as runners
@@ -207,6 +208,21 @@ def test_input_that_changes_during_a_run_is_noticed_and_nothing_of_it_kept(
         dedup(data, tmp_path / "out")
     assert not unit_files(tmp_path / "out")
     assert duplicates(dedup(data, tmp_path / "out")) == expected
+
+
+def test_a_file_that_appears_during_a_run_is_named_and_not_in_the_deduplicated_dataset(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(parquet_dataset.path, data)
+    late = pq.read_table(data / "part-0.parquet")
+    late = late.set_column(0, "id", pc.add(late.column("id"), 1000))
+    after_the_pipeline(monkeypatch, lambda: pq.write_table(late, data / "part-9.parquet"))
+    summary = dedup(data, tmp_path / "out", remove=True)
+    kept = read_parquet(summary.paths["deduplicated"])
+    assert kept.num_rows == summary.rows_kept == summary.rows_read - summary.num_duplicates
+    assert not (tmp_path / "out/deduplicated/part-9.parquet").exists()
+    assert caplog.text.count(f"appeared during the run and are not in its results: {data}/part-9.parquet") == 1
 
 
 def test_a_refused_run_writes_nothing_into_the_input(parquet_dataset: Any) -> None:
