@@ -61,10 +61,10 @@ def naming_unit(unit: Any) -> Iterator[None]:
 
 @contextmanager
 def as_input_error(what: str) -> Iterator[None]:
-    """Turns whatever goes wrong into an InputError that begins with `what`."""
+    """Turns whatever goes wrong into an InputError that begins with `what`; a StorageError names its place itself."""
     try:
         yield
-    except InputError:
+    except (InputError, StorageError):
         raise
     except Exception as error:
         raise InputError(f"{what}: {reason(error)}") from error

@@ -196,7 +196,7 @@ class File(Place):
 
     def write_bytes(self, data: bytes) -> None:
         """Writes a small file, whole."""
-        with self.atomic_write() as scratch:
+        with self.atomic_write() as scratch, self._written():
             scratch.write_bytes(data)
 
     def create_if_absent(self, data: bytes) -> bytes:

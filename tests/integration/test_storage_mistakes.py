@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from runs import Ended, dedup
+from runs import COMMAND, Ended, dedup
 from servers import web
 
 from beam_semdedup import InputError, RunError
@@ -148,3 +152,48 @@ def test_a_relative_path_in_a_directory_that_is_gone_is_refused(
     with pytest.raises(InputError, match=r"^out: the working directory does not exist any more"):
         dedup(parquet_dataset.path, "out")
     assert dedup(parquet_dataset.path, tmp_path / "out").rows_read == 300
+
+
+def test_the_command_in_a_directory_that_is_gone_says_so(
+    semdedup: Command, parquet_dataset: Any, tmp_path: Path
+) -> None:
+    Path.cwd().rmdir()
+    ended = semdedup(f"input_path={parquet_dataset.path}", f"output_path={tmp_path}/out")
+    checked(ended, "the working directory does not exist any more; change to another")
+
+
+def test_that_no_temporary_directory_can_be_made_is_said(
+    semdedup: Command, parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    ended = semdedup(f"input_path={parquet_dataset.path}", f"output_path={tmp_path}/out")
+    checked(ended, "no temporary directory can be made: FileNotFoundError: No usable", "set TMPDIR")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs another user's rights")
+@pytest.mark.parametrize(
+    ("closed", "name", "said"),
+    [
+        ("out/summary.json", "output_path", "out/summary.json: cannot be read"),
+        ("out", "output_path", "cannot be read"),
+        ("cache", "cache_path", "plan.json: cannot be read"),
+        ("in/a.parquet", "input_path", "in/a.parquet: cannot be read"),
+        ("in", "input_path", "in: cannot be read"),
+    ],
+)
+def test_what_may_not_be_read_is_named(tmp_path: Path, closed: str, name: str, said: str) -> None:
+    for place in ("in", "out", "cache"):
+        (tmp_path / place).mkdir()
+    pq.write_table(pa.table({"id": [1, 2], "embeddings": [[1.0], [2.0]]}), tmp_path / "in/a.parquet")
+    if closed == "out/summary.json":
+        (tmp_path / closed).touch()
+    (tmp_path / closed).chmod(0)
+    rights = "-dac_override,-dac_read_search"  # with which root is asked for permission as anyone
+    given = {"input_path": "in", "output_path": "out", "cache_path": "cache", "n_clusters": 1}
+    arguments = [f"{key}={value}" for key, value in given.items()]
+    command = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", str(COMMAND), *arguments]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    checked(Ended(ended.returncode, ended.stdout, ended.stderr), f"{name}={given[name]}: ", said, "Permission denied")
