@@ -32,6 +32,7 @@ from beam_semdedup.storage.filesystems import (
     is_object_store,
     url_of,
 )
+from beam_semdedup.storage.search import Info
 from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
@@ -329,10 +330,13 @@ class Folder(Place):
             return Found(*self._find())
         with self._read() as (fs, path):
             fs.invalidate_cache()
-            shown, hidden = search.matching(fs, path)
-            roots = [Folder(url_of(fs, name, self.url), self.options)._find() for name in shown]
-            hidden = [url_of(fs, name, self.url) for name in hidden]
-        return Found([f for files, _ in roots for f in files], hidden + [url for _, urls in roots for url in urls])
+            infos, directories, hidden = search.matching(fs, path)
+            found = Found(self._known(fs, infos), [url_of(fs, name, self.url) for name in hidden])
+            for name in directories:
+                files, urls = Folder(url_of(fs, name, self.url), self.options)._find()
+                found.files.extend(files)
+                found.hidden.extend(urls)
+        return found
 
     def is_pattern(self) -> bool:
         """Says whether the URL is a pattern: has wildcards in it, and no file or folder is called so."""
@@ -396,14 +400,18 @@ class Folder(Place):
         with self._read() as (fs, path):
             fs.invalidate_cache()
             infos, hidden = search.files(fs, path)
-            files = [
-                FileInfo(url_of(fs, info["name"], self.url), self.options, info.get("size") or 0, search.version(info))
-                for info in infos
-            ]
-            unknown = [n for n, info in enumerate(infos) if info.get("size") is None or not files[n].version]
-            for n, looked in zip(unknown, in_io_threads(FileInfo._look, [files[n] for n in unknown]), strict=True):
-                files[n] = looked
-            return files, [url_of(fs, name, self.url) for name in hidden]
+            return self._known(fs, infos), [url_of(fs, name, self.url) for name in hidden]
+
+    def _known(self, fs: fsspec.AbstractFileSystem, infos: Sequence[Info]) -> list[FileInfo]:
+        """Returns files with what a listing says of them, and asks each for what it does not say."""
+        files = [
+            FileInfo(url_of(fs, info["name"], self.url), self.options, info.get("size") or 0, search.version(info))
+            for info in infos
+        ]
+        lacking = {n for n, info in enumerate(infos) if info.get("size") is None or not files[n].version}
+        if not lacking:
+            return files
+        return in_io_threads(lambda n: files[n]._look() if n in lacking else files[n], range(len(files)))
 
     def _inner(self, name: str) -> str:
         if not name.strip("/") or name[0] == "/" or name[-1] == "/" or ".." in name.split("/") or "://" in name:

@@ -40,7 +40,7 @@ _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 16, 4096, 65_536
 
 def is_hidden(name: str) -> bool:
     """Says whether a name is hidden, as Spark and Hive have it: `.` or `_` before it, or before one of its parts."""
-    return any(part.startswith(HIDDEN) for part in name.split("/"))
+    return name.startswith(HIDDEN) or "/." in name or "/_" in name
 
 
 def info(fs: fsspec.AbstractFileSystem, path: str) -> Info:
@@ -73,30 +73,38 @@ def files(fs: fsspec.AbstractFileSystem, path: str) -> tuple[list[Info], list[st
     return [shown[name] for name in sorted(shown)], sorted(hidden)
 
 
-def matching(fs: fsspec.AbstractFileSystem, pattern: str) -> tuple[list[str], list[str]]:
-    """Returns the paths that match a pattern, and those that do but are hidden, unless one in it begins alike.
+def matching(fs: fsspec.AbstractFileSystem, pattern: str) -> tuple[list[Info], list[str], list[str]]:
+    """Returns the files that match a pattern, the paths of directories that do, and those of what is hidden.
 
-    All hidden directories on the way are among the latter. What lies in a directory that matches is left to a search
-    of that directory.
+    Hidden is what matches and has a part that begins so, unless one in the pattern begins alike, and any such directory
+    on the way. What lies in a directory that matches is left to a search of that directory.
     """
     fixed = re.split(f"[{re.escape(WILDCARDS)}]", pattern, maxsplit=1)[0].rpartition("/")[0]
     levels = None if "**" in pattern else pattern[len(fixed) :].lstrip("/").count("/") + 1
     left_out = tuple({*HIDDEN} - {part[0] for part in pattern.split("/") if part})
     matches = re.compile(glob_translate(pattern)).match
     is_local = isinstance(fs, LocalFileSystem)
-    shown: list[str] = []
+    shown: list[Info] = []
+    directories: list[str] = []
     hidden = []
     try:
         found = _local_tree(fixed or "/", left_out) if is_local and levels is None else _below(fs, fixed or "/", levels)
-        entries = {entry["name"].rstrip("/"): entry["type"] for entry in found}
-        for name in sorted(entries, key=lambda name: name.split("/")):
-            if left_out and any(part.startswith(left_out) for part in name[len(fixed) :].split("/")):
-                hidden += [name] if entries[name] == "directory" or matches(name) else []
-            elif matches(name) and not (shown and name.startswith(f"{shown[-1]}/")):
-                shown.append(name)
+        entries = {entry["name"].rstrip("/"): entry for entry in found}
     except FileNotFoundError:
-        pass
-    return shown, hidden
+        return [], [], []
+    for name in sorted(entries, key=lambda name: name.split("/")):
+        is_directory = entries[name]["type"] == "directory"
+        if left_out and any(part.startswith(left_out) for part in name[len(fixed) :].split("/")):
+            hidden += [name] if is_directory or matches(name) else []
+        elif directories and name.startswith(f"{directories[-1]}/"):
+            continue
+        elif is_directory:
+            directories += [name] if matches(name) else []
+        elif matches(name):
+            shown.append(_local_info(name) if is_local else entries[name])
+        elif is_local and os.path.islink(name):  # noqa: PTH114
+            _local_info(name)  # raises where it leads nowhere: it may have been one to a directory
+    return shown, directories, hidden
 
 
 def version(found: Info) -> str:
@@ -197,11 +205,7 @@ def _local_tree(root: str, left_out: tuple[str, ...]) -> Iterator[Info]:
             directories[:] = [name for name in sorted(directories) if not name.startswith(left_out)]
             links = [link for link in (posixpath.join(place, name) for name in directories) if Path(link).is_symlink()]
             starts += [link for link in links if not f"{real}/".startswith(f"{os.path.realpath(link).rstrip('/')}/")]
-            for name in names:
-                path = posixpath.join(place, name)
-                if not name.startswith(left_out) and Path(path).is_symlink():
-                    _local_info(path)  # raises where it leads nowhere: it may have been one to a directory
-                yield {"name": path, "type": "file"}
+            yield from ({"name": f"{place.rstrip('/')}/{name}", "type": "file"} for name in names)
 
 
 def _raise_unless_gone(error: OSError) -> None:
