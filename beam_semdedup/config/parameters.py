@@ -92,10 +92,11 @@ class InputParameters:
     heading: ClassVar[str] = WHERE
 
     input_path: Paths
-    """file, directory (searched recursively), glob, fsspec URL, or a list of them"""
+    """file, directory (searched recursively; names that begin with _ or . are skipped), glob, fsspec URL, or a list of
+    them"""
     input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
     input_file_extensions: list[str] | None = None
-    """which files of a directory are read; null: those of input_filetype"""
+    """how the names of files end that are read, in any case; null: as input_filetype says, or part-00000 without any"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
     """{storage_options: {…}} for fsspec when reading the input"""
     id_field: Annotated[str, COLUMNS] = "id"

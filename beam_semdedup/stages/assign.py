@@ -15,7 +15,7 @@ from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, partitions
 from beam_semdedup.inputs.base import InputUnit, RowBatch
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
@@ -94,7 +94,7 @@ def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> Non
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = job.input_format.read(job.input_file(unit.path), unit, job.input_schema)
+    batches = partitions.read(job.input_format, job.input_file(unit.path), unit, job.input_schema)
 
     def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
