@@ -35,6 +35,7 @@ from beam_semdedup.fit.local import LocalKMeansConfig
 from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.runners.base import RunnerConfig
 from beam_semdedup.runners.direct import DirectConfig
+from beam_semdedup.runners.ports import LOOPBACK
 from beam_semdedup.runners.ray.settings import RayConfig
 
 
@@ -256,6 +257,8 @@ class EndpointParameters(ClusterParameters):
     """the Ray cluster: auto, or host:port; local: one on this machine"""
     port: Annotated[NotNegative, Field(le=65535)] = 8099
     """where Beam pipelines are submitted to; 0: any free port"""
+    host: str = LOOPBACK
+    """the address of this machine that it listens on, where it takes pipelines from whoever reaches it; 0.0.0.0: all"""
     runner: InstanceOf[RunnerConfig] = field(default_factory=RayConfig)
 
 
