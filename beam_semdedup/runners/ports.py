@@ -15,8 +15,8 @@ _LOG = logging.getLogger(__name__)
 LOOPBACK = "localhost"
 
 
-def address(host: str, port: int, what: str) -> str:
-    """Returns the address to listen on, as gRPC writes it; warns where other machines reach it.
+def checked(host: str, what: str) -> str:
+    """Returns a host to listen on as gRPC writes it before a port; warns where other machines reach it.
 
     Args:
         host: a name or an address of this machine; 0.0.0.0 stands for all of its addresses.
@@ -27,12 +27,11 @@ def address(host: str, port: int, what: str) -> str:
     """
     if not is_loopback(host):
         _LOG.warning(
-            "%s listens on %s, where it takes work from whoever reaches it: keep all but the cluster's machines away "
-            "with a firewall",
+            "%s listens on %s, and serves whoever reaches it: keep all but the cluster's machines away with a firewall",
             what,
             host,
         )
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

@@ -357,7 +357,7 @@ def test_a_pool_listens_on_this_machine_alone_unless_it_is_given_a_host(given: l
         pool.terminate()
     assert listening
     assert listening <= hosts
-    assert ("takes work from whoever reaches it" in "".join(said)) == bool(given)
+    assert ("The worker pool listens on 0.0.0.0, and serves whoever reaches it" in "".join(said)) == bool(given)
 
 
 def test_a_pool_has_a_help() -> None:

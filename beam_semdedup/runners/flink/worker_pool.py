@@ -114,7 +114,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     try:
         port, threads, host = _given(sys.argv[1:])
-        pool = WorkerPool(ports.address(host, port, "the worker pool"), threads)
+        pool = WorkerPool(f"{ports.checked(host, 'The worker pool')}:{port}", threads)
     except (InputError, RuntimeError) as error:  # the latter where the port is taken
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

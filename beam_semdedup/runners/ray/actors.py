@@ -37,7 +37,7 @@ def actors(number: int, config: RayConfig, seconds: float, others: int) -> Itera
             options = ray_cluster.actor_options(config, group, next(bundles))
             return _Actor({**options, "runtime_env": config.runtime_env or None}, others, *arguments)
 
-        with harness.Workers(handler, group.bundle_count) as workers:
+        with harness.Workers(handler, group.bundle_count, ray.util.get_node_ip_address()) as workers:
             yield workers
 
 
@@ -48,9 +48,6 @@ class _Actor(harness.Handler):
         super().__init__(*arguments)
         self._options, self._others = options, others
         self._node = "a node not yet known"
-
-    def host_from_worker(self) -> str:
-        return ray.util.get_node_ip_address()
 
     def start(self) -> None:
         worker: Any = ray.remote(RayWorker)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -42,7 +43,7 @@ def connect(address: str | None, verbose: bool = True) -> None:
         return
     _check_address(address)
     try:
-        with _own_termination():
+        with _own_termination(), _on_loopback(address in (None, "local")):
             ray.init(
                 address=address or "local",
                 namespace=NAMESPACE,
@@ -74,6 +75,17 @@ def _own_termination() -> Iterator[None]:
     finally:
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _on_loopback(wanted: bool) -> Iterator[None]:
+    """Has a Ray that is started within it listen on this machine alone, as it does where it knows no clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not wanted
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def disconnect() -> None:

@@ -22,7 +22,7 @@ from beam_semdedup.runners import harness, ports
 from beam_semdedup.runners.ray.runner import RayRunner
 
 _SDK = "beam:version:sdk_base:"
-_ALL_INTERFACES = ("0.0.0.0", "::")
+_ALL_INTERFACES = ("0.0.0.0", "[::]")
 
 
 class Endpoint(local_job_service.LocalJobServicer):
@@ -38,17 +38,16 @@ class Endpoint(local_job_service.LocalJobServicer):
 
     def __init__(self, runner: RayRunner, port: int, host: str = ports.LOOPBACK) -> None:
         super().__init__(beam_job_type=functools.partial(_Job, runner))
-        self._port, self._host = port, host
-        self._address = ports.address(host, port, "the job endpoint").removesuffix(f":{port}")
+        self._port, self._host = port, ports.checked(host, "The job endpoint")
         runner.joined()
 
     def get_bind_address(self) -> str:
         """Names the interface, as Beam asks for it."""
-        return self._address
+        return self._host
 
     def get_service_address(self) -> str:
         """Names the host that clients send the pipeline's files to, as Beam asks for it."""
-        return ray.util.get_node_ip_address() if self._host in _ALL_INTERFACES else self._address
+        return ray.util.get_node_ip_address() if self._host in _ALL_INTERFACES else self._host
 
     def start(self) -> int:
         """Starts to listen, and returns the port."""
