@@ -11,7 +11,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -37,6 +37,7 @@ from beam_semdedup.runners.base import RunnerConfig
 from beam_semdedup.runners.direct import DirectConfig
 from beam_semdedup.runners.ports import LOOPBACK
 from beam_semdedup.runners.ray.settings import RayConfig
+from beam_semdedup.storage.options import StorageOptions
 
 
 def number_of_bytes(value: Any) -> int:
@@ -62,7 +63,7 @@ def _list_of_paths(value: Any) -> list[str]:
 class ReadKwargs(TypedDict, total=False):
     """How fsspec reaches what is read."""
 
-    storage_options: dict[str, Any]
+    storage_options: Annotated[dict[str, Any], AfterValidator(StorageOptions)]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -136,6 +137,10 @@ class ClusterParameters:
     """seconds to wait until the Ray cluster has room for the actors"""
     verbose: Verbose = True
     runner: InstanceOf[RunnerConfig] = field(default_factory=DirectConfig)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The settings of the runner may hold credentials, and no worker needs them.
+        return {**vars(self), "runner": DirectConfig()}
 
 
 @dataclass(kw_only=True, config=CHECKED)

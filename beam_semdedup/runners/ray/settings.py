@@ -32,5 +32,5 @@ class RayConfig(ActorConfig, RunnerConfig):
     num_workers: PositiveOrAuto = "auto"
     """actors; auto: as many as the cluster's CPUs and GPUs allow"""
     max_retries: NotNegative = 3
-    runtime_env: dict[str, Any] = field(default_factory=dict)
+    runtime_env: dict[str, Any] = field(default_factory=dict, repr=False)
     """Ray's runtime environment of the actors"""
