@@ -311,7 +311,7 @@ def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str)
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
         assert [start("one", provision), start("two", provision)] == ["", ""]
         workers = [p for p in psutil.Process().children() if f"--provision_endpoint={provision}" in p.cmdline()]
-        assert {(p.cmdline()[0], p.cmdline()[3]) for p in workers} == {
+        assert {(p.cmdline()[0], p.cmdline()[4]) for p in workers} == {
             (sys.executable, "--id=one"),
             (sys.executable, "--id=two"),
         }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -50,6 +53,7 @@ def connect(address: str | None, verbose: bool = True) -> None:
                 log_to_driver=verbose,
                 logging_level=logging.ERROR,
                 include_dashboard=None if address else False,
+                job_config=_job_config(),
             )
     except Exception as error:  # of whatever kind: Ray raises bare ones too
         said = " ".join(str(error).split())
@@ -58,6 +62,19 @@ def connect(address: str | None, verbose: bool = True) -> None:
         raise InputError(f"ray_address={address}: the Ray cluster there cannot be joined: {said}") from error
     nodes = len(_alive())
     _LOG.info("Ray: %s with %s", counted(nodes, "node"), _in_words(ray.cluster_resources()))
+
+
+def _job_config() -> JobConfig:
+    """Returns a job whose actors import, of the working directory and the script's, what this process does itself."""
+    config = JobConfig()
+    config._py_driver_sys_path = _Importable()
+    return config
+
+
+class _Importable(list[str]):
+    def extend(self, directories: Iterable[str]) -> None:
+        own = {os.path.abspath(directory) for directory in sys.path}  # noqa: PTH100 - resolve() would follow links
+        super().extend(directory for directory in directories if directory in own)
 
 
 @contextmanager
