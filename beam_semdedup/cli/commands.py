@@ -80,6 +80,7 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
         print(version("beam-semdedup"))
         sys.exit(DONE)
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # as in this process: joblib's import nothing of the working directory
     code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
     for runner in RUNNERS.values():
         runner.leave()

@@ -24,6 +24,7 @@ from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
+from beam_semdedup.text import without_secrets
 
 
 @dataclass(frozen=True)
@@ -173,4 +174,5 @@ def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons:
         return _rejected_schema(job).empty_table()
     row_group, row = job.input_format.places(job.input_file(unit.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
-    return pa.table([pa.array([unit.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))
+    path = pa.array([without_secrets(unit.path)] * len(numbers))
+    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))

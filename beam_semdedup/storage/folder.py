@@ -333,9 +333,16 @@ class Folder(Place):
         return Folder(self.url[:first].rpartition("/")[0], self.options)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Removes files in it; those that are gone already do not matter."""
+        """Removes files in it; those that are gone already do not matter.
+
+        Raises:
+            InputError: a name leads out of the folder, also by a link to another one.
+        """
         for name in names:
-            self.file(name).delete()
+            file = self.file(name)
+            if not file.parent.realpath().is_inside(self.realpath()):
+                raise InputError(f"{file} lies elsewhere, through a link, and is not deleted; delete it yourself")
+            file.delete()
 
     def delete_tree(self) -> None:
         """Removes it with all that is in it; it does not matter if it is not there."""

@@ -29,19 +29,21 @@ from apache_beam.portability.api import (
 from google.protobuf import json_format, text_format
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.runners import worker
+from beam_semdedup.runners import ports, worker
 from beam_semdedup.runners.process import WorkerProcess
 
 _LOG = logging.getLogger(__name__)
 _MODULE = "beam_semdedup.runners.flink.worker_pool"  # __name__ is __main__ in a pool of its own
 _START_SECONDS = 60
-_HELP = """semdedup-worker [port=50000] [threads=1]
+_HELP = """semdedup-worker [port=50000] [threads=1] [host=localhost]
 
 Starts worker processes for the task manager of Flink on this host (runner=flink, runner.environment=external) until it
 is interrupted or terminated.
 
  port     where it listens, as runner.worker_pool=HOST:PORT says; 0: any free port (50000)
  threads  that each worker uses: the cores of a slot (1)
+ host     the address of this machine that it listens on. It takes work from whoever reaches it: leave it alone where
+          the task manager is on the same host or in the same pod (localhost)
 
 Exit codes: 0 ended, 2 bad parameters, or a port that is taken."""
 
@@ -111,8 +113,8 @@ def main() -> None:
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     try:
-        port, threads = _given(sys.argv[1:])
-        pool = WorkerPool(f"[::]:{port}", threads)
+        port, threads, host = _given(sys.argv[1:])
+        pool = WorkerPool(f"{ports.checked(host, 'The worker pool')}:{port}", threads)
     except (InputError, RuntimeError) as error:  # the latter where the port is taken
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -124,15 +126,17 @@ def main() -> None:
         ended.wait()
 
 
-def _given(arguments: Sequence[str]) -> tuple[int, int]:
-    """Returns the port and the number of threads."""
-    given = {"port": 50000, "threads": 1}
+def _given(arguments: Sequence[str]) -> tuple[int, int, str]:
+    """Returns the port, the number of threads and the host."""
+    given = {"port": "50000", "threads": "1", "host": ports.LOOPBACK}
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name not in given or not value.isdecimal():
-            raise InputError(f"cannot understand {argument!r}: what can be given is port=50000 threads=1; see --help")
-        given[name] = int(value)
-    return given["port"], given["threads"]
+        if name not in given or not (value if name == "host" else value.isdecimal()):
+            raise InputError(
+                f"cannot understand {argument!r}: what can be given is port=50000 threads=1 host=localhost; see --help"
+            )
+        given[name] = value
+    return int(given["port"]), int(given["threads"]), given["host"]
 
 
 def _work() -> None:
