@@ -67,7 +67,7 @@ def print_summary(summary: Any) -> None:
         rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
         shown = "".join(f"{rate:>11,.0f}" if stage.units_done else f"{'':>11}" for rate in rates)
         lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
-    lines.append(f"Total: {summary.total_time:.1f} s")
+    lines.append(f"Total: {summary.total_time:.1f} s, {summary.startup_time:.1f} s of them to start")
     if summary.repeated_ids.count:
         lines.append(f"Warning: {summary.repeated_ids}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"

@@ -136,9 +136,11 @@ class Manifest(Record):
 class AssignManifest(Manifest):
     """The manifest of the assign stage: its segment files, and how many rows were rejected.
 
-    `centroids` is the hash of those that the rows are assigned to, of which each key has `centroids_per_key`.
+    `centroids` is the hash of those that the rows are assigned to, of which each key has `centroids_per_key`; `began`
+    is when the attempt that finished the stage began its first unit, in seconds since the epoch.
     """
 
+    began: float
     centroids: str
     centroids_per_key: int
     files: tuple[str, ...]
@@ -147,7 +149,10 @@ class AssignManifest(Manifest):
 
 @dataclass(frozen=True)
 class PairwiseResult:
-    """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows."""
+    """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows.
+
+    `began` is when the attempt that tells of it began it, in seconds since the epoch.
+    """
 
     name: str
     key: int
@@ -157,15 +162,17 @@ class PairwiseResult:
     repeated_ids: int
     examples: tuple[str, ...]
     reused: bool
+    began: float
 
 
 @dataclass(frozen=True)
 class PairwiseManifest(Manifest):
     """The manifest of the pairwise stage: its units, what they have in common, and the pairs that were computed.
 
-    `centroids` is the hash of those that the segments are of.
+    `centroids` is the hash of those that the segments are of; `began` is as for the assign stage.
     """
 
+    began: float
     centroids: str
     units: tuple[PairwiseResult, ...]
     largest_cluster: int
