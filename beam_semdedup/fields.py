@@ -40,11 +40,13 @@ def _no_truth(value: Any) -> Any:
     return value
 
 
-Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+LARGEST = 2**63 - 1
+"""The largest integer that Arrow and NumPy take."""
+Integer: TypeAlias = Annotated[int, BeforeValidator(_whole), Field(ge=-LARGEST, le=LARGEST)]
 Positive: TypeAlias = Annotated[Integer, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Integer, Field(ge=0)]
-Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth)]
-PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["auto"]
+Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | Literal["auto"]
 
 
 @dataclasses.dataclass(frozen=True)
