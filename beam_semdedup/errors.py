@@ -22,7 +22,7 @@ class UnitError(RuntimeError):
 
 
 class RunError(RuntimeError):
-    """A run failed; what was finished is kept, and the same command goes on from there."""
+    """A run failed; what was finished is kept, and the same command goes on from there once the cause is gone."""
 
 
 class WorkerLost(RunError):

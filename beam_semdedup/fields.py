@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
@@ -93,7 +94,8 @@ class Declared:
     @property
     def is_text(self) -> bool:
         """Whether any text has a meaning for it."""
-        return str in (self.kind, *get_args(self.kind)) or get_origin(self.kind) is Literal
+        one_of_types = get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else ()
+        return str in (self.kind, *one_of_types) or get_origin(self.kind) is Literal
 
 
 def declared(schema: type[Any]) -> list[Declared]:

@@ -319,13 +319,22 @@ def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = Fal
 def _understood(override: str, is_text: bool, multirun: bool) -> str:
     key, equals, value = override.partition("=")
     if not key_of(override) or not (equals or key.startswith("~")):
-        raise InputError(f"cannot understand {shortened(repr(override))}: parameters are given as name=value; {LISTED}")
+        raise InputError(
+            f"cannot understand {shortened(repr(override))}: parameters are given as name=value, without spaces "
+            f"around =; {LISTED}"
+        )
     whole = f"{key}={_in_quotes(value)}"
     told, quoted = _told(override), "in quotes" if "_kwargs" in key else shortened(shlex.quote(whole))
     candidates = [override, *(f"{key}={_with_quotes(value, in_mapping)}" for in_mapping in (False, True))]
     taken = next(filter(_is_understood, [*candidates, *([whole] if is_text else [])]), None)
     if taken is None:
-        raise InputError(f"{told}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
+        spaced = key.strip() != key and "_kwargs" not in key
+        hint = (
+            f"write {shortened(key.strip() + equals + value.strip())}, without spaces around ="
+            if spaced
+            else ("a list is written [a, b], a mapping {a: 1, b: 2}")
+        )
+        raise InputError(f"{told}: cannot be understood; {hint}")
     (parsed,) = _parsed([taken])
     if parsed.is_sweep_override():
         _check_sweep(parsed, told)

@@ -176,7 +176,8 @@ def print_help(schema: type) -> None:
         console.print()
     console.print(
         "Several values, separated by commas, with -m: one run for each (a sweep). Exit codes: 0 done, 1 failed,\n"
-        "2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM); the same command goes on where it ended."
+        "2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM). After 130 and 143, and after 1 once\n"
+        "its cause is gone, the same command goes on where it ended."
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from beam_semdedup.config.parameters import ForecastParameters, Parameters, Remo
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
+from beam_semdedup.runners.flink.settings import FlinkConfig
 
 CHECKOUT = Path(composition.__file__).resolve().parents[2]
 
@@ -56,6 +58,13 @@ def test_what_is_no_parameter_is_composed_and_left_to_the_check(argument):
     assert found == int(value)
 
 
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_mapping_is_given_as_the_help_shows_it(plus):
+    (shown,) = re.findall(r"such as ({.*})", next(f.help for f in declared(FlinkConfig) if f.name == "options"))
+    found = resolve(values("input_path=in", "output_path=out", "runner=flink", f"{plus}runner.options={shown}"))
+    assert found.runner.options == {"job_server_jvm_properties": ["-Xmx4g"]}
+
+
 @pytest.mark.parametrize(
     "options", [[], ["-m"], ["--multirun"], ["--cfg", "job"], ["-c", "job", "-p", "runner"], ["--info", "all"]]
 )
@@ -86,6 +95,9 @@ def test_options_and_their_values_are_no_overrides(options):
         (["--cfg"], "argument --cfg/-c"),
         (["--experimental-rerun=x"], "--experimental-rerun: not known"),
         (["-"], "cannot understand '-'"),
+        (["eps = 0.01"], "eps = 0.01: cannot be understood; write eps=0.01, without spaces around ="),
+        (["eps", "=", "0.01"], "cannot understand 'eps': parameters are given as name=value, without spaces around ="),
+        (["runner=flink", 'runner.options={"a": 1}'], "cannot be understood; a list is written .*, a mapping {a: 1"),
         (["--config-name=nope"], "--config-name=nope: no nope.yaml in "),
     ],
 )
@@ -211,6 +223,10 @@ class TestUnderstood:
                 {"storage_options": {"account_key": "ab/c+d==", "n": 1}},
             ),
             ("ranking_strategy={metadata_cols: [größe, b]}", {"metadata_cols": ["größe", "b"]}),
+            (
+                "runner.options={job_server_jvm_properties: [-Xmx4g, -Da=b]}",
+                {"job_server_jvm_properties": ["-Xmx4g", "-Da=b"]},
+            ),
         ],
     )
     def test_what_is_in_a_list_or_a_mapping_is_quoted_by_itself(self, argument, value):
