@@ -31,7 +31,7 @@ class StorageError(OSError):
 
 
 class RunError(RuntimeError):
-    """A run failed; what was finished is kept, and the same command goes on from there."""
+    """A run failed; what was finished is kept, and the same command goes on from there once the cause is gone."""
 
 
 class UnitError(RunError):

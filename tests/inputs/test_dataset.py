@@ -67,7 +67,8 @@ class TestInspect:
         said = message(tmp_path, filetype="jsonl")
         assert said.startswith(f"{tmp_path}/a.jsonl: id column 'id' is double, expected integer, string or binary; ")
         assert said.endswith(
-            "write integers beyond int64, which are read as floats, and numbers with fractions as strings"
+            "integers become floats in pandas where one is missing: write them as Int64, or without that row; "
+            "write integers beyond int64, which jsonl has as floats, and numbers with fractions as strings"
         )
 
     @pytest.mark.parametrize("name", ["id", "z"])

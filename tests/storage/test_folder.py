@@ -583,6 +583,15 @@ class TestSpelling:
             assert urls((Folder(url) / "**/*.txt").search().files) == urls(listed)
             assert [f.read_bytes() for f in listed] == [f"{n} on {host}".encode() for n in ("a.txt", "in/b.txt")]
 
+    def test_a_name_that_is_not_utf_8_is_an_error_that_says_so_as_given_and_as_found(self, tmp_path):
+        found = os.fsencode(tmp_path) + b"/in/\xe9.parquet"
+        (tmp_path / "in").mkdir()
+        Path(os.fsdecode(found)).touch()
+        with pytest.raises(InputError, match="the name is not UTF-8"):
+            Folder.at(str(tmp_path / "in"), {}).find()[0].open()
+        with pytest.raises(InputError, match="the name is not UTF-8"):
+            Folder.at("o\udcff", {})
+
     @pytest.mark.parametrize(
         "url", ["zip://inner::/tmp/x.zip", "zip://*.parquet::s3://bucket/x.zip", "simplecache::s3://bucket/key"]
     )
