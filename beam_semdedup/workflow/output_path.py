@@ -12,9 +12,10 @@ import yaml
 
 from beam_semdedup.errors import InputError, RunError, UnitError
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.job import Places
+from beam_semdedup.plan.job import Job, Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
+from beam_semdedup.stages.assign import rejected_schema
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
@@ -86,7 +87,7 @@ def duplicates_files(places: Places) -> list[str]:
     return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_fingerprint]
 
 
-def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
+def copy_rejected(job: Job, assigned: AssignManifest) -> dict[str, int]:
     """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason.
 
     Raises:
@@ -94,19 +95,22 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
     """
     units = {name.removesuffix(".arrow") for name in assigned.files}
     reasons = Counter[str]()
-    source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
+    source, target = job.kmeans / layout.REJECTED, job.output / layout.REJECTED
     for name in sorted(layout.finished_units(source)):
         unit = name.removesuffix(".parquet")
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
         file = source.file(name)
-        with stored.discarding(places.kmeans, places.segments.file(f"{unit}.arrow")), as_damage(file):
+        with stored.discarding(job.kmeans, job.segments.file(f"{unit}.arrow")), as_damage(file):
             data = file.read_bytes()
-            counts = opened(pa.BufferReader(data)).read(["reason"])[0].value_counts()
-        target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
+            table = opened(pa.BufferReader(data)).read()  # all of it, that no damage is copied
+            if table.schema.remove_metadata() != rejected_schema(job):
+                raise ValueError(f"it has the columns {table.schema}")
+            counts = table.column("reason").value_counts()
+        target.file(layout.part_name(job.kmeans_fingerprint, unit)).write_bytes(data)
         reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
     if sum(reasons.values()) != assigned.rejected:
-        stored.forget([places.kmeans])
+        stored.forget([job.kmeans])
         raise UnitError(f"{source}: a file is gone; the same command computes it again")
     return dict(reasons.most_common())
 

@@ -63,7 +63,7 @@ def _campaign(kind: str, given: argparse.Namespace, numbers: range | list[int]) 
             ended[verdict.ended or "fault"] += 1
             if verdict.fault:
                 faults += 1
-                print(f"{kind} --seed {given.seed} --case {verdict.number}: {verdict.fault[:1500]}", flush=True)
+                print(f"{kind} --seed {given.seed} --case {verdict.number}: {verdict.fault}", flush=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     seconds = time.monotonic() - started

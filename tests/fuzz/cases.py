@@ -42,7 +42,7 @@ def run(case: Case, rng: random.Random, scratch: Path) -> str:
     try:
         return _run(case, rng, place)
     except Fault as fault:
-        raise Fault(f"{fault}\n  about: {case.about}") from None
+        raise Fault(f"{str(fault)[:1200]}\n  about: {case.about}") from None
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -77,7 +78,7 @@ def run(rng: random.Random, scratch: Path) -> str:
         if _foreign(ready.place) != before:
             raise Fault("a file that is not the program's was touched")
     except Fault as fault:
-        raise Fault(f"{fault}\n  about: {about}") from None
+        raise Fault(f"{str(fault)[:1200]}\n  about: {about}") from None
     return ended
 
 
@@ -207,19 +208,17 @@ def _damage(place: Path, rng: random.Random) -> str:
     file = rng.choice([file for file in files if _kind(file) == kind])
     how = rng.choice(["bytes", "bytes", "bytes", "whole", "inside", "inside"])
     data = file.read_bytes()
+    changed, what = damaged(data, rng)
     if how == "inside" and file.suffix in _INSIDE:
-        changed, what = _INSIDE[file.suffix](data, rng, place)
+        with contextlib.suppress(ValueError, KeyError, OSError, pa.ArrowException):  # damaged before
+            changed, what = _INSIDE[file.suffix](data, rng, place)
     elif how == "whole":
         what = rng.choice(["gone", "emptied", "another's", "twice", "zeros"])
         if what == "gone":
             file.unlink()
             return f"{file.relative_to(place)} gone"
-        other = rng.choice([other for other in files if other.suffix == file.suffix])
-        changed = {"emptied": b"", "another's": other.read_bytes(), "twice": data + data, "zeros": bytes(len(data))}[
-            what
-        ]
-    else:
-        changed, what = damaged(data, rng)
+        other = rng.choice([other for other in files if other.suffix == file.suffix]).read_bytes()
+        changed = {"emptied": b"", "another's": other, "twice": data + data, "zeros": bytes(len(data))}[what]
     status = file.stat()
     file.write_bytes(changed)
     if rng.random() < 0.5:  # a disk's fault, of which the file system knows nothing
