@@ -24,6 +24,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
+from beam_semdedup.storage import temporary
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _TERMINATED = threading.Event()
@@ -161,7 +162,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     try:
-        return tempfile.TemporaryDirectory(prefix="semdedup-")
+        return temporary.directory()
     except OSError as error:
         raise InputError(f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it") from error
 

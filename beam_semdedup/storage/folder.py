@@ -6,10 +6,8 @@ import contextlib
 import errno
 import os
 import posixpath
-import tempfile
 import time
 import typing
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
 from beam_semdedup.errors import InputError, StorageError
-from beam_semdedup.storage import search
+from beam_semdedup.storage import search, temporary
 from beam_semdedup.storage.filesystems import (
     Options,
     absolute,
@@ -34,6 +32,7 @@ from beam_semdedup.storage.search import Info
 from beam_semdedup.storage.threads import in_io_threads
 
 _FETCH_BYTES = 64 << 20
+_ATTEMPT = ".tmp"
 _RETRY_SECONDS = (0.1, 0.5, 2.0)
 
 
@@ -164,7 +163,7 @@ class File(Place):
                 with contextlib.suppress(OSError):
                     scratch.unlink()
             return
-        with tempfile.TemporaryDirectory(prefix="semdedup-") as directory:
+        with temporary.directory() as directory:
             scratch = Path(directory, name)
             yield scratch
             with self._written():
@@ -344,6 +343,18 @@ class Folder(Place):
                 raise InputError(f"{file} lies elsewhere, through a link, and is not deleted; delete it yourself")
             file.delete()
 
+    def sweep(self) -> None:
+        """Removes what killed processes of this machine were writing into it; nothing where it is not local."""
+        fs, path = self._found()
+        if not isinstance(fs, LocalFileSystem):
+            return
+        left: list[str] = []
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            left = [e.path for e in entries if e.name.endswith(_ATTEMPT) and temporary.is_left(e.name)]
+        for attempt in left:
+            with contextlib.suppress(OSError):
+                Path(attempt).unlink()
+
     def delete_tree(self) -> None:
         """Removes it with all that is in it; it does not matter if it is not there."""
         with self._written() as (fs, path):
@@ -367,7 +378,7 @@ class Folder(Place):
         if isinstance(fs, LocalFileSystem):
             maps = {path: pa.memory_map(path).read_buffer() for path in dict.fromkeys(paths)}
             return [maps[path].slice(start, length) for path, start, length in zip(paths, starts, lengths, strict=True)]
-        with tempfile.NamedTemporaryFile(prefix="semdedup-") as scratch:
+        with temporary.file() as scratch:
             position = 0
             offsets = []
             for batch in _batches(lengths, fetch_bytes):
@@ -425,7 +436,7 @@ def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
 
 def _attempt(path: str) -> Path:
     """Returns a hidden name beside `path` that no other attempt at it has."""
-    return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
+    return Path(path).parent / f".{Path(path).name}.{temporary.mark()}{_ATTEMPT}"
 
 
 def _link(file: Path, path: str) -> None:
