@@ -51,6 +51,8 @@ def prepare(places: Places) -> str:
     """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
     p, output = places.parameters, places.output
+    for folder in (output, *(output / name for name in layout.RESULTS), *places.cached):
+        folder.sweep()
     output.delete([layout.SUMMARY])
     own = (places.output_fingerprint, places.kmeans_fingerprint)
     output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
