@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
+from beam_semdedup.storage import scratch as scratches
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _TERMINATED = threading.Event()
@@ -146,7 +146,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+    with scratches.directory() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if line.multirun and schema is Parameters:

@@ -8,10 +8,8 @@ import json
 import logging
 import os
 import posixpath
-import tempfile
 import time
 import typing
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
 from beam_semdedup.errors import InputError
+from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage.filesystems import (
     Options,
     absolute,
@@ -127,7 +126,7 @@ class File(Place):
 
     @contextlib.contextmanager
     def atomic_write(self) -> Iterator[Path]:
-        """Yields a local path to write to; it becomes the file, whole, when the block ends without an exception.
+        """Yields the path of an empty local file; it becomes the file, whole, when the block ends without an error.
 
         On a local disk by a rename within the directory, after the content is on the disk; on an object store by
         one upload that is committed at its end; elsewhere by an upload to another name and a rename.
@@ -136,22 +135,20 @@ class File(Place):
         parent, name = posixpath.split(path)
         if isinstance(fs, LocalFileSystem):
             Path(parent).mkdir(parents=True, exist_ok=True)
-            scratch = _attempt(path)
-            try:
+            with scratches.file_beside(path) as scratch:
                 yield scratch
                 _flush(scratch)
                 scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
             return
-        with tempfile.TemporaryDirectory(prefix="semdedup-") as directory:
+        with scratches.directory() as directory:
             scratch = Path(directory, name)
+            scratch.touch()
             yield scratch
             if is_object_store(fs):
                 fs.put_file(str(scratch), path)
             else:
                 fs.makedirs(parent, exist_ok=True)
-                attempt = str(_attempt(path))
+                attempt = str(scratches.name_beside(path))
                 try:
                     fs.put_file(str(scratch), attempt)
                     fs.mv(attempt, path)
@@ -177,18 +174,16 @@ class File(Place):
         if self.exists():
             return self.read_bytes()
         if isinstance(fs, LocalFileSystem):
-            scratch = _attempt(path)
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with scratches.file_beside(path) as scratch:
                 scratch.write_bytes(data)
                 _flush(scratch)
-                os.link(scratch, path)
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without hard links
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
+                try:
+                    os.link(scratch, path)
+                except FileExistsError:
+                    pass
+                except OSError:  # a file system without hard links
+                    scratch.replace(path)
         elif has_conditional_puts(fs):
             self._put_if_absent(data)
         else:
@@ -321,7 +316,7 @@ class Folder(Place):
         if isinstance(fs, LocalFileSystem):
             maps = {path: pa.memory_map(path).read_buffer() for path in dict.fromkeys(paths)}
             return [maps[path].slice(start, length) for path, start, length in zip(paths, starts, lengths, strict=True)]
-        with tempfile.NamedTemporaryFile(prefix="semdedup-") as scratch:
+        with scratches.directory() as directory, Path(directory, "ranges").open("wb") as scratch:
             position = 0
             offsets = []
             for batch in _batches(lengths, fetch_bytes):
@@ -357,11 +352,6 @@ def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         total += length
     if batch:
         yield batch
-
-
-def _attempt(path: str) -> Path:
-    """Returns a hidden name beside `path` that no other attempt at it has."""
-    return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
 
 
 def _flush(file: Path) -> None:
