@@ -20,7 +20,7 @@ from typing import Any
 from beam_semdedup.cli import composition, console, sweep
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.storage import scratch as scratches
@@ -72,6 +72,7 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
     console.open_outputs()
     arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # as in this process: joblib's import nothing of the working directory
     code = _guarded(lambda: _run(name, schema, action, arguments))
     for runner in RUNNERS.values():
         runner.leave()
@@ -121,6 +122,10 @@ def _run(name: str, schema: type, action: Callable[[Any], dict[str, Any]], argum
 
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """Returns the worst exit code of the jobs that the arguments ask for."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Hydra asks so
+    except FileNotFoundError as error:
+        raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
     writes = schema is not ForecastParameters
@@ -172,6 +177,12 @@ def _guarded(action: Callable[[], int]) -> int:
         return BAD_INPUT
     except RunError as error:
         console.say(f"Failed: {error}")
+        return FAILED
+    except StorageError as error:
+        console.say(f"Error: {error}")
+        return BAD_INPUT
+    except OSError as error:
+        console.say(f"Failed: {reason(error)}")
         return FAILED
     except Exception:
         console.say(traceback.format_exc().rstrip())

@@ -18,6 +18,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from beam_semdedup.errors import InputError, reason
+
 _PREFIX, _SUFFIX = "semdedup-", ".tmp"
 _OWN_FILE = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 _OWN_DIRECTORY = re.compile(r"semdedup-\w+\.tmp")
@@ -41,16 +43,27 @@ def file_beside(path: str) -> Iterator[Path]:
             yield scratch
             return
         finally:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it was renamed, or the directory is gone
+                scratch.unlink()
             os.close(lock)
 
 
 @contextlib.contextmanager
 def directory() -> Iterator[str]:
-    """Yields a new directory on the local disk; it goes with what is in it."""
-    _sweep(tempfile.gettempdir())
+    """Yields a new directory on the local disk; it goes with what is in it.
+
+    Raises:
+        InputError: none can be made.
+    """
     while True:
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, suffix=_SUFFIX, ignore_cleanup_errors=True) as name:
+        try:
+            _sweep(tempfile.gettempdir())
+            made = tempfile.TemporaryDirectory(prefix=_PREFIX, suffix=_SUFFIX, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise InputError(
+                f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it"
+            ) from error
+        with made as name:
             lock = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 if not _is_kept(lock, Path(name)):
