@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.errors import InputError, as_input_error
+from beam_semdedup.errors import InputError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
@@ -122,17 +122,11 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         plan_kmeans()
         forget(places)
     urls = [file.url for file in located.files]
-    kmeans_plan = _stored_plan(
-        p, places.kmeans, places.segments, KMeansPlan, plan_kmeans, lambda plan: plan.is_of(urls)
-    )
+    kmeans_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, plan_kmeans, lambda plan: plan.is_of(urls))
     sizes = kmeans_plan.sizes
     sizing = Sizing(p, sizes.num_rows, sizes.dimension, sizes.carried_bytes, sizes.n_clusters, memory)
     blocks = _stored_plan(
-        p,
-        places.pairwise,
-        places.pairwise,
-        PairwisePlan,
-        lambda: PairwisePlan(sizing.blocks(sizes.centroids_per_key)),
+        places.pairwise, places.pairwise, PairwisePlan, lambda: PairwisePlan(sizing.blocks(sizes.centroids_per_key))
     ).blocks
     if p.max_cluster_rows not in (None, blocks.max_cluster_rows):
         _LOG.warning(
@@ -162,15 +156,14 @@ def forget(places: Places) -> None:
     stored.forget([places.pairwise, places.kmeans])
 
 
-def list_input(p: Parameters) -> list[FileInfo]:
-    """Returns the input files; InputError where there are none, or where results and input would mix."""
-    files = list_files(p)
+def list_input(p: Parameters, *, warn: bool = True) -> list[FileInfo]:
+    """Returns the input files, as `list_files` does; InputError also where results and input would mix."""
+    files = list_files(p, warn=warn)
     check_places(p, files)
     return files
 
 
 def _stored_plan(
-    p: Parameters,
     stage: Folder,
     finished: Folder,
     kind: type[_R],
@@ -193,15 +186,13 @@ def _stored_plan(
     if found is not None and layout.finished_units(finished):
         return found
     new = make()
-    name = "output_path" if p.cache_path == p.output_path else "cache_path"
-    with as_input_error(f"{name}={p.cache_path}: cannot be written"):
-        if found is None:
-            file.create_if_absent(new.to_json())
-            found = kind.read(file)
-            if found is not None:  # perhaps that of a faster attempt
-                return found
-        if found != new:
-            new.write(file)
+    if found is None:
+        file.create_if_absent(new.to_json())
+        found = kind.read(file)
+        if found is not None:  # perhaps that of a faster attempt
+            return found
+    if found != new:
+        new.write(file)
     return new
 
 

@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from runs import Ended, dedup, finish, read_parquet, start
 
 from beam_semdedup.cli import commands as cli
-from beam_semdedup.storage.folder import File
+from beam_semdedup.storage import folder
 
 Command = Callable[..., Ended]
 
@@ -248,17 +248,19 @@ def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")  # which the root of a container never meets
 
-    monkeypatch.setattr(File, "create_if_absent", refuse)
+    monkeypatch.setattr(folder, "_attempt", refuse)
     cache = [f"cache_path={data.parent}/cache"] if name == "cache_path" else []
     place = data.parent / name.replace("output_path", "out").replace("_path", "")
-    assert f"Error: {name}={place}: cannot be written: PermissionError: " in refused(*cache).err
+    said = refused(*cache).err
+    assert f"Error: {name}={place}: {place}/" in said
+    assert "cannot be written: PermissionError: Permission denied" in said
 
 
 def test_output_in_a_file_is_refused_by_name(semdedup: Command, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = semdedup(f"input_path={data}", f"output_path={tmp_path}/file", "n_clusters=3")
     assert ended.code == 2
-    assert f"Error: output_path={tmp_path}/file: cannot be written: NotADirectoryError" in ended.err
+    assert f"Error: output_path={tmp_path}/file: {tmp_path}/file/duplicates: NotADirectoryError" in ended.err
 
 
 class TestAStoredRun:

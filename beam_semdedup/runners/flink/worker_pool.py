@@ -59,7 +59,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def __init__(self, address: str, threads: int, lost: Callable[[str], None] = _LOG.error) -> None:
         self._threads, self._lost = threads, lost
-        self._workers: dict[str, WorkerProcess] = {}
+        self._workers: dict[tuple[str, str], WorkerProcess] = {}  # each task manager counts its workers from 1
         self._server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
         beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(address)
@@ -70,8 +70,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def __exit__(self, *_: object) -> None:
         self._server.stop(None)
-        for worker_id in list(self._workers):
-            self._stop(worker_id)
+        for key in list(self._workers):
+            self._stop(key)
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """Starts a worker, and returns when it has started; Flink calls it."""
@@ -80,26 +80,30 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             process = WorkerProcess(_MODULE, *identity, threads=self._threads)
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
-        self._workers[request.worker_id] = process
-        threading.Thread(target=self._watch, args=(request.worker_id, process), daemon=True).start()
+        key = context.peer(), request.worker_id
+        self._workers[key] = process
+        threading.Thread(target=self._watch, args=(key, process), daemon=True).start()
         process.started.wait(_START_SECONDS)  # Flink would wait for ever for a worker that does not come
         if process.has_failed():
             return beam_fn_api_pb2.StartWorkerResponse(error=f"the worker did not start: {process.how_it_ended()}")
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:
-        """Ends a worker; Flink calls it."""
-        self._stop(request.worker_id)
+        """Ends a worker; Flink calls it over the connection by which the worker was started.
+
+        A worker of a connection that broke ends by itself, as the task manager that it serves is gone.
+        """
+        self._stop((context.peer(), request.worker_id))
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def _stop(self, worker_id: str) -> None:
-        process = self._workers.pop(worker_id, None)
+    def _stop(self, key: tuple[str, str]) -> None:
+        process = self._workers.pop(key, None)
         if process:
             process.stop()
 
-    def _watch(self, worker_id: str, process: WorkerProcess) -> None:
+    def _watch(self, key: tuple[str, str], process: WorkerProcess) -> None:
         process.follow()
-        if self._workers.pop(worker_id, None) and process.has_failed():
+        if self._workers.pop(key, None) and process.has_failed():
             self._lost(process.how_it_ended())
 
 
