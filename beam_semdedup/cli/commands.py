@@ -26,6 +26,7 @@ from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.storage import scratch as scratches
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+_LEAVE_SECONDS = 5
 _TERMINATED = threading.Event()
 """Set once this process has received SIGTERM."""
 
@@ -87,8 +88,12 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
 def _end(code: int) -> None:
     """Ends the process without taking the interpreter's modules apart, which would take a third of a second.
 
-    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
+    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come, and after a
+    failure not for long.
     """
+    if code == FAILED:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+        signal.alarm(_LEAVE_SECONDS)
     if code not in (INTERRUPTED, TERMINATED):
         threading._shutdown()  # type: ignore[attr-defined]  # joblib's workers end in it, and are waited for after it
         atexit._run_exitfuncs()
