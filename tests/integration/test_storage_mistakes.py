@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +19,8 @@ from servers import web
 
 from beam_semdedup import InputError, RunError
 from beam_semdedup.cli import commands as cli
+from beam_semdedup.plan.stored import AssignManifest
+from beam_semdedup.stages import fit
 from beam_semdedup.workflow import run as workflow
 
 Command = Callable[..., Ended]
@@ -140,6 +143,36 @@ def test_an_output_that_is_deleted_during_the_run_ends_it_with_a_message(
 
     monkeypatch.setattr(workflow, "find_results", find)
     with pytest.raises(RunError, match=rf"output_path={tmp_path}/out: "):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
+def test_an_output_that_is_gone_at_the_end_is_not_taken_for_that_of_another_run(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = workflow._check_unchanged
+    monkeypatch.setattr(workflow, "_check_unchanged", lambda plan: (check(plan), shutil.rmtree(tmp_path / "out")))
+    with pytest.raises(RunError, match=rf"^{tmp_path}/out/semdedup\.yaml is gone, though the run wrote it"):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
+def test_a_cache_that_is_deleted_at_the_end_of_a_stage_ends_the_run_with_a_message(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete(self: Any, folder: Any) -> None:
+        shutil.rmtree(folder.url)
+        Path(folder.url).write_text("a file now")
+        self.write(folder.file(self.file_name))
+
+    monkeypatch.setattr(AssignManifest, "store", delete)
+    with pytest.raises(RunError, match=r"^the end of the stage: StorageError: .*manifest\.json: cannot be written"):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
+def test_a_plan_that_is_deleted_before_the_fit_ends_the_run_with_a_message(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "KMeansPlan", SimpleNamespace(read=lambda _: None))
+    with pytest.raises(RunError, match=r"^\S*plan\.json is gone, though the run wrote it; run again$"):
         dedup(parquet_dataset.path, tmp_path / "out")
 
 
