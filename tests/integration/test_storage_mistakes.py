@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import COMMAND, Ended, dedup
-from servers import web
+from servers import ftp, web
 
 from beam_semdedup import InputError, RunError
 from beam_semdedup.cli import commands as cli
@@ -113,6 +113,17 @@ def test_mistakes_of_a_removal_and_of_a_plan_are_named(
 @pytest.mark.parametrize("url", [f"{REFUSED}/data", "http://no.such.host.invalid/data", "ftp://127.0.0.1:9/data"])
 def test_a_server_that_does_not_answer_is_not_an_empty_directory(semdedup: Command, tmp_path: Path, url: str) -> None:
     checked(semdedup(f"input_path={url}", f"output_path={tmp_path}/out"), f"input_path={url}: {url}: cannot be read: ")
+
+
+def test_a_run_from_a_server_equals_a_local_one(parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = dedup(parquet_dataset.path, tmp_path / "out")
+    one = dedup(parquet_dataset.files[1], tmp_path / "one")
+    for serve in (ftp, web):
+        with serve(Path(parquet_dataset.path)) as url:
+            found = dedup(url, tmp_path / serve.__name__)
+            assert (found.rows_read, found.num_duplicates) == (300, expected.num_duplicates)
+            single = dedup(f"{url}/part-1.parquet", tmp_path / f"{serve.__name__}-one")
+            assert (single.rows_read, single.num_duplicates) == (100, one.num_duplicates)
 
 
 def test_files_that_a_server_does_not_give_are_named(semdedup: Command, parquet_dataset: Any, tmp_path: Path) -> None:
