@@ -30,12 +30,12 @@ class StorageError(OSError):
         return made
 
 
-class UnitError(RuntimeError):
-    """A unit of work failed; the message says which one and why."""
-
-
 class RunError(RuntimeError):
-    """A run failed; what was finished is kept, and the same command goes on from there."""
+    """A run failed; what was finished is kept, and the same command goes on from there once the cause is gone."""
+
+
+class UnitError(RunError):
+    """A unit of work failed; the message says which one and why."""
 
 
 class WorkerLost(RunError):

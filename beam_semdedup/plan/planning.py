@@ -121,7 +121,8 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     if anew:
         plan_kmeans()
         forget(places)
-    kmeans_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, plan_kmeans)
+    urls = [file.url for file in located.files]
+    kmeans_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, plan_kmeans, lambda plan: plan.is_of(urls))
     sizes = kmeans_plan.sizes
     sizing = Sizing(p, sizes.num_rows, sizes.dimension, sizes.carried_bytes, sizes.n_clusters, memory)
     blocks = _stored_plan(
@@ -147,7 +148,7 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
     )
-    return Plan(job, located.files, kmeans_plan.input_units(), assigned, compared, memory, workers)
+    return Plan(job, located.files, kmeans_plan.input_units(urls), assigned, compared, memory, workers)
 
 
 def forget(places: Places) -> None:
@@ -162,15 +163,26 @@ def list_input(p: Parameters, *, warn: bool = True) -> list[FileInfo]:
     return files
 
 
-def _stored_plan(stage: Folder, finished: Folder, kind: type[_R], make: Callable[[], _R]) -> _R:
+def _stored_plan(
+    stage: Folder,
+    finished: Folder,
+    kind: type[_R],
+    make: Callable[[], _R],
+    is_ours: Callable[[_R], bool] = lambda _: True,
+) -> _R:
     """Returns the plan that finished units of a stage were made by; a new one, which is stored, where there are none.
 
     Args:
         finished: where the stage's finished units lie.
         make: makes a plan for the present parameters and memory.
+        is_ours: says whether a plan that is found there is one of the present input.
     """
     file = stage.file(layout.PLAN)
     found = kind.read(file)
+    if found is not None and not is_ours(found):
+        _LOG.warning("%s is planned anew: it names other files than those of input_path", file)
+        stored.forget([stage])
+        found = None
     if found is not None and layout.finished_units(finished):
         return found
     new = make()

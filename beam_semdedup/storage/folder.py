@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import logging
 import os
 import posixpath
 import tempfile
@@ -15,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import fsspec
 import pyarrow as pa
@@ -35,7 +33,6 @@ from beam_semdedup.storage.filesystems import (
 from beam_semdedup.storage.search import Info
 from beam_semdedup.storage.threads import in_io_threads
 
-_LOG = logging.getLogger(__name__)
 _FETCH_BYTES = 64 << 20
 _RETRY_SECONDS = (0.1, 0.5, 2.0)
 
@@ -145,16 +142,6 @@ class File(Place):
             content: bytes = fs.cat_file(path)
         return content
 
-    def read_json(self) -> Any:
-        """Returns the JSON document, or None where there is no file, or one that was never finished."""
-        try:
-            return json.loads(self.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            _LOG.warning("%s is taken for unfinished: it is no JSON document (%s)", self, error)
-            return None
-
     @contextlib.contextmanager
     def atomic_write(self) -> Iterator[Path]:
         """Yields a local path to write to; it becomes the file, whole, when the block ends without an exception.
@@ -216,11 +203,7 @@ class File(Place):
                 try:
                     scratch.write_bytes(data)
                     _flush(scratch)
-                    os.link(scratch, path)
-                except FileExistsError:
-                    pass
-                except OSError:  # a file system without hard links
-                    scratch.replace(path)
+                    _link(scratch, path)
                 finally:
                     scratch.unlink(missing_ok=True)
             elif has_conditional_puts(fs):
@@ -350,9 +333,16 @@ class Folder(Place):
         return Folder(self.url[:first].rpartition("/")[0], self.options)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Removes files in it; those that are gone already do not matter."""
+        """Removes files in it; those that are gone already do not matter.
+
+        Raises:
+            InputError: a name leads out of the folder, also by a link to another one.
+        """
         for name in names:
-            self.file(name).delete()
+            file = self.file(name)
+            if not file.parent.realpath().is_inside(self.realpath()):
+                raise InputError(f"{file} lies elsewhere, through a link, and is not deleted; delete it yourself")
+            file.delete()
 
     def delete_tree(self) -> None:
         """Removes it with all that is in it; it does not matter if it is not there."""
@@ -436,6 +426,16 @@ def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
 def _attempt(path: str) -> Path:
     """Returns a hidden name beside `path` that no other attempt at it has."""
     return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
+
+
+def _link(file: Path, path: str) -> None:
+    """Gives a file a second name, unless there is one called so; it loses its first where there are no hard links."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        file.replace(path)
 
 
 def _flush(file: Path) -> None:

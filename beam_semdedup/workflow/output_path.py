@@ -8,15 +8,17 @@ import uuid
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.errors import InputError, RunError, UnitError
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.text import without_secrets
 
 PROGRAM = "beam-semdedup"
@@ -86,7 +88,11 @@ def duplicates_files(places: Places) -> list[str]:
 
 
 def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
-    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason."""
+    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason.
+
+    Raises:
+        UnitError: they cannot be read, or are fewer than were rejected.
+    """
     units = {name.removesuffix(".arrow") for name in assigned.files}
     reasons = Counter[str]()
     source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
@@ -94,10 +100,15 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
         unit = name.removesuffix(".parquet")
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
-        data = source.file(name).read_bytes()
+        file = source.file(name)
+        with stored.discarding(places.kmeans, places.segments.file(f"{unit}.arrow")), as_damage(file):
+            data = file.read_bytes()
+            counts = opened(pa.BufferReader(data)).read(["reason"])[0].value_counts()
         target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
-        counts = pq.read_table(pa.BufferReader(data), columns=["reason"])[0].value_counts()
         reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
+    if sum(reasons.values()) != assigned.rejected:
+        stored.forget([places.kmeans])
+        raise UnitError(f"{source}: a file is gone; the same command computes it again")
     return dict(reasons.most_common())
 
 

@@ -25,6 +25,7 @@ from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.direct import DirectRunner
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
@@ -33,6 +34,9 @@ from beam_semdedup.text import without_secrets
 from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, reasons, summarize
+
+_FEW_ROWS = 10_000_000
+"""To as many rows this process applies an eps in less time than a cluster starts its workers."""
 
 
 class SemanticDeduplicationWorkflow:
@@ -94,7 +98,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
+            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), _runner(plan))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -105,6 +109,14 @@ class SemanticDeduplicationWorkflow:
             list_input(p, warn=False)  # before anything is written, that no result and input would mix
             p = dataclasses.replace(p, init=_store_init(p, self._init))
         return locate(p)
+
+
+def _runner(plan: Plan) -> runners.Runner[Any]:
+    """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
+    p = plan.job.parameters
+    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
+        return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
+    return make_runner(p)
 
 
 @contextlib.contextmanager
@@ -178,5 +190,7 @@ def _store_init(p: Parameters, array: np.ndarray) -> str:
     """Stores the given centroids by their content, where workers can read them; returns the URL."""
     cache = Folder.at(p.cache_root, p.cache_options)
     file = (cache / "init").file(p.init)
-    file.create_if_absent(model.to_npy(array))
+    data = model.to_npy(array)
+    if file.create_if_absent(data) != data:  # it was damaged
+        file.write_bytes(data)
     return file.url

@@ -67,7 +67,8 @@ class TestInspect:
         said = message(tmp_path, filetype="jsonl")
         assert said.startswith(f"{tmp_path}/a.jsonl: id column 'id' is double, expected integer, string or binary; ")
         assert said.endswith(
-            "write integers beyond int64, which are read as floats, and numbers with fractions as strings"
+            "integers become floats in pandas where one is missing: write them as Int64, or without that row; "
+            "write integers beyond int64, which jsonl has as floats, and numbers with fractions as strings"
         )
 
     @pytest.mark.parametrize("name", ["id", "z"])
@@ -97,7 +98,7 @@ class TestInspect:
         start = column.dictionary_page_offset or column.data_page_offset
         content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
         path.write_bytes(content)
-        assert message(path).startswith(f"{path}: 'embeddings' cannot be read: ")
+        assert message(path).startswith(f"{path}: column 'embeddings' in row group 0 cannot be read: ")
 
     @pytest.mark.parametrize(
         "ids",

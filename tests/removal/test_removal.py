@@ -391,6 +391,7 @@ class TestStructure:
             assert message(tmp_path / "in", run, tmp_path / "out").startswith(
                 f"{tmp_path}/in/b.parquet: the ids in 'id' are "
             )
+        assert "in pandas where one is missing: write them as Int64" in message(tmp_path / "in", run, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_an_id_column_that_stands_twice_is_an_error(self, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import multiprocessing
 import os
@@ -327,6 +328,19 @@ class TestCreateIfAbsent:
         assert Folder(str(tmp_path)).file("file").create_if_absent(b"data") == b"data"
         assert everything(Folder(str(tmp_path))) == {"file": b"data"}
 
+    @pytest.mark.parametrize("write", [File.create_if_absent, File.write_bytes])
+    def test_a_disk_that_is_full_gets_nothing_under_the_name(self, tmp_path, monkeypatch, write):
+        written = Path.write_bytes
+
+        def fills_up(path: Path, data: bytes) -> None:
+            written(path, data[:2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", fills_up)
+        with pytest.raises(OSError, match="No space left"):
+            write(Folder(str(tmp_path)).file("file"), b"data")
+        assert list(tmp_path.iterdir()) == []
+
 
 @pytest.fixture
 def tree(place: Folder) -> Folder:
@@ -352,7 +366,6 @@ class TestListing:
         assert place.names() == set()
         assert (place / "*").search().files == []
         assert not place.exists()
-        assert place.file("a.json").read_json() is None
         for read in (File.read_bytes, File.open):
             with pytest.raises(FileNotFoundError):
                 read(place.file("a"))
@@ -570,6 +583,15 @@ class TestSpelling:
             assert urls((Folder(url) / "**/*.txt").search().files) == urls(listed)
             assert [f.read_bytes() for f in listed] == [f"{n} on {host}".encode() for n in ("a.txt", "in/b.txt")]
 
+    def test_a_name_that_is_not_utf_8_is_an_error_that_says_so_as_given_and_as_found(self, tmp_path):
+        found = os.fsencode(tmp_path) + b"/in/\xe9.parquet"
+        (tmp_path / "in").mkdir()
+        Path(os.fsdecode(found)).touch()
+        with pytest.raises(InputError, match="the name is not UTF-8"):
+            Folder.at(str(tmp_path / "in"), {}).find()[0].open()
+        with pytest.raises(InputError, match="the name is not UTF-8"):
+            Folder.at("o\udcff", {})
+
     @pytest.mark.parametrize(
         "url", ["zip://inner::/tmp/x.zip", "zip://*.parquet::s3://bucket/x.zip", "simplecache::s3://bucket/key"]
     )
@@ -684,14 +706,6 @@ class TestNames:
         for lead in (place.file, place.__truediv__):
             with pytest.raises(InputError, match=f"^/data: {re.escape(repr(name))} is not the name"):
                 lead(name)
-
-
-@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff\xfe"])
-def test_a_document_that_was_never_finished_is_none_and_is_warned_of(place, caplog, content):
-    file = place.file("a.json")
-    file.write_bytes(content)
-    assert file.read_json() is None
-    assert f"{file} is taken for unfinished" in caplog.text
 
 
 def test_open_reads_at_any_place(place):
