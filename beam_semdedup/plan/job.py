@@ -54,11 +54,6 @@ class Places:
         return self.output / layout.DUPLICATES
 
     @property
-    def cached(self) -> tuple[Folder, ...]:
-        """The folders of the cache that files of this run are in."""
-        return self.kmeans, self.segments, self.kmeans / layout.REJECTED, self.pairwise
-
-    @property
     def _cache(self) -> Folder:
         return Folder(self.parameters.cache_root, self.parameters.cache_options)
 

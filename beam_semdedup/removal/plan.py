@@ -142,9 +142,6 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         if unit.target in present and unit.target not in owned:
             taken = output.file(unit.target)
             raise InputError(f"{taken} exists and is not from an earlier removal; choose another output_path")
-    for folder in folders:
-        (output / folder if folder else output).sweep()
-    job.stage.sweep()
     plan.write(job.stage.file(layout.PLAN))
     output.delete([RemovalManifest.file_name])
 

@@ -18,8 +18,7 @@ from beam_semdedup.storage.folder import Folder
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
-RESULTS = (DUPLICATES, REJECTED, DEDUPLICATED)
-PRODUCTS = (*RESULTS, KMEANS, PAIRWISE)
+PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")

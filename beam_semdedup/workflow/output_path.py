@@ -51,8 +51,6 @@ def prepare(places: Places) -> str:
     """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
     p, output = places.parameters, places.output
-    for folder in (output, *(output / name for name in layout.RESULTS), *places.cached):
-        folder.sweep()
     output.delete([layout.SUMMARY])
     own = (places.output_fingerprint, places.kmeans_fingerprint)
     output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
@@ -69,12 +67,13 @@ def check_alone(places: Places, run: str) -> None:
     """Refuses what may be mixed with the results of a run that began later in the same place, and takes it away.
 
     Raises:
-        RunError: there was one.
+        RunError: there was one, or the run's own configuration is gone.
     """
+    file = places.output.file(_CONFIG)
     try:
-        content = places.output.file(_CONFIG).read_bytes()
-    except FileNotFoundError:
-        content = b""
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is gone, though the run wrote it: was output_path deleted? Run again") from error
     if run.encode() not in content:
         if f"of results {places.output_fingerprint}".encode() not in content:  # else they are the later run's too
             places.duplicates.delete(duplicates_files(places))

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from runs import comparisons, dedup, duplicates, read_parquet, unit_files
 
 from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow
 from beam_semdedup.runners import base as runners
-from beam_semdedup.storage import temporary
 from beam_semdedup.workflow import run as workflow
 
 Store = Callable[[np.ndarray], str]
@@ -233,20 +231,6 @@ def test_a_rejected_file_with_other_columns_is_not_copied(finished: tuple[Path, 
     pq.write_table(pq.read_table(file).drop_columns("id"), file)
     with pytest.raises(RunError, match=r"damaged or gone: it has the columns"):
         dedup(data, out, n_clusters=3)
-
-
-def test_what_a_killed_run_was_writing_is_cleared_by_the_next(parquet_dataset: Any, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    dedup(parquet_dataset.path, out, remove=True)
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    left = temporary.mark().replace(f"-{os.getpid()}-", f"-{process.pid}-")
-    folders = [out, *(out / name for name in ("duplicates", "deduplicated")), *out.glob("*_results/*")]
-    folders += [*out.glob("kmeans_results/*/segments")]
-    for folder in folders:
-        (folder / f".x.{left}.tmp").touch()
-    dedup(parquet_dataset.path, out, remove=True)
-    assert not list(out.rglob(".x.*"))
 
 
 def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
