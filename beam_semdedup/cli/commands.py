@@ -9,7 +9,6 @@ import atexit
 import dataclasses
 import json
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -18,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup.cli import composition, console, sweep
+from beam_semdedup.cli import composition, console, interrupts, sweep
+from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
@@ -26,9 +26,7 @@ from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.text import without_secrets
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-_TERMINATED = threading.Event()
-"""Set once this process has received SIGTERM."""
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 def main() -> None:
@@ -79,7 +77,7 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
 
         print(version("beam-semdedup"))
         sys.exit(DONE)
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
     for runner in RUNNERS.values():
         runner.leave()
@@ -99,13 +97,6 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _terminate(*_: object) -> None:
-    """Ends the run as Ctrl-C does, and lets it end: whoever sends SIGTERM may send it again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _TERMINATED.set()
-    raise KeyboardInterrupt
-
-
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """Returns the worst exit code of the jobs that the arguments ask for."""
     line = composition.CommandLine.read(name, schema, arguments)
@@ -120,6 +111,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
 
         def run() -> int:
             parameters = resolve(composition.plain(composed), schema, composition.LISTED)
+            if writes and not RUNNERS[parameters.runner.name].workers_are_here:
+                interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
             with progress.logged(parameters.verbose, by_caller=False):
@@ -131,7 +124,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         outcome["exit_code"] = _guarded(run)
         Path(scratch, f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
-            raise _Told
+            raise KeyboardInterrupt
 
     with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
         line.run(Path(scratch), task)
@@ -141,19 +134,12 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 
 
-class _Told(KeyboardInterrupt):
-    """An interrupt of a job, on its way out, that a person was told of."""
-
-
 def _guarded(action: Callable[[], int]) -> int:
     """Returns the exit code of `action`, after saying on standard error what went wrong."""
     try:
         return action()
-    except KeyboardInterrupt as interrupt:
-        code, how = (TERMINATED, "Terminated") if _TERMINATED.is_set() else (INTERRUPTED, "Interrupted")
-        if not isinstance(interrupt, _Told):
-            console.say(f"{how}. Finished units are kept: the same command goes on from there.")
-        return code
+    except KeyboardInterrupt:
+        return interrupts.exit_code()
     except InputError as error:
         console.say(f"Error: {error}")
         return BAD_INPUT
