@@ -35,10 +35,10 @@ def wait_for_cluster() -> None:
     _PATIENCE[0] = _CLUSTER_SECONDS
 
 
-def exit_code() -> int:
-    """Returns the exit code of an interrupted process, after saying, once, that it was."""
+def exit_code(told: bool = False) -> int:
+    """Returns the exit code of an interrupted process, after saying that it was, unless a person was told before."""
     terminated = _TERMINATED.is_set()
-    if not _TOLD.is_set():
+    if not told and not _TOLD.is_set():
         _TOLD.set()
         how = "Terminated" if terminated else "Interrupted"
         console.say(f"{how}. Finished units are kept: the same command goes on from there.")

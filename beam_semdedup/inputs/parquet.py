@@ -40,7 +40,7 @@ class Parquet(Format, Copier):
 
     batch_bytes: int = 4 << 20
 
-    extensions = (".parquet", ".pq")
+    extensions = (".parquet", ".parq", ".pq")
 
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""

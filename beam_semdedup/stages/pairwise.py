@@ -71,6 +71,7 @@ def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[Pairwis
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:
     """Writes the most similar earlier-ranked row of each row of a unit, in rank order."""
+    began = time.time()
     first = unit.key * job.sizes.centroids_per_key
     last = min(first + job.sizes.centroids_per_key, job.sizes.n_clusters) - 1
     name = comparison_name(first, last, unit.low, unit.high, unit.num_rows)
@@ -90,6 +91,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
             facts.repeated_ids,
             facts.examples,
             reused,
+            began,
         )
 
 
@@ -100,6 +102,7 @@ def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> N
     manifest = PairwiseManifest(
         centroids=fitted.content_hash,
         counts=Counts.of(units),
+        began=min((unit.began for unit in units), default=time.time()),
         finished=time.time(),
         units=tuple(replace(unit, reused=True) for unit in units),
         largest_cluster=max((unit.largest_cluster for unit in units), default=0),

@@ -10,7 +10,7 @@ from collections import Counter
 import pyarrow as pa
 import yaml
 
-from beam_semdedup.errors import InputError, RunError, UnitError, as_input_error
+from beam_semdedup.errors import InputError, RunError, UnitError
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Places
 from beam_semdedup.plan.stored import AssignManifest
@@ -30,16 +30,15 @@ def check(places: Places) -> None:
     """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared.
 
     Raises:
-        InputError: either of these, or `output_path` cannot be read.
+        InputError: either of these.
     """
     p, output = places.parameters, places.output
-    with as_input_error(f"output_path={output}: cannot be written"):
-        for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
-            file = output.file(name)
-            if file.exists() and not is_own(file.read_bytes()):
-                raise InputError(f"{file} is not from this program; choose another output_path")
-        own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
-        others = [part for part, key in _parts(output).items() if key not in own_keys]
+    for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
+        file = output.file(name)
+        if file.exists() and not is_own(file.read_bytes()):
+            raise InputError(f"{file} is not from this program; choose another output_path")
+    own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
+    others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
         raise InputError(
             f"output_path={output}: {others[0]} is from a run with other parameters or input; give another "
@@ -48,23 +47,18 @@ def check(places: Places) -> None:
 
 
 def prepare(places: Places) -> str:
-    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run.
-
-    Raises:
-        InputError: `output_path` cannot be written.
-    """
+    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
     p, output = places.parameters, places.output
-    with as_input_error(f"output_path={output}: cannot be written"):
-        output.delete([layout.SUMMARY])
-        own = (places.output_fingerprint, places.kmeans_fingerprint)
-        output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
-        if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-            clear(output / layout.DEDUPLICATED)
-        head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
-        values = without_secrets(dataclasses.asdict(p))
-        configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        output.file(_CONFIG).write_bytes(configuration.encode())
+    output.delete([layout.SUMMARY])
+    own = (places.output_fingerprint, places.kmeans_fingerprint)
+    output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
+    if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
+        clear(output / layout.DEDUPLICATED)
+    head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
+    values = without_secrets(dataclasses.asdict(p))
+    configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    output.file(_CONFIG).write_bytes(configuration.encode())
     return run
 
 

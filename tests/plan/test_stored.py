@@ -15,7 +15,7 @@ def test_a_discarded_unit_leaves_the_stage_unfinished(tmp_path):
     unit.touch()
     stage = Folder(str(tmp_path))
     manifest = AssignManifest(
-        Counts.of([]), finished=0.0, centroids="hash", centroids_per_key=1, files=(unit.name,), rejected=0
+        Counts.of([]), finished=0.0, began=0.0, centroids="hash", centroids_per_key=1, files=(unit.name,), rejected=0
     )
     manifest.store(stage)
     assert AssignManifest.find(stage) == manifest
