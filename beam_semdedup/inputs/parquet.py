@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import as_input_error
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
 from beam_semdedup.storage.folder import File, FileInfo
 
@@ -125,22 +125,9 @@ class Parquet(Format, Copier):
     def copy_without(
         self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
     ) -> tuple[int, int]:
-        """See `Copier.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
-        rows_read = rows_listed = 0
-        with source.open() as opened:
-            file = pq.ParquetFile(opened)
-            schema, metadata = file.schema_arrow, file.metadata
-            with pq.ParquetWriter(target, schema, compression=_codecs(metadata) or "SNAPPY") as writer:
-                for group in range(metadata.num_row_groups):
-                    size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
-                    batch_rows = max(1, min(rows, rows * batch_bytes // max(1, size)))
-                    for batch in file.iter_batches(batch_rows, row_groups=[group]):
-                        table = _without_views(pa.Table.from_batches([batch]))
-                        listed = is_listed(embeddings.decoded(table.column(id_column.name)))
-                        writer.write_table(table.filter(pa.array(~listed)).cast(schema), row_group_size=max(1, rows))
-                        rows_read += table.num_rows
-                        rows_listed += int(listed.sum())
-        return rows_read, rows_listed
+        """See `Copier.copy_without` and `parquet_copy`."""
+        with source.open() as opened, target.open("wb") as sink:
+            return parquet_copy.copy_without(opened, sink, id_column.name, is_listed, batch_bytes)
 
     def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
         """Returns how many rows are about `batch_bytes` in the chosen columns."""
@@ -149,25 +136,9 @@ class Parquet(Format, Copier):
         return max(1, self.batch_bytes * sum(int(group.num_rows) for group in groups) // max(1, size))
 
 
-def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
-    """Returns how each column of the first row group is compressed, by its path."""
-    if not metadata.num_row_groups:
-        return {}
-    columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
-    return {column.path_in_schema: column.compression.replace("UNCOMPRESSED", "NONE") for column in columns}
-
-
 def _plain(schema: pa.Schema) -> pa.Schema:
     """Returns `schema` with the types of decoded columns."""
     return pa.schema([f.with_type(embeddings.plain_type(f.type)) for f in schema])
-
-
-def _without_views(table: pa.Table) -> pa.Table:
-    """Returns the table with columns of the usual types in place of views, which Arrow does not filter."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
-            table = table.set_column(index, field.name, embeddings.decoded(table.column(index)))
-    return table
 
 
 def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
