@@ -46,14 +46,30 @@ def is_embedding_type(type_: pa.DataType) -> bool:
 def plain_type(type_: pa.DataType) -> pa.DataType:
     """Returns the type of a column once it is `decoded`.
 
-    It is that of the values of a dictionary, or of what an extension type is stored as, and the usual type for a view,
-    for which Arrow has few functions. A tensor of more than one dimension is no vector, and stays what it is.
+    It is that of the values of a dictionary, or of what an extension type is stored as, else the `carried_type`; lists
+    of a fixed size may be vectors, and stay. A tensor of more than one dimension is no vector, and stays what it is.
     """
     if pa.types.is_dictionary(type_):
         return plain_type(type_.value_type)
     if isinstance(type_, pa.BaseExtensionType):
         is_matrix = isinstance(type_, pa.FixedShapeTensorType) and len(type_.shape) != 1
         return type_ if is_matrix else plain_type(type_.storage_type)
+    return type_ if pa.types.is_fixed_size_list(type_) else carried_type(type_)
+
+
+def carried_type(type_: pa.DataType) -> pa.DataType:
+    """Returns the type that a column is carried as: the usual one, however deep, for what Arrow does not know well.
+
+    It has few functions for views, and reads no lists of a fixed size from parquet if one is null.
+    """
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(carried_type(field.type)) for field in type_])
+    if pa.types.is_map(type_):
+        key, item = (field.with_type(carried_type(field.type)) for field in (type_.key_field, type_.item_field))
+        return pa.map_(key, item, type_.keys_sorted)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        inner = type_.value_field.with_type(carried_type(type_.value_type))
+        return pa.large_list(inner) if pa.types.is_large_list(type_) else pa.list_(inner)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(type_, type_)
 
 

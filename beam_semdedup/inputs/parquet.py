@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
+from beam_semdedup.inputs.parquet_read import ColumnReader
 from beam_semdedup.storage.folder import File, FileInfo
 
 _LOOK_ROWS = 1024
@@ -43,8 +44,8 @@ class Parquet(Format, Copier):
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
-            opened = pq.ParquetFile(source)
-            schema, metadata, leaves = opened.schema_arrow, opened.metadata, _leaf_columns(opened.metadata)
+            reader = ColumnReader.open(file, source)
+            schema, metadata, leaves = reader.schema(), reader.metadata, _leaf_columns(reader.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
@@ -61,12 +62,12 @@ class Parquet(Format, Copier):
         if pa.types.is_fixed_size_list(type_):
             return int(type_.list_size)
         with facts.info.open() as source:
-            file = pq.ParquetFile(source)
-            leaves = _leaf_columns(file.metadata)[embedding_field]
+            reader, vectors = ColumnReader.open(facts.info, source), pa.schema([facts.schema.field(embedding_field)])
+            leaves = _leaf_columns(reader.metadata)[embedding_field]
             for part in facts.parts:
-                evident = _evident_dimension(file.metadata.row_group(part.piece[0]), leaves)
+                evident = _evident_dimension(reader.metadata.row_group(part.piece[0]), leaves)
                 counts: Counter[int] = Counter()
-                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.piece, columns=[embedding_field]):
+                for batch in reader.iter_batches(vectors, _LOOK_ROWS, part.piece):
                     counts += embeddings.lengths(embeddings.decoded(batch.column(embedding_field)))
                     if evident and counts.keys() == {evident}:
                         return evident
@@ -74,10 +75,20 @@ class Parquet(Format, Copier):
                     return commonest
         return None
 
+    def column_type(self, facts: FileFacts, name: str) -> pa.DataType:
+        """See `Format.column_type`; INT96 timestamps are read for it."""
+        type_ = facts.schema.field(name).type
+        if "timestamp[us]" not in str(type_):
+            return type_
+        with facts.info.open() as source:
+            return embeddings.plain_type(ColumnReader.open(facts.info, source).exact_type(name))
+
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         """See `Format.joined_type`; types that differ only in how large their values may be."""
         if pa.uint64() in (a, b) and not (pa.types.is_unsigned_integer(a) and pa.types.is_unsigned_integer(b)):
             return None
+        if {a, b} == {pa.timestamp("us"), pa.timestamp("ns")}:
+            return pa.timestamp("ns")
         return joined_type(a, b) if any(kind(a) and kind(b) for kind in _KINDS) else None
 
     def join(self, pieces: Sequence[Piece]) -> Piece:
@@ -97,18 +108,21 @@ class Parquet(Format, Copier):
         no_lines = np.empty(0, dtype=np.int64)
         groups = unit.piece
         with file.open() as source:
-            opened = pq.ParquetFile(source)
-            if groups[-1] >= opened.num_row_groups:
+            reader = ColumnReader.open(file, source)
+            metadata = reader.metadata
+            if groups[-1] >= metadata.num_row_groups:
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
-            position = sum(opened.metadata.row_group(g).num_rows for g in range(groups[0]))
+            position = sum(metadata.row_group(g).num_rows for g in range(groups[0]))
             stop = unit.first_row + unit.num_rows
-            rows = self._batch_rows(opened.metadata, groups, schema.names)
-            for batch in opened.iter_batches(rows, row_groups=groups, columns=schema.names):
+            rows = self._batch_rows(metadata, groups, schema.names)
+            for batch in reader.iter_batches(schema, rows, groups):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
                 if first < last:
                     table = pa.Table.from_batches([batch.slice(first - position, last - first)])
                     positions = np.arange(first, last)
-                    yield RowBatch(_with_types(table, schema), positions, positions, no_lines)
+                    with as_input_error(f"{file}: values beyond the types that all files share"):
+                        table = _with_types(table, schema)
+                    yield RowBatch(table, positions, positions, no_lines)
                 position += batch.num_rows
                 if position >= stop:
                     break
@@ -143,11 +157,13 @@ def _plain(schema: pa.Schema) -> pa.Schema:
 
 def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Returns the columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
-    columns = [embeddings.decoded(table.column(name)) for name in schema.names]
-    return pa.table(
-        [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
-        names=schema.names,
-    )
+    columns = []
+    for field in schema:
+        column = embeddings.decoded(table.column(field.name))
+        if not embeddings.is_embedding_type(column.type) or field.type == embeddings.carried_type(column.type):
+            column = column.cast(field.type)
+        columns.append(column)
+    return pa.table(columns, names=schema.names)
 
 
 def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:

@@ -19,43 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import thrift
+from beam_semdedup.inputs import parquet_footer, thrift
 from beam_semdedup.inputs.base import IsListed
+from beam_semdedup.inputs.parquet_footer import MAGIC, Chunk, Column, Element, FileField, Group
 from beam_semdedup.inputs.thrift import I32, I64, Struct
-
-MAGIC = b"PAR1"
-
-
-class FileField:
-    """The fields of FileMetaData, as parquet.thrift numbers them; so do the classes below."""
-
-    VERSION, SCHEMA, NUM_ROWS, ROW_GROUPS, KEY_VALUES, CREATED_BY, COLUMN_ORDERS, ENCRYPTION = range(1, 9)
-
-
-class Element:
-    """The fields of SchemaElement."""
-
-    TYPE, LENGTH, REPETITION, NAME, CHILDREN, CONVERTED, SCALE, PRECISION, ID, LOGICAL = range(1, 11)
-
-
-class Group:
-    """The fields of RowGroup."""
-
-    COLUMNS, BYTES, NUM_ROWS, SORTING, OFFSET, COMPRESSED_BYTES, ORDINAL = range(1, 8)
-
-
-class Chunk:
-    """The fields of ColumnChunk."""
-
-    PATH, OFFSET, METADATA, OFFSETS_AT, OFFSETS_SIZE, INDEX_AT, INDEX_SIZE, CRYPTO, ENCRYPTED = range(1, 10)
-
-
-class Column:
-    """The fields of ColumnMetaData."""
-
-    TYPE, ENCODINGS, PATH, CODEC, NUM_VALUES, BYTES, COMPRESSED_BYTES, KEY_VALUES = range(1, 9)
-    DATA_AT, INDEX_AT, DICTIONARY_AT, STATISTICS, PAGES, BLOOM_AT, BLOOM_SIZE = range(9, 16)
-
 
 _INT96, _BYTE_ARRAY, _FIXED = 3, 6, 7
 _CODECS = ("NONE", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4")
@@ -87,10 +54,7 @@ class StoredFile:
     @classmethod
     def open(cls, source: pa.NativeFile) -> StoredFile:
         """Reads the footer; ValueError where there is none that can be read."""
-        size = source.size()
-        length = int.from_bytes(source.read_at(8, max(0, size - 8))[:4], "little")
-        footer, _ = thrift.read(source.read_at(length, max(0, size - 8 - length)))
-        return cls(source, footer)
+        return cls(source, parquet_footer.read(source))
 
     @property
     def row_groups(self) -> list[Struct]:
@@ -160,7 +124,10 @@ class StoredFile:
         if FileField.CREATED_BY in self.footer:  # what Arrow knows of its errors
             footer.put(FileField.CREATED_BY, thrift.BINARY, self.footer[FileField.CREATED_BY])
         return pq.ParquetFile(
-            self.source, metadata=_as_metadata(footer), binary_type=pa.large_binary(), arrow_extensions_enabled=False
+            self.source,
+            metadata=parquet_footer.as_metadata(footer),
+            binary_type=pa.large_binary(),
+            arrow_extensions_enabled=False,
         )
 
     @cached_property
@@ -175,7 +142,7 @@ class StoredFile:
         footer.put(FileField.SCHEMA, thrift.LIST, self.stored_schema)
         footer.put(FileField.NUM_ROWS, I64, 0)
         footer.put(FileField.ROW_GROUPS, thrift.LIST, thrift.List(thrift.STRUCT))
-        stored = _as_metadata(footer)
+        stored = parquet_footer.as_metadata(footer)
         sink = pa.BufferOutputStream()
         pq.write_table(stored.schema.to_arrow_schema().empty_table(), sink, store_schema=False)
         written = pq.read_metadata(pa.BufferReader(sink.getvalue()))
@@ -286,7 +253,7 @@ class Copy:
         footer = footer.copy()
         footer[FileField.ROW_GROUPS] = self.row_groups
         footer[FileField.NUM_ROWS] = sum(group[Group.NUM_ROWS] for group in self.row_groups)
-        self.sink.write(_framed(thrift.write(footer)))
+        self.sink.write(parquet_footer.framed(footer))
 
     def _copy_bytes(self, source: pa.NativeFile, start: int, size: int, at_once: int = 4 << 20) -> None:
         for position in range(start, start + size, at_once):
@@ -353,15 +320,6 @@ def _written(table: pa.Table, options: dict[str, Any]) -> StoredFile:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, row_group_size=max(1, table.num_rows), store_schema=False, **options)
     return StoredFile.open(pa.BufferReader(sink.getvalue()))
-
-
-def _framed(footer: bytes) -> bytes:
-    """Returns a footer as it stands at the end of a file."""
-    return footer + len(footer).to_bytes(4, "little") + MAGIC
-
-
-def _as_metadata(footer: Struct) -> pq.FileMetaData:
-    return pq.read_metadata(pa.BufferReader(MAGIC + _framed(thrift.write(footer))))
 
 
 def _structure(metadata: pq.FileMetaData) -> list[tuple[Any, ...]]:
