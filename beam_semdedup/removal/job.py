@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import RemovalParameters
-from beam_semdedup.errors import RunError
+from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
@@ -51,7 +51,8 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
 
     Raises:
         InputError: the list is not from a finished run, the id column is missing or of another type than the
-            list's, or the output would mix with the input or with files that are not from an earlier removal.
+            list's, no listed id is in the dataset, or the output would mix with the input or with files that are not
+            from an earlier removal.
         RepeatedIds: the run found repeated ids, or a listed id stands on several rows of the dataset, of which what
             was written is removed again (unless repeated_ids=allow).
     """
@@ -80,6 +81,13 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
         clear(job.output)
         where = f"{manifest.repeated_ids:,} of the listed ones in the dataset"
         raise RepeatedIds.because(repetitions(where, ids.examples(manifest.repeated_entries)))
+    if ids.num_ids and not manifest.ids_removed:
+        clear(job.output)
+        raise InputError(
+            f"id_field={p.id_field} of input_path={', '.join(p.input_path)}: none of the "
+            f"{counted(ids.num_ids, 'listed id')} in duplicates_path={p.duplicates_path} is there, so that nothing was "
+            "removed or written; give the dataset of that run, and the column of its ids"
+        )
     result = RemovalResult(
         manifest.counts.num_rows,
         manifest.rows_removed,
