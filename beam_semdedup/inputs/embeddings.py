@@ -14,6 +14,7 @@ from beam_semdedup.compute.arrays import row_dot
 REASONS = (
     "",
     "id is null",
+    "id is not UTF-8",
     "embedding is null",
     "embedding has the wrong length",
     "embedding has NaN or infinite values",
@@ -22,7 +23,7 @@ REASONS = (
 )
 """Why a row is rejected; the position is the code, 0 means that it is not."""
 
-NULL_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
+NULL_ID, INVALID_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
 
 
 def is_id_type(type_: pa.DataType) -> bool:
@@ -35,6 +36,23 @@ def is_id_type(type_: pa.DataType) -> bool:
         or pa.types.is_large_binary(type_)
         or pa.types.is_fixed_size_binary(type_)
     )
+
+
+def id_reasons(ids: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+    """Returns for every id why it identifies no row, an index into `REASONS`, zero where it does; (n,)."""
+    reasons = np.where(ids.is_valid().to_numpy(), 0, NULL_ID).astype(np.uint8)
+    try:
+        ids.validate(full=True)
+    except pa.ArrowInvalid:
+        reasons[[not _is_utf8(value) for value in ids.cast(pa.large_binary()).to_pylist()]] = INVALID_ID
+    return reasons
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        return value is None or value.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def is_embedding_type(type_: pa.DataType) -> bool:

@@ -57,3 +57,16 @@ def test_a_null_vector_of_a_fixed_size_is_rejected_and_stays(tmp_path: Path) -> 
     assert pq.read_schema(kept).equals(table.schema)
     rows = duckdb.sql(f"select * from read_parquet('{kept}')").fetchall()
     assert rows == [(0, [1, 0], [1, 2], ["a"], {"x": "a"}), (2, [0, 1], None, [], None), (4, None, None, None, None)]
+
+
+def test_an_id_that_is_not_utf8_is_rejected_and_its_row_stays_as_it_is(tmp_path: Path) -> None:
+    stored = pa.array([b"a", b"b", b"\xff", b"\xc3("])
+    ids = pa.Array.from_buffers(pa.string(), 4, stored.buffers())
+    summary = run(tmp_path, pa.table({"id": ids, "embeddings": [[1.0, 0.0]] * 4}), which_to_keep="easy")
+    assert duplicates(summary).column("id").to_pylist() == ["b"]
+    assert summary.rejected == {"id is not UTF-8": 2}
+    rejected = read_parquet(tmp_path / "out/rejected")
+    assert rejected.column("id").to_pylist() == [None, None]
+    assert rejected.column("row").to_pylist() == [2, 3]
+    kept = pq.read_table(tmp_path / "out/deduplicated/a.parquet").column("id")
+    assert kept.cast(pa.binary()).to_pylist() == [b"a", b"\xff", b"\xc3("]
