@@ -29,7 +29,8 @@ _COMMANDS: dict[type, Command] = {
         "semdedup",
         "input_path=… output_path=… [eps=…]",
         "Finds rows of embedding files that mean the same.\n"
-        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.",
+        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.\n"
+        "What has code run, such as runner.runtime_env, is taken from there only with trust_stored=true.",
     ),
     RemovalParameters: Command(
         "semdedup-remove",
@@ -66,7 +67,7 @@ def print_summary(summary: Any) -> None:
         rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
         shown = "".join(f"{rate:>11,.0f}" if stage.units_done else f"{'':>11}" for rate in rates)
         lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
-    lines.append(f"Total: {summary.total_time:.1f} s")
+    lines.append(f"Total: {summary.total_time:.1f} s, {summary.startup_time:.1f} s of them to start")
     if summary.repeated_ids.count:
         lines.append(f"Warning: {summary.repeated_ids}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"

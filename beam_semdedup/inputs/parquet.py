@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
+from beam_semdedup.inputs.parquet_pages import leaf_columns
 from beam_semdedup.inputs.parquet_read import ColumnReader
 from beam_semdedup.storage.folder import File, FileInfo
+from beam_semdedup.storage.tables import opened
 
 _LOOK_ROWS = 1024
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
@@ -39,13 +41,13 @@ class Parquet(Format, Copier):
 
     batch_bytes: int = 4 << 20
 
-    extensions = (".parquet", ".pq")
+    extensions = (".parquet", ".parq", ".pq")
 
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
             reader = ColumnReader.open(file, source)
-            schema, metadata, leaves = reader.schema(), reader.metadata, _leaf_columns(reader.metadata)
+            schema, metadata, leaves = reader.schema(), reader.metadata, leaf_columns(reader.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
@@ -63,7 +65,7 @@ class Parquet(Format, Copier):
             return int(type_.list_size)
         with facts.info.open() as source:
             reader, vectors = ColumnReader.open(facts.info, source), pa.schema([facts.schema.field(embedding_field)])
-            leaves = _leaf_columns(reader.metadata)[embedding_field]
+            leaves = leaf_columns(reader.metadata)[embedding_field]
             for part in facts.parts:
                 evident = _evident_dimension(reader.metadata.row_group(part.piece[0]), leaves)
                 counts: Counter[int] = Counter()
@@ -130,7 +132,7 @@ class Parquet(Format, Copier):
     def places(self, file: File, numbers: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
         with file.open() as source:
-            metadata = pq.ParquetFile(source).metadata
+            metadata = opened(source).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         groups = np.searchsorted(starts, numbers, side="right") - 1
@@ -140,12 +142,12 @@ class Parquet(Format, Copier):
         self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
     ) -> tuple[int, int]:
         """See `Copier.copy_without` and `parquet_copy`."""
-        with source.open() as opened, target.open("wb") as sink:
-            return parquet_copy.copy_without(opened, sink, id_column.name, is_listed, batch_bytes)
+        with source.open() as stream, target.open("wb") as sink:
+            return parquet_copy.copy_without(source, stream, sink, id_column.name, is_listed, batch_bytes)
 
     def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
         """Returns how many rows are about `batch_bytes` in the chosen columns."""
-        groups, leaves = [metadata.row_group(g) for g in row_groups], _leaf_columns(metadata)
+        groups, leaves = [metadata.row_group(g) for g in row_groups], leaf_columns(metadata)
         size = sum(_size(group, leaves[name]) for group in groups for name in columns)
         return max(1, self.batch_bytes * sum(int(group.num_rows) for group in groups) // max(1, size))
 
@@ -181,15 +183,3 @@ def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
 def _size(group: Any, leaves: Sequence[int]) -> int:
     """Returns the uncompressed bytes of some of a row group's columns."""
     return sum(int(group.column(leaf).total_uncompressed_size) for leaf in leaves)
-
-
-def _leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
-    """Returns for each name the columns of the footer that are read when it is asked for.
-
-    As Arrow understands it: `a.b` may be a column of that name as well as the field `b` of a column `a`.
-    """
-    leaves: dict[str, list[int]] = {}
-    for index in range(metadata.num_columns):
-        for name in itertools.accumulate(metadata.schema.column(index).path.split("."), "{}.{}".format):
-            leaves.setdefault(name, []).append(index)
-    return leaves

@@ -18,11 +18,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs import parquet_footer, thrift
 from beam_semdedup.inputs.base import IsListed
 from beam_semdedup.inputs.parquet_footer import MAGIC, Chunk, Column, Element, FileField, Group
+from beam_semdedup.inputs.parquet_pages import column_in_group, read_batches
 from beam_semdedup.inputs.thrift import I32, I64, Struct
+from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.tables import opened
 
 _INT96, _BYTE_ARRAY, _FIXED = 3, 6, 7
 _CODECS = ("NONE", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4")
@@ -46,15 +49,17 @@ _ORDERED = (1, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 15)
 
 @dataclass
 class StoredFile:
-    """A parquet file by its footer, whose structs are those of the file."""
+    """A parquet `file` that is open as `source`, by its footer, whose structs are those of the file."""
 
+    file: File
     source: pa.NativeFile
     footer: Struct
 
     @classmethod
-    def open(cls, source: pa.NativeFile) -> StoredFile:
-        """Reads the footer; ValueError where there is none that can be read."""
-        return cls(source, parquet_footer.read(source))
+    def open(cls, file: File, source: pa.NativeFile) -> StoredFile:
+        """Reads the footer; InputError where it is none."""
+        with as_input_error(f"{file}: not a readable parquet file"):
+            return cls(file, source, parquet_footer.read(source))
 
     @property
     def row_groups(self) -> list[Struct]:
@@ -102,13 +107,40 @@ class StoredFile:
             result.append(kept)
         return result
 
-    def read_group(self, number: int) -> pq.ParquetFile:
-        """Opens a row group as a file of its own, whose columns have the types that they are stored in."""
-        group, footer = self.row_groups[number].copy(), Struct()
+    def read_group(
+        self, number: int, batch_bytes: int, columns: Sequence[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields the rows of a row group in batches of about `batch_bytes`, in the types that they are stored in.
+
+        Args:
+            number: of the row group.
+            batch_bytes: of all columns that are read.
+            columns: the places of their elements in the schema; None: all.
+
+        Raises:
+            InputError: a page is damaged; names the column.
+        """
+        group = self.row_groups[number]
+        rows, chunks = group[Group.NUM_ROWS], zip(self.leaves, group[Group.COLUMNS], strict=True)
+        num_bytes = sum(chunk[Chunk.METADATA][Column.BYTES] for leaf, chunk in chunks if not columns or leaf in columns)
+        parquet = opened(
+            self.source, self._footer_of(group), binary_type=pa.large_binary(), arrow_extensions_enabled=False
+        )
+
+        def called(name: str, _: int) -> str:
+            return column_in_group(self.schema[int(name)][Element.NAME].decode(errors="replace"), number)
+
+        batch_rows = max(1, min(rows, rows * batch_bytes // max(1, num_bytes)))
+        names = None if columns is None else list(map(str, columns))
+        return read_batches(self.file, parquet, batch_rows, [0], names, called)
+
+    def _footer_of(self, group: Struct) -> pq.FileMetaData:
+        """Returns the footer of a file of one row group, whose columns have the types that they are stored in."""
+        group, footer = group.copy(), Struct()
         columns = thrift.List(thrift.STRUCT)
         for leaf, chunk in zip(self.leaves, group[Group.COLUMNS], strict=True):
             if Chunk.METADATA not in chunk or Chunk.PATH in chunk or Chunk.CRYPTO in chunk:
-                raise InputError("columns that are encrypted or in another file cannot be copied")
+                raise InputError(f"{self.file}: a column is encrypted or in another file, and cannot be copied")
             chunk, column = chunk.copy(), chunk[Chunk.METADATA].copy()
             column[Column.TYPE] = self.stored_schema[leaf][Element.TYPE]
             column.drop(Column.STATISTICS, Column.KEY_VALUES, Column.BLOOM_AT, Column.BLOOM_SIZE)
@@ -123,12 +155,7 @@ class StoredFile:
         footer.put(FileField.ROW_GROUPS, thrift.LIST, thrift.List(thrift.STRUCT, [group]))
         if FileField.CREATED_BY in self.footer:  # what Arrow knows of its errors
             footer.put(FileField.CREATED_BY, thrift.BINARY, self.footer[FileField.CREATED_BY])
-        return pq.ParquetFile(
-            self.source,
-            metadata=parquet_footer.as_metadata(footer),
-            binary_type=pa.large_binary(),
-            arrow_extensions_enabled=False,
-        )
+        return parquet_footer.as_metadata(footer)
 
     @cached_property
     def written_paths(self) -> list[str]:
@@ -147,7 +174,7 @@ class StoredFile:
         pq.write_table(stored.schema.to_arrow_schema().empty_table(), sink, store_schema=False)
         written = pq.read_metadata(pa.BufferReader(sink.getvalue()))
         if _structure(written) != _structure(stored):
-            raise InputError("its columns are nested in a way that Arrow does not write")
+            raise InputError(f"{self.file}: its columns are nested in a way that Arrow does not write")
         return [written.schema.column(i).path for i in range(written.num_columns)]
 
     def writer_options(self, group: Struct) -> dict[str, Any]:
@@ -170,16 +197,27 @@ class StoredFile:
             "write_page_index": any(Chunk.OFFSETS_AT in chunk for chunk in group[Group.COLUMNS]),
         }
 
-    def original_columns(self, group: Struct) -> Struct:
-        """Returns a row group that Arrow wrote with the types and paths of the file."""
-        group, columns = group.copy(), thrift.List(thrift.STRUCT)
-        for leaf, path, chunk in zip(self.leaves, self._paths, group[Group.COLUMNS], strict=True):
-            chunk, column = chunk.copy(), chunk[Chunk.METADATA].copy()
-            column[Column.TYPE], column[Column.PATH] = self.schema[leaf][Element.TYPE], path
-            chunk[Chunk.METADATA] = column
-            columns.append(chunk)
-        group[Group.COLUMNS] = columns
-        return group
+    def written(self, table: pa.Table, group: Struct, options: dict[str, Any]) -> tuple[pa.NativeFile, Struct]:
+        """Writes rows of a row group.
+
+        Args:
+            table: the rows, in the types that they are stored in.
+            group: the row group.
+            options: of the writer.
+
+        Returns:
+            A file that holds them, and where they are in it, with the types and paths of this file.
+        """
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=max(1, table.num_rows), store_schema=False, **options)
+        source = pa.BufferReader(sink.getvalue())
+        (new,) = parquet_footer.read(source)[FileField.ROW_GROUPS]
+        for leaf, path, chunk in zip(self.leaves, self._paths, new[Group.COLUMNS], strict=True):
+            chunk[Chunk.METADATA][Column.TYPE] = self.schema[leaf][Element.TYPE]
+            chunk[Chunk.METADATA][Column.PATH] = path
+        if Group.SORTING in group:
+            new.put(Group.SORTING, thrift.LIST, group[Group.SORTING])
+        return source, new
 
     @cached_property
     def _paths(self) -> list[thrift.List]:
@@ -199,16 +237,17 @@ class StoredFile:
 
 @dataclass
 class Copy:
-    """A parquet file that grows by row groups; it ends with the footer of the file that it is a copy of."""
+    """A parquet file, written to `sink`, that grows by row groups of its `original`, and ends with its footer."""
 
+    original: File
     sink: IO[bytes]
     row_groups: thrift.List
 
     @classmethod
-    def begin(cls, sink: IO[bytes]) -> Copy:
+    def begin(cls, original: File, sink: IO[bytes]) -> Copy:
         """Begins the file."""
         sink.write(MAGIC)
-        return cls(sink, thrift.List(thrift.STRUCT))
+        return cls(original, sink, thrift.List(thrift.STRUCT))
 
     def append(self, source: pa.NativeFile, group: Struct) -> None:
         """Copies the bytes of a row group, with its indexes, from the file that it is in."""
@@ -260,66 +299,36 @@ class Copy:
             wanted = min(at_once, start + size - position)
             data = source.read_at(wanted, position)
             if len(data) != wanted:
-                raise InputError("it is cut off: its footer names places behind its end")
+                raise InputError(f"{self.original}: its footer names places behind its end: the file is damaged")
             self.sink.write(data)
 
 
 def copy_without(
-    source: pa.NativeFile, sink: IO[bytes], id_field: str, is_listed: IsListed, batch_bytes: int
+    file: File, source: pa.NativeFile, sink: IO[bytes], id_field: str, is_listed: IsListed, batch_bytes: int
 ) -> tuple[int, int]:
-    """Copies a parquet file without the rows whose ids are listed; see `Copier.copy_without`.
+    """Copies a parquet `file`, open as `source`, without the rows whose ids are listed; see `Copier.copy_without`.
 
     A row group larger than `batch_bytes` with listed rows becomes several.
     """
-    file, copy = StoredFile.open(source), Copy.begin(sink)
+    stored, copy = StoredFile.open(file, source), Copy.begin(file, sink)
     rows_read = rows_listed = 0
-    id_column = str(file.number(id_field))
-    for number, group in enumerate(file.row_groups):
-        rows = group[Group.NUM_ROWS]
-        opened = file.read_group(number)
-        id_bytes = opened.metadata.row_group(0).column(file.leaves.index(int(id_column))).total_uncompressed_size
-        asked = [
-            is_listed(pa.chunked_array([batch.column(0)]))
-            for batch in _batches(opened, rows, id_bytes, batch_bytes, [id_column])
-        ]
-        listed: npt.NDArray[np.bool_] = np.concatenate([np.empty(0, dtype=bool), *asked])
+    id_column = stored.number(id_field)
+    for number, group in enumerate(stored.row_groups):
+        ids = stored.read_group(number, batch_bytes, [id_column])
+        masks = [is_listed(pa.chunked_array([batch.column(0)])) for batch in ids]
+        listed: npt.NDArray[np.bool_] = np.concatenate([np.empty(0, dtype=bool), *masks])
         if listed.any():
-            options, start = file.writer_options(group), 0
-            for batch in _batches(opened, rows, group[Group.BYTES], batch_bytes):
+            options, start = stored.writer_options(group), 0
+            for batch in stored.read_group(number, batch_bytes):
                 kept = batch.filter(pa.array(~listed[start : start + batch.num_rows]))
                 start += batch.num_rows
-                written = _written(pa.Table.from_batches([kept]), options)
-                for part in written.row_groups:
-                    part = file.original_columns(part)
-                    if Group.SORTING in group:
-                        part.put(Group.SORTING, thrift.LIST, group[Group.SORTING])
-                    copy.append(written.source, part)
+                copy.append(*stored.written(pa.Table.from_batches([kept]), group, options))
         else:
             copy.append(source, group)
-        rows_read += rows
+        rows_read += len(listed)
         rows_listed += int(listed.sum())
-    copy.finish(file.footer)
+    copy.finish(stored.footer)
     return rows_read, rows_listed
-
-
-def _batches(
-    file: pq.ParquetFile, num_rows: int, num_bytes: int, batch_bytes: int, columns: Sequence[str] | None = None
-) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a file, about `batch_bytes` at a time; InputError where they are not `num_rows`."""
-    found = 0
-    batch_rows = max(1, min(num_rows, num_rows * batch_bytes // max(1, num_bytes)))
-    for batch in file.iter_batches(batch_rows, columns=columns):
-        found += batch.num_rows
-        yield batch
-    if found != num_rows:
-        raise InputError(f"a row group has {found:,} rows where the footer says {num_rows:,}: the file is damaged")
-
-
-def _written(table: pa.Table, options: dict[str, Any]) -> StoredFile:
-    """Returns a table as a parquet file of one row group, in memory."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=max(1, table.num_rows), store_schema=False, **options)
-    return StoredFile.open(pa.BufferReader(sink.getvalue()))
 
 
 def _structure(metadata: pq.FileMetaData) -> list[tuple[Any, ...]]:

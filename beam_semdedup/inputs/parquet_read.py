@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import embeddings, parquet_footer
 from beam_semdedup.inputs.parquet_footer import FileField
+from beam_semdedup.inputs.parquet_pages import NotOfOneSize, read_batches
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.tables import opened
 
 _FARTHEST = (2**63 - 1) // 1000
 """As many microseconds from 1970 are nanoseconds of 64 bits."""
@@ -33,7 +35,7 @@ class ColumnReader:
     @classmethod
     def open(cls, file: File, source: pa.NativeFile) -> ColumnReader:
         """Reads the footer."""
-        return cls(file, source, pq.ParquetFile(source).metadata)
+        return cls(file, source, opened(source).metadata)
 
     def schema(self, unit: str = "us") -> pa.Schema:
         """Returns the types of the columns, with that unit for INT96 timestamps."""
@@ -66,7 +68,7 @@ class ColumnReader:
         Other types are those of the file.
 
         Raises:
-            InputError: an INT96 timestamp is none of nanoseconds, where these are asked for.
+            InputError: a page is damaged, or an INT96 timestamp is none of nanoseconds, where these are asked for.
         """
         finer = []
         if any(self.metadata.schema.column(i).physical_type == "INT96" for i in range(self.metadata.num_columns)):
@@ -87,7 +89,7 @@ class ColumnReader:
             yield batch
 
     def _open(self, unit: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-        return pq.ParquetFile(self.source, metadata=metadata or self.metadata, coerce_int96_timestamp_unit=unit)
+        return opened(self.source, metadata or self.metadata, coerce_int96_timestamp_unit=unit)
 
     def _batches(
         self, unit: str, rows: int, row_groups: Sequence[int], columns: Sequence[str]
@@ -99,17 +101,16 @@ class ColumnReader:
         """
         done = 0
         try:
-            for batch in self._open(unit).iter_batches(rows, row_groups=row_groups, columns=columns):
+            for batch in read_batches(self.file, self._open(unit), rows, row_groups, columns):
                 yield batch
                 done += batch.num_rows
             return
-        except pa.ArrowInvalid as error:
-            if "lists to be of size" not in str(error):
-                raise
+        except NotOfOneSize:
+            pass
         footer = parquet_footer.read(self.source)
         footer.drop(FileField.KEY_VALUES)
         file, schema, start = self._open(unit, parquet_footer.as_metadata(footer)), self.schema(unit), 0
-        for batch in file.iter_batches(rows, row_groups=row_groups, columns=columns):
+        for batch in read_batches(self.file, file, rows, row_groups, columns):
             before, start = done - start, start + batch.num_rows
             if start > done:
                 yield _with_plain_types(batch.slice(max(0, before)), schema)
