@@ -97,7 +97,7 @@ class ColumnReader:
         """Yields the columns in batches.
 
         With Arrow's own types, which a file has beside those of parquet, it reads no null among lists of a fixed size:
-        where it meets one, it goes on with the types of parquet, and casts.
+        where it meets one, it goes on with the types of parquet, and lists of any size.
         """
         done = 0
         try:
@@ -113,7 +113,7 @@ class ColumnReader:
         for batch in read_batches(self.file, file, rows, row_groups, columns):
             before, start = done - start, start + batch.num_rows
             if start > done:
-                yield _with_plain_types(batch.slice(max(0, before)), schema)
+                yield _with_carried_types(batch.slice(max(0, before)), schema)
 
     def _no_type(self, name: str) -> InputError:
         return InputError(
@@ -122,10 +122,10 @@ class ColumnReader:
         )
 
 
-def _with_plain_types(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Returns a batch whose columns have the plain types of those in `schema`."""
+def _with_carried_types(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Returns a batch whose columns have the types that those in `schema` are carried as."""
     fields = [schema.field(name) for name in batch.schema.names]
-    fields = [field.with_type(embeddings.plain_type(field.type)) for field in fields]
+    fields = [f.with_type(embeddings.carried_type(embeddings.plain_type(f.type))) for f in fields]
     columns = [column.cast(field.type) for column, field in zip(batch.columns, fields, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from footers import element, respell
+from footers import element, read_footer, respell, write_footer
 from reading import VECTORS, inspect, read
 
 from beam_semdedup.errors import InputError
@@ -131,6 +132,19 @@ class TestNullsInListsOfFixedSize:
         content, _ = read(units(found, 1000), found.format, found.schema)
         assert found.dimension == 2
         assert content.column("embeddings").to_pylist() == [[1, 2], None, [3, 4]]
+
+    def test_a_vector_of_another_size_than_arrow_remembers_is_read_with_its_own(self, tmp_path):
+        """As hand-made files have it; the row is rejected later."""
+        vectors = pa.array([[1, 2], [3, 4, 5], None], VECTORS)
+        table = pa.table({"id": range(3), "embeddings": vectors})
+        pq.write_table(table, tmp_path / "a.parquet")
+        fixed = pa.schema([("id", pa.int64()), ("embeddings", pa.list_(pa.float32(), 2))])
+        footer = read_footer(tmp_path / "a.parquet")
+        footer[5][0][2] = base64.b64encode(fixed.serialize().to_pybytes())
+        write_footer(tmp_path / "a.parquet", footer)
+        found = inspect(tmp_path / "a.parquet")
+        content, _ = read(units(found, 1000), found.format, found.schema)
+        assert content.column("embeddings").to_pylist() == [[1, 2], [3, 4, 5], None]
 
 
 class TestViews:
