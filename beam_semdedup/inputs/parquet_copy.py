@@ -317,13 +317,16 @@ def copy_without(
         ids = stored.read_group(number, batch_bytes, [id_column])
         masks = [is_listed(pa.chunked_array([batch.column(0)])) for batch in ids]
         listed: npt.NDArray[np.bool_] = np.concatenate([np.empty(0, dtype=bool), *masks])
+        batches = stored.read_group(number, batch_bytes)
         if listed.any():
             options, start = stored.writer_options(group), 0
-            for batch in stored.read_group(number, batch_bytes):
+            for batch in batches:
                 kept = batch.filter(pa.array(~listed[start : start + batch.num_rows]))
                 start += batch.num_rows
                 copy.append(*stored.written(pa.Table.from_batches([kept]), group, options))
         else:
+            for _ in batches:
+                pass  # what is damaged is no copy
             copy.append(source, group)
         rows_read += len(listed)
         rows_listed += int(listed.sum())

@@ -54,8 +54,7 @@ def read(data: bytes, start: int = 0) -> tuple[Struct, int]:
         ValueError: `data` holds no struct there, or half of one.
     """
     try:
-        reader = _Reader(data, start)
-        return reader.struct(0), reader.position
+        return _read_struct(data, start, 0)
     except IndexError as error:
         raise ValueError("a Thrift struct is cut off") from error
 
@@ -67,68 +66,83 @@ def write(struct: Struct) -> bytes:
     return bytes(out)
 
 
-class _Reader:
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data = data
-        self.position = position
+def _read_struct(data: bytes, at: int, depth: int) -> tuple[Struct, int]:
+    """Returns a struct and where it ends; what is frequent, small integers, is read without a call."""
+    if depth > _DEEPEST:
+        raise ValueError(f"Thrift structs are nested more than {_DEEPEST} deep")
+    result, field = Struct(), 0
+    types = result.types
+    while head := data[at]:
+        type_ = head & 15
+        at += 1
+        if head > 15:
+            field += head >> 4
+        else:
+            field, at = _read_integer(data, at)
+        value: Any
+        if I16 <= type_ <= I64:
+            number = data[at]
+            if number < 128:
+                value, at = (number >> 1) ^ -(number & 1), at + 1
+            else:
+                value, at = _read_integer(data, at)
+        elif type_ <= FALSE:
+            value = type_ == TRUE
+        else:
+            value, at = _read_value(data, at, type_, depth)
+        result[field], types[field] = value, type_
+    return result, at + 1
 
-    def struct(self, depth: int) -> Struct:
-        if depth > _DEEPEST:
-            raise ValueError(f"Thrift structs are nested more than {_DEEPEST} deep")
-        result, field = Struct(), 0
-        while head := self._byte():
-            type_ = head & 15
-            field = field + (head >> 4) if head >> 4 else self._integer()
-            result[field] = type_ == TRUE if type_ <= FALSE else self._value(type_, depth)
-            result.types[field] = type_
-        return result
 
-    def _value(self, type_: int, depth: int) -> Any:
-        if type_ in (I16, I32, I64):
-            return self._integer()
-        if type_ == BINARY:
-            return self._bytes(self._varint())
-        if type_ == STRUCT:
-            return self.struct(depth + 1)
-        if type_ in (LIST, SET):
-            head = self._byte()
-            return self._list(head & 15, head >> 4 if head >> 4 < 15 else self._varint(), depth + 1)
-        if type_ in (TRUE, FALSE, BYTE):
-            return self._byte()
-        if type_ == DOUBLE:
-            return self._bytes(8)
-        raise ValueError(f"a Thrift field of type {type_} is not known")
+def _read_value(data: bytes, at: int, type_: int, depth: int) -> tuple[Any, int]:
+    if type_ in (I16, I32, I64):
+        return _read_integer(data, at)
+    if type_ == STRUCT:
+        return _read_struct(data, at, depth + 1)
+    if type_ == BINARY:
+        size, at = _read_varint(data, at)
+        return _read_bytes(data, at, size)
+    if type_ in (LIST, SET):
+        return _read_list(data, at, depth + 1)
+    if type_ in (TRUE, FALSE, BYTE):
+        return data[at], at + 1
+    if type_ == DOUBLE:
+        return _read_bytes(data, at, 8)
+    raise ValueError(f"a Thrift field of type {type_} is not known")
 
-    def _list(self, type_: int, size: int, depth: int) -> List:
-        if size > len(self._data) - self.position or depth > _DEEPEST:
-            raise ValueError(f"a Thrift list claims {size} elements, more than there can be")
-        return List(type_, [self._value(type_, depth) for _ in range(size)])
 
-    def _byte(self) -> int:
-        byte = self._data[self.position]
-        self.position += 1
-        return byte
+def _read_list(data: bytes, at: int, depth: int) -> tuple[List, int]:
+    type_, size = data[at] & 15, data[at] >> 4
+    at += 1
+    if size == 15:
+        size, at = _read_varint(data, at)
+    if size > len(data) - at or depth > _DEEPEST:
+        raise ValueError(f"a Thrift list claims {size} elements, more than there can be")
+    result = List(type_)
+    for _ in range(size):
+        value, at = _read_value(data, at, type_, depth)
+        result.append(value)
+    return result, at
 
-    def _bytes(self, size: int) -> bytes:
-        end = self.position + size
-        if end > len(self._data):
-            raise IndexError
-        value = self._data[self.position : end]
-        self.position = end
-        return value
 
-    def _varint(self) -> int:
-        byte = self._byte()
-        result, shift = byte & 127, 7
-        while byte > 127:
-            byte = self._byte()
-            result |= (byte & 127) << shift
-            shift += 7
-        return result
+def _read_bytes(data: bytes, at: int, size: int) -> tuple[bytes, int]:
+    if at + size > len(data):
+        raise IndexError
+    return data[at : at + size], at + size
 
-    def _integer(self) -> int:
-        number = self._varint()
-        return (number >> 1) ^ -(number & 1)
+
+def _read_integer(data: bytes, at: int) -> tuple[int, int]:
+    number, at = _read_varint(data, at)
+    return (number >> 1) ^ -(number & 1), at
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    result = shift = 0
+    while (byte := data[at]) > 127:
+        result |= (byte & 127) << shift
+        shift += 7
+        at += 1
+    return result | byte << shift, at + 1
 
 
 def _write_struct(out: bytearray, struct: Struct) -> None:
@@ -142,7 +156,9 @@ def _write_struct(out: bytearray, struct: Struct) -> None:
         else:
             out.append(type_)
             _write_integer(out, field)
-        if type_ > FALSE:
+        if I16 <= type_ <= I64 and 0 <= value < 64:
+            out.append(value << 1)
+        elif type_ > FALSE:
             _write_value(out, type_, value)
         last = field
     out.append(0)

@@ -152,7 +152,8 @@ class TestTypes:
         pq.write_table(
             pa.table(columns),
             source,
-            row_group_size=data.draw(st.integers(1, 6)),
+            # Arrow does not slice nested views.
+            row_group_size=n if "view" in str([c.type for c in columns.values()]) else data.draw(st.integers(1, 6)),
             compression=data.draw(st.sampled_from(["none", "snappy", "gzip", "zstd", "brotli", "lz4"])),
             use_dictionary=data.draw(st.booleans()),
             data_page_version=data.draw(st.sampled_from(["1.0", "2.0"])),
