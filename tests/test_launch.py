@@ -44,6 +44,9 @@ def _pods() -> Iterator[Any]:
         for container in template["spec"]["containers"]:
             container.setdefault("image", "flink:from-the-operator")
         yield pytest.param(template, id=f"{path.name}-task-manager")
+        template = _load(path)["spec"]["podTemplate"]
+        template["spec"]["containers"][0]["image"] = "flink:from-the-operator"
+        yield pytest.param(template, id=f"{path.name}-both")
     cluster = _load(RAY)["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         name = group.get("groupName", "head")
@@ -82,6 +85,15 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     for role in ("jobManager", "taskManager"):
         assert {"cpu", "memory"} <= set(spec[role]["resource"])
     assert all(isinstance(value, str) for value in spec["flinkConfiguration"].values())
+    assert spec["flinkConfiguration"]["classloader.resolve-order"] == "parent-first"
+    jars = spec["podTemplate"]["spec"]
+    (copied,), (mounted,) = (c["volumeMounts"] for c in (jars["initContainers"][0], jars["containers"][0]))
+    *_, source, target = jars["initContainers"][0]["command"]
+    assert f"job-server.jar {source}\n" in (LAUNCH / "Dockerfile").read_text()
+    assert (target, copied["name"]) == (f"{copied['mountPath']}/", mounted["name"])
+    assert mounted["mountPath"].startswith("/opt/flink/lib/z")
+    assert mounted["subPath"] == Path(source).name
+    assert f"runner.flink_job_server_jar={source} " in path.read_text()
     main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     assert main["name"] == "flink-main-container"  # which the operator looks for
     assert f"port={pool['readinessProbe']['tcpSocket']['port']}" in pool["command"]
