@@ -54,7 +54,7 @@ class WorkerProcess:
         self.started = threading.Event()
 
     def follow(self) -> None:
-        """Passes its log on, and returns when it has ended; then `started` is set in any case."""
+        """Passes its log on, what else it prints as DEBUG, and returns when it has ended; `started` is set then."""
         assert self._process.stdout is not None
         for line in map(str.rstrip, self._process.stdout):
             level, _, message = line.partition("|")
@@ -64,6 +64,7 @@ class WorkerProcess:
                 _LOG.log(int(level), message)
             else:
                 self._last_lines.append(line)
+                _LOG.debug(line)
         self._process.wait()
         self.started.set()
 

@@ -23,54 +23,71 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle, Po
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.errors import WorkerLost, known_cause
+from beam_semdedup.errors import InputError, WorkerLost, known_cause
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.base import Build
 from beam_semdedup.runners.flink import job_server
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.job_server import JobServer
 from beam_semdedup.runners.flink.settings import FlinkConfig
-from beam_semdedup.runners.flink.worker_pool import WorkerPool
+from beam_semdedup.runners.flink.worker_pool import MEMORY_OF_MACHINE, WorkerPool
 
+# What Flink looks into by reflection, in streaming pipelines above all, which Java 17 closes.
+_OPENED = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.nio", "java.util")]
 _GRACE_SECONDS = 5.0
+_NOTICE_SECONDS = 1.0
+_REPEATED = re.compile(r"((?:[\w$]+\.)+[\w$]+: )\1+")
+"""The name of a Java class that is written more than once."""
+_NO_POOL = re.compile(r"\bUNAVAILABLE: (?s:.*)\bExternalEnvironmentFactory\.createEnvironment\b")
+_BROKEN = re.compile(r"StatusRuntimeException: (CANCELLED|UNAVAILABLE): ")
 # Flink 2 keeps the groups of a batch job as state, which by default is on the heap and may not fit there. RocksDB is a
 # part of Flink's distribution, not of the job server's jar. Without checkpoints the path is not used.
 _ROCKSDB = {"state_backend": "rocksdb", "state_backend_storage_path": "file:///tmp/semdedup-flink"}
 
 
-def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | None) -> None:
+def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | None, memory_given: bool) -> None:
     """Runs a pipeline with `number` workers on the cluster, or in a Flink in the job server where it is None.
 
+    Args:
+        memory_given: false where the memory of a worker was taken from what the cluster says of its machines.
+
     Raises:
-        InputError: there is no jar of the job server.
+        InputError: there is no jar of the job server, no worker pool, or one that has less memory than its machine.
         WorkerLost: a worker, the job server or Flink's part of the job was lost.
         RunError: the job server does not start; what units raise is raised as Flink words it.
     """
     jar = job_server.find(config)
     deaths: list[str] = []
+    died = threading.Event()
 
     def lost(message: str) -> None:
         """Ends the job server soon after a worker died, if the job does not end by itself."""
         deaths.append(message)
+        died.set()
         timer = threading.Timer(_GRACE_SECONDS, server.end)
         timer.daemon = True
         timer.start()
 
     with ExitStack() as stack:
-        environment = stack.enter_context(_environment(config, number, lost))
+        environment = stack.enter_context(_environment(config, number, memory_given, lost))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="semdedup-", ignore_cleanup_errors=True))
         options = _options(config, number, cluster, jar, scratch, environment)
         server = stack.enter_context(JobServer(options))
         try:
-            with beam.Pipeline(runner=JobRunner(server.connected()), options=options) as pipeline:
+            with beam.Pipeline(runner=JobRunner(server.connected(), config.worker_pool), options=options) as pipeline:
                 build(pipeline)
         except BaseException as error:
             if cluster:
                 cluster.cancel(options.get_all_options(retain_unknown_options=True)["job_name"])
-            if not isinstance(error, Exception) or known_cause(error):
+            if not isinstance(error, Exception):
                 raise
-            if deaths:
-                raise WorkerLost(deaths[0]) from error
+            cause = known_cause(error)
+            if cause is None or isinstance(cause, WorkerLost):
+                died.wait(_NOTICE_SECONDS)  # Flink may say that a connection broke before it is seen why
+                if deaths:
+                    raise WorkerLost(deaths[0]) from error
+            if cause:
+                raise
             server.show_worries()
             if isinstance(error, grpc.RpcError):
                 raise WorkerLost(f"the connection to the Flink job server broke ({server.how_it_is()})") from error
@@ -84,15 +101,19 @@ class JobFailed(RuntimeError):
 class JobRunner(PortableRunner):
     """Submits a pipeline to the service of a job server, and waits for its end.
 
+    Args:
+        service: of the job server.
+        worker_pool: where workers come from, for the message where nobody is there.
+
     Raises:
-        InputError, RunError: in Beam's `run`, what a unit of the pipeline raised for people.
+        InputError, RunError: in Beam's `run`, what a unit of the pipeline raised for people, or that there is no pool.
         WorkerLost: something beside the units' Python code failed.
         JobFailed: the Python code failed otherwise.
     """
 
-    def __init__(self, service: beam_job_api_pb2_grpc.JobServiceStub) -> None:
+    def __init__(self, service: beam_job_api_pb2_grpc.JobServiceStub, worker_pool: str) -> None:
         super().__init__()
-        self._service = service
+        self._service, self._worker_pool = service, worker_pool
 
     def run_portable_pipeline(self, pipeline: Any, options: PipelineOptions) -> PipelineResult:
         """Returns when the job is done; Beam calls it."""
@@ -108,7 +129,7 @@ class JobRunner(PortableRunner):
             else:
                 state = response.state_response.state
         if state != api.JobState.DONE:
-            raise _failure(api.JobState.Enum.Name(state), said)
+            raise _failure(api.JobState.Enum.Name(state), said, self._worker_pool)
         return _Done(PipelineState.DONE)
 
 
@@ -117,18 +138,26 @@ class _Done(PipelineResult):
         return self._state
 
 
-def _failure(state: str, said: list[Any]) -> Exception:
+def _failure(state: str, said: list[Any], worker_pool: str) -> Exception:
     """Returns why a job failed: an error with a message for people, one of Python code, or a loss to recover from."""
     texts = [message.message_text for message in said]
     errors = [m.message_text for m in said if m.importance == api.JobMessage.JOB_MESSAGE_ERROR]
     cause = known_cause(JobFailed("\n".join(texts)))
     if cause:
         return cause
+    if any(_NO_POOL.search(text) for text in texts):
+        return InputError(
+            f"runner.worker_pool={worker_pool}: no worker pool answers there, as a task manager sees it; start one on "
+            f"the host of each task manager: semdedup-worker port={worker_pool.rpartition(':')[2]}"
+        )
     text = next((text.strip() for text in reversed([*texts, *errors]) if text.strip()), "it does not say why")
     connection = re.search(r"^grpc\..*", text, re.MULTILINE)
     if "Traceback (most recent call last)" in text and not connection:
         return JobFailed(text)
-    return WorkerLost(f"the job on Flink ended as {state}: {connection[0] if connection else text.splitlines()[0]}")
+    said_first = _REPEATED.sub(r"\1", connection[0] if connection else text.splitlines()[0])
+    if _BROKEN.search(said_first):
+        said_first = f"the connection to a worker broke; the log of its worker pool may say why ({said_first})"
+    return WorkerLost(f"the job on Flink ended as {state}: {said_first}")
 
 
 def _options(
@@ -149,7 +178,7 @@ def _options(
             "flink_version": config.flink_version,
             "flink_job_server_jar": jar,
             "job_server_java_launcher": job_server.java(),
-            "job_server_jvm_properties": [f"-Djava.io.tmpdir={scratch}", *jvm],
+            "job_server_jvm_properties": [f"-Djava.io.tmpdir={scratch}", *_OPENED, *jvm],
             "artifacts_dir": scratch,
             "job_name": f"semdedup-{uuid.uuid4().hex[:12]}",
             "parallelism": number,
@@ -164,7 +193,9 @@ def _options(
 
 
 @contextmanager
-def _environment(config: FlinkConfig, number: int, lost: Callable[[str], None]) -> Iterator[dict[str, str]]:
+def _environment(
+    config: FlinkConfig, number: int, memory_given: bool, lost: Callable[[str], None]
+) -> Iterator[dict[str, str]]:
     """Yields Beam's options that say where workers come from, with a pool open where this process starts them."""
     kind = config.environment
     if kind == "auto":
@@ -173,7 +204,8 @@ def _environment(config: FlinkConfig, number: int, lost: Callable[[str], None]) 
         command = json.dumps({"command": str(Path(sys.executable).with_name("semdedup-worker"))})
         yield {"environment_type": "PROCESS", "environment_config": command}
     elif kind == "external":
-        yield {"environment_type": "EXTERNAL", "environment_config": config.worker_pool}
+        pool = json.dumps({"url": config.worker_pool, "params": {} if memory_given else MEMORY_OF_MACHINE})
+        yield {"environment_type": "EXTERNAL", "environment_config": pool}
     else:
         with WorkerPool("localhost:0", max(1, cores() // number), lost) as pool:
             yield {"environment_type": "EXTERNAL", "environment_config": f"localhost:{pool.port}"}
