@@ -63,6 +63,14 @@ class OneOf:
 
 
 @dataclasses.dataclass(frozen=True)
+class Code:
+    """Beside the type of a setting: its value has code run, so that it is not taken from a stored file."""
+
+
+CODE = Code()
+
+
+@dataclasses.dataclass(frozen=True)
 class Declared:
     """A field as it is declared.
 
@@ -72,6 +80,7 @@ class Declared:
         help: what it means, on one line.
         heading: the part of `--help` that it stands in.
         one_of: the names that it is one of, where they are not in its type.
+        is_code: whether its value has code run.
     """
 
     name: str
@@ -80,6 +89,7 @@ class Declared:
     help: str
     heading: str
     one_of: OneOf | None = None
+    is_code: bool = False
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -107,5 +117,6 @@ def declared(schema: type[Any]) -> list[Declared]:
         headings = [getattr(owners[0], "heading", ""), *(text for text in infos[0].metadata if isinstance(text, str))]
         default = dataclasses.MISSING if infos[0].is_required() else infos[0].get_default(call_default_factory=True)
         one_of = next((item for item in infos[0].metadata if isinstance(item, OneOf)), None)
-        found.append(Declared(f.name, infos[0].annotation, default, " ".join(help.split()), headings[-1], one_of))
+        described = " ".join(help.split()), headings[-1], one_of, CODE in infos[0].metadata
+        found.append(Declared(f.name, infos[0].annotation, default, *described))
     return sorted(found, key=lambda field: field.default is not dataclasses.MISSING)

@@ -21,7 +21,7 @@ from typing import Any
 from beam_semdedup.cli import composition, console, sweep
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.text import without_secrets
@@ -80,6 +80,7 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
         print(version("beam-semdedup"))
         sys.exit(DONE)
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # as in this process: joblib's import nothing of the working directory
     code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
     for runner in RUNNERS.values():
         runner.leave()
@@ -108,6 +109,10 @@ def _terminate(*_: object) -> None:
 
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """Returns the worst exit code of the jobs that the arguments ask for."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Hydra asks so
+    except FileNotFoundError as error:
+        raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
     writes = schema is not ForecastParameters
@@ -133,12 +138,19 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+    with _scratch() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if line.multirun and schema is Parameters:
         sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="semdedup-")
+    except OSError as error:
+        raise InputError(f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it") from error
 
 
 class _Told(KeyboardInterrupt):
@@ -159,6 +171,12 @@ def _guarded(action: Callable[[], int]) -> int:
         return BAD_INPUT
     except RunError as error:
         console.say(f"Failed: {error}")
+        return FAILED
+    except StorageError as error:
+        console.say(f"Error: {error}")
+        return BAD_INPUT
+    except OSError as error:
+        console.say(f"Failed: {reason(error)}")
         return FAILED
     except Exception as error:
         message = composition.message_of(error)

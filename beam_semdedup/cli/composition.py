@@ -26,6 +26,9 @@ _UNSET = "???"
 """What Hydra and OmegaConf take for a value that must be given."""
 _SHOWS = {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 """The options of Hydra with which nothing runs."""
+_TRUST = "trust_stored"
+"""What is given beside --config-path to take all that is stored there."""
+_RESOLVER = re.compile(r"\$\{[^}]*:")
 _PIECE = re.compile(r"""(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|\$\{[^{}]*\}|[^][{},])+""")
 """What stands between the brackets and commas of a value; an interpolation has braces of its own."""
 
@@ -60,10 +63,13 @@ class CommandLine:
         rest, place = _without_option(arguments, "--config-path", "-cp")
         rest, directory = _without_option(rest, "--config-dir", "-cd")
         rest, own = _without_option(rest, "--config-name", "-cn")
+        rest, trust = _without_option(rest, _TRUST) if place is not None else (rest, None)
         stored = {} if place is None else _stored(name, schema, place)
         overrides = overrides_of(rest)
         options = [argument for argument in rest if argument not in overrides]
         overrides = [o for o in overrides if not (o.startswith("~") and _dropped(stored, key_of(o)))]
+        if trust not in ("true", "True"):
+            _take_out_code(stored, overrides, f"--config-path={place}")
         line = cls(own or name, conf_dir(), schema, options, overrides, stored)
         if {"-sc", "--shell-completion"} & set(options):
             return line  # install=bash is no parameter
@@ -191,6 +197,29 @@ def _stored(name: str, schema: type[Any], place: str) -> dict[str, Any]:
         settings = values[group] if isinstance(values[group], dict) else {"name": values[group]}
         values[group] = {"name": next(iter(GROUPS[group])), **settings}
     return values
+
+
+def _take_out_code(stored: dict[str, Any], overrides: Sequence[str], place: str) -> None:
+    """Takes out of the stored values what has code run, and is given anew.
+
+    Raises:
+        InputError: something of that kind is not given anew.
+    """
+    given = {key_of(override): override.partition("=")[2] for override in overrides}
+    for group in GROUPS.keys() & stored.keys():
+        settings = stored[group]
+        if settings["name"] not in GROUPS[group] or given.get(group, settings["name"]) != settings["name"]:
+            continue  # which `resolve` refuses, or which another choice replaces
+        for setting in declared(GROUPS[group][settings["name"]].settings):
+            if setting.is_code and settings.pop(setting.name, None) not in (None, setting.default):
+                name = f"{group}.{setting.name}"
+                if name not in given:
+                    raise InputError(
+                        f"{place}: {name} has code run, and is not taken from a stored file: give it again, or drop "
+                        f"it ('~{name}'), or give {_TRUST}=true where you know who wrote the file"
+                    )
+    if _RESOLVER.search(yaml.safe_dump(stored)):
+        raise InputError(f"{place}: ${{…:…}} in a stored file is not resolved, unless {_TRUST}=true is given")
 
 
 def _dropped(values: dict[str, Any], key: str) -> bool:

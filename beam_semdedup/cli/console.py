@@ -29,7 +29,8 @@ _COMMANDS: dict[type, Command] = {
         "semdedup",
         "input_path=… output_path=… [eps=…]",
         "Finds rows of embedding files that mean the same.\n"
-        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.",
+        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.\n"
+        "What has code run, such as runner.runtime_env, is taken from there only with trust_stored=true.",
     ),
     RemovalParameters: Command(
         "semdedup-remove",

@@ -11,7 +11,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -35,7 +35,9 @@ from beam_semdedup.fit.local import LocalKMeansConfig
 from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.runners.base import RunnerConfig
 from beam_semdedup.runners.direct import DirectConfig
+from beam_semdedup.runners.ports import LOOPBACK
 from beam_semdedup.runners.ray.settings import RayConfig
+from beam_semdedup.storage.options import StorageOptions
 
 
 def number_of_bytes(value: Any) -> int:
@@ -61,7 +63,7 @@ def _list_of_paths(value: Any) -> list[str]:
 class ReadKwargs(TypedDict, total=False):
     """How fsspec reaches what is read."""
 
-    storage_options: dict[str, Any]
+    storage_options: Annotated[dict[str, Any], AfterValidator(StorageOptions)]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -92,10 +94,11 @@ class InputParameters:
     heading: ClassVar[str] = WHERE
 
     input_path: Paths
-    """file, directory (searched recursively), glob, fsspec URL, or a list of them"""
+    """file, directory (searched recursively; names that begin with _ or . are skipped), glob, fsspec URL, or a list of
+    them"""
     input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
     input_file_extensions: list[str] | None = None
-    """which files of a directory are read; null: those of input_filetype"""
+    """how the names of files end that are read, in any case; null: as input_filetype says, or part-00000 without any"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
     """{storage_options: {…}} for fsspec when reading the input"""
     id_field: Annotated[str, COLUMNS] = "id"
@@ -135,6 +138,10 @@ class ClusterParameters:
     """seconds to wait until the Ray cluster has room for the actors"""
     verbose: Verbose = True
     runner: InstanceOf[RunnerConfig] = field(default_factory=DirectConfig)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The settings of the runner may hold credentials, and no worker needs them.
+        return {**vars(self), "runner": DirectConfig()}
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -256,6 +263,8 @@ class EndpointParameters(ClusterParameters):
     """the Ray cluster: auto, or host:port; local: one on this machine"""
     port: Annotated[NotNegative, Field(le=65535)] = 8099
     """where Beam pipelines are submitted to; 0: any free port"""
+    host: str = LOOPBACK
+    """the address of this machine that it listens on, where it takes pipelines from whoever reaches it; 0.0.0.0: all"""
     runner: InstanceOf[RunnerConfig] = field(default_factory=RayConfig)
 
 

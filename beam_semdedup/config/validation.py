@@ -21,7 +21,7 @@ from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
-from beam_semdedup.text import HIDDEN
+from beam_semdedup.text import hidden_in
 
 _LOG = logging.getLogger(__name__)
 _OTHER_NAMES = {
@@ -139,15 +139,13 @@ def _check_given(name: str, value: Any) -> None:
     if value == "":
         raise InputError(f"{name} is empty")
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and f"://{HIDDEN}@" in text:
-            raise InputError(f"{name}: the user and password of a URL are not stored with a run: give it again")
         if isinstance(text, str) and "${" in text:
             raise InputError(f"{name}: ${{…}} in {text!r} has a meaning on the command line only")
-    options = value.get("storage_options") if isinstance(value, dict) else None
-    hidden = [option for option in options if options[option] == HIDDEN] if isinstance(options, dict) else []
+    hidden = hidden_in(value, name)
+    if hidden == name:
+        raise InputError(f"{name}: the password or signature of a URL is not stored with a run: give it again")
     if hidden:
-        option = f"{name}.storage_options.{hidden[0]}"
-        raise InputError(f"{option} is not stored with a run's configuration; give it again: {option}=…")
+        raise InputError(f"{hidden} is not stored with a run's configuration; give it again: {hidden}=…")
 
 
 _BOUNDS = {

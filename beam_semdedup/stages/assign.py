@@ -15,14 +15,16 @@ from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, partitions
 from beam_semdedup.inputs.base import InputUnit, RowBatch
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
 from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
+from beam_semdedup.text import without_secrets
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,11 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
-    finished = segments.read_index(job.segments.file(name), _Facts)
-    if finished is None:
-        raise stored.discard(job.segments, name, job.kmeans)
+    file = job.segments.file(name)
+    with stored.discarding(job.kmeans):
+        finished = segments.read_index(file, _Facts)
+        if finished is None:
+            raise DamagedFile(file, "its index cannot be read")
     return finished[1]
 
 
@@ -97,7 +101,7 @@ def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> Non
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = job.input_format.read(job.input_file(unit.path), unit, job.input_schema)
+    batches = partitions.read(job.input_format, job.input_file(unit.path), unit, job.input_schema)
 
     def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
@@ -176,4 +180,5 @@ def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons:
         return _rejected_schema(job).empty_table()
     row_group, row = job.input_format.places(job.input_file(unit.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
-    return pa.table([pa.array([unit.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))
+    path = pa.array([without_secrets(unit.path)] * len(numbers))
+    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))

@@ -17,6 +17,7 @@ from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
 from beam_semdedup.stages.repeated import Repeated, repeated
@@ -114,7 +115,8 @@ def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> N
 
 def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Table, PairwiseFacts]:
     """Returns the result rows of a unit, and the facts of its file that depend on them."""
-    batches = segments.read(job.segments, unit.segments, job.segment_schema)
+    with stored.discarding(job.kmeans):
+        batches = segments.read(job.segments, unit.segments, job.segment_schema)
     names = [name for name in job.segment_schema.names if name != "embedding"]
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
@@ -124,16 +126,15 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
     scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
-    own, best = order[unit.low : unit.high], pa.array(order[winners])
-    ids = table.column("id")
     metadata = job.parameters.metadata_fields
+    own = tables.take(table.select(["id", *metadata]), order[unit.low : unit.high])
     result = pa.table(
         [
-            ids.take(pa.array(own)),
-            ids.take(best),
+            own.column("id"),
+            tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[unit.low : unit.high]),
-            *(table.column(name).take(pa.array(own)) for name in metadata),
+            *(own.column(name) for name in metadata),
         ],
         names=[*RESULT_COLUMNS, *metadata],
     )

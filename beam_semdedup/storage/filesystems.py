@@ -38,6 +38,8 @@ def filesystem(url: str, options: Options) -> tuple[fsspec.AbstractFileSystem, s
     except ImportError as error:
         hint = ': pip install "beam-semdedup[s3]"' if url.startswith(("s3:", "s3a:")) else ""
         raise InputError(f"{url}: {error}{hint}") from error
+    except FileNotFoundError as error:  # of a relative path
+        raise InputError(f"{url}: the working directory does not exist any more; give an absolute path") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{url}: no such file system, or its storage_options are wrong: {error}") from error
 

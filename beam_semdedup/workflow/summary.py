@@ -18,6 +18,7 @@ from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.stages.duplicates import DuplicatesFacts
 from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import EXAMPLES, without_secrets
 from beam_semdedup.workflow import output_path
@@ -117,7 +118,10 @@ def find_results(plan: Plan) -> Found:
             f"{assigned.rejected:,} rejected (compared: {compared.counts.num_rows:,}); run with reuse_cache=false, and "
             "please report it"
         )
-    again = repeated_in_files(files, "id", duplicates, plan.memory)
+    try:
+        again = repeated_in_files(files, "id", duplicates, plan.memory)
+    except DamagedFile as error:
+        raise RunError(f"{error}; run the same command again") from error
     repeated = Repetitions(
         count=max(compared.repeated_ids, again.count),
         in_clusters=compared.repeated_ids,

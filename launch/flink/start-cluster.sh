@@ -87,7 +87,7 @@ has_slots() { # HOST HOW_MANY
 }
 
 find_flink
-JOB_SERVER=${JOB_SERVER:-$("$PYTHON" -m beam_semdedup.runners.flink.job_server "${FLINK_VERSION%.*}")}
+JOB_SERVER=${JOB_SERVER:-$("$PYTHON" -P -m beam_semdedup.runners.flink.job_server "${FLINK_VERSION%.*}")}
 if [ "${1:-}" = --join ]; then
     [ $# -ge 2 ] || { echo "start-cluster.sh --join JOB_MANAGER [HOW_MANY]" >&2; exit 2; }
     BIND_HOST=0.0.0.0 configure "$2"

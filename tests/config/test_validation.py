@@ -431,5 +431,5 @@ def test_no_message_about_a_parameter_shows_a_credential():
     ("name", "value"), [("input_path", ["/x", "ftp://***@host/a"]), ("cache_path", "ftp://***@host/a")]
 )
 def test_a_url_whose_password_was_not_stored_is_asked_for(name, value):
-    with pytest.raises(InputError, match=f"{name}: the user and password of a URL are not stored"):
+    with pytest.raises(InputError, match=f"{name}: the password or signature of a URL is not stored"):
         resolve({"input_path": "/in", "output_path": "/out", name: value})

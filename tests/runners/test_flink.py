@@ -396,7 +396,7 @@ def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str)
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
         assert [start("one", provision), start("two", provision)] == ["", ""]
         workers = [p for p in psutil.Process().children() if f"--provision_endpoint={provision}" in p.cmdline()]
-        assert {(p.cmdline()[0], p.cmdline()[3]) for p in workers} == {
+        assert {(p.cmdline()[0], p.cmdline()[4]) for p in workers} == {
             (sys.executable, "--id=one"),
             (sys.executable, "--id=two"),
         }
@@ -443,7 +443,7 @@ def test_a_pool_in_a_container_refuses_a_run_that_took_its_machines_memory(
             assert stub.StartWorker(request).error == ""
 
 
-@pytest.mark.parametrize("argument", ["prot=1", "port=many", "port", "port=1 threads"])
+@pytest.mark.parametrize("argument", ["prot=1", "port=many", "port", "port=1 threads", "port=1 host="])
 def test_a_pool_says_what_it_does_not_understand(argument: str) -> None:
     command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", *argument.split()]
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -452,9 +452,29 @@ def test_a_pool_says_what_it_does_not_understand(argument: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [([], {"127.0.0.1", "::1", "::ffff:127.0.0.1"}), (["host=0.0.0.0"], {"0.0.0.0", "::"})],
+)
+def test_a_pool_listens_on_this_machine_alone_unless_it_is_given_a_host(given: list[str], hosts: set[str]) -> None:
+    command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", "port=0", *given]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as pool:
+        assert pool.stderr is not None
+        said = []
+        for line in pool.stderr:
+            said.append(line)
+            if "listening on port" in line:
+                break
+        listening = {c.laddr.ip for c in psutil.Process(pool.pid).net_connections("tcp") if c.status == "LISTEN"}
+        pool.terminate()
+    assert listening
+    assert listening <= hosts
+    assert ("The worker pool listens on 0.0.0.0, and serves whoever reaches it" in "".join(said)) == bool(given)
+
+
 def test_a_pool_has_a_help() -> None:
     command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", "--help"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0
     assert "Traceback" not in ended.stderr
-    assert ended.stdout.startswith("semdedup-worker [port=50000] [threads=1]\n")
+    assert ended.stdout.startswith("semdedup-worker [port=50000] [threads=1] [host=localhost]\n")

@@ -29,7 +29,7 @@ from apache_beam.portability.api import (
 from google.protobuf import json_format, text_format
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.runners import worker
+from beam_semdedup.runners import ports, worker
 from beam_semdedup.runners.process import WorkerProcess
 from beam_semdedup.runners.resources import container_limit
 from beam_semdedup.text import in_bytes
@@ -39,13 +39,15 @@ _MODULE = "beam_semdedup.runners.flink.worker_pool"  # __name__ is __main__ in a
 _START_SECONDS = 60
 MEMORY_OF_MACHINE = {"memory": "of-machine"}
 """What a run asks of the pool, whose workers it gives a share of the memory that Flink says the machine has."""
-_HELP = """semdedup-worker [port=50000] [threads=1]
+_HELP = """semdedup-worker [port=50000] [threads=1] [host=localhost]
 
 Starts worker processes for the task manager of Flink on this host (runner=flink, runner.environment=external) until it
 is interrupted or terminated.
 
  port     where it listens, as runner.worker_pool=HOST:PORT says; 0: any free port (50000)
  threads  that each worker uses: the cores of a slot (1)
+ host     the address of this machine that it listens on. It takes work from whoever reaches it: leave it alone where
+          the task manager is on the same host or in the same pod (localhost)
 
 Exit codes: 0 ended, 2 bad parameters, or a port that is taken."""
 
@@ -128,8 +130,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger(WorkerProcess.__module__).setLevel(logging.DEBUG)  # all that workers print
     try:
-        port, threads = _given(sys.argv[1:])
-        pool = WorkerPool(f"[::]:{port}", threads)
+        port, threads, host = _given(sys.argv[1:])
+        pool = WorkerPool(f"{ports.checked(host, 'The worker pool')}:{port}", threads)
     except (InputError, RuntimeError) as error:  # the latter where the port is taken
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -141,15 +143,17 @@ def main() -> None:
         ended.wait()
 
 
-def _given(arguments: Sequence[str]) -> tuple[int, int]:
-    """Returns the port and the number of threads."""
-    given = {"port": 50000, "threads": 1}
+def _given(arguments: Sequence[str]) -> tuple[int, int, str]:
+    """Returns the port, the number of threads and the host."""
+    given = {"port": "50000", "threads": "1", "host": ports.LOOPBACK}
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name not in given or not value.isdecimal():
-            raise InputError(f"cannot understand {argument!r}: what can be given is port=50000 threads=1; see --help")
-        given[name] = int(value)
-    return given["port"], given["threads"]
+        if name not in given or not (value if name == "host" else value.isdecimal()):
+            raise InputError(
+                f"cannot understand {argument!r}: what can be given is port=50000 threads=1 host=localhost; see --help"
+            )
+        given[name] = value
+    return int(given["port"]), int(given["threads"]), given["host"]
 
 
 def _work() -> None:
