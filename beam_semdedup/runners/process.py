@@ -84,15 +84,16 @@ class WorkerProcess:
             why, said = " (the system does that when memory runs out: try a smaller memory_budget)", ""
         return f"worker process {self._process.pid} {how}{why}; finished units are kept, the same command goes on{said}"
 
-    def stop(self) -> None:
-        """Asks it to end, and ends it when it does not."""
+    def stop(self) -> bool:
+        """Asks it to end, and ends it when it does not; returns false where something else had killed it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(timeout=5)
+            return self._process.wait(timeout=5) >= 0
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
+            return True
 
     def kill(self) -> None:
         """Ends it at once."""

@@ -19,8 +19,8 @@ from beam_semdedup import Summary
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, WorkerLost
 from beam_semdedup.runners import base as runners
-from beam_semdedup.runners.flink.job import JobFailed
 from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.submission import JobFailed
 
 pytestmark = [needs_the_jar, pytest.mark.slow, pytest.mark.timeout(600)]
 

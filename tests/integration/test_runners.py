@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from flink_on_this_machine import needs_the_jar
+from prism_on_this_machine import PRISM, needs_prism
 from pydantic.dataclasses import dataclass
 from runs import DEMO, Ended, centroids, comparisons, dedup, duplicates
 
@@ -53,6 +54,11 @@ def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
 
 
+@needs_prism
+def test_prism(in_process: Summary, tmp_path: Path) -> None:
+    _assert_same({"name": "prism", "prism_location": PRISM}, in_process, tmp_path)
+
+
 @dataclass(kw_only=True, config=CHECKED)
 class ToyConfig(RunnerConfig):
     """A runner of this test."""
@@ -88,7 +94,7 @@ def test_a_runner_that_is_registered_needs_no_other_line(
     ended = semdedup("runner=toy", "runner.num_workers=auto", *(f"{name}={value}" for name, value in given.items()))
     assert "runner toy with 3 workers" in ended.err
     assert f"Duplicates  {in_process.num_duplicates:>14,}" in ended.out
-    assert semdedup("runner=other").err == "Error: runner=other: runner is one of: direct, ray, flink, toy\n"
+    assert semdedup("runner=other").err == "Error: runner=other: runner is one of: direct, ray, flink, prism, toy\n"
 
 
 def test_naming_the_runners_imports_none_of_what_they_run_on() -> None:

@@ -37,10 +37,10 @@ from beam_semdedup.runners.base import Runner
 from beam_semdedup.runners.flink import job
 from beam_semdedup.runners.flink import job_server as flink_jar
 from beam_semdedup.runners.flink.cluster import FlinkCluster
-from beam_semdedup.runners.flink.job import JobFailed, JobRunner
 from beam_semdedup.runners.flink.worker_pool import MEMORY_OF_MACHINE, WorkerPool
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
+from beam_semdedup.runners.submission import JobFailed, JobRunner
 
 JAVA = """
 	at org.apache.beam.sdk.util.MoreFutures.get(MoreFutures.java:61)
@@ -351,7 +351,7 @@ def test_a_failure_is_one_of_the_run_or_a_loss(text: str, kind: type, message: s
     with (
         job_service_that_fails(text) as service,
         pytest.raises(kind) as error,
-        beam.Pipeline(runner=JobRunner(service, "pool:50000"), options=PipelineOptions(flags=[])) as pipeline,
+        beam.Pipeline(runner=JobRunner(service, "Flink", "pool:50000"), options=PipelineOptions(flags=[])) as pipeline,
     ):
         _ = pipeline | beam.Create([1])
     assert type(error.value) is kind
@@ -415,6 +415,16 @@ def test_task_managers_of_one_host_share_a_pool_though_each_counts_its_workers_f
         assert [first.is_running(), second.is_running()] == [False, True]
         other.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
         assert not second.is_running()
+
+
+def test_a_pool_says_what_a_worker_died_of_that_the_runner_stops_at_once(provision: str) -> None:
+    lost: list[str] = []
+    with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
+        assert start("one", provision) == ""
+        (worker,) = psutil.Process().children()
+        worker.kill()
+        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="one"))
+    assert [f"worker process {worker.pid} was killed by SIGKILL" in said for said in lost] == [True]
 
 
 def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,45 +1,30 @@
-"""A pipeline as a job on Flink: its options, its workers, its submission, and what a failure says."""
+"""A pipeline as a job on Flink: its options and its workers."""
 
 from __future__ import annotations
 
+import functools
 import json
-import re
 import sys
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-import apache_beam as beam
-import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_job_api_pb2 as api
-from apache_beam.portability.api import beam_job_api_pb2_grpc
-from apache_beam.runners.portability.flink_runner import FlinkRunner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle, PortableRunner
-from apache_beam.runners.runner import PipelineResult, PipelineState
+from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.errors import InputError, WorkerLost, known_cause
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.base import Build
 from beam_semdedup.runners.flink import job_server
 from beam_semdedup.runners.flink.cluster import FlinkCluster
-from beam_semdedup.runners.flink.job_server import JobServer
 from beam_semdedup.runners.flink.settings import FlinkConfig
 from beam_semdedup.runners.flink.worker_pool import MEMORY_OF_MACHINE, WorkerPool
+from beam_semdedup.runners.submission import Deaths, JobServer, submit
 
 # What Flink looks into by reflection, in streaming pipelines above all, which Java 17 closes.
 _OPENED = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.nio", "java.util")]
-_GRACE_SECONDS = 5.0
-_NOTICE_SECONDS = 1.0
-_REPEATED = re.compile(r"((?:[\w$]+\.)+[\w$]+: )\1+")
-"""The name of a Java class that is written more than once."""
-_NO_POOL = re.compile(r"\bUNAVAILABLE: (?s:.*)\bExternalEnvironmentFactory\.createEnvironment\b")
-_BROKEN = re.compile(r"StatusRuntimeException: (CANCELLED|UNAVAILABLE): ")
 # Flink 2 keeps the groups of a batch job as state, which by default is on the heap and may not fit there. RocksDB is a
 # part of Flink's distribution, not of the job server's jar. Without checkpoints the path is not used.
 _ROCKSDB = {"state_backend": "rocksdb", "state_backend_storage_path": "file:///tmp/semdedup-flink"}
@@ -57,107 +42,15 @@ def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | 
         RunError: the job server does not start; what units raise is raised as Flink words it.
     """
     jar = job_server.find(config)
-    deaths: list[str] = []
-    died = threading.Event()
-
-    def lost(message: str) -> None:
-        """Ends the job server soon after a worker died, if the job does not end by itself."""
-        deaths.append(message)
-        died.set()
-        timer = threading.Timer(_GRACE_SECONDS, server.end)
-        timer.daemon = True
-        timer.start()
-
+    deaths = Deaths()
     with ExitStack() as stack:
-        environment = stack.enter_context(_environment(config, number, memory_given, lost))
+        environment = stack.enter_context(_environment(config, number, memory_given, deaths.add))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="semdedup-", ignore_cleanup_errors=True))
         options = _options(config, number, cluster, jar, scratch, environment)
-        server = stack.enter_context(JobServer(options))
-        try:
-            with beam.Pipeline(runner=JobRunner(server.connected(), config.worker_pool), options=options) as pipeline:
-                build(pipeline)
-        except BaseException as error:
-            if cluster:
-                cluster.cancel(options.get_all_options(retain_unknown_options=True)["job_name"])
-            if not isinstance(error, Exception):
-                raise
-            cause = known_cause(error)
-            if cause is None or isinstance(cause, WorkerLost):
-                died.wait(_NOTICE_SECONDS)  # Flink may say that a connection broke before it is seen why
-                if deaths:
-                    raise WorkerLost(deaths[0]) from error
-            if cause:
-                raise
-            server.show_worries()
-            if isinstance(error, grpc.RpcError):
-                raise WorkerLost(f"the connection to the Flink job server broke ({server.how_it_is()})") from error
-            raise
-
-
-class JobFailed(RuntimeError):
-    """Holds what Flink says of a job that failed in Python code."""
-
-
-class JobRunner(PortableRunner):
-    """Submits a pipeline to the service of a job server, and waits for its end.
-
-    Args:
-        service: of the job server.
-        worker_pool: where workers come from, for the message where nobody is there.
-
-    Raises:
-        InputError, RunError: in Beam's `run`, what a unit of the pipeline raised for people, or that there is no pool.
-        WorkerLost: something beside the units' Python code failed.
-        JobFailed: the Python code failed otherwise.
-    """
-
-    def __init__(self, service: beam_job_api_pb2_grpc.JobServiceStub, worker_pool: str) -> None:
-        super().__init__()
-        self._service, self._worker_pool = service, worker_pool
-
-    def run_portable_pipeline(self, pipeline: Any, options: PipelineOptions) -> PipelineResult:
-        """Returns when the job is done; Beam calls it."""
-        service = self._service
-        handle = JobServiceHandle(service, options, retain_unknown_options=True)
-        prepared = handle.prepare(self._optimize_pipeline(pipeline, options))
-        handle.stage(pipeline, prepared.artifact_staging_endpoint.url, prepared.staging_session_token)
-        job_id = service.Run(api.RunJobRequest(preparation_id=prepared.preparation_id)).job_id
-        said, state = [], api.JobState.UNSPECIFIED
-        for response in service.GetMessageStream(api.JobMessagesRequest(job_id=job_id)):  # ends with the job
-            if response.HasField("message_response"):
-                said.append(response.message_response)
-            else:
-                state = response.state_response.state
-        if state != api.JobState.DONE:
-            raise _failure(api.JobState.Enum.Name(state), said, self._worker_pool)
-        return _Done(PipelineState.DONE)
-
-
-class _Done(PipelineResult):
-    def wait_until_finish(self, duration: int | None = None) -> str:
-        return self._state
-
-
-def _failure(state: str, said: list[Any], worker_pool: str) -> Exception:
-    """Returns why a job failed: an error with a message for people, one of Python code, or a loss to recover from."""
-    texts = [message.message_text for message in said]
-    errors = [m.message_text for m in said if m.importance == api.JobMessage.JOB_MESSAGE_ERROR]
-    cause = known_cause(JobFailed("\n".join(texts)))
-    if cause:
-        return cause
-    if any(_NO_POOL.search(text) for text in texts):
-        return InputError(
-            f"runner.worker_pool={worker_pool}: no worker pool answers there, as a task manager sees it; start one on "
-            f"the host of each task manager: semdedup-worker port={worker_pool.rpartition(':')[2]}"
-        )
-    text = next((text.strip() for text in reversed([*texts, *errors]) if text.strip()), "it does not say why")
-    connection = re.search(r"^grpc\..*", text, re.MULTILINE)
-    if "Traceback (most recent call last)" in text and not connection:
-        return JobFailed(text)
-    said_first = _REPEATED.sub(r"\1", connection[0] if connection else text.splitlines()[0])
-    if _BROKEN.search(said_first):
-        said_first = f"the connection to a worker broke; the log of its worker pool may say why ({said_first})"
-    return WorkerLost(f"the job on Flink ended as {state}: {said_first}")
+        server = stack.enter_context(JobServer("Flink", *FlinkJarJobServer(options).subprocess_cmd_and_endpoint()))
+        name = options.get_all_options(retain_unknown_options=True)["job_name"]
+        cancel = functools.partial(cluster.cancel, name) if cluster else lambda: None
+        submit(build, server, options, deaths, cancel, config.worker_pool)
 
 
 def _options(

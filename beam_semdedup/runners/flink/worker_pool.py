@@ -110,8 +110,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def _stop(self, key: tuple[str, str]) -> None:
         process = self._workers.pop(key, None)
-        if process:
-            process.stop()
+        if process and (process.has_failed() or not process.stop()):  # the runner noticed it before this pool did
+            self._lost(process.how_it_ended())
 
     def _watch(self, key: tuple[str, str], process: WorkerProcess) -> None:
         process.follow()
