@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import InputError
-from beam_semdedup.fields import CHECKED
+from beam_semdedup.fields import CHECKED, PositiveOrAuto
 from beam_semdedup.runners.base import Build, Runner, RunnerConfig
 
 _LOG = logging.getLogger(__name__)
@@ -25,8 +25,8 @@ class PrismConfig(RunnerConfig):
     """This machine, through Prism, which runs streaming pipelines too; its one worker has all cores."""
 
     name: Literal["prism"] = "prism"
-    num_workers: Literal[1] = 1
-    """worker processes: Prism starts one"""
+    num_workers: PositiveOrAuto = 1
+    """1 or auto: Prism starts one worker process, which has all cores"""
     prism_location: str | None = None
     """path or URL of the program; null: what make install EXTRAS=prism built, else Beam's download"""
     options: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +40,8 @@ class PrismRunner(Runner[PrismConfig]):
     workers_are_here = True
 
     def check(self, device: str) -> None:
+        if self.num_workers() != 1:
+            raise InputError(f"runner.num_workers={self.num_workers()}: Prism starts one worker, which has all cores")
         place = self.config.prism_location
         if place and "://" not in place and not Path(place).is_file():
             raise InputError(f"runner.prism_location={place}: there is no such file")

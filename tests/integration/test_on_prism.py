@@ -97,6 +97,15 @@ def test_an_interrupted_run_leaves_nothing_running(tmp_path: Path, init: str) ->
         process.kill()
 
 
-def test_a_program_that_is_not_there_is_bad_input(semdedup: Callable[..., Ended], tmp_path: Path) -> None:
-    ended = semdedup(f"input_path={DEMO}", f"output_path={tmp_path}/out", "runner=prism", "runner.prism_location=/none")
-    assert (ended.code, ended.err) == (2, "Error: runner.prism_location=/none: there is no such file\n")
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("prism_location=/none", "there is no such file"),
+        ("num_workers=2", "Prism starts one worker, which has all cores"),
+    ],
+)
+def test_what_prism_cannot_run_with_is_bad_input(
+    setting: str, said: str, semdedup: Callable[..., Ended], tmp_path: Path
+) -> None:
+    ended = semdedup(f"input_path={DEMO}", f"output_path={tmp_path}/out", "runner=prism", f"runner.{setting}")
+    assert (ended.code, ended.err) == (2, f"Error: runner.{setting}: {said}\n")
