@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
@@ -40,11 +41,13 @@ def _no_truth(value: Any) -> Any:
     return value
 
 
-Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+LARGEST = 2**63 - 1
+"""The largest integer that Arrow and NumPy take."""
+Integer: TypeAlias = Annotated[int, BeforeValidator(_whole), Field(ge=-LARGEST, le=LARGEST)]
 Positive: TypeAlias = Annotated[Integer, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Integer, Field(ge=0)]
-Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth)]
-PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["auto"]
+Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | Literal["auto"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Declared:
     @property
     def is_text(self) -> bool:
         """Whether any text has a meaning for it."""
-        return str in (self.kind, *get_args(self.kind)) or get_origin(self.kind) is Literal
+        one_of_types = get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else ()
+        return str in (self.kind, *one_of_types) or get_origin(self.kind) is Literal
 
 
 def declared(schema: type[Any]) -> list[Declared]:

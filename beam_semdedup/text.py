@@ -1,4 +1,4 @@
-"""How numbers are written for people, and what is kept from them."""
+"""How numbers and texts are written for people, and what is kept from them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ _SIGNATURE = re.compile(rf"""([?&;](?:(?![=&\s]).)*(?:{_NAMED})[^=&\s]*=)[^&\s'"
 _LEFT_OUT = re.compile(rf"^{re.escape(HIDDEN)}$|://{re.escape(HIDDEN)}@|[?&;][^=&\s]*={re.escape(HIDDEN)}")
 EXAMPLES = 5
 """How many of many things are named in a message or a summary."""
+_LONGEST = 200
+"""How many characters of one value a message shows."""
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal would act on rather than show: control characters but for tabs and line ends, and changes of the
+direction of writing; and what stands for bytes that are no text."""
 
 
 def counted(number: int, what: str) -> str:
@@ -41,6 +46,21 @@ def in_bytes(number: float) -> str:
         number /= 1024
         units.pop(0)
     return f"{number:,.0f} B" if units[0] == "B" else f"{number:,.1f} {units[0]}"
+
+
+def printable(text: str) -> str:
+    """Returns a text, which may come from a file, as a terminal can show it: with escapes for control characters."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shortened(text: str) -> str:
+    """Returns a text as far as a message has room for it."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def shown(value: Any) -> str:
+    """Returns a value as Python writes it, as far as a message has room for it."""
+    return shortened(repr(value))
 
 
 def without_secrets(values: Any) -> Any:

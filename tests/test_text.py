@@ -8,7 +8,7 @@ import pytest
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.fields import declared
-from beam_semdedup.text import counted, hidden_in, in_bytes, in_time, without_secrets
+from beam_semdedup.text import counted, hidden_in, in_bytes, in_time, printable, shortened, without_secrets
 
 
 @pytest.mark.parametrize(("number", "shown"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234567, "1,234,567 rows")])
@@ -127,3 +127,13 @@ class TestSecrets:
             "input_path": [shown],
             "runner": {"master": shown},
         }
+
+
+def test_a_terminal_shows_what_is_in_a_file_and_does_not_obey_it():
+    found = "a\tb\nc\r \x1b[2J \x00 \x7f \x9b \u202e \udcff é 文 \U0001f600"
+    assert printable(found) == "a\tb\nc\\r \\x1b[2J \\x00 \\x7f \\x9b \\u202e \\udcff é 文 \U0001f600"
+    assert printable(printable(found)) == printable(found)
+
+
+def test_a_message_has_room_for_so_much_of_a_value():
+    assert (shortened("a" * 200), shortened("a" * 5000)) == ("a" * 200, "a" * 200 + "…")

@@ -7,6 +7,7 @@ heading of a group, or beside a type that of one parameter, is a part of `--help
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -21,6 +22,7 @@ from beam_semdedup.fields import (
     COLUMNS,
     EXECUTION,
     KMEANS,
+    LARGEST,
     MACHINES,
     SIMILARITY,
     SIZE,
@@ -38,6 +40,7 @@ from beam_semdedup.runners.direct import DirectConfig
 from beam_semdedup.runners.ports import LOOPBACK
 from beam_semdedup.runners.ray.settings import RayConfig
 from beam_semdedup.storage.options import StorageOptions
+from beam_semdedup.text import shown
 
 
 def number_of_bytes(value: Any) -> int:
@@ -46,16 +49,17 @@ def number_of_bytes(value: Any) -> int:
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
     if not match:
-        raise ValueError(f"{value!r} is not a size such as 4GiB")
+        raise ValueError(f"{shown(value)} is not a size such as 4GiB")
     number, prefix, binary = match.groups()
     power = " kmgt".index(prefix.lower() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    size = float(number) * (1024 if binary else 1000) ** power
+    return LARGEST + 1 if math.isinf(size) else int(size)
 
 
 def _list_of_paths(value: Any) -> list[str]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {value!r}")
+        raise InputError(f"input_path must be a path or a list of paths, found {shown(value)}")
     return paths
 
 
@@ -74,7 +78,7 @@ class WriteKwargs(ReadKwargs, total=False):
 
 
 Paths: TypeAlias = Annotated[list[str], BeforeValidator(_list_of_paths)]
-Size: TypeAlias = Annotated[int, BeforeValidator(number_of_bytes), Field(ge=1)]
+Size: TypeAlias = Annotated[int, BeforeValidator(number_of_bytes), Field(ge=1, le=LARGEST)]
 
 # What a plan has in common with a run, without the rest of a group.
 EmbeddingField: TypeAlias = Annotated[
@@ -124,6 +128,8 @@ class ColumnParameters:
     metadata_fields: MetadataFields = field(default_factory=list)
     assume_normalized: bool = False
     """true: the vectors have length 1 already and are not divided by it"""
+    max_rejected_share: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """a run ends with 2 where more than this share of the rows, or of one file's rows, cannot be used; 1 allows all"""
 
 
 @dataclass(kw_only=True, config=CHECKED)

@@ -16,7 +16,10 @@ from beam_semdedup.storage.threads import in_io_threads
 from beam_semdedup.text import counted
 
 _NAMES = 20
-_FLOATING_IDS = "; write integers beyond int64, which are read as floats, and numbers with fractions as strings"
+_FLOATING_IDS = (
+    "; integers become floats in pandas where one is missing: write them as Int64, or without that row; write integers "
+    "beyond int64, which jsonl has as floats, and numbers with fractions as strings"
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,11 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
     return pa.schema([*read, *partitioned.values()])
 
 
+def hint_on_ids(type_: pa.DataType) -> str:
+    """Returns what a message about ids of a wrong type ends with: what to do where they became floats."""
+    return _FLOATING_IDS if pa.types.is_floating(type_) else ""
+
+
 def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> pa.DataType:
     """Returns the type that a file's column is read as; InputError where that is none for the column's purpose."""
     check_column(file.info.url, file.schema, name, repr(name))
@@ -153,8 +161,7 @@ def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> 
         type_ = kind.vector_type(type_)
     if name == columns.id and not embeddings.is_id_type(type_) and type_ != pa.null():
         raise InputError(
-            f"{file.info}: id column {name!r} is {type_}, expected integer, string or binary"
-            + (_FLOATING_IDS if pa.types.is_floating(type_) else "")
+            f"{file.info}: id column {name!r} is {type_}, expected integer, string or binary" + hint_on_ids(type_)
         )
     if name == columns.embedding and not embeddings.is_embedding_type(type_):
         raise InputError(f"{file.info}: embedding column {name!r} is {type_}, expected a list of floats or integers")

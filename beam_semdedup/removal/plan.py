@@ -196,6 +196,7 @@ def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdLis
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
             raise InputError(
                 f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+                + dataset.hint_on_ids(type_)
             )
 
     def check(info: FileInfo) -> None:

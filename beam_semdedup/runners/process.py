@@ -82,7 +82,9 @@ class WorkerProcess:
         why, said = "", "".join(f"\n  {line}" for line in self._last_lines)
         if code == -signal.SIGKILL:  # which it did not see coming
             why, said = " (the system does that when memory runs out: try a smaller memory_budget)", ""
-        return f"worker process {self._process.pid} {how}{why}; finished units are kept, the same command goes on{said}"
+        # What it died of by itself may be there the next time too.
+        then = ", the same command goes on" if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT) else ""
+        return f"worker process {self._process.pid} {how}{why}; finished units are kept{then}{said}"
 
     def stop(self) -> bool:
         """Asks it to end, and ends it when it does not; returns false where something else had killed it."""

@@ -629,6 +629,8 @@ logging.info("set up afterwards")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown in ended.stderr
     assert hidden not in ended.stderr
+    assert "Failed to import" not in ended.stderr  # Beam's warnings of what this project does not use
+    assert "not found" not in ended.stderr
     assert "set up afterwards" in ended.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.settings import FlinkConfig
 from beam_semdedup.runners.flink.worker_pool import MEMORY_OF_MACHINE, WorkerPool
 from beam_semdedup.runners.submission import Deaths, JobServer, submit
+from beam_semdedup.storage import scratch as scratches
 
 # What Flink looks into by reflection, in streaming pipelines above all, which Java 17 closes.
 _OPENED = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.nio", "java.util")]
@@ -45,7 +45,7 @@ def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | 
     deaths = Deaths()
     with ExitStack() as stack:
         environment = stack.enter_context(_environment(config, number, memory_given, deaths.add))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="semdedup-", ignore_cleanup_errors=True))
+        scratch = stack.enter_context(scratches.directory())
         options = _options(config, number, cluster, jar, scratch, environment)
         server = stack.enter_context(JobServer("Flink", *FlinkJarJobServer(options).subprocess_cmd_and_endpoint()))
         name = options.get_all_options(retain_unknown_options=True)["job_name"]
