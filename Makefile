@@ -37,8 +37,13 @@ check: .venv/installed-test
 install: .venv/bin/python ## for use; EXTRAS=ray,s3 adds them
 	$(BIN)/pip install -q -e ".$(extras)"
 	$(if $(findstring flink,$(EXTRAS)),$(BIN)/python -m beam_semdedup.runners.flink.job_server)
+	$(if $(findstring prism,$(EXTRAS)),$(MAKE) $(BIN)/prism)
 	@touch .venv/installed
 	@echo "Installed. Try: $(BIN)/semdedup --help"
+
+.venv/bin/prism: | .venv/bin/python ## a minute, with Go
+	version=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("apache-beam"))'); \
+	GOBIN=$(abspath $(BIN)) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$$version
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute.assignment import assign_with_distances
@@ -153,8 +154,10 @@ class _Batch:
 
 def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
     p, ids = job.parameters, rows.table.column(job.parameters.id_field)
-    reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
-    named = ids.is_valid().to_numpy()
+    reasons = embeddings.id_reasons(ids)
+    if (reasons == embeddings.INVALID_ID).any():  # which no file can hold as the text that it is said to be
+        ids = pc.if_else(pa.array(reasons == embeddings.INVALID_ID), pa.scalar(None, ids.type), ids)
+    named = reasons == 0
     vectors, reasons[named] = embeddings.to_matrix(
         rows.table.column(p.embedding_field).filter(pa.array(named)),
         job.sizes.dimension,
