@@ -46,7 +46,7 @@ class Parquet(Format, Copier):
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
             parquet = opened(source)
-            check_footer(source, parquet.metadata)
+            check_footer(file, source, parquet.metadata)
             schema, metadata, leaves = parquet.schema_arrow, parquet.metadata, leaf_columns(parquet.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
