@@ -9,8 +9,8 @@ import atexit
 import dataclasses
 import json
 import os
+import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,8 +24,10 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
+from beam_semdedup.storage import scratch as scratches
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+_LEAVE_SECONDS = 5
 
 
 def main() -> None:
@@ -85,8 +87,12 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
 def _end(code: int) -> None:
     """Ends the process without taking the interpreter's modules apart, which would take a third of a second.
 
-    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
+    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come, and after a
+    failure not for long.
     """
+    if code == FAILED:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+        signal.alarm(_LEAVE_SECONDS)
     if code not in (INTERRUPTED, TERMINATED):
         threading._shutdown()  # type: ignore[attr-defined]  # joblib's workers end in it, and are waited for after it
         atexit._run_exitfuncs()
@@ -144,19 +150,12 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    with _scratch() as scratch:
+    with scratches.directory() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if line.multirun and schema is Parameters:
         sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
-
-
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="semdedup-")
-    except OSError as error:
-        raise InputError(f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it") from error
 
 
 class _Told(KeyboardInterrupt):

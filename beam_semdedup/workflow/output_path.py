@@ -66,12 +66,13 @@ def check_alone(places: Places, run: str) -> None:
     """Refuses what may be mixed with the results of a run that began later in the same place, and takes it away.
 
     Raises:
-        RunError: there was one.
+        RunError: there was one, or the run's own configuration is gone.
     """
+    file = places.output.file(_CONFIG)
     try:
-        content = places.output.file(_CONFIG).read_bytes()
-    except FileNotFoundError:
-        content = b""
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is gone, though the run wrote it: was output_path deleted? Run again") from error
     if run.encode() not in content:
         if f"of results {places.output_fingerprint}".encode() not in content:  # else they are the later run's too
             places.duplicates.delete(duplicates_files(places))

@@ -50,12 +50,11 @@ class TestInspect:
         "content",
         [
             b"what\nis\nthis\n",
-            json.dumps([{"id": i, "embeddings": [1.0]} for i in range(3)]).encode(),
             json.dumps({"id": 1, "embeddings": [1.0]}, indent=2).encode(),
             '{"id": "é", "embeddings": [1.0]}\n'.encode("utf-16"),
             '{"id": "é", "embeddings": [1.0]}\n{"id": "ü", "embeddings": [1.0]}\n'.encode("latin-1"),
         ],
-        ids=["garbage", "array", "pretty-printed", "UTF-16", "Latin-1"],
+        ids=["garbage", "pretty-printed", "UTF-16", "Latin-1"],
     )
     def test_a_jsonl_file_without_an_object_in_a_line_is_named_and_says_what_jsonl_is(self, tmp_path, content):
         (tmp_path / "a.jsonl").write_bytes(content)

@@ -631,7 +631,7 @@ def test_no_message_shows_a_password(argument: str, refused: Command) -> None:
 
 def test_no_traceback_shows_a_password(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> None:
-        raise OSError("cannot reach ftp://user:SECRET@host/a")
+        raise LookupError("cannot reach ftp://user:SECRET@host/a")
 
     monkeypatch.setattr(cli, "_deduplicate", fail)
     ended = semdedup("input_path=in", "output_path=out")
