@@ -47,7 +47,7 @@ class Parquet(Format, Copier):
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
             reader = ColumnReader.open(file, source)
-            check_footer(source, reader.metadata)
+            check_footer(file, source, reader.metadata)
             schema, metadata, leaves = reader.schema(), reader.metadata, leaf_columns(reader.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
