@@ -45,6 +45,7 @@ Positive: TypeAlias = Annotated[Integer, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Integer, Field(ge=0)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth)]
 PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["auto"]
+PositiveOrExact: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["exact"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
 
-A `Segment` addresses one batch by its byte range, so that a reader needs one ranged read and no footer. The
-footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
-centroids, the file is; a file that carries them under its final name is finished.
+What else one unit writes and others read by key lies in such files too: which rows of an assign unit visit the key's
+clusters, and what matches were found of the key's rows. A `Segment` addresses one batch by its byte range, so that a
+reader needs one ranged read and no footer. The footer's metadata holds the index of the file (its `Segment`s) and the
+facts that say which unit, of which centroids, the file is; a file that carries them under its final name is finished.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
+ROWS, VISITS, MATCHES = range(3)
 _MAGIC_BYTES = 8
 _FACTS, _INDEX = "facts", "index"
 _R = TypeVar("_R", bound=Record)
@@ -34,13 +36,17 @@ _R = TypeVar("_R", bound=Record)
 
 @dataclass(frozen=True)
 class Segment:
-    """One record batch in the segment file `file`: the rows of one key; a reference that travels through Beam."""
+    """One record batch in the file `file`: what concerns one key; a reference that travels through Beam.
+
+    Its `kind` is `ROWS`, the rows of the key, `VISITS`, rows that are compared with them, or `MATCHES` of them.
+    """
 
     file: str
     offset: int
     length: int
     key: int
     num_rows: int
+    kind: int = ROWS
 
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
@@ -71,13 +77,16 @@ class _Index(Record):
     batches: tuple[tuple[int, int, int, int], ...]
 
 
-def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record) -> tuple[Segment, ...]:
-    """Writes the segment file of one unit and returns its references.
+def write(
+    folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record, kind: int = ROWS
+) -> tuple[Segment, ...]:
+    """Writes the file of one unit and returns its references.
 
     Args:
-        table: rows with the columns of `segment_schema`, in any order.
+        table: rows in any order, with a `centroid`, and perhaps an `embedding`.
         centroids_per_key: a row's key is `centroid // centroids_per_key`.
         facts: what identifies the unit, for `read_index`.
+        kind: of the references.
     """
     keys = table.column("centroid").to_numpy() // centroids_per_key
     order = np.argsort(keys, kind="stable")
@@ -85,13 +94,14 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     bounds = np.append(starts, len(keys))
     place = table.schema.get_field_index("embedding")
     chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
-    vectors = RankedRows(chunks, order)[:]
-    others = table.remove_column(place)
+    vectors = None if place < 0 else RankedRows(chunks, order)[:]
+    others = table if place < 0 else table.remove_column(place)
 
     def take(bound: tuple[int, int]) -> pa.RecordBatch:
         # A long string column would overflow its 32-bit offsets if all rows were taken at once.
         rows = others.take(pa.array(order[slice(*bound)]))
-        rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
+        if vectors is not None:
+            rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
         return rows.combine_chunks().to_batches()[0]
 
     batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
@@ -99,7 +109,7 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     index = []
     for key, batch in zip(present.tolist(), batches, strict=True):
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(name, offset, length, key, batch.num_rows))
+        index.append(Segment(name, offset, length, key, batch.num_rows, kind))
         offset += length
     batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows) for s in index))
     metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
@@ -117,13 +127,14 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     return tuple(index)
 
 
-def read_index(file: File, kind: type[_R]) -> tuple[_R, tuple[Segment, ...]] | None:
-    """Returns the facts and references of a finished segment file; None where there is none that can be read."""
+def read_index(file: File, facts: type[_R], kind: int = ROWS) -> tuple[_R, tuple[Segment, ...]] | None:
+    """Returns the facts and references of a finished unit's file; None where there is none that can be read."""
     try:
         with file.open() as source:
             metadata = pa.ipc.open_file(source).metadata
         index = _Index.from_json(metadata[_INDEX.encode()])
-        return kind.from_json(metadata[_FACTS.encode()]), tuple(Segment(file.name, *entry) for entry in index.batches)
+        references = tuple(Segment(file.name, *entry, kind) for entry in index.batches)
+        return facts.from_json(metadata[_FACTS.encode()]), references
     except FileNotFoundError:
         return None
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -142,6 +153,32 @@ def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list
                 f"{segment.num_rows}; delete the file and run again"
             )
     return batches
+
+
+def vector_offsets(
+    folder: Folder, references: Sequence[Segment], schema: pa.Schema
+) -> tuple[list[pa.RecordBatch], npt.NDArray[np.int64]]:
+    """Returns what `read` does, and where in its file the vector of each row of the batches begins, in bytes (n,)."""
+    ranges = [s.file for s in references], [s.offset for s in references], [s.length for s in references]
+    batches, offsets = [], [np.empty(0, dtype=np.int64)]
+    for segment, buffer in zip(references, folder.read_ranges(*ranges), strict=True):
+        batch = pa.ipc.read_record_batch(buffer, schema)
+        vectors = _matrix(batch.column("embedding"))
+        first = segment.offset + vectors.ctypes.data - buffer.address
+        batches.append(batch)
+        offsets.append(first + vectors.strides[0] * np.arange(len(vectors)))
+    return batches, np.concatenate(offsets)
+
+
+def read_vectors(
+    folder: Folder, names: Sequence[str], offsets: npt.NDArray[np.int64], dimension: int
+) -> npt.NDArray[np.float32]:
+    """Returns the vectors (n, dimension) that begin at these bytes of files in a folder."""
+    found = folder.read_ranges(names, offsets.tolist(), [4 * dimension] * len(names))
+    result = np.empty((len(names), dimension), dtype=np.float32)
+    for row, buffer in zip(result, found, strict=True):
+        row[:] = np.frombuffer(buffer, dtype=np.float32)
+    return result
 
 
 class RankedRows:
