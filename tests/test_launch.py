@@ -84,7 +84,7 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     assert all(isinstance(value, str) for value in spec["flinkConfiguration"].values())
     main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     assert main["name"] == "flink-main-container"  # which the operator looks for
-    assert f"port={pool['readinessProbe']['tcpSocket']['port']}" in pool["command"]
+    assert "('localhost', 50000)" in pool["readinessProbe"]["exec"]["command"][-1]
     assert FlinkRunner.settings.worker_pool == "localhost:50000"
     assert "port=50000" in pool["command"]
     assert f"runner.flink_master={manifest['metadata']['name']}-rest:8081" in path.read_text()

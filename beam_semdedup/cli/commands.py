@@ -21,10 +21,9 @@ from typing import Any
 from beam_semdedup.cli import composition, console, sweep
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
-from beam_semdedup.text import without_secrets
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _TERMINATED = threading.Event()
@@ -70,19 +69,18 @@ def _plan(parameters: ForecastParameters) -> dict[str, Any]:
 
 
 def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -> None:
+    console.open_outputs()
     arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        console.print_help(schema)
-        sys.exit(DONE)
-    if "--version" in arguments:
-        from importlib.metadata import version
-
-        print(version("beam-semdedup"))
-        sys.exit(DONE)
     signal.signal(signal.SIGTERM, _terminate)
-    code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # as in this process: joblib's import nothing of the working directory
+    code = _guarded(lambda: _run(name, schema, action, arguments))
     for runner in RUNNERS.values():
         runner.leave()
+    lost = console.lost_output()
+    if lost:
+        console.say(f"Warning: standard output cannot be written: {lost}")
+        if schema is ForecastParameters or composition.shows(arguments):  # it is all that there is
+            code = code or FAILED
     _end(code)
 
 
@@ -106,8 +104,28 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _run(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
+    """Returns the exit code of what the arguments ask for, a job or an answer."""
+    if {"--help", "-h"} & set(arguments):
+        console.print_help(schema)
+        return DONE
+    if "--version" in arguments:
+        from importlib.metadata import version
+
+        console.tell(version("beam-semdedup"))
+        return DONE
+    try:
+        return _run_jobs(name, schema, action, arguments)
+    except SystemExit:  # Hydra has shown what was asked for
+        return DONE
+
+
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """Returns the worst exit code of the jobs that the arguments ask for."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Hydra asks so
+    except FileNotFoundError as error:
+        raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
     writes = schema is not ForecastParameters
@@ -131,18 +149,25 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
             return DONE
 
         if overrides:
-            print(without_secrets(f"\n{', '.join(map(composition.shown, overrides))}"))
+            console.tell(f"\n{', '.join(map(composition.shown, overrides))}")
         outcome["exit_code"] = _guarded(run)
         Path(scratch, f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+    with _scratch() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if sweeps:
         sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="semdedup-")
+    except OSError as error:
+        raise InputError(f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it") from error
 
 
 class _Told(KeyboardInterrupt):
@@ -164,7 +189,12 @@ def _guarded(action: Callable[[], int]) -> int:
     except RunError as error:
         console.say(f"Failed: {error}")
         return FAILED
-    except Exception as error:
-        message = composition.message_of(error)
-        console.say(f"Error: {message}" if message else traceback.format_exc().rstrip())
-        return BAD_INPUT if message else FAILED
+    except StorageError as error:
+        console.say(f"Error: {error}")
+        return BAD_INPUT
+    except OSError as error:
+        console.say(f"Failed: {reason(error)}")
+        return FAILED
+    except Exception:
+        console.say(traceback.format_exc().rstrip())
+        return FAILED

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs.parquet_pages import read_batches
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 
 
@@ -63,8 +64,8 @@ class SortedIds:
     def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
         """Returns the entries that are not null, sorted, as `type_`, and their numbers."""
         if type_ not in self._sorted:
-            tables = [_read_ids(file).cast(type_) for file in self._ids.files]
-            entries = pa.chunked_array([c for t in tables for c in t.chunks], type_).combine_chunks()
+            columns = [column.cast(type_) for file in self._ids.files for column in self._ids.read(file)]
+            entries = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type_).combine_chunks()
             order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
             self._sorted[type_] = entries.take(order), order.to_numpy().astype(np.int64)
         return self._sorted[type_]
@@ -101,10 +102,10 @@ class StreamedIds:
         if not groups:
             return
         with file.file.open() as source:
-            opened = pq.ParquetFile(source, metadata=file.footer)
+            parquet = opened(source, file.footer)
             for group in groups:
                 offset = file.starts[group]
-                for batch in opened.iter_batches(self._ids.batch_rows, row_groups=[group], columns=["id"]):
+                for batch in read_batches(file.file, parquet, self._ids.batch_rows, [group], ["id"]):
                     yield offset, embeddings.decoded(pa.chunked_array([batch.column(0)]))
                     offset += batch.num_rows
 
@@ -121,7 +122,7 @@ class _ListFile:
     @classmethod
     def open(cls, file: File) -> _ListFile:
         with file.open() as source:
-            footer = pq.ParquetFile(source).metadata
+            footer = opened(source).metadata
         groups = [footer.row_group(g) for g in range(footer.num_row_groups)]
         column = [footer.schema.column(i).path for i in range(footer.num_columns)].index("id")
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
@@ -132,11 +133,6 @@ class _ListFile:
         if known["min"] is None:
             return []
         return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
-
-
-def _read_ids(file: File) -> pa.ChunkedArray:
-    with file.open() as source:
-        return embeddings.decoded(pq.ParquetFile(source).read(columns=["id"]).column("id"))
 
 
 def _bisect(array: pa.Array, values: pa.Array, precedes: Callable[[pa.Array, pa.Array], pa.Array]) -> np.ndarray:

@@ -10,6 +10,7 @@ import abc
 import threading
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import apache_beam as beam
@@ -24,6 +25,7 @@ from google.protobuf import json_format, text_format
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import WorkerLost
+from beam_semdedup.runners import ports
 from beam_semdedup.runners.base import Build
 from beam_semdedup.runners.process import WorkerProcess
 
@@ -33,6 +35,8 @@ OPTIONS = {"max_cache_memory_usage_mb": 100}
 _CAUSE_SECONDS = 10.0
 _READERS = ("beam_control_read", "read_grpc_client_inputs")
 _RUNS: dict[bytes, Workers] = {}
+_HOST: ContextVar[str | None] = ContextVar("_HOST", default=None)
+"""Where the servers of the run listen that this thread is in; None outside of one."""
 
 
 class Workers:
@@ -40,24 +44,27 @@ class Workers:
 
     Attributes:
         make: is called for each worker, as `Handler` is.
+        host: the address of this machine that the workers reach, and alone is listened on.
         deaths: what workers died of.
 
     Raises:
         WorkerLost: when it ends, instead of whatever the run raises, where one of them died.
     """
 
-    def __init__(self, make: Callable[..., Handler], number: int) -> None:
-        self.make, self.number = make, number
+    def __init__(self, make: Callable[..., Handler], number: int, host: str = ports.LOOPBACK) -> None:
+        self.make, self.number, self.host = make, number, ports.checked(host, "This run")
         self.token = uuid.uuid4().bytes
         self.deaths: list[str] = []
         self.handlers: list[Handler] = []
 
     def __enter__(self) -> Workers:
         _RUNS[self.token] = self
+        self._outside = _HOST.set(self.host)
         _expect_lost_connections()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _HOST.reset(self._outside)
         del _RUNS[self.token]
         if isinstance(error, Exception) and self.deaths:
             raise WorkerLost(self.deaths[0]) from error
@@ -113,8 +120,8 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
     """Starts one worker and notices its death; subclasses say what kind of worker."""
 
     def __init__(self, workers: Workers, state: Any, provision_info: Any, grpc_server: Any) -> None:
-        super().__init__(state, provision_info, grpc_server)
         self.workers = workers
+        super().__init__(state, provision_info, grpc_server)
         self.closing = threading.Event()
         self._noticed = threading.Event()
 
@@ -142,6 +149,10 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
             "PIPELINE_OPTIONS": json_format.MessageToJson(self.provision_info.provision_info.pipeline_options),
             "WORKER_ID": self.worker_id,
         }
+
+    def host_from_worker(self) -> str:
+        """Names this machine as the worker reaches it; Beam calls it."""
+        return self.workers.host
 
     def is_disconnected(self) -> bool:
         """Says whether the worker was connected and is no longer."""
@@ -172,6 +183,23 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
         for connection in list(self._grpc_server.control_handler._connections_by_worker_id.values()):
             for instruction_id, future in list(connection._futures_by_id.items()):
                 future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction_id, error=message))
+
+
+class _ListeningInside:
+    """The module `grpc`, whose servers listen within a run where that says, not on all interfaces as Beam asks."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(grpc, name)
+
+    def server(self, *arguments: Any, **options: Any) -> Any:
+        server, host = grpc.server(*arguments, **options), _HOST.get()
+        if host is not None:
+            add = server.add_insecure_port
+            server.add_insecure_port = lambda address: add(address.replace("[::]", host))
+        return server
+
+
+worker_handlers.grpc = _ListeningInside()
 
 
 class ProcessHandler(Handler):

@@ -15,24 +15,30 @@ from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, partitions
 from beam_semdedup.inputs.base import InputUnit, RowBatch
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
 from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
+from beam_semdedup.text import without_secrets
 
 
 @dataclass(frozen=True)
 class AssignResult:
-    """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to."""
+    """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to.
+
+    `began` is when the attempt that tells of it began it, in seconds since the epoch.
+    """
 
     name: str
     num_rows: int
     rejected: int
     reused: bool
+    began: float
     segments: tuple[Segment, ...]
 
 
@@ -46,13 +52,14 @@ class _Facts(Record):
 
 def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult:
     """Writes the segment file of a unit, and its rejected rows before it."""
+    began = time.time()
     width, suffix = job.sizes.centroids_per_key, job.input_format.suffix(unit.piece)
     name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
     with naming_unit(job.input_format.describe(unit)):
         finished = segments.read_index(job.segments.file(file_name), _Facts)
         if finished and finished[0].unit == wanted:
-            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
+            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
         if table.num_rows + rejected.num_rows != unit.num_rows:
             raise RuntimeError(
@@ -63,14 +70,16 @@ def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, None, job.parameters.cache_compression)
         index = segments.write(job.segments, file_name, table, width, _Facts(wanted, rejected.num_rows))
-        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, index)
+        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, began, index)
 
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
-    finished = segments.read_index(job.segments.file(name), _Facts)
-    if finished is None:
-        raise stored.discard(job.segments, name, job.kmeans)
+    file = job.segments.file(name)
+    with stored.discarding(job.kmeans):
+        finished = segments.read_index(file, _Facts)
+        if finished is None:
+            raise DamagedFile(file, "its index cannot be read")
     return finished[1]
 
 
@@ -80,6 +89,7 @@ def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> Non
     manifest = AssignManifest(
         centroids=fitted.content_hash,
         counts=Counts.of(units),
+        began=min((unit.began for unit in units), default=time.time()),
         finished=time.time(),
         centroids_per_key=job.sizes.centroids_per_key,
         files=tuple(unit.name for unit in units),
@@ -91,7 +101,7 @@ def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> Non
 def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = job.input_format.read(job.input_file(unit.path), unit, job.input_schema)
+    batches = partitions.read(job.input_format, job.input_file(unit.path), unit, job.input_schema)
 
     def parse(rows: RowBatch) -> _Batch:
         return _parse(job, unit, rows)
@@ -170,4 +180,5 @@ def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons:
         return _rejected_schema(job).empty_table()
     row_group, row = job.input_format.places(job.input_file(unit.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
-    return pa.table([pa.array([unit.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))
+    path = pa.array([without_secrets(unit.path)] * len(numbers))
+    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))

@@ -9,10 +9,12 @@ import numpy as np
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.fit.registry import make_engine
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.sample import VectorColumn, sample
 from beam_semdedup.plan.job import Job, init_file
 from beam_semdedup.plan.stored import KMeansPlan
 from beam_semdedup.storage.layout import PLAN
+from beam_semdedup.text import hidden_in
 
 
 def fit_centroids(job: Job) -> FittedKMeans:
@@ -27,6 +29,11 @@ def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
     if plan is None:
         raise RuntimeError(f"{job.kmeans.file(PLAN)} is gone, though the run wrote it; run again")
     p = job.parameters
+    urls = plan.files
+    if hidden_in(urls, PLAN):
+        urls = tuple(file.url for file in list_files(p))
+        if not plan.is_of(urls):
+            raise RuntimeError("input files changed during the run; run again")
     column = VectorColumn(
         job.input_format,
         job.input_schema.field(p.embedding_field),
@@ -34,4 +41,4 @@ def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
         not p.assume_normalized,
         p.read_options,
     )
-    return sample(plan.input_units(), column, job.sizes.sample_rows, p.random_state, part, parts)
+    return sample(plan.input_units(urls), column, job.sizes.sample_rows, p.random_state, part, parts)

@@ -5,6 +5,7 @@ And what comes of them: each row's best match wherever it was found.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,7 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
     parts = sorted(parts, key=lambda segment: (segment.kind, segment.file, segment.offset))
     rows = [segment for segment in parts if segment.kind == segments.ROWS]
     units = match_units(job, key, rows)
+    began = time.time()
     first, last = centroids_of(job, key)
     name = comparison_name(first, last, 0, units[0].num_rows, units[0].num_rows)
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, units[0].num_rows)
@@ -92,11 +94,12 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
         facts = tables.read_facts(file, PairwiseFacts)
         reused = facts is not None and facts.unit == wanted
         if facts is None or not reused:
-            matches = segments.read(job.matches, parts[len(rows) :], job.match_schema)
+            with stored.discarding(job.pairwise):
+                matches = segments.read(job.matches, parts[len(rows) :], job.match_schema)
             pairs = sum(_pairs(job, unit) for unit in units)
             table, facts = _merge(job, rows, pa.Table.from_batches(matches, job.match_schema), wanted, pairs)
             tables.write(file, table, facts, job.parameters.cache_compression)
-        return result_of(file.name, key, facts, reused)
+        return result_of(file.name, key, facts, reused, began)
 
 
 def _name(job: Job, unit: PairwiseUnit) -> str:
@@ -106,7 +109,7 @@ def _name(job: Job, unit: PairwiseUnit) -> str:
 def _pairs(job: Job, unit: PairwiseUnit) -> int:
     found = segments.read_index(job.matches.file(_name(job, unit)), _Facts, segments.MATCHES)
     if found is None:
-        raise stored.discard(job.matches, _name(job, unit), job.pairwise)
+        raise RuntimeError(f"{job.matches.file(_name(job, unit))} is gone, though the run wrote it; run again")
     return found[0].pairs
 
 
@@ -116,15 +119,16 @@ def _compare(job: Job, unit: MatchUnit) -> tuple[pa.Table, int]:
     if found is None:
         raise RuntimeError(f"{job.visits} has no directions any more, though the run wrote them; run again")
     p, (basis, _) = job.parameters, found
-    batches = segments.read(job.segments, unit.segments, job.segment_schema)
+    schema = job.visit_schema(basis.width + 1)
+    with stored.discarding(job.kmeans):
+        batches = segments.read(job.segments, unit.segments, job.segment_schema)
+        visits = pa.Table.from_batches(segments.read(job.visits, unit.visits, schema), schema)
     table = pa.Table.from_batches([batch.select(_columns(job)) for batch in batches])
     order = job.ranking.order(table)
-    table = table.take(pa.array(order))
+    table = tables.take(table, order)
     vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
     first = first_identical(vectors, unit.high, p.pairwise_batch_size)
     own = np.flatnonzero(first == np.arange(len(first)))
-    schema = job.visit_schema(basis.width + 1)
-    visits = pa.Table.from_batches(segments.read(job.visits, unit.visits, schema), schema)
     everyone = pa.concat_tables([table.select(job.ranking.columns), visits.select(job.ranking.columns)])
     by_rank = job.ranking.order(everyone, within=())
     ranks = np.empty(len(by_rank), dtype=np.int64)
@@ -158,9 +162,9 @@ def _compare(job: Job, unit: MatchUnit) -> tuple[pa.Table, int]:
     scores = np.concatenate([np.ones(len(copies), dtype=np.float32), *(part[2] for part in parts)])
     identical = (np.arange(len(later)) < len(copies)).astype(np.int8)
     homes = np.concatenate([centroids, visits.column("__home").to_numpy()])
-    rows = everyone.take(pa.array(later))
+    rows = everyone.select(["source_file", "source_row"]).take(pa.array(later))
     columns = [pa.array(homes[later]), rows.column("source_file"), rows.column("source_row"), identical, scores]
-    matches = everyone.take(pa.array(winners))
+    matches = tables.take(everyone, winners)
     for place, (column, values) in enumerate(zip(MATCH_COLUMNS, columns, strict=True)):
         matches = matches.add_column(place, column, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
     return matches.cast(job.match_schema), sum(part[3] for part in parts)
@@ -199,15 +203,16 @@ def _merge(
     """Returns the result rows of a key, and the facts of their file."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys([*_columns(job), *metadata]))
-    batches = segments.read(job.segments, rows, job.segment_schema)
+    with stored.discarding(job.kmeans):
+        batches = segments.read(job.segments, rows, job.segment_schema)
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     repeated = repeated_in_clusters(table)
-    table = table.take(pa.array(job.ranking.order(table)))
+    table = tables.take(table, job.ranking.order(table))
     best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
     order = job.ranking.order(matches, within=[("__file", "ascending"), ("__row", "ascending"), *best_first])
-    matches = matches.take(pa.array(order))
+    matches = tables.take(matches, order)
     whose, first = np.unique(_sources(matches, "__file", "__row"), return_index=True)
-    matches = matches.take(pa.array(first))
+    matches = tables.take(matches, first)
     sources = _sources(table, "source_file", "source_row")
     by_source = np.argsort(sources)
     places = by_source[np.searchsorted(sources, whose, sorter=by_source)]
@@ -218,12 +223,12 @@ def _merge(
     at[places] = len(table) + np.arange(len(matches))
     scores = np.full(len(table), np.nan, dtype=np.float32)
     scores[places] = matches.column("cosine_sim_score").to_numpy()
-    max_ids = pa.chunked_array([*table.column("id").chunks, *matches.column("id").chunks], type=job.id_type)
+    ids = pa.concat_tables([table.select(["id"]), matches.select(["id"])])
     centroids = table.column("centroid")
     result = pa.table(
         [
             table.column("id"),
-            max_ids.take(pa.array(at)),
+            tables.take(ids, at).column("id"),
             pa.array(scores, from_pandas=True),
             centroids,
             *(table.column(name) for name in metadata),

@@ -16,9 +16,10 @@ from beam_semdedup.compute.visits import Clusters, Visits
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
-from beam_semdedup.storage import layout, segments
+from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -49,7 +50,8 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         finished, found = segments.read_index(job.visits.file(name), _Facts, segments.VISITS), find_basis(job)
         if finished and found and finished[0] == _Facts(wanted, found[1]):
             return finished[1]
-        batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
+        with stored.discarding(job.kmeans):
+            batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
         table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
         order = job.ranking.order(table)
         rows = RankedRows(batches, order)[:]
@@ -66,7 +68,7 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
             pa.array(labels[visitors]),
             pa.array(offsets[chosen]),
         ]
-        written = table.select(job.ranking.columns).take(pa.array(chosen))
+        written = tables.take(table.select(job.ranking.columns), chosen)
         for place, (column, values) in enumerate(zip(VISIT_COLUMNS, columns, strict=True)):
             written = written.add_column(place, column, values)
         written, facts = written.cast(job.visit_schema(basis.width + 1)), _Facts(wanted, identity)

@@ -1,9 +1,10 @@
 """Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
 
 What else one unit writes and others read by key lies in such files too: which rows of an assign unit visit the key's
-clusters, and what matches were found of the key's rows. A `Segment` addresses one batch by its byte range, so that a
-reader needs one ranged read and no footer. The footer's metadata holds the index of the file (its `Segment`s) and the
-facts that say which unit, of which centroids, the file is; a file that carries them under its final name is finished.
+clusters, and what matches were found of the key's rows. Only a key with more than 2 GiB of text has several batches,
+since one holds no more. A `Segment` addresses one by its byte range, so that a reader needs one ranged read and no
+footer. The footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
+centroids, the file is; a file that carries them under its final name is finished.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
+from typing_extensions import Buffer
 
 from beam_semdedup.compute.arrays import to_device
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.compute.types import Array, Library
+from beam_semdedup.storage import tables
 from beam_semdedup.storage.columns import SEGMENT_COLUMNS
+from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
 ROWS, VISITS, MATCHES = range(3)
 _MAGIC_BYTES = 8
-_FACTS, _INDEX = "facts", "index"
+_FACTS, _INDEX, _CHECKSUM = "facts", "index", "checksum"
 _R = TypeVar("_R", bound=Record)
 
 
@@ -39,6 +44,7 @@ class Segment:
     """One record batch in the file `file`: what concerns one key; a reference that travels through Beam.
 
     Its `kind` is `ROWS`, the rows of the key, `VISITS`, rows that are compared with them, or `MATCHES` of them.
+    `checksum` is the xxHash (XXH3, 64 bits) of its bytes.
     """
 
     file: str
@@ -46,6 +52,7 @@ class Segment:
     length: int
     key: int
     num_rows: int
+    checksum: int
     kind: int = ROWS
 
 
@@ -72,9 +79,9 @@ def num_bytes(dimension: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Index(Record):
-    """The index of a segment file: offset, length, key and number of rows of each record batch."""
+    """The index of a segment file: offset, length, key, number of rows and checksum of each record batch."""
 
-    batches: tuple[tuple[int, int, int, int], ...]
+    batches: tuple[tuple[int, int, int, int, int], ...]
 
 
 def write(
@@ -95,30 +102,32 @@ def write(
     place = table.schema.get_field_index("embedding")
     chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
     vectors = None if place < 0 else RankedRows(chunks, order)[:]
-    others = table if place < 0 else table.remove_column(place)
+    others = tables.combined(table if place < 0 else table.remove_column(place))
 
-    def take(bound: tuple[int, int]) -> pa.RecordBatch:
-        # A long string column would overflow its 32-bit offsets if all rows were taken at once.
-        rows = others.take(pa.array(order[slice(*bound)]))
+    def take(part: tuple[int, int, int]) -> list[tuple[int, pa.RecordBatch, int]]:
+        key, low, high = part
+        rows = tables.take(others, order[low:high])
         if vectors is not None:
-            rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
-        return rows.combine_chunks().to_batches()[0]
+            rows = rows.add_column(place, table.field(place), to_column(vectors[low:high]))
+        return [(key, batch, _checksum(batch.serialize())) for batch in rows.to_batches()]
 
-    batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
+    parts = in_threads(take, zip(present.tolist(), bounds[:-1], bounds[1:], strict=True))
+    batches = [batch for part in parts for batch in part]
     offset = _MAGIC_BYTES + table.schema.serialize().size
     index = []
-    for key, batch in zip(present.tolist(), batches, strict=True):
+    for key, batch, checksum in batches:
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(name, offset, length, key, batch.num_rows, kind))
+        index.append(Segment(name, offset, length, key, batch.num_rows, checksum, kind))
         offset += length
-    batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows) for s in index))
+    batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows, s.checksum) for s in index))
     metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
+    metadata[_CHECKSUM] = str(_checksum(metadata[_FACTS] + metadata[_INDEX])).encode()
     with (
         folder.file(name).atomic_write() as scratch,
         pa.OSFile(str(scratch), "wb") as sink,
         pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
     ):
-        for segment, batch in zip(index, batches, strict=True):
+        for segment, (_, batch, _) in zip(index, batches, strict=True):
             writer.write_batch(batch)
             if sink.tell() != segment.offset + segment.length:
                 raise RuntimeError(
@@ -130,42 +139,41 @@ def write(
 def read_index(file: File, facts: type[_R], kind: int = ROWS) -> tuple[_R, tuple[Segment, ...]] | None:
     """Returns the facts and references of a finished unit's file; None where there is none that can be read."""
     try:
-        with file.open() as source:
-            metadata = pa.ipc.open_file(source).metadata
-        index = _Index.from_json(metadata[_INDEX.encode()])
-        references = tuple(Segment(file.name, *entry, kind) for entry in index.batches)
-        return facts.from_json(metadata[_FACTS.encode()]), references
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged: %s", file, error)
+        with as_damage(file):
+            with file.open() as source:
+                metadata = pa.ipc.open_file(source).metadata
+            said, index, checksum = (metadata[name.encode()] for name in (_FACTS, _INDEX, _CHECKSUM))
+            if int(checksum) != _checksum(said + index):
+                raise ValueError("its index has another checksum than was written")
+            batches = _Index.from_json(index).batches
+            return facts.from_json(said), tuple(Segment(file.name, *entry, kind) for entry in batches)
+    except DamagedFile as error:
+        if file.exists():
+            _LOG.warning("%s", error)
         return None
 
 
 def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Returns the record batches that the segments refer to, in their order, without a copy where that can be."""
-    buffers = folder.read_ranges([s.file for s in segments], [s.offset for s in segments], [s.length for s in segments])
-    batches = [pa.ipc.read_record_batch(buffer, schema) for buffer in buffers]
-    for segment, batch in zip(segments, batches, strict=True):
-        if batch.num_rows != segment.num_rows:
-            raise RuntimeError(
-                f"{folder.file(segment.file)}: {batch.num_rows} rows at byte {segment.offset}, expected "
-                f"{segment.num_rows}; delete the file and run again"
-            )
-    return batches
+    """Returns the record batches that the segments refer to, in their order, without a copy where that can be.
+
+    Raises:
+        DamagedFile: one of them has another checksum than was written, or its file is gone.
+    """
+
+    ranges = zip(segments, _ranges(folder, segments), strict=True)
+    return in_threads(lambda part: _read_batch(folder, *part, schema), ranges)
 
 
 def vector_offsets(
     folder: Folder, references: Sequence[Segment], schema: pa.Schema
 ) -> tuple[list[pa.RecordBatch], npt.NDArray[np.int64]]:
     """Returns what `read` does, and where in its file the vector of each row of the batches begins, in bytes (n,)."""
-    ranges = [s.file for s in references], [s.offset for s in references], [s.length for s in references]
-    batches, offsets = [], [np.empty(0, dtype=np.int64)]
-    for segment, buffer in zip(references, folder.read_ranges(*ranges), strict=True):
-        batch = pa.ipc.read_record_batch(buffer, schema)
+    buffers = _ranges(folder, references)
+    batches = in_threads(lambda part: _read_batch(folder, *part, schema), zip(references, buffers, strict=True))
+    offsets = [np.empty(0, dtype=np.int64)]
+    for segment, buffer, batch in zip(references, buffers, batches, strict=True):
         vectors = _matrix(batch.column("embedding"))
         first = segment.offset + vectors.ctypes.data - buffer.address
-        batches.append(batch)
         offsets.append(first + vectors.strides[0] * np.arange(len(vectors)))
     return batches, np.concatenate(offsets)
 
@@ -229,6 +237,31 @@ class RankedRows:
 def to_column(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Returns the rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _read_batch(folder: Folder, segment: Segment, buffer: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch:
+    with as_damage(folder.file(segment.file)):
+        if _checksum(buffer) != segment.checksum:
+            raise ValueError(f"the record batch at byte {segment.offset} has another checksum than was written")
+        return pa.ipc.read_record_batch(buffer, schema)
+
+
+def _ranges(folder: Folder, segments: Sequence[Segment]) -> list[pa.Buffer]:
+    """Returns the bytes of segments; DamagedFile where a file is gone or too short."""
+    try:
+        names, starts = [s.file for s in segments], [s.offset for s in segments]
+        return folder.read_ranges(names, starts, [s.length for s in segments])
+    except Exception:
+        if len(segments) == 1:
+            with as_damage(folder.file(segments[0].file)):
+                raise
+        for segment in segments:  # which of them is it?
+            _ranges(folder, [segment])
+        raise
+
+
+def _checksum(data: Buffer) -> int:
+    return int(xxhash.xxh3_64_intdigest(data))
 
 
 def _matrix(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:

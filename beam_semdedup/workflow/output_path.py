@@ -8,15 +8,17 @@ import uuid
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from beam_semdedup.errors import InputError, RunError, as_input_error
+from beam_semdedup.errors import InputError, RunError, UnitError
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.text import without_secrets
 
 PROGRAM = "beam-semdedup"
@@ -28,16 +30,15 @@ def check(places: Places) -> None:
     """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared.
 
     Raises:
-        InputError: either of these, or `output_path` cannot be read.
+        InputError: either of these.
     """
     p, output = places.parameters, places.output
-    with as_input_error(f"output_path={output}: cannot be written"):
-        for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
-            file = output.file(name)
-            if file.exists() and not is_own(file.read_bytes()):
-                raise InputError(f"{file} is not from this program; choose another output_path")
-        own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
-        others = [part for part, key in _parts(output).items() if key not in own_keys]
+    for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
+        file = output.file(name)
+        if file.exists() and not is_own(file.read_bytes()):
+            raise InputError(f"{file} is not from this program; choose another output_path")
+    own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
+    others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
         raise InputError(
             f"output_path={output}: {others[0]} is from a run with other parameters or input; give another "
@@ -46,23 +47,18 @@ def check(places: Places) -> None:
 
 
 def prepare(places: Places) -> str:
-    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run.
-
-    Raises:
-        InputError: `output_path` cannot be written.
-    """
+    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
     p, output = places.parameters, places.output
-    with as_input_error(f"output_path={output}: cannot be written"):
-        output.delete([layout.SUMMARY])
-        own = (places.output_fingerprint, places.kmeans_fingerprint)
-        output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
-        if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-            clear(output / layout.DEDUPLICATED)
-        head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
-        values = without_secrets(dataclasses.asdict(p))
-        configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        output.file(_CONFIG).write_bytes(configuration.encode())
+    output.delete([layout.SUMMARY])
+    own = (places.output_fingerprint, places.kmeans_fingerprint)
+    output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
+    if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
+        clear(output / layout.DEDUPLICATED)
+    head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
+    values = without_secrets(dataclasses.asdict(p))
+    configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    output.file(_CONFIG).write_bytes(configuration.encode())
     return run
 
 
@@ -91,7 +87,11 @@ def duplicates_files(places: Places) -> list[str]:
 
 
 def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
-    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason."""
+    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason.
+
+    Raises:
+        UnitError: they cannot be read, or are fewer than were rejected.
+    """
     units = {name.removesuffix(".arrow") for name in assigned.files}
     reasons = Counter[str]()
     source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
@@ -99,10 +99,15 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
         unit = name.removesuffix(".parquet")
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
-        data = source.file(name).read_bytes()
+        file = source.file(name)
+        with stored.discarding(places.kmeans, places.segments.file(f"{unit}.arrow")), as_damage(file):
+            data = file.read_bytes()
+            counts = opened(pa.BufferReader(data)).read(["reason"])[0].value_counts()
         target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
-        counts = pq.read_table(pa.BufferReader(data), columns=["reason"])[0].value_counts()
         reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
+    if sum(reasons.values()) != assigned.rejected:
+        stored.forget([places.kmeans])
+        raise UnitError(f"{source}: a file is gone; the same command computes it again")
     return dict(reasons.most_common())
 
 

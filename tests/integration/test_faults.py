@@ -207,6 +207,7 @@ def test_units_of_other_centroids_are_computed_again(parquet_dataset: Any, tmp_p
     for lost in (
         *out.glob("*_results/*/manifest.json"),
         *out.glob("kmeans_results/*/centroids.npy"),
+        *out.glob("kmeans_results/*/model.json"),
         *itertools.islice(sorted(out.glob("kmeans_results/*/segments/*")), 1),
     ):
         lost.unlink()
