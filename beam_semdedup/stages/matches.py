@@ -46,11 +46,15 @@ _ROW_BITS = 40  # of a row's number in its file, in what identifies it
 
 @dataclass(frozen=True)
 class _Facts(Record):
-    """What a file of matches says of itself; `visits` counts the visitors, `pairs` those of rows that were compared."""
+    """What a file of matches says of itself.
+
+    `visits` counts the visitors, `pairs` those of rows that were compared; `began` is in seconds since the epoch.
+    """
 
     unit: UnitId
     visits: int
     pairs: int
+    began: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]
 
 def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segment, ...]:
     """Writes the matches that a unit finds; returns references to them, by the keys where their rows live."""
+    began = time.time()
     name, wanted = _name(job, unit), UnitId(_name(job, unit), fitted.content_hash, unit.high - unit.low)
     num_visits = sum(segment.num_rows for segment in unit.visits)
     with naming_unit(f"matches in {name}"):
@@ -77,7 +82,7 @@ def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segme
         if found and (found[0].unit, found[0].visits) == (wanted, num_visits):
             return found[1]
         table, pairs = _compare(job, unit)
-        facts = _Facts(wanted, num_visits, pairs)
+        facts = _Facts(wanted, num_visits, pairs, began)
         return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES)
 
 
@@ -86,31 +91,31 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
     parts = sorted(parts, key=lambda segment: (segment.kind, segment.file, segment.offset))
     rows = [segment for segment in parts if segment.kind == segments.ROWS]
     units = match_units(job, key, rows)
-    began = time.time()
     first, last = centroids_of(job, key)
     name = comparison_name(first, last, 0, units[0].num_rows, units[0].num_rows)
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, units[0].num_rows)
     with naming_unit(f"centroids {first} to {last}"):
         facts = tables.read_facts(file, PairwiseFacts)
+        compared = [_facts(job, unit) for unit in units]
         reused = facts is not None and facts.unit == wanted
         if facts is None or not reused:
             with stored.discarding(job.pairwise):
                 matches = segments.read(job.matches, parts[len(rows) :], job.match_schema)
-            pairs = sum(_pairs(job, unit) for unit in units)
+            pairs = sum(facts.pairs for facts in compared)
             table, facts = _merge(job, rows, pa.Table.from_batches(matches, job.match_schema), wanted, pairs)
             tables.write(file, table, facts, job.parameters.cache_compression)
-        return result_of(file.name, key, facts, reused, began)
+        return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
 
 def _name(job: Job, unit: PairwiseUnit) -> str:
     return f"{comparison_name(*centroids_of(job, unit.key), unit.low, unit.high, unit.num_rows)}.arrow"
 
 
-def _pairs(job: Job, unit: PairwiseUnit) -> int:
+def _facts(job: Job, unit: PairwiseUnit) -> _Facts:
     found = segments.read_index(job.matches.file(_name(job, unit)), _Facts, segments.MATCHES)
     if found is None:
         raise RuntimeError(f"{job.matches.file(_name(job, unit))} is gone, though the run wrote it; run again")
-    return found[0].pairs
+    return found[0]
 
 
 def _compare(job: Job, unit: MatchUnit) -> tuple[pa.Table, int]:
