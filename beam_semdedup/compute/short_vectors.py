@@ -26,7 +26,7 @@ from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.tiles import multiply
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-_PAIR = 600  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
+_PAIR = 8000  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
 _PASS = 16  # what each pair costs besides its multiplications
 _MOST_ROWS = 512  # of a group, of whose pairs the costs are estimated
 _STEP_ROWS = 4096
