@@ -53,7 +53,7 @@ def naming_unit(unit: Any) -> Iterator[None]:
     """Puts the unit's name before whatever goes wrong in it."""
     try:
         yield
-    except (UnitError, InputError):
+    except (InputError, RunError):
         raise
     except Exception as error:
         raise UnitError(f"{unit}: {type(error).__name__}: {error}") from error

@@ -11,23 +11,23 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup.cli import composition, console, sweep
+from beam_semdedup.cli import composition, console, interrupts, sweep
+from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
+from beam_semdedup.storage import scratch as scratches
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-_TERMINATED = threading.Event()
-"""Set once this process has received SIGTERM."""
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+_LEAVE_SECONDS = 5
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def _plan(parameters: ForecastParameters) -> dict[str, Any]:
 def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -> None:
     console.open_outputs()
     arguments = sys.argv[1:]
-    signal.signal(signal.SIGTERM, _terminate)
+    interrupts.listen()
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # as in this process: joblib's import nothing of the working directory
     code = _guarded(lambda: _run(name, schema, action, arguments))
     for runner in RUNNERS.values():
@@ -87,21 +87,18 @@ def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -
 def _end(code: int) -> None:
     """Ends the process without taking the interpreter's modules apart, which would take a third of a second.
 
-    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
+    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come, and after a
+    failure not for long.
     """
+    if code == FAILED:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+        signal.alarm(_LEAVE_SECONDS)
     if code not in (INTERRUPTED, TERMINATED):
         threading._shutdown()  # type: ignore[attr-defined]  # joblib's workers end in it, and are waited for after it
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _terminate(*_: object) -> None:
-    """Ends the run as Ctrl-C does, and lets it end: whoever sends SIGTERM may send it again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _TERMINATED.set()
-    raise KeyboardInterrupt
 
 
 def _run(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
@@ -140,6 +137,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
 
         def run() -> int:
             parameters = resolve(composition.plain(composed), schema, composition.LISTED)
+            if writes and not RUNNERS[parameters.runner.name].workers_are_here:
+                interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
             if reach is not None and parameters.n_probes != 1 and parameters.reach is None:
@@ -155,7 +154,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    with _scratch() as scratch:
+    with scratches.directory() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if sweeps:
@@ -163,15 +162,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 
 
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="semdedup-")
-    except OSError as error:
-        raise InputError(f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it") from error
-
-
 class _Told(KeyboardInterrupt):
-    """An interrupt of a job, on its way out, that a person was told of."""
+    """An interrupt of a job, perhaps in another process, on its way out, that a person was told of."""
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -179,10 +171,7 @@ def _guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except KeyboardInterrupt as interrupt:
-        code, how = (TERMINATED, "Terminated") if _TERMINATED.is_set() else (INTERRUPTED, "Interrupted")
-        if not isinstance(interrupt, _Told):
-            console.say(f"{how}. Finished units are kept: the same command goes on from there.")
-        return code
+        return interrupts.exit_code(told=isinstance(interrupt, _Told))
     except InputError as error:
         console.say(f"Error: {error}")
         return BAD_INPUT

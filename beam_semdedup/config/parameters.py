@@ -129,6 +129,8 @@ class ColumnParameters:
     metadata_fields: MetadataFields = field(default_factory=list)
     assume_normalized: bool = False
     """true: the vectors have length 1 already and are not divided by it"""
+    max_rejected_share: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """a run ends with 2 where more than this share of the rows, or of one file's rows, cannot be used; 1 allows all"""
 
 
 @dataclass(kw_only=True, config=CHECKED)

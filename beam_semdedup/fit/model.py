@@ -152,10 +152,11 @@ def load_init(file: File, n_clusters: int | None, dimension: int | None) -> np.n
 
     Raises:
         InputError: no such file, not an array, or another shape.
+        StorageError: it cannot be read.
     """
     try:
         data = file.read_bytes()
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"init={file}: cannot be read: {error}") from error
     try:
         array = from_npy(data)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
-from beam_semdedup.inputs.parquet_pages import leaf_columns, read_batches
+from beam_semdedup.inputs.parquet_pages import check_footer, leaf_columns, read_batches
 from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.tables import opened
 
@@ -46,6 +46,7 @@ class Parquet(Format, Copier):
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
             parquet = opened(source)
+            check_footer(source, parquet.metadata)
             schema, metadata, leaves = parquet.schema_arrow, parquet.metadata, leaf_columns(parquet.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):

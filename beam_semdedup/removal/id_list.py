@@ -110,7 +110,8 @@ def find_list(p: RemovalParameters) -> list[File]:
         )
     for place in (folder / layout.DUPLICATES, folder):
         # Not below it: the cache in a run's output_path holds the ids of all rows.
-        files: list[File] = [f for f in place.find() if "/" not in place.name_of(f) and f.url.endswith(".parquet")]
+        direct = [f for f in place.find() if "/" not in place.name_of(f)]
+        files: list[File] = [f for f in direct if f.url.lower().endswith(Parquet.extensions)]
         if files:
             return files
     raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from beam_semdedup.errors import RunError, naming_unit
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.fit.registry import make_engine
@@ -20,14 +21,15 @@ from beam_semdedup.text import hidden_in
 def fit_centroids(job: Job) -> FittedKMeans:
     """Fits the centroids of the run, or finds them fitted."""
     p, rows = job.parameters, functools.partial(read_sample, job)
-    return model.fit_or_load(job.kmeans, init_file(p), make_engine(p), rows, job.sizes.dimension, p)
+    with naming_unit("the fit"):
+        return model.fit_or_load(job.kmeans, init_file(p), make_engine(p), rows, job.sizes.dimension, p)
 
 
 def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
     """Reads the rows to fit on, or one of several shares of them; see `inputs.sample`."""
     plan = KMeansPlan.read(job.kmeans.file(PLAN))
     if plan is None:
-        raise RuntimeError(f"{job.kmeans.file(PLAN)} is gone, though the run wrote it; run again")
+        raise RunError(f"{job.kmeans.file(PLAN)} is gone, though the run wrote it; run again")
     p = job.parameters
     urls = plan.files
     if hidden_in(urls, PLAN):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from beam_semdedup.storage.folder import File
 
-_KINDS = (pa.ArrowException, FileNotFoundError, ValueError, LookupError, TypeError, EOFError)
+_KINDS = (pa.ArrowException, ValueError, LookupError, TypeError, EOFError)
 
 
 class DamagedFile(RuntimeError):
@@ -25,7 +25,7 @@ def is_damage(error: BaseException) -> bool:
     """Says whether an error is of what was read and not of the reading; Arrow raises OSError for both."""
     if isinstance(error, MemoryError):
         return False
-    return isinstance(error, _KINDS) or (type(error) is OSError and error.errno in (None, errno.EIO))
+    return isinstance(error, _KINDS) or (type(error) is OSError and error.errno is None)
 
 
 @contextmanager
@@ -36,7 +36,8 @@ def as_damage(file: File) -> Iterator[None]:
     except DamagedFile:
         raise
     except Exception as error:
-        if not is_damage(error):
+        gone = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EIO)
+        if not gone and not isinstance(error, FileNotFoundError) and not is_damage(error):
             raise
         said = str(error).splitlines()
         raise DamagedFile(file, said[0] if said else type(error).__name__) from error

@@ -6,10 +6,8 @@ import contextlib
 import errno
 import os
 import posixpath
-import tempfile
 import time
 import typing
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
 from beam_semdedup.errors import InputError, StorageError
+from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import search
 from beam_semdedup.storage.filesystems import (
     Options,
@@ -149,7 +148,7 @@ class File(Place):
 
     @contextlib.contextmanager
     def atomic_write(self) -> Iterator[Path]:
-        """Yields a local path to write to; it becomes the file, whole, when the block ends without an exception.
+        """Yields the path of an empty local file; it becomes the file, whole, when the block ends without an error.
 
         On a local disk by a rename within the directory, after the content is on the disk; on an object store by
         one upload that is committed at its end; elsewhere by an upload to another name and a rename.
@@ -157,27 +156,25 @@ class File(Place):
         fs, path = self._found()
         parent, name = posixpath.split(path)
         if isinstance(fs, LocalFileSystem):
-            scratch = _attempt(path)
-            with self._written():
-                scratch.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with contextlib.ExitStack() as stack:
+                with self._written():
+                    Path(parent).mkdir(parents=True, exist_ok=True)
+                    scratch = stack.enter_context(scratches.file_beside(path))
                 yield scratch
                 with self._written():
                     _flush(scratch)
                     scratch.replace(path)
-            finally:
-                with contextlib.suppress(OSError):
-                    scratch.unlink()
             return
-        with tempfile.TemporaryDirectory(prefix="semdedup-") as directory:
+        with scratches.directory() as directory:
             scratch = Path(directory, name)
+            scratch.touch()
             yield scratch
             with self._written():
                 if is_object_store(fs):
                     fs.put_file(str(scratch), path)
                 else:
                     fs.makedirs(parent, exist_ok=True)
-                    attempt = str(_attempt(path))
+                    attempt = str(scratches.name_beside(path))
                     try:
                         fs.put_file(str(scratch), attempt)
                         fs.mv(attempt, path)
@@ -203,14 +200,11 @@ class File(Place):
             return self.read_bytes()
         with self._written() as (fs, path):
             if isinstance(fs, LocalFileSystem):
-                scratch = _attempt(path)
-                scratch.parent.mkdir(parents=True, exist_ok=True)
-                try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                with scratches.file_beside(path) as scratch:
                     scratch.write_bytes(data)
                     _flush(scratch)
                     _link(scratch, path)
-                finally:
-                    scratch.unlink(missing_ok=True)
             elif has_conditional_puts(fs):
                 self._put_if_absent(fs, path, data)
             else:
@@ -372,7 +366,7 @@ class Folder(Place):
         if isinstance(fs, LocalFileSystem):
             maps = {path: pa.memory_map(path).read_buffer() for path in dict.fromkeys(paths)}
             return [maps[path].slice(start, length) for path, start, length in zip(paths, starts, lengths, strict=True)]
-        with tempfile.NamedTemporaryFile(prefix="semdedup-") as scratch:
+        with scratches.directory() as directory, Path(directory, "ranges").open("wb") as scratch:
             position = 0
             offsets = []
             for batch in _batches(lengths, fetch_bytes):
@@ -426,11 +420,6 @@ def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
         total += length
     if batch:
         yield batch
-
-
-def _attempt(path: str) -> Path:
-    """Returns a hidden name beside `path` that no other attempt at it has."""
-    return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
 
 
 def _link(file: Path, path: str) -> None:

@@ -12,6 +12,15 @@ _R = TypeVar("_R")
 
 
 def in_io_threads(function: Callable[[_T], _R], files: Iterable[_T]) -> list[_R]:
-    """Returns the function's results for the files, in their order; many of them are waited for at a time."""
-    with ThreadPoolExecutor(_THREADS) as pool:
+    """Returns the function's results for the files, in their order; many of them are waited for at a time.
+
+    After Ctrl-C none is waited for.
+    """
+    pool, waits = ThreadPoolExecutor(_THREADS), True
+    try:
         return list(pool.map(function, files))
+    except KeyboardInterrupt:
+        waits = False
+        raise
+    finally:
+        pool.shutdown(waits, cancel_futures=True)

@@ -66,12 +66,13 @@ def check_alone(places: Places, run: str) -> None:
     """Refuses what may be mixed with the results of a run that began later in the same place, and takes it away.
 
     Raises:
-        RunError: there was one.
+        RunError: there was one, or the run's own configuration is gone.
     """
+    file = places.output.file(_CONFIG)
     try:
-        content = places.output.file(_CONFIG).read_bytes()
-    except FileNotFoundError:
-        content = b""
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is gone, though the run wrote it: was output_path deleted? Run again") from error
     if run.encode() not in content:
         if f"of results {places.output_fingerprint}".encode() not in content:  # else they are the later run's too
             places.duplicates.delete(duplicates_files(places))
@@ -86,14 +87,14 @@ def duplicates_files(places: Places) -> list[str]:
     return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_fingerprint]
 
 
-def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
-    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason.
+def copy_rejected(places: Places, assigned: AssignManifest) -> Counter[tuple[str, str]]:
+    """Copies the rejected rows of the units in the manifest `assigned`; counts them by input file and reason.
 
     Raises:
         UnitError: they cannot be read, or are fewer than were rejected.
     """
     units = {name.removesuffix(".arrow") for name in assigned.files}
-    reasons = Counter[str]()
+    found = Counter[tuple[str, str]]()
     source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
     for name in sorted(layout.finished_units(source)):
         unit = name.removesuffix(".parquet")
@@ -102,13 +103,15 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
         file = source.file(name)
         with stored.discarding(places.kmeans, places.segments.file(f"{unit}.arrow")), as_damage(file):
             data = file.read_bytes()
-            counts = opened(pa.BufferReader(data)).read(["reason"])[0].value_counts()
+            rows = opened(pa.BufferReader(data)).read(["source_file", "reason"])
         target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
-        reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
-    if sum(reasons.values()) != assigned.rejected:
+        counts = rows.group_by(["source_file", "reason"]).aggregate([([], "count_all")])
+        for file_reason_count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            found[file_reason_count[:2]] += file_reason_count[2]
+    if found.total() != assigned.rejected:
         stored.forget([places.kmeans])
         raise UnitError(f"{source}: a file is gone; the same command computes it again")
-    return dict(reasons.most_common())
+    return found
 
 
 def _parts(output: Folder) -> dict[str, str]:

@@ -33,7 +33,7 @@ from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import without_secrets
 from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
-from beam_semdedup.workflow.summary import Found, Summary, find_results, reasons, summarize
+from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
 _FEW_ROWS = 10_000_000
 """To as many rows this process applies an eps in less time than a cluster starts its workers."""
@@ -136,7 +136,7 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
         run: names this run in `output_path`.
 
     Raises:
-        InputError: no row can be used, or a removal is refused; the summary is written before.
+        InputError: too many rows cannot be used, or a removal is refused; the summary is written before.
         RunError: the input changed, rows were lost, or another run writes to the same place.
     """
     job, p = plan.job, plan.job.parameters
@@ -144,7 +144,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     output_path.check_alone(job, run)
     found = find_results(plan)
     removed, refusal = None, None
-    if p.remove:
+    unusable = too_many_rejected(plan, found)
+    if p.remove and unusable:
+        clear(job.output / layout.DEDUPLICATED)  # of an earlier run
+    elif p.remove:
         try:
             removed = _remove(plan, found)
         except InputError as error:  # that ids repeat, or that foreign files are in its place
@@ -153,13 +156,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     summary = summarize(plan, started, found, removed)
     stored = without_secrets(dataclasses.asdict(summary))
     job.output.file(layout.SUMMARY).write_bytes(json.dumps(stored, indent=2).encode())
+    if unusable:
+        raise InputError(unusable)
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
-    if summary.rows_rejected == summary.rows_read:
-        raise InputError(
-            f"no row can be used: all {summary.rows_read:,} are rejected ({reasons(summary.rejected)}); see "
-            f"{summary.paths['rejected']}"
-        )
     return summary
 
 

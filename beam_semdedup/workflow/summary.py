@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -20,7 +21,7 @@ from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File
-from beam_semdedup.text import EXAMPLES, without_secrets
+from beam_semdedup.text import EXAMPLES, counted, without_secrets
 from beam_semdedup.workflow import output_path
 
 
@@ -80,7 +81,7 @@ class Summary:
 class Found:
     """What a finished run's files say.
 
-    The manifests are those of the stages; `rejected` counts rows by reason; `at` is when this was
+    The manifests are those of the stages; `rejected` counts rows by input file and reason; `at` is when this was
     found, in seconds since the epoch.
     """
 
@@ -89,7 +90,7 @@ class Found:
     duplicates_files: list[File]
     duplicates: int
     kept: int
-    rejected: dict[str, int]
+    rejected: Counter[tuple[str, str]]
     repeated_ids: Repetitions
     at: float
 
@@ -132,6 +133,35 @@ def find_results(plan: Plan) -> Found:
     return Found(assigned, compared, files, duplicates, kept, rejected, repeated, time.time())
 
 
+def too_many_rejected(plan: Plan, found: Found) -> str:
+    """Says where more than `max_rejected_share` of the rows, or of a file's rows, is rejected; else nothing."""
+    p, rows, rejected = plan.job.parameters, Counter[str](), Counter[str]()
+    for unit in plan.units:
+        rows[unit.path] += unit.num_rows
+    for (file, _), count in found.rejected.items():
+        rejected[file] += count
+    shares = {file: count / rows[file] for file, count in rejected.items() if count > p.max_rejected_share * rows[file]}
+    if rejected.total() > p.max_rejected_share * rows.total():
+        where, of, why = "the input", (rejected.total(), rows.total()), found.rejected
+    elif shares:
+        where = max(shares, key=lambda file: (shares[file], file))
+        of, why = (rejected[where], rows[where]), Counter({k: n for k, n in found.rejected.items() if k[0] == where})
+    else:
+        return ""
+    return (
+        f"{where}: {of[0]:,} of {counted(of[1], 'row')} cannot be used ({reasons(_by_reason(why))}), more than "
+        f"max_rejected_share={p.max_rejected_share:g} of them; see {_paths(plan, False)['rejected']}; "
+        "max_rejected_share=1 allows all"
+    )
+
+
+def _by_reason(rejected: Counter[tuple[str, str]]) -> dict[str, int]:
+    found = Counter[str]()
+    for (_, reason), count in rejected.items():
+        found[reason] += count
+    return dict(found.most_common())
+
+
 def reasons(rejected: dict[str, int]) -> str:
     """Says how many rows are rejected for which reason."""
     return ", ".join(f"{count:,}: {reason}" for reason, count in rejected.items())
@@ -148,7 +178,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
         rows_rejected=assigned.rejected,
-        rejected=found.rejected,
+        rejected=_by_reason(found.rejected),
         n_clusters=job.sizes.n_clusters,
         largest_cluster=compared.largest_cluster,
         eps=p.eps,

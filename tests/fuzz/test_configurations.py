@@ -6,6 +6,7 @@ Seeded, so that each case is the same on every machine. `SEMDEDUP_FUZZ_CASES` se
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -332,8 +333,11 @@ def check(command: str, arguments: list[str], code: int, said: str) -> None:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    environment = dict(os.environ)
+    environment, root = dict(os.environ), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
+    root.handlers[:] = handlers  # hydra.verbose has others, which write to what pytest closes after each test
+    root.setLevel(level)
     os.environ.clear()
     os.environ.update(environment)
 

@@ -214,10 +214,35 @@ def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> No
 def test_a_run_whose_rows_are_all_rejected_says_why(given_centroids: Store, tmp_path: Path) -> None:
     write(tmp_path / "data" / "x.parquet", np.zeros((20, 4)))
     init = given_centroids(np.eye(4)[:3])
-    with pytest.raises(InputError, match=r"all 20 are rejected \(20: embedding has zero norm\); see .*/out/rejected"):
+    with pytest.raises(InputError, match=r"20 of 20 rows cannot be used \(20: embedding has zero norm\)"):
         dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, init=init, max_iter=0)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (stored["rows_rejected"], stored["rows_kept"], stored["num_duplicates"]) == (20, 0, 0)
+
+
+def test_a_file_of_which_most_rows_are_rejected_ends_the_run_unless_that_is_allowed(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 4))
+    write(tmp_path / "data" / "good.parquet", vectors)
+    vectors[:31] = 0
+    write(tmp_path / "data" / "poor.parquet", vectors)
+    (tmp_path / "out" / "deduplicated").mkdir(parents=True)
+
+    def run(**changed: Any) -> Any:
+        return dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, repeated_ids="allow", remove=True, **changed)
+
+    said = (
+        r"data/poor\.parquet: 31 of 60 rows cannot be used \(31: embedding has zero norm\), .*max_rejected_share=0\.5"
+    )
+    with pytest.raises(InputError, match=said):
+        run()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["removal"] is None
+    assert list((tmp_path / "out" / "deduplicated").iterdir()) == []
+    with pytest.raises(InputError, match=r"the input: 31 of 120 rows cannot be used .*max_rejected_share=0\.25"):
+        run(max_rejected_share=0.25)
+    for share in (0.52, 1):
+        summary = run(max_rejected_share=share)
+        assert summary.stages["assign"].units_done == 0
+        assert (summary.rows_rejected, summary.removal.rows_read) == (31, 120)
 
 
 def after_the_pipeline(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:

@@ -631,7 +631,7 @@ def test_no_message_shows_a_password(argument: str, refused: Command) -> None:
 
 def test_no_traceback_shows_a_password(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> None:
-        raise OSError("cannot reach ftp://user:SECRET@host/a")
+        raise LookupError("cannot reach ftp://user:SECRET@host/a")
 
     monkeypatch.setattr(cli, "_deduplicate", fail)
     ended = semdedup("input_path=in", "output_path=out")
@@ -710,14 +710,15 @@ def damaged(data: Path) -> Path:
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_a_failing_unit_is_named_with_file_and_row_group(
+def test_a_damaged_page_is_bad_input_that_names_file_column_and_row_group(
     fits: bool, semdedup: Command, damaged: Path, given_centroids: Callable[..., str], tmp_path: Path
 ) -> None:
     given = [] if fits else [f"init={given_centroids(np.eye(3, 16) + 0.1)}", "max_iter=0"]
     sizes = ["assign_unit_bytes=960", "verbose=false"]
     ended = semdedup(f"input_path={damaged.parent}", f"output_path={tmp_path}/out", "n_clusters=3", *sizes, *given)
-    assert ended.code == 1
-    assert re.search(rf"^Failed: {damaged} \(row group 1, rows 15 to 29\): \w+: .*", ended.err, re.MULTILINE)
+    assert ended.code == 2
+    said = rf"^Error: {damaged}: column 'embeddings' in row group 1 cannot be read: .*; the file is damaged"
+    assert re.search(said, ended.err, re.MULTILINE)
     assert "Traceback" not in ended.err
     assert "[while running" not in ended.err
     assert not (tmp_path / "out" / "summary.json").exists()

@@ -72,6 +72,7 @@ def _assert_resumes(summary: Summary, before: dict[str, tuple[int, int]], out: P
             finished,
         )
     assert segments(summary).num_rows == 5000  # every file under a final name is whole
+    assert not list(out.rglob(".*.tmp"))  # of what the dead process was writing
 
 
 def test_a_killed_run_is_gone_on_with(

@@ -8,16 +8,19 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import COMMAND, Ended, dedup
-from servers import web
+from servers import ftp, web
 
 from beam_semdedup import InputError, RunError
 from beam_semdedup.cli import commands as cli
+from beam_semdedup.plan.stored import AssignManifest
+from beam_semdedup.stages import fit
 from beam_semdedup.workflow import run as workflow
 
 Command = Callable[..., Ended]
@@ -112,6 +115,17 @@ def test_a_server_that_does_not_answer_is_not_an_empty_directory(semdedup: Comma
     checked(semdedup(f"input_path={url}", f"output_path={tmp_path}/out"), f"input_path={url}: {url}: cannot be read: ")
 
 
+def test_a_run_from_a_server_equals_a_local_one(parquet_dataset: Any, tmp_path: Path) -> None:
+    expected = dedup(parquet_dataset.path, tmp_path / "out")
+    one = dedup(parquet_dataset.files[1], tmp_path / "one")
+    for serve in (ftp, web):
+        with serve(Path(parquet_dataset.path)) as url:
+            found = dedup(url, tmp_path / serve.__name__)
+            assert (found.rows_read, found.num_duplicates) == (300, expected.num_duplicates)
+            single = dedup(f"{url}/part-1.parquet", tmp_path / f"{serve.__name__}-one")
+            assert (single.rows_read, single.num_duplicates) == (100, one.num_duplicates)
+
+
 def test_files_that_a_server_does_not_give_are_named(semdedup: Command, parquet_dataset: Any, tmp_path: Path) -> None:
     with web(Path(parquet_dataset.path), **{"part-1": 403}) as url:
         checked(
@@ -140,6 +154,36 @@ def test_an_output_that_is_deleted_during_the_run_ends_it_with_a_message(
 
     monkeypatch.setattr(workflow, "find_results", find)
     with pytest.raises(RunError, match=rf"output_path={tmp_path}/out: "):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
+def test_an_output_that_is_gone_at_the_end_is_not_taken_for_that_of_another_run(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = workflow._check_unchanged
+    monkeypatch.setattr(workflow, "_check_unchanged", lambda plan: (check(plan), shutil.rmtree(tmp_path / "out")))
+    with pytest.raises(RunError, match=rf"^{tmp_path}/out/semdedup\.yaml is gone, though the run wrote it"):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
+def test_a_cache_that_is_deleted_at_the_end_of_a_stage_ends_the_run_with_a_message(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete(self: Any, folder: Any) -> None:
+        shutil.rmtree(folder.url)
+        Path(folder.url).write_text("a file now")
+        self.write(folder.file(self.file_name))
+
+    monkeypatch.setattr(AssignManifest, "store", delete)
+    with pytest.raises(RunError, match=r"^the end of the stage: StorageError: .*manifest\.json: cannot be written"):
+        dedup(parquet_dataset.path, tmp_path / "out")
+
+
+def test_a_plan_that_is_deleted_before_the_fit_ends_the_run_with_a_message(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "KMeansPlan", SimpleNamespace(read=lambda _: None))
+    with pytest.raises(RunError, match=r"^\S*plan\.json is gone, though the run wrote it; run again$"):
         dedup(parquet_dataset.path, tmp_path / "out")
 
 

@@ -25,6 +25,7 @@ from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.runners import base as runners
+from beam_semdedup.storage import scratch
 from beam_semdedup.storage.folder import File, Folder
 
 
@@ -243,6 +244,14 @@ class TestResume:
             lambda self, source, *rest: later.append(source.name) or original(self, source, *rest),
         )
         return later
+
+    def test_what_it_was_writing_is_swept(self, tmp_path, run, monkeypatch):
+        self.stop(tmp_path, run, monkeypatch)
+        left = tmp_path / "out" / f".b.parquet.{'0' * 32}.tmp"
+        left.write_bytes(b"half")
+        scratch._sweep.cache_clear()  # as in another process
+        remove(tmp_path / "in", run, tmp_path / "out")
+        assert not left.exists()
 
     @pytest.mark.parametrize("clear", [True, False])
     def test_written_files_are_kept_and_count(self, tmp_path, run, monkeypatch, clear):

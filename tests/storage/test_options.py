@@ -23,6 +23,7 @@ from apache_beam.transforms.display import DisplayData
 
 from beam_semdedup import InputError, SemanticDedup, SemanticDeduplicationWorkflow
 from beam_semdedup.config.parameters import RemovalParameters
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.plan import make_plan
 from beam_semdedup.removal.transform import RemoveDuplicates
@@ -133,7 +134,7 @@ def test_a_removal_holds_none_of_them(parquet_dataset: Any, tmp_path: Path) -> N
         write_kwargs=KWARGS,
         verbose=False,
     )
-    job, units = make_plan(parameters, IdList.open(find_list(parameters), 1 << 30), 1 << 30)
+    job, units = make_plan(parameters, list_files(parameters), IdList.open(find_list(parameters), 1 << 30), 1 << 30)
     pipeline = beam.Pipeline()
     pipeline | RemoveDuplicates(job, units)
     found = list(_all_of(pipeline))

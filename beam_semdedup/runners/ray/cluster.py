@@ -45,6 +45,8 @@ def connect(address: str | None, verbose: bool = True) -> None:
         _check_same(address)
         return
     _check_address(address)
+    # Ray ends this process when its head (GCS) has not answered for that long, which is a minute otherwise.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
         with _own_termination(), _on_loopback(address in (None, "local")):
             ray.init(

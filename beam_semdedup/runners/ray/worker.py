@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray
 
-from beam_semdedup.runners.worker import log_to_stdout
+from beam_semdedup.runners.worker import end_with_threads, log_to_stdout
 from beam_semdedup.storage import options
 
 
@@ -23,6 +23,7 @@ class RayWorker:
             others: the level from which on the log of other packages than this one is shown.
         """
         log_to_stdout("%(message)s", others, "%(levelname)s %(name)s: %(message)s")
+        end_with_threads()
         options.learn(environment.get(options.VARIABLE, "[]"))
         from apache_beam.runners.worker import sdk_worker_main
 
