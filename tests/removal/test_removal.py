@@ -411,7 +411,7 @@ class TestStructure:
 
     def test_a_jsonl_file_without_an_object_in_a_line_is_an_error(self, tmp_path):
         write_lines(tmp_path / "in/a.jsonl", {"id": 1})
-        write_lines(tmp_path / "in/b.jsonl", [{"id": 1}])
+        write_lines(tmp_path / "in/b.jsonl", "what")
         write_lines(tmp_path / "in/c.jsonl", b"")
         run = finished_run(tmp_path / "run", [1])
         said = message(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
