@@ -29,7 +29,7 @@ from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
 _STAGE = "_removal"
-_FORMAT = 4
+_FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute.assignment import assign_with_distances
@@ -83,6 +84,19 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     return finished[1]
 
 
+def rejected_schema(job: Job) -> pa.Schema:
+    """Returns the columns of the files of rejected rows."""
+    return pa.schema(
+        [
+            ("source_file", pa.string()),
+            ("row_group", pa.int32()),
+            ("row", pa.int64()),
+            ("id", job.id_type),
+            ("reason", pa.string()),
+        ]
+    )
+
+
 def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
@@ -124,7 +138,7 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
     else:  # all together: a GPU wants many rows, and the centroids are copied there each time
         parsed = in_threads(parse, batches)
         parts = [assign(parsed)] if parsed else []
-    empty = job.segment_schema.empty_table(), _rejected_schema(job).empty_table()
+    empty = job.segment_schema.empty_table(), rejected_schema(job).empty_table()
     usable, rejected = (pa.concat_tables(tables) for tables in zip(empty, *parts, strict=True))
     return usable, rejected
 
@@ -140,8 +154,10 @@ class _Batch:
 
 def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
     p, ids = job.parameters, rows.table.column(job.parameters.id_field)
-    reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
-    named = ids.is_valid().to_numpy()
+    reasons = embeddings.id_reasons(ids)
+    if (reasons == embeddings.INVALID_ID).any():  # which no file can hold as the text that it is said to be
+        ids = pc.if_else(pa.array(reasons == embeddings.INVALID_ID), pa.scalar(None, ids.type), ids)
+    named = reasons == 0
     vectors, reasons[named] = embeddings.to_matrix(
         rows.table.column(p.embedding_field).filter(pa.array(named)),
         job.sizes.dimension,
@@ -163,22 +179,10 @@ def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
     return _Batch(pa.table(columns, schema=schema), vectors, pa.concat_tables(rejected))
 
 
-def _rejected_schema(job: Job) -> pa.Schema:
-    return pa.schema(
-        [
-            ("source_file", pa.string()),
-            ("row_group", pa.int32()),
-            ("row", pa.int64()),
-            ("id", job.id_type),
-            ("reason", pa.string()),
-        ]
-    )
-
-
 def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
     if not len(numbers):
-        return _rejected_schema(job).empty_table()
+        return rejected_schema(job).empty_table()
     row_group, row = job.input_format.places(job.input_file(unit.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
     path = pa.array([without_secrets(unit.path)] * len(numbers))
-    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))
+    return pa.table([path, row_group, row, ids, reason], schema=rejected_schema(job))

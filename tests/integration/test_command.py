@@ -466,7 +466,7 @@ class TestAConfigurationOfOnesOwn:
 
     def test_is_named_among_the_choices(self, run: Callable[..., list[Any]], semdedup: Command) -> None:
         ended = semdedup("--config-dir=mine", "runner=my", "input_path=in", "output_path=out")
-        said = "Error: runner=my: runner is one of: direct, ray, flink, mycluster\n"
+        said = "Error: runner=my: runner is one of: direct, ray, flink, prism, mycluster\n"
         assert (ended.code, ended.err) == (2, said)
 
     def test_must_be_there(self, semdedup: Command) -> None:
