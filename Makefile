@@ -10,7 +10,7 @@ extras = $(if $(strip $(EXTRAS)),[$(EXTRAS)])
 .PHONY: demo test test-all fuzz torture bench check install clean
 
 demo: .venv/installed ## the command on the committed embeddings
-	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 'metadata_fields=[text]'
+	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 n_probes=exact reach=0.2 'metadata_fields=[text]'
 	@$(BIN)/python examples/look_at_pairs.py demo-output
 
 test: .venv/installed-test ## the fast tests

@@ -85,6 +85,11 @@ class Place:
         """Says whether this is `folder` or lies in it; both as `at` spells them."""
         return self.url == folder.url or self.url.startswith(folder.url.rstrip("/") + "/")
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk of this machine."""
+        return "://" not in self.url
+
     def realpath(self) -> typing.Self:
         """Returns the place after its symbolic links, where it is local; any other as it is."""
         return self if "://" in self.url else type(self)(os.path.realpath(self.url), self.options)
