@@ -48,12 +48,12 @@ def _checked(source: pa.NativeFile) -> pq.FileMetaData:
     if length + _ENDING_BYTES > len(tail):
         tail = source.read_at(length + _ENDING_BYTES, size - length - _ENDING_BYTES)
     footer = tail[len(tail) - length - _ENDING_BYTES :]
-    check(thrift.read(footer)[0], size)
+    check(thrift.read(footer)[0], size - len(footer))
     return pq.read_metadata(pa.BufferReader(MAGIC + footer))
 
 
 def check(footer: Struct, size: int) -> None:
-    """Raises ValueError where a footer contradicts itself, or a file of `size` bytes."""
+    """Raises ValueError where a footer contradicts itself, or that it stands behind `size` bytes."""
     try:
         leaves, groups = list(_leaves(footer[FileField.SCHEMA])), footer[FileField.ROW_GROUPS]
         for number, group in enumerate(groups):
@@ -111,7 +111,7 @@ def _check_group(name: str, group: Struct, leaves: Sequence[_Leaf], size: int) -
             raise ValueError(f"{said} has {values:,} values in {rows:,} rows")
         start = column.get(Column.DICTIONARY_AT) or column[Column.DATA_AT]
         if not (Chunk.PATH in chunk or 0 <= start <= start + num_bytes <= size):
-            raise ValueError(f"{said} lies outside the file")
+            raise ValueError(f"{said} lies outside the file: it is cut, or not whole")
         for field, most in zip(_HISTOGRAMS, leaf.levels, strict=True):
             if len(column.get(Column.SIZES, {}).get(field, ())) not in (0, most + 1):
                 raise ValueError(f"{said} has other levels than the schema")

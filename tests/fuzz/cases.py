@@ -62,6 +62,7 @@ def _run(case: Case, rng: random.Random, place: Path) -> str:
         "eps": judge.EPS,
         "ranking_strategy": {"metadata_cols": ["id"], "ascending": True},
         "remove": rng.random() < 0.3,
+        "n_probes": rng.choice([1, 1, "exact"]),
         "embedding_dim": rng.choice([None, case.dimension]),
     }
     how = rng.random()
@@ -76,7 +77,7 @@ def _run(case: Case, rng: random.Random, place: Path) -> str:
     faults = []
     for contents in case.contents:
         try:
-            judge.check_results(out, contents, case.dimension)
+            judge.check_results(out, contents, case.dimension, parameters["n_probes"])
             if parameters["remove"]:
                 judge.check_removed(out, contents, source)
             return "right"

@@ -90,7 +90,7 @@ def check_ending(ended: Ended, names: Sequence[str]) -> None:
         raise Fault(f"an error with a part of a traceback: {said[-1500:]}")
 
 
-def check_results(out: Path, files: Sequence[File], dimension: int) -> None:
+def check_results(out: Path, files: Sequence[File], dimension: int, n_probes: Any) -> None:
     """Raises Fault where what a finished run left is not what the rows of its files make it."""
     found, table = _found(out)
     expected = {
@@ -127,7 +127,7 @@ def check_results(out: Path, files: Sequence[File], dimension: int) -> None:
     if too_many_rejected(files, dimension, found.used.keys()):
         raise Fault("a finished run of which more than half is rejected")
     _check_summary(out, len(expected), len(unusable))
-    _check_duplicates(out, table)
+    _check_duplicates(out, table, n_probes)
 
 
 def too_many_rejected(files: Sequence[File], dimension: int, used: Collection[tuple[int, int]] = ()) -> bool:
@@ -191,24 +191,25 @@ def _check_summary(out: Path, used: int, rejected: int) -> None:
         raise Fault(f"the summary counts {counted}, not {(used + rejected, rejected, used)}")
 
 
-def _check_duplicates(out: Path, table: pa.Table) -> None:
-    """Compares with a brute force over the rows, ranked by id."""
+def _check_duplicates(out: Path, table: pa.Table, n_probes: Any) -> None:
+    """Compares with a brute force over the rows, ranked by id: within clusters, or all."""
     labels, ids, vectors = table["centroid"].to_numpy(), table["id"].to_pylist(), _matrix(table)
     keys = [(ids, True), (table["source_file"].to_pylist(), True), (table["source_row"].to_pylist(), True)]
-    compared = oracle.compare(vectors, labels, ids, oracle.rank_order(labels, keys))
-    found = read_parquet(next(out.glob("pairwise_results/*")))
-    for name, wanted in (
-        ("id", compared.ids),
-        ("max_id", compared.max_ids),
-        ("cosine_sim_score", list(compared.scores)),
-    ):
-        if found[name].to_pylist() != wanted:
-            raise Fault(f"{name} of the comparisons: {found[name].to_pylist()}, not {wanted}")
+    if n_probes == "exact":
+        scores, winners = oracle.best_earlier(vectors, oracle.rank_order([0] * len(ids), keys), reach=EPS)
+        wanted = Counter((ids[i], ids[winners[i]]) for i in np.flatnonzero(scores.astype(np.float64) >= 1 - EPS))
+    else:
+        compared = oracle.compare(vectors, labels, ids, oracle.rank_order(labels, keys))
+        found = read_parquet(next(out.glob("pairwise_results/*")))
+        columns = (("id", compared.ids), ("max_id", compared.max_ids), ("cosine_sim_score", list(compared.scores)))
+        for name, expected in columns:
+            if found[name].to_pylist() != expected:
+                raise Fault(f"{name} of the comparisons: {found[name].to_pylist()}, not {expected}")
+        wanted = Counter((id_, max_id) for id_, max_id, _ in oracle.duplicates(compared, EPS))
     listed = read_parquet(out / "duplicates")
     pairs = Counter(zip(listed["id"].to_pylist(), listed["max_id"].to_pylist(), strict=True))
-    wanted_pairs = Counter((id_, max_id) for id_, max_id, _ in oracle.duplicates(compared, EPS))
-    if pairs != wanted_pairs:
-        raise Fault(f"the duplicates are {pairs}, not {wanted_pairs}")
+    if pairs != wanted:
+        raise Fault(f"the duplicates are {pairs}, not {wanted}")
 
 
 def _shown(files: Sequence[File], place: tuple[int, int]) -> str:

@@ -73,23 +73,21 @@ def bytewise(rng: random.Random) -> Case:
     name = contents[hit].name
     whole = parquet_reader.read(files[name])
     files[name], how = _hurt(files[name], whole, rng)
-    candidates, changed_schema = [contents], False
-    try:
-        content = parquet_reader.read(files[name])
-        changed_schema = content.schema != whole.schema
-        now = File(
-            name,
-            [id_ if _is_id(id_, id_type) else None for id_ in content.columns[ID]],
-            content.columns[VECTORS],
-            content.groups,
-        )
-        candidates = [[*contents[:hit], now, *contents[hit + 1 :]]]
-        state = "as another reader reads it"
-    except Damaged as error:
-        state = f"damaged: {error}"
-    except (Unknown, KeyError) as error:
-        state, changed_schema = f"unknown: {error}", True
-    return Case(files, candidates, dimension, whole=False, judged=not changed_schema, about=f"{name}: {how}; {state}")
+    candidates, judged, state = [], True, ""
+    for columns in ((), (ID, VECTORS)):  # what is not needed may be damaged, and tell of damage before it
+        try:
+            found = parquet_reader.read(files[name], columns)
+        except Damaged as error:
+            state += f"; damaged: {error}"
+        except Unknown as error:
+            state, judged = f"{state}; unknown: {error}", False
+        else:
+            judged &= found.schema == whole.schema
+            ids = [id_ if _is_id(id_, id_type) else None for id_ in found.columns.get(ID, [])]
+            now = File(name, ids, found.columns.get(VECTORS, []), found.groups)
+            candidates.append([*contents[:hit], now, *contents[hit + 1 :]])
+    candidates = candidates or [contents]
+    return Case(files, candidates, dimension, whole=False, judged=judged, about=f"{name}: {how}{state}")
 
 
 def _hurt(data: bytes, content: Content, rng: random.Random) -> tuple[bytes, str]:

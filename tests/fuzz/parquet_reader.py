@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +56,13 @@ class Content:
     numbers: list[tuple[int, int]] = field(default_factory=list)
 
 
-def read(data: bytes) -> Content:
-    """Returns what is in a file; Damaged or Unknown where that cannot be said."""
+def read(data: bytes, names: Collection[str] = ()) -> Content:
+    """Returns what is in a file, or in the columns of these names; Damaged or Unknown where that cannot be said."""
     try:
-        return _File(data).read()
+        return _File(data).read(names)
     except (Damaged, Unknown):
         raise
-    except (IndexError, KeyError, ValueError, TypeError, OverflowError, RecursionError, struct.error, OSError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error) as error:
         raise Damaged(f"{type(error).__name__}: {error}") from error
 
 
@@ -157,7 +157,7 @@ class _File:
         self.data = data
         self.regions: list[Region] = []
 
-    def read(self) -> Content:
+    def read(self, names: Collection[str]) -> Content:
         data = self.data
         if len(data) < 12 or data[:4] != b"PAR1" or data[-4:] != b"PAR1":
             raise Damaged("no magic")
@@ -177,6 +177,8 @@ class _File:
                 raise Damaged("a row group of other columns")
             groups.append(group[3])
             for leaf, column in zip(leaves, group[1], strict=True):
+                if names and leaf.name not in names:
+                    continue
                 rows = _rows(leaf, self._chunk(leaf, column[3]))
                 if len(rows) != group[3]:
                     raise Damaged(f"{len(rows)} rows of {leaf.name}, {group[3]} in the footer")

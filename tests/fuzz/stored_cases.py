@@ -66,7 +66,7 @@ def run(rng: random.Random, scratch: Path) -> str:
     for name in _PLACES:
         shutil.rmtree(ready.place / name, ignore_errors=True)
         shutil.copytree(ready.saved / name, ready.place / name, symlinks=True)
-    command = rng.choice(["same", "same", "eps", "removal", "removal"])
+    command = rng.choice(["same", "same", "exact", "eps", "removal", "removal"])
     about = command
     if rng.random() < 0.5:
         about += f", {_interrupted(ready.place, rng)}"
@@ -125,6 +125,7 @@ def _parameters(place: Path) -> dict[str, Any]:
 
 _COMMANDS: dict[str, Callable[[Path], Ended]] = {
     "same": lambda place: in_process.semdedup(remove=True, **_parameters(place)),
+    "exact": lambda place: in_process.semdedup(n_probes="exact", **_parameters(place)),
     "eps": lambda place: in_process.semdedup(**{**_parameters(place), "eps": 0.3}),
     "removal": lambda place: in_process.semdedup_remove(
         input_path=str(place / "in"), duplicates_path=str(place / "out"), output_path=str(place / "removed")
@@ -150,7 +151,7 @@ def _prepare(scratch: Path) -> _Prepared:
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(f"foreign {name}")
     right = {}
-    for command in ("eps", "same", "removal"):  # the run before the removal is the one that it follows
+    for command in ("exact", "eps", "same", "removal"):  # the run before the removal is the one that it follows
         ended = _COMMANDS[command](place)
         if ended.code:
             raise RuntimeError(ended.err)

@@ -127,6 +127,13 @@ def test_a_footer_that_contradicts_itself_is_bad_input(path: Path, change: Calla
     assert said in str(error.value)
 
 
+def test_a_file_that_lacks_a_byte_before_its_footer_is_bad_input(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + content[61:])
+    with pytest.raises(InputError, match="lies outside the file: it is cut"):
+        facts(path, Parquet())
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1PAR1", b"PAR1" + b"\xff" * 8 + b"PAR1", b"no parquet at all"])
 def test_what_is_no_parquet_is_bad_input(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.parquet").write_bytes(content)
