@@ -12,7 +12,7 @@ from beam_semdedup.plan.job import init_file, ranking_of
 from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
 
-_FORMAT = 4
+_FORMAT = 5
 """The version of what the stages write."""
 
 

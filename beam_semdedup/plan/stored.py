@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import UnitError
 from beam_semdedup.inputs.base import InputUnit, Piece
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -25,28 +26,28 @@ class KMeansPlan(Record):
         sizes: how the stage is cut.
         schema: the id, the embedding and the carried columns, as Arrow serialises them, in base64.
         files: the URLs of the input files.
-        units: the `InputUnit`s without their paths.
+        units: the parts of each `AssignUnit`, without their paths.
     """
 
     sizes: Sizes
     schema: str
     files: tuple[str, ...]
-    units: tuple[tuple[int, int, int, Piece], ...]
+    units: tuple[tuple[tuple[int, int, int, Piece], ...], ...]
 
     @classmethod
-    def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
+    def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[AssignUnit]) -> Self:
         """Makes the plan."""
         encoded = base64.b64encode(schema.serialize()).decode()
-        rows = tuple((u.file, u.first_row, u.num_rows, tuple(u.piece)) for u in units)
-        return cls(sizes, encoded, tuple(files), rows)
+        parts = tuple(tuple((p.file, p.first_row, p.num_rows, tuple(p.piece)) for p in u.parts) for u in units)
+        return cls(sizes, encoded, tuple(files), parts)
 
     def input_schema(self) -> pa.Schema:
         """Returns the columns that are read."""
         return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
 
-    def input_units(self) -> tuple[InputUnit, ...]:
+    def assign_units(self) -> tuple[AssignUnit, ...]:
         """Returns the units of the assign stage."""
-        return tuple(InputUnit(self.files[unit[0]], *unit) for unit in self.units)
+        return tuple(AssignUnit(tuple(InputUnit(self.files[p[0]], *p) for p in parts)) for parts in self.units)
 
 
 @dataclass(frozen=True)

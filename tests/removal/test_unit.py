@@ -10,7 +10,7 @@ from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.plan import make_plan
-from beam_semdedup.removal.unit import remove_from_file
+from beam_semdedup.removal.unit import remove_from_files
 from beam_semdedup.storage.folder import File
 
 
@@ -32,7 +32,7 @@ def test_what_was_found_in_a_long_list_is_noted_in_few_bytes(tmp_path: Path) -> 
     job, (unit,) = make_plan(p, IdList.open([File(f"{tmp_path}/list.parquet")], 1 << 30), 1 << 30)
     sizes = []
     for entries in ([5, 10**8], range(10**6)):
-        remove_from_file(job, unit, Found(np.array(entries)))
+        remove_from_files(job, unit, Found(np.array(entries)))
         (note,) = Path(job.stage.url).glob("*.parquet")
         sizes.append(note.stat().st_size)
         note.unlink()
