@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bench import Bench
 
-SCENARIOS = ("start", "kernel", "given", "fit", "workers", "sweep", "memory", "growth", "plan", "semhash")
+SCENARIOS = ("start", "kernel", "given", "fit", "workers", "sweep", "memory", "growth", "files", "plan", "semhash")
 
 
 def main() -> None:
