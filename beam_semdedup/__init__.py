@@ -51,8 +51,13 @@ def __getattr__(name: str) -> Any:
     # Beam takes seconds to import; `semdedup --help` and workers should not wait for what they do not use.
     if name not in _HOMES:
         raise AttributeError(f"module 'beam_semdedup' has no attribute {name!r}")
-    handlers = logging.root.handlers[:]
-    module = import_module(f"beam_semdedup.{_HOMES[name]}")
-    # Beam's import logs, which sets logging up: the caller's own logging.basicConfig would do nothing then.
-    logging.root.handlers[:] = handlers
+    handlers, disabled = logging.root.handlers[:], logging.root.manager.disable
+    # Beam's import warns of what is not installed, such as Google's file system, and nobody asked for.
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        module = import_module(f"beam_semdedup.{_HOMES[name]}")
+    finally:
+        logging.disable(disabled)
+        # Its warnings set logging up: the caller's own logging.basicConfig would do nothing then.
+        logging.root.handlers[:] = handlers
     return getattr(module, name)

@@ -17,16 +17,35 @@ class InputError(ValueError):
     """The parameters or the input are wrong; the message names which, and what to do."""
 
 
-class UnitError(RuntimeError):
-    """A unit of work failed; the message says which one and why."""
+class StorageError(OSError):
+    """A place cannot be reached, read or written; the message says which, and why."""
+
+    url: str = ""
+
+    @classmethod
+    def of(cls, url: str, what: str, error: Exception) -> StorageError:
+        """Returns the error of whatever a file system raised at a place; `what` could not be done."""
+        made = cls(f"{url}: {what}: {reason(error)}")
+        made.url = url
+        return made
 
 
 class RunError(RuntimeError):
-    """A run failed; what was finished is kept, and the same command goes on from there."""
+    """A run failed; what was finished is kept, and the same command goes on from there once the cause is gone."""
+
+
+class UnitError(RunError):
+    """A unit of work failed; the message says which one and why."""
 
 
 class WorkerLost(RunError):
     """A worker died or went away, which says nothing of the run itself: it may be tried again."""
+
+
+def reason(error: Exception) -> str:
+    """Returns what a library's error says, in a line; of one of the system not which file, which is named beside it."""
+    said = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return f"{type(error).__name__}{f': {said[0]}' if said else ''}"
 
 
 @contextmanager
@@ -34,7 +53,7 @@ def naming_unit(unit: Any) -> Iterator[None]:
     """Puts the unit's name before whatever goes wrong in it."""
     try:
         yield
-    except (UnitError, InputError):
+    except (InputError, RunError):
         raise
     except Exception as error:
         raise UnitError(f"{unit}: {type(error).__name__}: {error}") from error
@@ -42,14 +61,13 @@ def naming_unit(unit: Any) -> Iterator[None]:
 
 @contextmanager
 def as_input_error(what: str) -> Iterator[None]:
-    """Turns whatever goes wrong into an InputError that begins with `what`."""
+    """Turns whatever goes wrong into an InputError that begins with `what`; a StorageError names its place itself."""
     try:
         yield
-    except InputError:
+    except (InputError, StorageError):
         raise
     except Exception as error:
-        said = str(error).splitlines()
-        raise InputError(f"{what}: {type(error).__name__}{': ' + said[0] if said else ''}") from error
+        raise InputError(f"{what}: {reason(error)}") from error
 
 
 def known_cause(error: Exception) -> InputError | RunError | None:

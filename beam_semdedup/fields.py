@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
@@ -40,11 +41,13 @@ def _no_truth(value: Any) -> Any:
     return value
 
 
-Integer: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+LARGEST = 2**63 - 1
+"""The largest integer that Arrow and NumPy take."""
+Integer: TypeAlias = Annotated[int, BeforeValidator(_whole), Field(ge=-LARGEST, le=LARGEST)]
 Positive: TypeAlias = Annotated[Integer, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Integer, Field(ge=0)]
-Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth)]
-PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1)] | Literal["auto"]
+Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
+PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | Literal["auto"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,14 @@ class OneOf:
 
 
 @dataclasses.dataclass(frozen=True)
+class Code:
+    """Beside the type of a setting: its value has code run, so that it is not taken from a stored file."""
+
+
+CODE = Code()
+
+
+@dataclasses.dataclass(frozen=True)
 class Declared:
     """A field as it is declared.
 
@@ -72,6 +83,7 @@ class Declared:
         help: what it means, on one line.
         heading: the part of `--help` that it stands in.
         one_of: the names that it is one of, where they are not in its type.
+        is_code: whether its value has code run.
     """
 
     name: str
@@ -80,6 +92,7 @@ class Declared:
     help: str
     heading: str
     one_of: OneOf | None = None
+    is_code: bool = False
 
     @property
     def choices(self) -> tuple[Any, ...]:
@@ -91,7 +104,8 @@ class Declared:
     @property
     def is_text(self) -> bool:
         """Whether any text has a meaning for it."""
-        return str in (self.kind, *get_args(self.kind)) or get_origin(self.kind) is Literal
+        one_of_types = get_args(self.kind) if get_origin(self.kind) in (Union, UnionType) else ()
+        return str in (self.kind, *one_of_types) or get_origin(self.kind) is Literal
 
 
 def declared(schema: type[Any]) -> list[Declared]:
@@ -107,5 +121,6 @@ def declared(schema: type[Any]) -> list[Declared]:
         headings = [getattr(owners[0], "heading", ""), *(text for text in infos[0].metadata if isinstance(text, str))]
         default = dataclasses.MISSING if infos[0].is_required() else infos[0].get_default(call_default_factory=True)
         one_of = next((item for item in infos[0].metadata if isinstance(item, OneOf)), None)
-        found.append(Declared(f.name, infos[0].annotation, default, " ".join(help.split()), headings[-1], one_of))
+        described = " ".join(help.split()), headings[-1], one_of, CODE in infos[0].metadata
+        found.append(Declared(f.name, infos[0].annotation, default, *described))
     return sorted(found, key=lambda field: field.default is not dataclasses.MISSING)

@@ -14,6 +14,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 
 from beam_semdedup.coders import register
+from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.job import Job
@@ -204,11 +205,15 @@ class Finish(beam.PTransform):
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
         """See the class."""
         write, job = self._write, self._job
+
+        def finish(_: int, *given: Any) -> None:
+            with naming_unit("the end of the stage"):
+                write(job, *given)
+
         return (
             units.pipeline
             | "End" >> beam.Create([0])
-            | "Write manifest"
-            >> beam.Map(lambda _, *given: write(job, *given), AsIter(units), *map(AsSingleton, self._others))
+            | "Write manifest" >> beam.Map(finish, AsIter(units), *map(AsSingleton, self._others))
         )
 
 

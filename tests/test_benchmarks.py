@@ -54,10 +54,13 @@ def test_a_set_depends_on_its_parameters_alone(tmp_path):
     assert pq.read_schema(file).field("embeddings").type == pa.list_(pa.float16(), 8)
 
 
-def test_bare_and_ours_find_the_same(bench, dataset, tmp_path):
+@pytest.mark.parametrize("name", ["bare", "batches"])
+def test_a_peer_and_ours_find_the_same(name, bench, dataset, tmp_path):
     centroids = bench.centroids(dataset)
-    peer = bench.peer("bare", dataset, "--centroids", centroids)
+    peer = bench.peer(name, dataset, "--centroids", centroids)
     subprocess.run(peer.command, check=True, cwd=Path(__file__).parents[1])
+    if name == "batches":
+        assert int(peer.output.with_suffix(".bytes").read_text()) > 4 * 384 * dataset.rows
     SemanticDeduplicationWorkflow(
         input_path=str(dataset.path),
         output_path=str(tmp_path / "out"),

@@ -8,12 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from beam_semdedup.config import groups as settings
 from beam_semdedup.config import parameters as config
@@ -28,7 +31,7 @@ RAY = LAUNCH / "ray" / "kubernetes.yaml"
 
 
 def _load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return next(yaml.safe_load_all(path.read_text()))
 
 
 def _walk(value: Any) -> Iterator[Any]:
@@ -44,6 +47,8 @@ def _pods() -> Iterator[Any]:
         for container in template["spec"]["containers"]:
             container.setdefault("image", "flink:from-the-operator")
         yield pytest.param(template, id=f"{path.name}-task-manager")
+    submitter = _load(RAY)["spec"]["submitterPodTemplate"]
+    yield pytest.param({"apiVersion": "v1", "kind": "Pod", **submitter}, id=f"{RAY.name}-submitter")
     cluster = _load(RAY)["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         name = group.get("groupName", "head")
@@ -71,6 +76,63 @@ def test_pods_follow_the_schema_of_kubernetes(pod: dict[str, Any]) -> None:
     kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
 
 
+@pytest.mark.parametrize("pod", list(_pods()))
+def test_our_containers_run_without_privileges(pod: dict[str, Any]) -> None:
+    assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["spec"]["containers"]:
+        if container["image"] in IMAGES:
+            merged = {**pod["spec"]["securityContext"], **container["securityContext"]}
+            assert (merged["runAsNonRoot"], merged["runAsUser"]) == (True, 1000)
+            assert merged["allowPrivilegeEscalation"] is False
+            assert merged["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("path", [*FLINK, RAY], ids=lambda path: path.name)
+def test_each_cluster_lets_in_its_own_pods_and_the_operator_alone(path: Path) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    _, policy = yaml.safe_load_all(path.read_text())
+    kubernetes_validate.validate(policy, kubernetes_validate.latest_version(), strict=True)
+    assert policy["kind"] == "NetworkPolicy"
+    own, operator = policy["spec"]["ingress"]
+    assert [set(peer) for peer in own["from"]] == [{"podSelector"}]
+    assert "operator" in operator["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]
+    assert len(operator["ports"]) == 1
+    label = policy["spec"]["podSelector"]["matchLabels"]["app"]
+    if path == RAY:
+        spec = _load(RAY)["spec"]
+        groups = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"]["workerGroupSpecs"]]
+        pods = [spec["submitterPodTemplate"], *(group["template"] for group in groups)]
+        assert {pod["metadata"]["labels"]["app"] for pod in pods} == {label}
+        assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    else:
+        assert label == _load(path)["metadata"]["name"]  # which the operator labels its pods with
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *MANIFESTS, LAUNCH / "Dockerfile"], ids=lambda path: path.name)
+def test_nothing_listens_everywhere_unless_it_is_asked_to(path: Path) -> None:
+    asked = [line for line in path.read_text().splitlines() if "0.0.0.0" in line and "BIND_HOST" not in line]
+    assert asked == []
+
+
+@pytest.mark.parametrize(("flavour", "extras"), [("cpu", ["ray", "s3"]), ("cuda", ["ray", "s3", "gpu"])])
+def test_the_image_installs_what_the_project_asks_for_by_hash(flavour: str, extras: list[str]) -> None:
+    text = (LAUNCH / f"requirements-{flavour}.txt").read_text()
+    pinned = {}
+    for line in filter(None, re.sub(r"^#.*$", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()):
+        asked_for, *hashes = line.split("--hash=")
+        assert hashes
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", one) for one in hashes), line
+        requirement = Requirement(asked_for)
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), line
+        pinned[canonicalize_name(requirement.name)] = str(requirement.specifier)[2:]
+    project = tomllib.loads((LAUNCH.parent / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
+    for requirement in map(Requirement, asked):
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier.contains(pinned[name]), requirement
+    assert not re.search(r"://|^--(?!hash)", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("path", FLINK, ids=lambda path: path.name)
 def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     manifest = _load(path)
@@ -84,7 +146,7 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     assert all(isinstance(value, str) for value in spec["flinkConfiguration"].values())
     main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     assert main["name"] == "flink-main-container"  # which the operator looks for
-    assert f"port={pool['readinessProbe']['tcpSocket']['port']}" in pool["command"]
+    assert "('localhost', 50000)" in pool["readinessProbe"]["exec"]["command"][-1]
     assert FlinkRunner.settings.worker_pool == "localhost:50000"
     assert "port=50000" in pool["command"]
     assert f"runner.flink_master={manifest['metadata']['name']}-rest:8081" in path.read_text()
@@ -137,7 +199,9 @@ def test_modules_parameters_and_images_exist(path: Path) -> None:
 
 
 def test_what_is_copied_into_the_image_exists() -> None:
-    copied = re.findall(r"^COPY (?!--)(.+) \S+$", (LAUNCH / "Dockerfile").read_text(), re.MULTILINE)
+    text = (LAUNCH / "Dockerfile").read_text()
+    text += text.replace("${FLAVOUR}", "cpu") + text.replace("${FLAVOUR}", "cuda")
+    copied = [line for line in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.MULTILINE) if "$" not in line]
     sources = [source for line in copied for source in line.split()]
     assert sources
     allowed = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()

@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
+from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
+from beam_semdedup.fields import declared
+from beam_semdedup.text import counted, hidden_in, in_bytes, in_time, printable, shortened, without_secrets
 
 
 @pytest.mark.parametrize(("number", "shown"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234567, "1,234,567 rows")])
@@ -60,10 +62,57 @@ class TestSecrets:
         assert "SECRET" not in json.dumps(without_secrets(dataclasses.asdict(p)))
 
     @pytest.mark.parametrize(
+        ("query", "shown"),
+        [
+            (
+                "X-Amz-Algorithm=AWS4&X-Amz-Credential=AKIA%2Fs3&X-Amz-Date=2026&X-Amz-Signature=ab12&versionId=7",
+                "X-Amz-Algorithm=AWS4&X-Amz-Credential=***&X-Amz-Date=2026&X-Amz-Signature=***&versionId=7",
+            ),
+            ("X-Amz-Security-Token=Fwo/+=&partNumber=1", "X-Amz-Security-Token=***&partNumber=1"),
+            ("AWSAccessKeyId=AKIA&Signature=ab/cd=&Expires=17", "AWSAccessKeyId=***&Signature=***&Expires=17"),
+            ("sv=2024&se=2026-01-01&sr=b&sp=r&sig=ab%2Bcd%3D", "sv=2024&se=2026-01-01&sr=b&sp=r&sig=***"),
+            ("X-Goog-Signature=ab&X-Goog-Credential=c@d.iam", "X-Goog-Signature=***&X-Goog-Credential=***"),
+            ("Policy=eyJ&Key-Pair-Id=K1&Signature=ab", "Policy=***&Key-Pair-Id=***&Signature=***"),
+            ("access_token=gho_1&download=1", "access_token=***&download=1"),
+            ("api_key=1&author=me&design=x", "api_key=***&author=me&design=x"),
+        ],
+    )
+    def test_what_signs_a_url_is_starred_and_the_rest_of_it_is_not(self, query, shown):
+        url, hidden = f"https://host/a b.parquet?{query}", f"https://host/a b.parquet?{shown}"
+        assert without_secrets({"input_path": [url]}) == {"input_path": [hidden]}
+        assert without_secrets(f"'{url}' is gone, see {url}") == f"'{hidden}' is gone, see {hidden}"
+        assert hidden_in({"input_path": [hidden]}, "p") == "p.input_path"
+        assert hidden_in({"input_path": [url]}, "p") is None
+
+    def test_the_environment_of_actors_and_what_is_named_as_a_secret_are_starred(self):
+        values = {"runtime_env": {"env_vars": {"AWS_SECRET_ACCESS_KEY": "x", "PLAIN": "y"}, "pip": ["a"]}}
+        options = {"password": "x", "sasl_token": {"a": "b"}, "api-key": "z", "private_key": None, "policy": ""}
+        assert without_secrets({"runner": values, "options": options}) == {
+            "runner": {"runtime_env": {"env_vars": {"AWS_SECRET_ACCESS_KEY": "***", "PLAIN": "***"}, "pip": ["a"]}},
+            "options": {
+                "password": "***",
+                "sasl_token": {"a": "***"},
+                "api-key": "***",
+                "private_key": None,
+                "policy": "",
+            },
+        }
+
+    def test_no_name_of_a_parameter_is_taken_for_one_of_a_secret(self):
+        names = [f.name for schema in (Parameters, RemovalParameters, ForecastParameters) for f in declared(schema)]
+        for group in GROUPS.values():
+            names += [f.name for choice in group.values() for f in declared(choice.settings)]
+        assert without_secrets(dict.fromkeys(names, 1)) == dict.fromkeys(names, 1)
+
+    @pytest.mark.parametrize(
         ("url", "shown"),
         [
             ("ftp://user:password@host/a", "ftp://***@host/a"),
             ("ftp://user:p@ss@host:21/a@b", "ftp://***@host:21/a@b"),
+            ("ftp://user:pa/ss@host/a", "ftp://***@host/a"),
+            ("cannot read ftp://user:pa/s/s@host:21/a: refused", "cannot read ftp://***@host:21/a: refused"),
+            ("zip://a.parquet::ftp://user:pa/ss@host/b.zip", "zip://a.parquet::ftp://***@host/b.zip"),
+            ("http://host:8080/a@b", "http://host:8080/a@b"),
             ("zip://a.parquet::ftp://user:password@host/b.zip", "zip://a.parquet::ftp://***@host/b.zip"),
             ("no files at ftp://user:password@host/a\nsome@where", "no files at ftp://***@host/a\nsome@where"),
             ("s3://bucket\nsome@where", "s3://bucket\nsome@where"),
@@ -78,3 +127,13 @@ class TestSecrets:
             "input_path": [shown],
             "runner": {"master": shown},
         }
+
+
+def test_a_terminal_shows_what_is_in_a_file_and_does_not_obey_it():
+    found = "a\tb\nc\r \x1b[2J \x00 \x7f \x9b \u202e \udcff é 文 \U0001f600"
+    assert printable(found) == "a\tb\nc\\r \\x1b[2J \\x00 \\x7f \\x9b \\u202e \\udcff é 文 \U0001f600"
+    assert printable(printable(found)) == printable(found)
+
+
+def test_a_message_has_room_for_so_much_of_a_value():
+    assert (shortened("a" * 200), shortened("a" * 5000)) == ("a" * 200, "a" * 200 + "…")

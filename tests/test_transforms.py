@@ -24,6 +24,7 @@ from beam_semdedup.storage.segments import Segment
 from beam_semdedup.transforms import ELEMENTS, SemanticDedup
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
+SECONDS = st.floats(1.0, 2.0**40)
 
 
 def elements(kind):
@@ -33,7 +34,7 @@ def elements(kind):
         return st.builds(kind, **{f.name: elements(hints[f.name]) for f in dataclasses.fields(kind)})
     if typing.get_origin(kind) is tuple:
         return st.lists(elements(typing.get_args(kind)[0]), max_size=3).map(tuple)
-    return {int: INTEGERS, bool: st.booleans(), str: st.text(max_size=8)}[kind]
+    return {int: INTEGERS, float: SECONDS, bool: st.booleans(), str: st.text(max_size=8)}[kind]
 
 
 @pytest.mark.parametrize("kind", ELEMENTS, ids=lambda kind: kind.__name__)

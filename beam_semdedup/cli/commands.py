@@ -11,24 +11,23 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup.cli import composition, console, sweep
+from beam_semdedup.cli import composition, console, interrupts, sweep
+from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
-from beam_semdedup.text import without_secrets
+from beam_semdedup.storage import scratch as scratches
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
-_TERMINATED = threading.Event()
-"""Set once this process has received SIGTERM."""
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+_LEAVE_SECONDS = 5
 
 
 def main() -> None:
@@ -70,27 +69,30 @@ def _plan(parameters: ForecastParameters) -> dict[str, Any]:
 
 
 def _command(name: str, schema: type, action: Callable[[Any], dict[str, Any]]) -> None:
+    console.open_outputs()
     arguments = sys.argv[1:]
-    if {"--help", "-h"} & set(arguments):
-        console.print_help(schema)
-        sys.exit(DONE)
-    if "--version" in arguments:
-        from importlib.metadata import version
-
-        print(version("beam-semdedup"))
-        sys.exit(DONE)
-    signal.signal(signal.SIGTERM, _terminate)
-    code = _guarded(lambda: _run_jobs(name, schema, action, arguments))
+    interrupts.listen()
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # as in this process: joblib's import nothing of the working directory
+    code = _guarded(lambda: _run(name, schema, action, arguments))
     for runner in RUNNERS.values():
         runner.leave()
+    lost = console.lost_output()
+    if lost:
+        console.say(f"Warning: standard output cannot be written: {lost}")
+        if schema is ForecastParameters or composition.shows(arguments):  # it is all that there is
+            code = code or FAILED
     _end(code)
 
 
 def _end(code: int) -> None:
     """Ends the process without taking the interpreter's modules apart, which would take a third of a second.
 
-    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come.
+    After an interrupt it does not wait for threads of Beam, which may be waiting for what does not come, and after a
+    failure not for long.
     """
+    if code == FAILED:
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(code))
+        signal.alarm(_LEAVE_SECONDS)
     if code not in (INTERRUPTED, TERMINATED):
         threading._shutdown()  # type: ignore[attr-defined]  # joblib's workers end in it, and are waited for after it
         atexit._run_exitfuncs()
@@ -99,15 +101,28 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _terminate(*_: object) -> None:
-    """Ends the run as Ctrl-C does, and lets it end: whoever sends SIGTERM may send it again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _TERMINATED.set()
-    raise KeyboardInterrupt
+def _run(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
+    """Returns the exit code of what the arguments ask for, a job or an answer."""
+    if {"--help", "-h"} & set(arguments):
+        console.print_help(schema)
+        return DONE
+    if "--version" in arguments:
+        from importlib.metadata import version
+
+        console.tell(version("beam-semdedup"))
+        return DONE
+    try:
+        return _run_jobs(name, schema, action, arguments)
+    except SystemExit:  # Hydra has shown what was asked for
+        return DONE
 
 
 def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], arguments: Sequence[str]) -> int:
     """Returns the worst exit code of the jobs that the arguments ask for."""
+    try:
+        os.getcwd()  # noqa: PTH109 - Hydra asks so
+    except FileNotFoundError as error:
+        raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
     writes = schema is not ForecastParameters
@@ -120,6 +135,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
 
         def run() -> int:
             parameters = resolve(composition.plain(composed), schema, composition.LISTED)
+            if writes and not RUNNERS[parameters.runner.name].workers_are_here:
+                interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
             with progress.logged(parameters.verbose, by_caller=False):
@@ -127,13 +144,13 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
             return DONE
 
         if overrides:
-            print(without_secrets(f"\n{', '.join(map(composition.shown, overrides))}"))
+            console.tell(f"\n{', '.join(map(composition.shown, overrides))}")
         outcome["exit_code"] = _guarded(run)
         Path(scratch, f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):
             raise _Told
 
-    with tempfile.TemporaryDirectory(prefix="semdedup-") as scratch:
+    with scratches.directory() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
     if line.multirun and schema is Parameters:
@@ -142,7 +159,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
 
 
 class _Told(KeyboardInterrupt):
-    """An interrupt of a job, on its way out, that a person was told of."""
+    """An interrupt of a job, perhaps in another process, on its way out, that a person was told of."""
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -150,17 +167,19 @@ def _guarded(action: Callable[[], int]) -> int:
     try:
         return action()
     except KeyboardInterrupt as interrupt:
-        code, how = (TERMINATED, "Terminated") if _TERMINATED.is_set() else (INTERRUPTED, "Interrupted")
-        if not isinstance(interrupt, _Told):
-            console.say(f"{how}. Finished units are kept: the same command goes on from there.")
-        return code
+        return interrupts.exit_code(told=isinstance(interrupt, _Told))
     except InputError as error:
         console.say(f"Error: {error}")
         return BAD_INPUT
     except RunError as error:
         console.say(f"Failed: {error}")
         return FAILED
-    except Exception as error:
-        message = composition.message_of(error)
-        console.say(f"Error: {message}" if message else traceback.format_exc().rstrip())
-        return BAD_INPUT if message else FAILED
+    except StorageError as error:
+        console.say(f"Error: {error}")
+        return BAD_INPUT
+    except OSError as error:
+        console.say(f"Failed: {reason(error)}")
+        return FAILED
+    except Exception:
+        console.say(traceback.format_exc().rstrip())
+        return FAILED

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
+import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,21 @@ from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.validation import present_name, required, unknown
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.fields import declared
+from beam_semdedup.text import shortened
 
 LISTED = "see --help"
 """Where the parameters are listed, for a message."""
 _UNSET = "???"
 """What Hydra and OmegaConf take for a value that must be given."""
-_SHOWS = {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-"""The options of Hydra with which nothing runs."""
+_SHOWS = {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc", "--hydra-help", "--help", "-h", "--version"}
+"""The options with which nothing runs."""
+_TRUST = "trust_stored"
+"""What is given beside --config-path to take all that is stored there."""
+_RESOLVER = re.compile(r"\$\{[^}]*:")
 _PIECE = re.compile(r"""(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|\$\{[^{}]*\}|[^][{},])+""")
 """What stands between the brackets and commas of a value; an interpolation has braces of its own."""
+_MOST_JOBS = 10_000
+"""How many runs a sweep may have: more are a mistake, which would take the memory of this machine before the first."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,15 @@ class CommandLine:
         rest, place = _without_option(arguments, "--config-path", "-cp")
         rest, directory = _without_option(rest, "--config-dir", "-cd")
         rest, own = _without_option(rest, "--config-name", "-cn")
+        rest, trust = _without_option(rest, _TRUST) if place is not None else (rest, None)
         stored = {} if place is None else _stored(name, schema, place)
         overrides = overrides_of(rest)
         options = [argument for argument in rest if argument not in overrides]
         overrides = [o for o in overrides if not (o.startswith("~") and _dropped(stored, key_of(o)))]
-        line = cls(own or name, conf_dir(), schema, options, overrides, stored)
+        if trust not in ("true", "True"):
+            _take_out_code(stored, overrides, f"--config-path={place}")
+        line = cls((own or name).removesuffix(".yaml"), conf_dir(), schema, options, overrides, stored)
+        _check_options(options, overrides)
         if {"-sc", "--shell-completion"} & set(options):
             return line  # install=bash is no parameter
         places = [line.home, *([] if directory is None else [Path(directory).absolute()])]
@@ -73,7 +86,9 @@ class CommandLine:
         taken = [_forced(schema, o, places) for o in understood(schema, overrides, line.multirun)]
         for group in GROUPS.keys() & stored.keys() - {key_of(override) for override in overrides}:
             taken.append(f"{group}={stored[group]['name']}")
-        home = next((place for place in places if (place / f"{line.name}.yaml").is_file()), line.home)
+        home = next((place for place in places if (place / f"{line.name}.yaml").is_file()), None)
+        if home is None:
+            raise InputError(f"--config-name={own}: no {line.name}.yaml in {' or '.join(map(str, places))}")
         taken += [f"hydra.searchpath=[{_in_quotes(f'file://{place}')}]" for place in places if place != home]
         return dataclasses.replace(line, home=home, overrides=taken)
 
@@ -86,8 +101,7 @@ class CommandLine:
         """Gives Hydra the choices of the groups, and where it shows or completes the parameters these too."""
         from hydra.core.config_store import ConfigStore
 
-        shows = _SHOWS & {option.partition("=")[0] for option in self.options}
-        below = {**_defaults(self.schema), **self.stored} if shows else {}
+        below = {**_defaults(self.schema), **self.stored} if shows(self.options) else {}
         values = {name: value for name, value in below.items() if name not in GROUPS}
         store = ConfigStore.instance()
         store.store(name="parameters", node=values)
@@ -99,15 +113,15 @@ class CommandLine:
         """Returns the configuration of a job, its interpolations not resolved."""
         import hydra
 
-        hydras = [override for override in overrides if not override.startswith("hydra") or "searchpath" in override]
-        with hydra.initialize_config_dir(str(self.home), version_base="1.3"):
-            return self.completed(hydra.compose(self.name, overrides=hydras))
+        taken = [override for override in overrides if not override.startswith("hydra") or "searchpath" in override]
+        with self._in_words(taken), hydra.initialize_config_dir(str(self.home), version_base="1.3"):
+            return self.completed(hydra.compose(self.name, overrides=taken))
 
     def completed(self, composed: Any) -> Any:
         """Returns what Hydra composed, with the stored values and the defaults for what is not given."""
         from omegaconf import OmegaConf
 
-        chosen = {group: (composed.get(group) or {}).get("name") for group in GROUPS}
+        chosen = {g: composed[g].get("name") if OmegaConf.is_dict(composed.get(g)) else composed.get(g) for g in GROUPS}
         kept = {k: v for k, v in self.stored.items() if k not in GROUPS or v["name"] == chosen[k]}
         return OmegaConf.merge(_defaults(self.schema), kept, composed)
 
@@ -127,18 +141,27 @@ class CommandLine:
             current = HydraConfig.get()
             given = OmegaConf.to_container(current.overrides.task)  # which does not resolve the interpolations in them
             own = [str(o) for o in given or [] if key_of(str(o)) in varied]
-            task(current.job.num if self.multirun else 0, own, self.completed(composed))
+            completed = self.completed(composed)
+            try:
+                task(current.job.num if self.multirun else 0, own, completed)
+            except Exception as error:
+                raise _OfTask from error
 
         # Hydra shows its own errors and exits with 1 unless it is told to raise them.
         os.environ.update({"SEMDEDUP_SCRATCH": str(scratch), "HYDRA_FULL_ERROR": "1"})
         # Overrides last: Hydra's parser of the command line takes them in one run only.
         sys.argv[1:] = [*self.options, *self.overrides]
-        try:
+        with self._in_words(self.overrides):
             hydra.main(version_base="1.3", config_path=str(self.home), config_name=self.name)(with_job)()
-        except ValueError as error:
-            if message_of(error):
-                raise
-            raise InputError(str(error)) from error  # of options that exclude each other; `task` raises none
+
+    def _in_words(self, overrides: Sequence[str]) -> contextlib.AbstractContextManager[None]:
+        own = [] if self.home == conf_dir() else [f"--config-name={self.name}"]
+        given = [_told(o.lstrip("+")) for o in overrides if not o.startswith("hydra.searchpath=[")]
+        return _in_words([o for o in given if o.startswith("hydra")] or [*own, *given])
+
+
+class _OfTask(Exception):
+    """What a task raised, its cause, on its way through Hydra."""
 
 
 def conf_dir() -> Path:
@@ -156,7 +179,8 @@ def plain(completed: Any) -> dict[str, Any]:
     """Returns a configuration as plain values, its interpolations resolved."""
     from omegaconf import OmegaConf
 
-    values = OmegaConf.to_container(completed, resolve=True)
+    with _in_words([]):
+        values = OmegaConf.to_container(completed, resolve=True)
     assert isinstance(values, dict)
     return {str(name): value for name, value in values.items() if value != _UNSET}
 
@@ -193,6 +217,29 @@ def _stored(name: str, schema: type[Any], place: str) -> dict[str, Any]:
     return values
 
 
+def _take_out_code(stored: dict[str, Any], overrides: Sequence[str], place: str) -> None:
+    """Takes out of the stored values what has code run, and is given anew.
+
+    Raises:
+        InputError: something of that kind is not given anew.
+    """
+    given = {key_of(override): override.partition("=")[2] for override in overrides}
+    for group in GROUPS.keys() & stored.keys():
+        settings = stored[group]
+        if settings["name"] not in GROUPS[group] or given.get(group, settings["name"]) != settings["name"]:
+            continue  # which `resolve` refuses, or which another choice replaces
+        for setting in declared(GROUPS[group][settings["name"]].settings):
+            if setting.is_code and settings.pop(setting.name, None) not in (None, setting.default):
+                name = f"{group}.{setting.name}"
+                if name not in given:
+                    raise InputError(
+                        f"{place}: {name} has code run, and is not taken from a stored file: give it again, or drop "
+                        f"it ('~{name}'), or give {_TRUST}=true where you know who wrote the file"
+                    )
+    if _RESOLVER.search(yaml.safe_dump(stored)):
+        raise InputError(f"{place}: ${{…:…}} in a stored file is not resolved, unless {_TRUST}=true is given")
+
+
 def _dropped(values: dict[str, Any], key: str) -> bool:
     """Takes a value out of nested ones, and says whether it was there."""
     name, inside, inner = key.partition(".")
@@ -222,6 +269,11 @@ def overrides_of(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def shows(arguments: Sequence[str]) -> bool:
+    """Says whether a command shows something, in place of a run."""
+    return bool(_SHOWS & {argument.partition("=")[0] for argument in arguments})
+
+
 def key_of(override: str) -> str:
     """Returns the parameter that an override is for."""
     return override.partition("=")[0].lstrip("+~")
@@ -240,6 +292,11 @@ def jobs_of(overrides: Sequence[str]) -> list[tuple[str, ...]]:
         else [o.input_line or ""]
         for o in _parsed(overrides)
     ]
+    jobs = math.prod(map(len, choices))
+    if jobs > _MOST_JOBS:
+        raise InputError(
+            f"{', '.join(swept(overrides))}: a sweep of {jobs:,} runs; more than {_MOST_JOBS:,} are refused"
+        )
     return list(itertools.product(*choices))
 
 
@@ -265,10 +322,13 @@ def _forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:
     """
     key = key_of(override)
     names = [f.name for f in declared(schema)]
-    if key in GROUPS and key not in names:
-        raise unknown(key, names, LISTED)
     is_group = key in GROUPS or any(Path(place, key).is_dir() for place in places)
-    if is_group or override.startswith("~") or re.match(r"hydra[./]", key):
+    of_hydra = re.match(r"hydra[./]", key)
+    if not of_hydra and present_name(re.split("[./]", key)[0]) not in names and not (is_group and key not in GROUPS):
+        raise unknown(key, names, LISTED)
+    if key == "hydra.mode":
+        raise InputError(f"{override}: -m alone makes a sweep")
+    if is_group or override.startswith("~") or of_hydra:
         return override
     return f"++{present_name(key)}={override.partition('=')[2]}"
 
@@ -287,16 +347,26 @@ def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = Fal
 
 def _understood(override: str, is_text: bool, multirun: bool) -> str:
     key, equals, value = override.partition("=")
-    if not key or not (equals or key.startswith("~")):
-        raise InputError(f"cannot understand {override!r}: parameters are given as name=value; {LISTED}")
+    if not key_of(override) or not (equals or key.startswith("~")):
+        raise InputError(
+            f"cannot understand {shortened(repr(override))}: parameters are given as name=value, without spaces "
+            f"around =; {LISTED}"
+        )
     whole = f"{key}={_in_quotes(value)}"
-    told, quoted = (f"{key}=…", "in quotes") if "_kwargs" in key else (override, shlex.quote(whole))
+    told, quoted = _told(override), "in quotes" if "_kwargs" in key else shortened(shlex.quote(whole))
     candidates = [override, *(f"{key}={_with_quotes(value, in_mapping)}" for in_mapping in (False, True))]
     taken = next(filter(_is_understood, [*candidates, *([whole] if is_text else [])]), None)
     if taken is None:
-        raise InputError(f"{told}: cannot be understood; a list is written [a, b], a mapping {{a: 1, b: 2}}")
+        spaced = key.strip() != key and "_kwargs" not in key
+        hint = (
+            f"write {shortened(key.strip() + equals + value.strip())}, without spaces around ="
+            if spaced
+            else ("a list is written [a, b], a mapping {a: 1, b: 2}")
+        )
+        raise InputError(f"{told}: cannot be understood; {hint}")
     (parsed,) = _parsed([taken])
     if parsed.is_sweep_override():
+        _check_sweep(parsed, told)
         if multirun:
             return taken
         raise InputError(
@@ -304,6 +374,27 @@ def _understood(override: str, is_text: bool, multirun: bool) -> str:
             f"a comma {quoted}"
         )
     return whole if is_text and isinstance(parsed.value(), (bool, int, float)) else taken  # a path such as 2024_01
+
+
+def _check_sweep(parsed: Any, told: str) -> None:
+    """Raises InputError for a sweep whose values cannot be listed, which those of Hydra's optimizers need not be."""
+    try:
+        values = parsed.sweep_string_iterator()
+        if next(itertools.islice(values, _MOST_JOBS, None), None) is not None:
+            raise InputError(f"{told}: a sweep of more than {_MOST_JOBS:,} runs is refused")
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{told}: a sweep takes a,b,c or range(start,stop,step), and glob(…) for a choice such as runner "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _told(override: str) -> str:
+    """Returns an override for a message, without what may be a credential."""
+    key = override.partition("=")[0]
+    return f"{key}=…" if "_kwargs" in key else shortened(override)
 
 
 def _with_quotes(value: str, in_mapping: bool) -> str:
@@ -323,21 +414,54 @@ def _in_quotes(value: str) -> str:
 
 
 def _is_understood(override: str) -> bool:
-    from hydra.errors import HydraException
-
     try:
         _parsed([override])
-    except HydraException:
+    except Exception:  # among them a number of 5,000 digits, and brackets that are nested too deep for the parser
         return False
     return True
 
 
-def message_of(error: Exception) -> str | None:
-    """Returns what an error of Hydra says, on one line; None for any other error."""
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+def _check_options(options: Sequence[str], overrides: Sequence[str]) -> None:
+    """Raises InputError unless Hydra knows the options, and takes them together."""
+    from hydra._internal.utils import get_args_parser
 
-    said = " ".join(str(error).splitlines())
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            taken = get_args_parser().parse_args([*options, *overrides])
+    except SystemExit as error:
+        raise InputError(f"{said.getvalue().rpartition(' error: ')[2].strip()}; {LISTED}") from error
+    for argument in taken.overrides:
+        if argument not in overrides:
+            raise InputError(f"cannot understand {argument!r}: parameters are given as name=value; {LISTED}")
+    if taken.experimental_rerun:
+        raise InputError("--experimental-rerun: not known; --config-path=DIR repeats the run whose results are in DIR")
+
+
+@contextlib.contextmanager
+def _in_words(blamed: Sequence[str]) -> Iterator[None]:
+    """Turns whatever Hydra and OmegaConf raise into an InputError that says which of some overrides it is about."""
+    try:
+        yield
+    except _OfTask as error:
+        raise error.__cause__ or error from None
+    except InputError:
+        raise
+    except Exception as error:
+        said = _message_of(error)
+        if blamed and not any(key_of(override) in said for override in blamed):
+            said = f"{' '.join(blamed)}: {said}"
+        raise InputError(said) from error
+
+
+def _message_of(error: Exception) -> str:
+    """Returns what an error of Hydra says, on one line."""
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
+
+    if isinstance(error, AssertionError):
+        return "Hydra does not take it"
+    said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MissingMandatoryValue):
         return str(required(error.full_key or "a parameter"))
     if isinstance(error, InterpolationKeyError):
@@ -355,6 +479,6 @@ def message_of(error: Exception) -> str | None:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = dict.fromkeys([*GROUPS.get(group, ()), *error.options])  # in our order, then what a user added
         return f"{group}={choice}: {group} is one of: {', '.join(options)}"
-    if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return None
-    return said + (f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else "")
+    if dropped := re.match(r"Could not delete from config\. '(.*)' does not exist", said):
+        return f"~{dropped[1]}: {dropped[1]} is not given, so that there is nothing to drop"
+    return said + (f" ({str(error.__cause__).splitlines()[0]})" if str(error.__cause__ or "") else "")

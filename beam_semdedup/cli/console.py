@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ from typing import Any
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
-from beam_semdedup.text import counted, in_bytes, in_time, without_secrets
+from beam_semdedup.text import counted, in_bytes, in_time, printable, without_secrets
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ _COMMANDS: dict[type, Command] = {
         "semdedup",
         "input_path=… output_path=… [eps=…]",
         "Finds rows of embedding files that mean the same.\n"
-        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.",
+        "--config-path=DIR: what is not given is as in the semdedup.yaml that a run left in its output_path DIR.\n"
+        "What has code run, such as runner.runtime_env, is taken from there only with trust_stored=true.",
     ),
     RemovalParameters: Command(
         "semdedup-remove",
@@ -48,7 +51,7 @@ def print_summary(summary: Any) -> None:
     """Prints the result of a run, a `summary.Summary`."""
     from beam_semdedup.workflow.summary import reasons
 
-    paths = without_secrets(summary.paths)
+    paths = summary.paths
     lines = [f"Read        {summary.rows_read:>14,} rows"]
     if summary.eps is not None:
         share = summary.num_duplicates / summary.rows_read
@@ -66,23 +69,23 @@ def print_summary(summary: Any) -> None:
         rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
         shown = "".join(f"{rate:>11,.0f}" if stage.units_done else f"{'':>11}" for rate in rates)
         lines.append(f"{name:<9}{stage.seconds:>9.1f}{stage.units_done:>11,}{stage.units_reused:>11,}{shown}".rstrip())
-    lines.append(f"Total: {summary.total_time:.1f} s")
+    lines.append(f"Total: {summary.total_time:.1f} s, {summary.startup_time:.1f} s of them to start")
     if summary.repeated_ids.count:
         lines.append(f"Warning: {summary.repeated_ids}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
     lines.append(f"Results: {paths['output']} ({results})")
-    print("\n".join(lines))
+    tell(*lines)
     if summary.removal:
         print_removal(summary.removal, paths["deduplicated"])
         if summary.rows_rejected:
-            print(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
+            tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
 def print_removal(result: Any, output: str) -> None:
     """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
-    print(
+    tell(
         f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
-        f"{result.rows_read - result.rows_removed:,}, in {without_secrets(output)}; not found: "
+        f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )
 
@@ -90,7 +93,7 @@ def print_removal(result: Any, output: str) -> None:
 def print_plan(report: Any) -> None:
     """Prints what a run will take, a `report.ForecastReport`."""
     _print_asked(report)
-    print("\nOther sizes on the same machines, with the recommended n_clusters:")
+    tell("\nOther sizes on the same machines, with the recommended n_clusters:")
     table = _table(
         ">rows", ">n_clusters", ">segments", ">rows each", ">worker", ">driver", ">predicted", "bottleneck", "breaks"
     )
@@ -100,14 +103,14 @@ def print_plan(report: Any) -> None:
         table.add_row(*numbers, *amounts, f.bottleneck, "; ".join(limit.what for limit in f.limits))
     wide().print(table)
     for what, advice in {limit.what: limit.advice for f in report.table for limit in f.limits}.items():
-        print(f"{what}: {advice}")
+        tell(f"{what}: {advice}")
 
 
 def _print_asked(report: Any) -> None:
     asked, best, machines, rates = report.asked, report.recommended, report.machines, report.rates
     data = asked.data
     store = f", {in_bytes(machines.storage_bandwidth)}/s of storage each" if machines.storage_bandwidth else ""
-    print(
+    tell(
         f"{data.rows:,} rows of {data.dimension} values, on {counted(machines.workers, 'worker')} with "
         f"{counted(machines.cores, 'core')} and {in_bytes(machines.memory)} of memory budget each, "
         f"{counted(machines.gpus, 'GPU')}{store}\n"
@@ -129,7 +132,7 @@ def _print_asked(report: Any) -> None:
         ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),
         ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
     ]
-    print("\n".join(f"{name:<12}{text}" for name, text in lines) + "\n")
+    tell(*(f"{name:<12}{text}" for name, text in lines), "")
     table = _table("Stage", ">TFLOP", ">read", ">written", ">predicted", "bottleneck")
     for stage in asked.stages:
         amounts = [f"{stage.flops / 1e12:,.2f}" if stage.flops else ""]
@@ -138,7 +141,7 @@ def _print_asked(report: Any) -> None:
     table.add_row("total", "", "", "", in_time(asked.seconds), asked.bottleneck)
     wide().print(table)
     for limit in asked.limits:
-        print(f"Breaks: {limit.what}; {limit.advice}")
+        tell(f"Breaks: {limit.what}; {limit.advice}")
 
 
 def _table(*columns: str) -> Any:
@@ -174,7 +177,8 @@ def print_help(schema: type) -> None:
         console.print()
     console.print(
         "Several values, separated by commas, with -m: one run for each (a sweep). Exit codes: 0 done, 1 failed,\n"
-        "2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM); the same command goes on where it ended."
+        "2 bad input, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM). After 130 and 143, and after 1 once\n"
+        "its cause is gone, the same command goes on where it ended."
     )
 
 
@@ -205,4 +209,50 @@ def wide() -> Any:
 
 def say(message: str) -> None:
     """Writes a line on standard error."""
-    print(without_secrets(message), file=sys.stderr)
+    print(printable(without_secrets(message)), file=sys.stderr)
+
+
+def tell(*lines: str) -> None:
+    """Writes lines of a result on standard output."""
+    print(printable(without_secrets("\n".join(lines))))
+
+
+def open_outputs() -> None:
+    """Makes standard output and standard error able to hold any text, and the run independent of who reads them."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        usual = getattr(sys, name)
+        if usual is not getattr(sys, f"__{name}__"):  # it is somebody else's already
+            continue
+        if usual is None:  # closed; a file that the run opens must not get its number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        raw = _Output(number, "wb", closefd=False)
+        encoding = usual.encoding if usual else "utf-8"
+        stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+
+
+def lost_output() -> OSError | None:
+    """Returns why not all of standard output could be written; None where it could, or nobody wanted the rest of it."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    lost = raw.lost if isinstance(raw, _Output) else None
+    return None if isinstance(lost, BrokenPipeError) else lost
+
+
+class _Output(io.FileIO):
+    """An output that cannot fail: the results of a run are in its files, and count whether or not it can be told.
+
+    Attributes:
+        lost: why it takes no more, such as a full disk, or a `head` that has seen enough.
+    """
+
+    lost: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes what it can, and returns the number of bytes that are taken."""
+        if self.lost is None:
+            try:
+                return super().write(data) or 0
+            except OSError as error:
+                self.lost = error
+        return len(data)

@@ -1,6 +1,7 @@
 """The command `python -m beam_semdedup.cli.ray_endpoint port=8099 runner.num_workers=4`: a Beam job endpoint on Ray.
 
-It is run on the head node; pipelines are submitted with `--runner=PortableRunner --job_endpoint=HEAD:8099`.
+It is run on the head node; pipelines are submitted there with `--runner=PortableRunner --job_endpoint=localhost:8099`,
+and from other machines where `host=` names the address that they reach.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
         runner.check("auto")
         from beam_semdedup.runners.ray.endpoint import Endpoint
 
-        endpoint = Endpoint(runner, parameters.port)
+        endpoint = Endpoint(runner, parameters.port, parameters.host)
     except InputError as error:
         sys.exit(f"Error: {error}")
     _LOG.info(

@@ -14,7 +14,7 @@ from beam_semdedup.cli.composition import CommandLine
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.text import without_secrets
+from beam_semdedup.text import printable, without_secrets
 
 if TYPE_CHECKING:
     from beam_semdedup.storage.folder import File
@@ -69,13 +69,11 @@ def table_place(line: CommandLine, outputs: Sequence[str]) -> File:
 
 def _first_valid(line: CommandLine) -> Parameters:
     """Returns the parameters of the first job with valid ones; where none has any, raises the first's error."""
-    from omegaconf.errors import OmegaConfBaseException
-
-    wrong: list[Exception] = []
+    wrong = []
     for overrides in composition.jobs_of(line.overrides):
         try:
             return resolve(composition.plain(line.compose(overrides)), Parameters, composition.LISTED)
-        except (InputError, OmegaConfBaseException) as error:  # which the job itself tells where another one is valid
+        except InputError as error:  # which the job itself tells where another one is valid
             wrong.append(error)
     raise wrong[0]
 
@@ -111,7 +109,7 @@ def report(outcomes: Sequence[dict[str, Any]], place: File | None) -> None:
     columns = [*dict.fromkeys(name for row in rows for name in row if name not in _COLUMNS), *_COLUMNS]
     table = Table(*columns, title="Sweep")
     for row in rows:
-        table.add_row(*(Text("" if row.get(c) is None else str(row[c])) for c in columns))
+        table.add_row(*(Text("" if row.get(c) is None else printable(str(row[c]))) for c in columns))
     console.wide().print(table)
     if place is None or not any(outcome.get("summary") for outcome in outcomes):
         return
@@ -124,7 +122,7 @@ def report(outcomes: Sequence[dict[str, Any]], place: File | None) -> None:
     except Exception as error:  # the runs are done, whatever the storage makes of the table
         console.say(f"Warning: the table could not be written: {type(error).__name__}: {error}")
         return
-    print(f"The table is in {without_secrets(place.url)}")
+    console.tell(f"The table is in {place.url}")
 
 
 def _row(outcome: dict[str, Any]) -> dict[str, Any]:

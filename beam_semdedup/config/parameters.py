@@ -7,11 +7,12 @@ heading of a group, or beside a type that of one parameter, is a part of `--help
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict, Field, InstanceOf, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -21,6 +22,7 @@ from beam_semdedup.fields import (
     COLUMNS,
     EXECUTION,
     KMEANS,
+    LARGEST,
     MACHINES,
     SIMILARITY,
     SIZE,
@@ -35,7 +37,10 @@ from beam_semdedup.fit.local import LocalKMeansConfig
 from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.runners.base import RunnerConfig
 from beam_semdedup.runners.direct import DirectConfig
+from beam_semdedup.runners.ports import LOOPBACK
 from beam_semdedup.runners.ray.settings import RayConfig
+from beam_semdedup.storage.options import StorageOptions
+from beam_semdedup.text import shown
 
 
 def number_of_bytes(value: Any) -> int:
@@ -44,16 +49,17 @@ def number_of_bytes(value: Any) -> int:
         return value
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(value), re.IGNORECASE)
     if not match:
-        raise ValueError(f"{value!r} is not a size such as 4GiB")
+        raise ValueError(f"{shown(value)} is not a size such as 4GiB")
     number, prefix, binary = match.groups()
     power = " kmgt".index(prefix.lower() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    size = float(number) * (1024 if binary else 1000) ** power
+    return LARGEST + 1 if math.isinf(size) else int(size)
 
 
 def _list_of_paths(value: Any) -> list[str]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {value!r}")
+        raise InputError(f"input_path must be a path or a list of paths, found {shown(value)}")
     return paths
 
 
@@ -61,7 +67,7 @@ def _list_of_paths(value: Any) -> list[str]:
 class ReadKwargs(TypedDict, total=False):
     """How fsspec reaches what is read."""
 
-    storage_options: dict[str, Any]
+    storage_options: Annotated[dict[str, Any], AfterValidator(StorageOptions)]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -72,7 +78,7 @@ class WriteKwargs(ReadKwargs, total=False):
 
 
 Paths: TypeAlias = Annotated[list[str], BeforeValidator(_list_of_paths)]
-Size: TypeAlias = Annotated[int, BeforeValidator(number_of_bytes), Field(ge=1)]
+Size: TypeAlias = Annotated[int, BeforeValidator(number_of_bytes), Field(ge=1, le=LARGEST)]
 
 # What a plan has in common with a run, without the rest of a group.
 EmbeddingField: TypeAlias = Annotated[
@@ -92,10 +98,11 @@ class InputParameters:
     heading: ClassVar[str] = WHERE
 
     input_path: Paths
-    """file, directory (searched recursively), glob, fsspec URL, or a list of them"""
+    """file, directory (searched recursively; names that begin with _ or . are skipped), glob, fsspec URL, or a list of
+    them"""
     input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
     input_file_extensions: list[str] | None = None
-    """which files of a directory are read; null: those of input_filetype"""
+    """how the names of files end that are read, in any case; null: as input_filetype says, or part-00000 without any"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
     """{storage_options: {…}} for fsspec when reading the input"""
     id_field: Annotated[str, COLUMNS] = "id"
@@ -121,6 +128,8 @@ class ColumnParameters:
     metadata_fields: MetadataFields = field(default_factory=list)
     assume_normalized: bool = False
     """true: the vectors have length 1 already and are not divided by it"""
+    max_rejected_share: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """a run ends with 2 where more than this share of the rows, or of one file's rows, cannot be used; 1 allows all"""
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -135,6 +144,10 @@ class ClusterParameters:
     """seconds to wait until the Ray cluster has room for the actors"""
     verbose: Verbose = True
     runner: InstanceOf[RunnerConfig] = field(default_factory=DirectConfig)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The settings of the runner may hold credentials, and no worker needs them.
+        return {**vars(self), "runner": DirectConfig()}
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -256,6 +269,8 @@ class EndpointParameters(ClusterParameters):
     """the Ray cluster: auto, or host:port; local: one on this machine"""
     port: Annotated[NotNegative, Field(le=65535)] = 8099
     """where Beam pipelines are submitted to; 0: any free port"""
+    host: str = LOOPBACK
+    """the address of this machine that it listens on, where it takes pipelines from whoever reaches it; 0.0.0.0: all"""
     runner: InstanceOf[RunnerConfig] = field(default_factory=RayConfig)
 
 

@@ -21,7 +21,7 @@ from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SEGMENT_COLUMNS
-from beam_semdedup.text import HIDDEN
+from beam_semdedup.text import hidden_in, shown
 
 _LOG = logging.getLogger(__name__)
 _OTHER_NAMES = {
@@ -110,7 +110,7 @@ def _group(name: str, value: Any, listed: str) -> Any:
         value = {"name": value}
     chosen = value.get("name")
     if chosen not in list(choices):
-        raise InputError(f"{name}={chosen!r} is not known; it is one of: {', '.join(choices)}")
+        raise InputError(f"{name}={shown(chosen)} is not known; it is one of: {', '.join(choices)}")
     return _checked(choices[chosen].settings, dict(value), f"{name}.", listed)
 
 
@@ -139,15 +139,13 @@ def _check_given(name: str, value: Any) -> None:
     if value == "":
         raise InputError(f"{name} is empty")
     for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and f"://{HIDDEN}@" in text:
-            raise InputError(f"{name}: the user and password of a URL are not stored with a run: give it again")
         if isinstance(text, str) and "${" in text:
-            raise InputError(f"{name}: ${{…}} in {text!r} has a meaning on the command line only")
-    options = value.get("storage_options") if isinstance(value, dict) else None
-    hidden = [option for option in options if options[option] == HIDDEN] if isinstance(options, dict) else []
+            raise InputError(f"{name}: ${{…}} in {shown(text)} has a meaning on the command line only")
+    hidden = hidden_in(value, name)
+    if hidden == name:
+        raise InputError(f"{name}: the password or signature of a URL is not stored with a run: give it again")
     if hidden:
-        option = f"{name}.storage_options.{hidden[0]}"
-        raise InputError(f"{option} is not stored with a run's configuration; give it again: {option}=…")
+        raise InputError(f"{hidden} is not stored with a run's configuration; give it again: {hidden}=…")
 
 
 _BOUNDS = {
@@ -169,7 +167,9 @@ def _in_words(name: str, declared_kind: Any, value: Any, errors: Sequence[ErrorD
         return f"{name} must not be null"
     if kind in _BOUNDS:
         bound, rule = _BOUNDS[kind]
-        return f"{name}={error['input']!r} is out of range: it must be {rule} {context[bound]}"
+        return f"{name}={shown(error['input'])} is out of range: it must be {rule} {context[bound]}"
+    if kind == "finite_number":
+        return f"{name}={error['input']!r} is out of range: it must be finite"
     if kind == "extra_forbidden":
         (known,) = (kind for kind in (declared_kind, *get_args(declared_kind)) if is_typeddict(kind))
         return f"{name} has an unknown key {inner!r}; known: {', '.join(known.__annotations__)}"
@@ -177,15 +177,19 @@ def _in_words(name: str, declared_kind: Any, value: Any, errors: Sequence[ErrorD
         return str(context["error"]) if isinstance(context["error"], InputError) else f"{name}: {context['error']}"
     if kind == "literal_error":
         name, value = (f"{name}.{inner}", error["input"]) if inner else (name, value)
-        return f"{name}={value!r} is not known; it is one of: {choices[0]}"
+        return f"{name}={shown(value)} is not known; it is one of: {choices[0]}"
     if kind == "dict_type":
         return (
             f"{name}{f'.{inner} must be' if inner else ': expected'} a mapping, found {type(error['input']).__name__}"
         )
     if kind == "list_type" or (isinstance(value, list) and len(error["loc"]) > 1):
-        return f"{name}={value!r}: expected a list of text"
+        return f"{name}={shown(value)}: expected a list of text"
     expected = _EXPECTED.get(kind.partition("_")[0])
-    return f"{name}={value!r}: expected {' or '.join([expected, *choices])}" if expected else f"{name}: {error['msg']}"
+    return (
+        f"{name}={shown(value)}: expected {' or '.join([expected, *choices])}"
+        if expected
+        else f"{name}: {error['msg']}"
+    )
 
 
 def _plain(value: Any) -> Any:

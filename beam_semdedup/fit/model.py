@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ class FittedKMeans:
         data = File(self.uri, options).read_bytes()
         if content_hash(data) != self.content_hash:
             raise RuntimeError(f"{self.uri} was replaced during the run; run again")
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        return from_npy(data)
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ def fit_or_load(
         InputError: fewer rows in the sample than clusters, or initial centroids of another shape.
     """
     file = folder.file(layout.CENTROIDS)
-    if file.exists():
-        return FittedKMeans(file.url, content_hash(file.read_bytes()))
+    fitted = _found(folder, parameters.n_clusters, dimension)
+    if fitted:
+        return fitted
     started = time.time()
     initial = load_init(init, parameters.n_clusters, dimension) if init else None
     if parameters.max_iter == 0 and initial is not None:
@@ -106,10 +108,9 @@ def fit_or_load(
     else:
         fit = engine.fit(sample, initial, parameters)
         _LOG.info("Fitted in %s iterations and %.1f s", fit.iterations, time.time() - started)
-    own = to_npy(fit.centroids)
-    stored = file.create_if_absent(own)
+    stored = file.create_if_absent(to_npy(fit.centroids))
     model = ModelInfo(
-        centroids=content_hash(own),
+        centroids=content_hash(stored),
         engine=engine.config.name,
         rows=fit.rows,
         inertia=None if np.isnan(fit.inertia) else fit.inertia,
@@ -121,6 +122,28 @@ def fit_or_load(
     return FittedKMeans(file.url, content_hash(stored))
 
 
+def _found(folder: Folder, n_clusters: int | None, dimension: int) -> FittedKMeans | None:
+    """Returns the model in a folder; None where there is none, or a damaged one, which is removed."""
+    file, info = folder.file(layout.CENTROIDS), folder.file(layout.MODEL)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    found, model = content_hash(data), ModelInfo.read(info)
+    try:
+        array = from_npy(data)
+        if model and model.centroids != found:
+            raise ValueError("it has another content than was written")
+        if array.shape != (n_clusters, dimension) or array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError(f"{array.dtype} {array.shape}, expected finite float32 ({n_clusters}, {dimension})")
+    except ValueError as error:
+        _LOG.warning("%s is damaged: %s; it is fitted again", file, error)
+        file.delete()
+        info.delete()
+        return None
+    return FittedKMeans(file.url, found)
+
+
 def load_init(file: File, n_clusters: int | None, dimension: int | None) -> np.ndarray:
     """Returns the initial centroids of an .npy file, (k, d) float32.
 
@@ -129,14 +152,15 @@ def load_init(file: File, n_clusters: int | None, dimension: int | None) -> np.n
 
     Raises:
         InputError: no such file, not an array, or another shape.
+        StorageError: it cannot be read.
     """
     try:
         data = file.read_bytes()
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"init={file}: cannot be read: {error}") from error
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        array = from_npy(data)
+    except ValueError as error:
         raise InputError(f"init={file}: not an .npy array: {error}") from error
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
         raise InputError(f"init={file}: expected finite floats of shape (k, d), found {array.dtype} {array.shape}")
@@ -144,7 +168,25 @@ def load_init(file: File, n_clusters: int | None, dimension: int | None) -> np.n
         raise InputError(f"init={file}: centroids of dimension {array.shape[1]}, the embeddings have {dimension}")
     if n_clusters is not None and len(array) != n_clusters:
         raise InputError(f"init={file}: {len(array)} centroids, n_clusters={n_clusters}")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(array, dtype=np.float32)
+    if not np.isfinite(result).all():
+        raise InputError(f"init={file}: values beyond float32, up to {np.abs(array).max():g}")
+    return result
+
+
+def from_npy(data: bytes) -> np.ndarray:
+    """Returns the array of an .npy file; ValueError where it is none, or has not the size that its header says."""
+    stream = io.BytesIO(data)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in read:
+        raise ValueError(f"version {version}")
+    shape, _, dtype = read[version](stream)
+    size = math.prod(shape) * dtype.itemsize
+    if not dtype.hasobject and size != len(data) - stream.tell():  # before as much memory is asked for
+        raise ValueError(f"{len(data) - stream.tell():,} bytes of values, where its header says {size:,}")
+    return np.load(io.BytesIO(data), allow_pickle=False)
 
 
 def to_npy(centroids: np.ndarray) -> bytes:

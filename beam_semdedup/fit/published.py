@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from beam_semdedup.storage.options import Carried
+
 _LOG = logging.getLogger(__name__)
 _RESOLVE_SECONDS = 60.0
 
@@ -26,7 +28,7 @@ def publish(label: str, load: Callable[[], np.ndarray]) -> Iterator[str]:
         yield ""
         return
     name = f"{label}-{uuid.uuid4().hex[:8]}"
-    holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(load)
+    holder = ray.remote(_Holder).options(name=name, num_cpus=0).remote(Carried(load))
     try:
         yield name
     finally:

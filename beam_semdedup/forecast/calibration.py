@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from beam_semdedup.stages.assign import AssignResult, assign_unit
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise_units
+from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import segments
 
 _ROWS, _TINY_ROWS = 32_768, 64
@@ -49,7 +49,7 @@ def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
         number_of_cores: of a worker; None: all that this process may use.
     """
     number = min(number_of_cores or cores(), cores())
-    with tempfile.TemporaryDirectory(prefix="semdedup-calibrate-") as scratch, _in_threads(number):
+    with scratches.directory() as scratch, _in_threads(number):
         return _Calibration(Path(scratch), dimension).rates(number)
 
 

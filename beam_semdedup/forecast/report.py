@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.config.parameters import ForecastParameters
+from beam_semdedup.config.places import naming_places
 from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
@@ -69,9 +70,10 @@ def _data(p: ForecastParameters) -> Data:
         assert p.rows is not None
         assert p.dimension is not None
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    files = list_files(p.run(None))
     carried = [name for name in p.metadata_fields if name != p.id_field]
-    facts = dataset.inspect(files, format_named(p.input_filetype), Columns(p.id_field, p.embedding_field, carried))
+    with naming_places(p, InputError):
+        files = list_files(p.run(None))
+        facts = dataset.inspect(files, format_named(p.input_filetype), Columns(p.id_field, p.embedding_field, carried))
     stored = sum(f.size for f in files) // facts.num_rows
     return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
 

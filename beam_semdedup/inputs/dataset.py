@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, partitions
 from beam_semdedup.inputs.base import FileFacts, Format
 from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.threads import in_io_threads
 from beam_semdedup.text import counted
 
-_FLOATING_IDS = "; write integers beyond int64, which are read as floats, and numbers with fractions as strings"
+_NAMES = 20
+_FLOATING_IDS = (
+    "; integers become floats in pandas where one is missing: write them as Int64, or without that row; write integers "
+    "beyond int64, which jsonl has as floats, and numbers with fractions as strings"
+)
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,18 @@ def check_column(url: str, schema: pa.Schema, name: str, shown: str) -> None:
     """Checks that a file has one column of that name, `shown` in a message; InputError otherwise."""
     count = schema.names.count(name)
     if not count:
-        raise InputError(f"{url}: no column {shown}; it has: {', '.join(schema.names)}")
+        raise InputError(f"{url}: no column {shown}; it has: {_some_of(schema.names, name)}")
     if count > 1:
         raise InputError(f"{url}: column {shown} stands there {count} times; rename all but one")
+
+
+def _some_of(names: Sequence[str], wanted: str) -> str:
+    """Lists the names of columns for a message; of many only some, those that are most like the wanted one first."""
+    if len(names) <= _NAMES:
+        return ", ".join(names)
+    near = difflib.get_close_matches(wanted, names, n=3)
+    shown = [*near, *(name for name in names if name not in near)][:_NAMES]
+    return f"{', '.join(shown)} and {counted(len(names) - _NAMES, 'other')}"
 
 
 def check_any_column(kind: Format, facts: FileFacts) -> None:
@@ -109,11 +123,16 @@ def _dimension(kind: Format, facts: FileFacts, columns: Columns) -> int | None:
 
 
 def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -> pa.Schema:
-    """Returns the columns with the types that all files share."""
+    """Returns the columns with the types that all files share; those that no file has may be in their directories."""
     found: dict[str, tuple[pa.DataType, FileInfo]] = {}
+    stored = {name for file in files for name in file.schema.names}
+    outside = [partitions.column(name, [f.info.url for f in files]) for name in columns.carried if name not in stored]
+    partitioned = {field.name: field for field in outside if field is not None}
     for file in files:
         check_any_column(kind, file)
         for name in dict.fromkeys([columns.id, columns.embedding, *columns.carried]):
+            if name in partitioned:
+                continue
             type_ = _column_type(kind, file, name, columns)
             seen, first = found.get(name, (type_, file.info))
             # Every list of numbers becomes a float32 matrix.
@@ -123,7 +142,13 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
                     f"column {name!r} is {seen} in {first} and {type_} in {file.info}: write them with one type"
                 )
             found[name] = (joined, first)
-    return pa.schema([(name, pa.string() if t == pa.null() else t) for name, (t, _) in found.items()])
+    read = pa.schema([(name, pa.string() if t == pa.null() else t) for name, (t, _) in found.items()])
+    return pa.schema([*read, *partitioned.values()])
+
+
+def hint_on_ids(type_: pa.DataType) -> str:
+    """Returns what a message about ids of a wrong type ends with: what to do where they became floats."""
+    return _FLOATING_IDS if pa.types.is_floating(type_) else ""
 
 
 def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> pa.DataType:
@@ -136,8 +161,7 @@ def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> 
         type_ = kind.vector_type(type_)
     if name == columns.id and not embeddings.is_id_type(type_) and type_ != pa.null():
         raise InputError(
-            f"{file.info}: id column {name!r} is {type_}, expected integer, string or binary"
-            + (_FLOATING_IDS if pa.types.is_floating(type_) else "")
+            f"{file.info}: id column {name!r} is {type_}, expected integer, string or binary" + hint_on_ids(type_)
         )
     if name == columns.embedding and not embeddings.is_embedding_type(type_):
         raise InputError(f"{file.info}: embedding column {name!r} is {type_}, expected a list of floats or integers")

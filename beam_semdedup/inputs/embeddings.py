@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ REASONS = (
 )
 """Why a row is rejected; the position is the code, 0 means that it is not."""
 
+_FLOAT32 = np.finfo(np.float32)
 NULL_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
 
 
@@ -74,6 +76,18 @@ def commonest_length(counts: Counter[int]) -> int | None:
     return min((length for length in counts if length), key=lambda length: (-counts[length], length), default=None)
 
 
+def _scaled(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Returns vectors, (n, d) of any numbers, as float32, each times the power of 2 that its values are at most 1 with.
+
+    Zeros, infinities and NaN stay such.
+    """
+    wide = vectors.astype(np.float64)
+    _, exponents = np.frexp(np.abs(wide).max(axis=1, initial=0))
+    with np.errstate(over="ignore"):  # beside NaN
+        result: npt.NDArray[np.float32] = np.ldexp(wide, -exponents[:, None]).astype(np.float32)
+    return result
+
+
 def to_matrix(
     column: pa.Array, dimension: int, normalize: bool = True
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
@@ -82,7 +96,7 @@ def to_matrix(
     Args:
         column: n vectors, as list, large_list or fixed_size_list of floats or integers.
         dimension: d, the length that a vector must have.
-        normalize: divide each vector by its L2 norm, in float32.
+        normalize: divide each vector by its L2 norm, in float32; one whose norm float32 does not hold is scaled before.
 
     Returns:
         rows (m, d) float32, m <= n, in the order of the column; and reasons (n,) uint8, indices into
@@ -98,14 +112,17 @@ def to_matrix(
     usable = reasons == 0
     if not usable.all():
         column = column.filter(pa.array(usable))
-    values = column.flatten()
+    # A null element becomes NaN here.
+    values = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
     with np.errstate(over="ignore"):
-        # A null element becomes NaN here.
-        matrix = values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, dimension)
+        matrix = values.astype(np.float32)
+        norms = np.sqrt(row_dot(matrix, matrix)).astype(np.float32)
+    if normalize:
+        extreme = np.flatnonzero(~((norms >= _FLOAT32.tiny) & (norms <= _FLOAT32.max)))
+        if len(extreme):
+            matrix[extreme] = _scaled(values[extreme])
+            norms[extreme] = np.sqrt(row_dot(matrix[extreme], matrix[extreme])).astype(np.float32)
     del values, column
-    squares = row_dot(matrix, matrix)
-    with np.errstate(over="ignore"):
-        norms = np.sqrt(squares).astype(np.float32)
     bad = np.where(np.isfinite(norms), np.where(norms > 0, 0, ZERO_NORM), NOT_FINITE).astype(np.uint8)
     reasons[usable] = bad
     if bad.any():

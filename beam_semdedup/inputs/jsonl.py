@@ -11,9 +11,9 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup.errors import as_input_error
+from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
-from beam_semdedup.inputs.jsonl_lines import blocks, cut, parse, spans
+from beam_semdedup.inputs.jsonl_lines import blocks, cut, parse, spans, what_is_no_lines
 from beam_semdedup.inputs.jsonl_types import ColumnTypes
 from beam_semdedup.storage.folder import File, FileInfo
 
@@ -50,7 +50,7 @@ class Jsonl(Format, Copier):
         first_row, first_line, offset = 0, 1, 0
         types = ColumnTypes()
         with as_input_error(f"{file}: not readable as text lines"), _opened(file) as stream:
-            for block in blocks(stream, self.block_bytes):
+            for block in self._blocks(file, stream):
                 num_rows = types.add(block, first_line)
                 lines = _Lines(offset, len(block), first_row, first_line)
                 parts.append(InputUnit(file.url, 0, first_row, num_rows, lines))
@@ -69,11 +69,18 @@ class Jsonl(Format, Copier):
         """See `Format.head`; from the first block with a well-formed line."""
         types = ColumnTypes()
         with as_input_error(f"{file}: not readable as text lines"), _opened(file) as stream:
-            for block in blocks(stream, self.block_bytes):
+            for block in self._blocks(file, stream):
                 types.add(block, 1)
                 if types.schema():
                     break
         return types.schema()
+
+    def _blocks(self, file: File, stream: IO[bytes]) -> Iterator[bytes]:
+        """Yields the lines of a file in blocks; InputError where its first bytes tell that it has none."""
+        start = stream.read(self.block_bytes)
+        if what := what_is_no_lines(start):
+            raise InputError(f"{file}: {what}")
+        return blocks(stream, self.block_bytes, start=start)
 
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
         """See `Format.vector_type`; a list of any numbers is read as float32, also where all happen to be integers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
@@ -14,21 +15,47 @@ import pyarrow.json as pj
 
 _SPACE = ord(" ")
 _AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
+_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
+_CARRIAGE_RETURN = re.compile(rb"\}[ \t]*\r+[ \t]*\{")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_LONGEST_LINE = 256 << 20
+_DEEPEST = 100
 
 
-def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize) -> Iterator[bytes]:
-    """Yields runs of whole lines of about `block_bytes` from the next `length` bytes of a stream, or from all."""
-    rest = b""
-    while data := stream.read(min(length, block_bytes)):
-        length -= len(data)
+def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize, start: bytes = b"") -> Iterator[bytes]:
+    """Yields runs of whole lines of about `block_bytes` from the next `length` bytes of a stream, or from all.
+
+    Args:
+        start: what was read of the stream before, which comes first.
+
+    Raises:
+        ValueError: a line is longer than any row is.
+    """
+    rest: list[bytes] = []
+    waiting = 0
+    while data := start or stream.read(min(length, block_bytes)):
+        length, start = length - len(data), b""
         cut = data.rfind(b"\n") + 1
         if cut:
-            yield rest + data[:cut]
-            rest = data[cut:]
-        else:
-            rest += data
-    if rest:
-        yield rest
+            yield b"".join((*rest, data[:cut]))
+            rest, waiting = [], 0
+        rest.append(data[cut:])
+        waiting += len(data) - cut
+        if waiting > _LONGEST_LINE:
+            raise ValueError(f"a line is longer than {_LONGEST_LINE:,} bytes")
+    if waiting:
+        yield b"".join(rest)
+
+
+def what_is_no_lines(start: bytes) -> str:
+    """Says what a file is that begins so and does not have an object a line; nothing where it may have."""
+    if _ARRAY.match(start):
+        first, _, others = start.strip(_AROUND_OBJECT).partition(b"\n")
+        if not first.rstrip().endswith(b"]") or not others.strip():
+            return "it is one JSON array, not an object a line: `jq -c '.[]'` writes its objects as lines"
+    if b"\n" not in start and _CARRIAGE_RETURN.search(start):
+        return "its lines end in a carriage return alone: `tr '\\r' '\\n'` writes line feeds in their place"
+    return ""
 
 
 def spans(block: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -59,13 +86,24 @@ def parse(lines: Sequence[bytes], schema: pa.Schema) -> tuple[pa.Table, npt.NDAr
 
 
 def may_be_objects(lines: Sequence[bytes]) -> npt.NDArray[np.bool_]:
-    """Says which of n lines begin and end as an object does, (n,).
+    """Says which of n lines begin and end as an object does, and are not nested deeper than any row is, (n,).
 
     Lines that do can be parsed together: no JSON value has a `}`, a newline and a `{` in a row in it, so that
-    each is a row of its own or an error. And a line `null` would crash Arrow's parser.
+    each is a row of its own or an error. And a line `null`, or one of 100,000 brackets, would crash Arrow's parser.
     """
     stripped = (line.strip(_AROUND_OBJECT) for line in lines)
-    return np.fromiter((line[:1] == b"{" and line[-1:] == b"}" for line in stripped), bool, len(lines))
+    return np.fromiter(
+        (line[:1] == b"{" and line[-1:] == b"}" and not _is_deep(line) for line in stripped), bool, len(lines)
+    )
+
+
+def _is_deep(line: bytes) -> bool:
+    """Says whether values are nested in more than `_DEEPEST` others."""
+    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+        return False
+    bare = np.frombuffer(_STRING.sub(b"", line), dtype=np.uint8)
+    opens, closes = (np.isin(bare, np.frombuffer(brackets, dtype=np.uint8)) for brackets in (b"[{", b"]}"))
+    return bool(np.cumsum(opens.astype(np.int64) - closes).max(initial=0) > _DEEPEST)
 
 
 def read_json(lines: Sequence[bytes], schema: pa.Schema | None) -> pa.Table:

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
+from beam_semdedup.inputs.parquet_pages import check_footer, leaf_columns, read_batches
 from beam_semdedup.storage.folder import File, FileInfo
+from beam_semdedup.storage.tables import opened
 
 _LOOK_ROWS = 1024
 _WIDTHS = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
@@ -40,13 +42,14 @@ class Parquet(Format, Copier):
 
     batch_bytes: int = 4 << 20
 
-    extensions = (".parquet", ".pq")
+    extensions = (".parquet", ".parq", ".pq")
 
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
-            opened = pq.ParquetFile(source)
-            schema, metadata, leaves = opened.schema_arrow, opened.metadata, _leaf_columns(opened.metadata)
+            parquet = opened(source)
+            check_footer(source, parquet.metadata)
+            schema, metadata, leaves = parquet.schema_arrow, parquet.metadata, leaf_columns(parquet.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
@@ -63,12 +66,13 @@ class Parquet(Format, Copier):
         if pa.types.is_fixed_size_list(type_):
             return int(type_.list_size)
         with facts.info.open() as source:
-            file = pq.ParquetFile(source)
-            leaves = _leaf_columns(file.metadata)[embedding_field]
+            parquet = opened(source)
+            metadata = parquet.metadata
+            leaves = leaf_columns(metadata)[embedding_field]
             for part in facts.parts:
-                evident = _evident_dimension(file.metadata.row_group(part.piece[0]), leaves)
+                evident = _evident_dimension(metadata.row_group(part.piece[0]), leaves)
                 counts: Counter[int] = Counter()
-                for batch in file.iter_batches(_LOOK_ROWS, row_groups=part.piece, columns=[embedding_field]):
+                for batch in read_batches(facts.info, parquet, _LOOK_ROWS, part.piece, [embedding_field]):
                     counts += embeddings.lengths(embeddings.decoded(batch.column(embedding_field)))
                     if evident and counts.keys() == {evident}:
                         return evident
@@ -99,13 +103,14 @@ class Parquet(Format, Copier):
         no_lines = np.empty(0, dtype=np.int64)
         groups = unit.piece
         with file.open() as source:
-            opened = pq.ParquetFile(source)
-            if groups[-1] >= opened.num_row_groups:
+            parquet = opened(source)
+            metadata = parquet.metadata
+            if groups[-1] >= metadata.num_row_groups:
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
-            position = sum(opened.metadata.row_group(g).num_rows for g in range(groups[0]))
+            position = sum(metadata.row_group(g).num_rows for g in range(groups[0]))
             stop = unit.first_row + unit.num_rows
-            rows = self._batch_rows(opened.metadata, groups, schema.names)
-            for batch in opened.iter_batches(rows, row_groups=groups, columns=schema.names):
+            rows = self._batch_rows(metadata, groups, schema.names)
+            for batch in read_batches(file, parquet, rows, groups, schema.names):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
                 if first < last:
                     table = pa.Table.from_batches([batch.slice(first - position, last - first)])
@@ -118,7 +123,7 @@ class Parquet(Format, Copier):
     def places(self, file: File, numbers: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
         with file.open() as source:
-            metadata = pq.ParquetFile(source).metadata
+            metadata = opened(source).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         groups = np.searchsorted(starts, numbers, side="right") - 1
@@ -129,14 +134,14 @@ class Parquet(Format, Copier):
     ) -> tuple[int, int]:
         """See `Copier.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
         rows_read = rows_listed = 0
-        with source.open() as opened:
-            file = pq.ParquetFile(opened)
-            schema, metadata = file.schema_arrow, file.metadata
+        with source.open() as stream:
+            parquet = opened(stream)
+            schema, metadata = parquet.schema_arrow, parquet.metadata
             with pq.ParquetWriter(target, schema, compression=_codecs(metadata) or "SNAPPY") as writer:
                 for group in range(metadata.num_row_groups):
                     size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
                     batch_rows = max(1, min(rows, rows * batch_bytes // max(1, size)))
-                    for batch in file.iter_batches(batch_rows, row_groups=[group]):
+                    for batch in read_batches(source, parquet, batch_rows, [group]):
                         table = _without_views(pa.Table.from_batches([batch]))
                         listed = is_listed(embeddings.decoded(table.column(id_column.name)))
                         writer.write_table(table.filter(pa.array(~listed)).cast(schema), row_group_size=max(1, rows))
@@ -146,7 +151,7 @@ class Parquet(Format, Copier):
 
     def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
         """Returns how many rows are about `batch_bytes` in the chosen columns, of whichever group has the largest."""
-        leaves = _leaf_columns(metadata)
+        leaves = leaf_columns(metadata)
         largest = max(
             sum(_size(metadata, group, leaves[name]) for name in columns) / max(1, metadata.row_group(group).num_rows)
             for group in row_groups
@@ -207,15 +212,3 @@ def _size(metadata: pq.FileMetaData, group: int, leaves: Sequence[int]) -> int:
         width = described.length if described.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[column.physical_type]
         size += max(int(column.total_uncompressed_size), width * int(column.num_values))
     return size
-
-
-def _leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
-    """Returns for each name the columns of the footer that are read when it is asked for.
-
-    As Arrow understands it: `a.b` may be a column of that name as well as the field `b` of a column `a`.
-    """
-    leaves: dict[str, list[int]] = {}
-    for index in range(metadata.num_columns):
-        for name in itertools.accumulate(metadata.schema.column(index).path.split("."), "{}.{}".format):
-            leaves.setdefault(name, []).append(index)
-    return leaves

@@ -11,6 +11,7 @@ from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.plan.job import init_file, ranking_of
 from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
+from beam_semdedup.text import without_secrets
 
 _FORMAT = 5
 """The version of what the stages write."""
@@ -47,7 +48,7 @@ def _kmeans_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Seque
     return fingerprint(
         {
             "format": _FORMAT,
-            "files": [[f.url, f.size, f.version] for f in files],
+            "files": [[without_secrets(f.url), f.size, f.version] for f in files],
             "filetype": p.input_filetype,
             "columns": [p.id_field, p.embedding_field, *carried],
             "embedding_dim": p.embedding_dim,

@@ -87,7 +87,8 @@ class Job(Places):
     def carried(self) -> list[pa.Field]:
         """The input's columns that segments hold besides id and embedding."""
         p = self.parameters
-        return [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
+        fields = [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
+        return [field.remove_metadata() for field in fields]
 
     @property
     def id_type(self) -> pa.DataType:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.errors import InputError, as_input_error
+from beam_semdedup.errors import InputError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
@@ -120,15 +120,12 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     if anew:
         plan_kmeans()
         forget(places)
-    kmeans_plan = _stored_plan(p, places.kmeans, places.segments, KMeansPlan, plan_kmeans)
+    urls = [file.url for file in located.files]
+    kmeans_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, plan_kmeans, lambda plan: plan.is_of(urls))
     sizes = kmeans_plan.sizes
     sizing = Sizing(p, sizes.num_rows, sizes.dimension, sizes.carried_bytes, sizes.n_clusters, memory)
     blocks = _stored_plan(
-        p,
-        places.pairwise,
-        places.pairwise,
-        PairwisePlan,
-        lambda: PairwisePlan(sizing.blocks(sizes.centroids_per_key)),
+        places.pairwise, places.pairwise, PairwisePlan, lambda: PairwisePlan(sizing.blocks(sizes.centroids_per_key))
     ).blocks
     if p.max_cluster_rows not in (None, blocks.max_cluster_rows):
         _LOG.warning(
@@ -150,7 +147,7 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
     )
-    return Plan(job, located.files, kmeans_plan.assign_units(), assigned, compared, memory, workers)
+    return Plan(job, located.files, kmeans_plan.assign_units(urls), assigned, compared, memory, workers)
 
 
 def forget(places: Places) -> None:
@@ -158,34 +155,43 @@ def forget(places: Places) -> None:
     stored.forget([places.pairwise, places.kmeans])
 
 
-def list_input(p: Parameters) -> list[FileInfo]:
-    """Returns the input files; InputError where there are none, or where results and input would mix."""
-    files = list_files(p)
+def list_input(p: Parameters, *, warn: bool = True) -> list[FileInfo]:
+    """Returns the input files, as `list_files` does; InputError also where results and input would mix."""
+    files = list_files(p, warn=warn)
     check_places(p, files)
     return files
 
 
-def _stored_plan(p: Parameters, stage: Folder, finished: Folder, kind: type[_R], make: Callable[[], _R]) -> _R:
+def _stored_plan(
+    stage: Folder,
+    finished: Folder,
+    kind: type[_R],
+    make: Callable[[], _R],
+    is_ours: Callable[[_R], bool] = lambda _: True,
+) -> _R:
     """Returns the plan that finished units of a stage were made by; a new one, which is stored, where there are none.
 
     Args:
         finished: where the stage's finished units lie.
         make: makes a plan for the present parameters and memory.
+        is_ours: says whether a plan that is found there is one of the present input.
     """
     file = stage.file(layout.PLAN)
     found = kind.read(file)
+    if found is not None and not is_ours(found):
+        _LOG.warning("%s is planned anew: it names other files than those of input_path", file)
+        stored.forget([stage])
+        found = None
     if found is not None and layout.finished_units(finished):
         return found
     new = make()
-    name = "output_path" if p.cache_path == p.output_path else "cache_path"
-    with as_input_error(f"{name}={p.cache_path}: cannot be written"):
-        if found is None:
-            file.create_if_absent(new.to_json())
-            found = kind.read(file)
-            if found is not None:  # perhaps that of a faster attempt
-                return found
-        if found != new:
-            new.write(file)
+    if found is None:
+        file.create_if_absent(new.to_json())
+        found = kind.read(file)
+        if found is not None:  # perhaps that of a faster attempt
+            return found
+    if found != new:
+        new.write(file)
     return new
 
 

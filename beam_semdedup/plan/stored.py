@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
@@ -14,8 +15,10 @@ from beam_semdedup.inputs.base import InputUnit, Piece
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.damage import DamagedFile
+from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.text import without_secrets
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class KMeansPlan(Record):
     Attributes:
         sizes: how the stage is cut.
         schema: the id, the embedding and the carried columns, as Arrow serialises them, in base64.
-        files: the URLs of the input files.
+        files: the URLs of the input files, without what gives access; a run finds the files itself.
         units: the parts of each `AssignUnit`, without their paths.
     """
 
@@ -34,20 +37,37 @@ class KMeansPlan(Record):
     files: tuple[str, ...]
     units: tuple[tuple[tuple[int, int, int, Piece], ...], ...]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a stored plan has no readable schema, or units of files that it has not."""
+        try:
+            self.input_schema()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(f"its schema cannot be read: {error}") from error
+        if not all(parts and all(0 <= part[0] < len(self.files) for part in parts) for parts in self.units):
+            raise ValueError("it has units of unknown files")
+
     @classmethod
     def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[AssignUnit]) -> Self:
         """Makes the plan."""
         encoded = base64.b64encode(schema.serialize()).decode()
         parts = tuple(tuple((p.file, p.first_row, p.num_rows, tuple(p.piece)) for p in u.parts) for u in units)
-        return cls(sizes, encoded, tuple(files), parts)
+        return cls(sizes, encoded, tuple(without_secrets(files)), parts)
 
     def input_schema(self) -> pa.Schema:
         """Returns the columns that are read."""
         return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
 
-    def assign_units(self) -> tuple[AssignUnit, ...]:
-        """Returns the units of the assign stage."""
-        return tuple(AssignUnit(tuple(InputUnit(self.files[p[0]], *p) for p in parts)) for parts in self.units)
+    def is_of(self, urls: Sequence[str]) -> bool:
+        """Says whether the plan is one of these input files."""
+        return list(self.files) == without_secrets(urls)
+
+    def assign_units(self, urls: Sequence[str]) -> tuple[AssignUnit, ...]:
+        """Returns the units of the assign stage.
+
+        Args:
+            urls: of the input files, as they were found: what is stored might name others.
+        """
+        return tuple(AssignUnit(tuple(InputUnit(urls[part[0]], *part) for part in parts)) for parts in self.units)
 
 
 @dataclass(frozen=True)
@@ -117,9 +137,11 @@ class Manifest(Record):
 class AssignManifest(Manifest):
     """The manifest of the assign stage: its segment files, and how many rows were rejected.
 
-    `centroids` is the hash of those that the rows are assigned to, of which each key has `centroids_per_key`.
+    `centroids` is the hash of those that the rows are assigned to, of which each key has `centroids_per_key`; `began`
+    is when the attempt that finished the stage began its first unit, in seconds since the epoch.
     """
 
+    began: float
     centroids: str
     centroids_per_key: int
     files: tuple[str, ...]
@@ -128,7 +150,10 @@ class AssignManifest(Manifest):
 
 @dataclass(frozen=True)
 class PairwiseResult:
-    """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows."""
+    """A finished unit of the pairwise stage: `num_rows` rows in the file `name`, from that many `pairs` of rows.
+
+    `began` is when the attempt that tells of it began it, in seconds since the epoch.
+    """
 
     name: str
     key: int
@@ -138,15 +163,17 @@ class PairwiseResult:
     repeated_ids: int
     examples: tuple[str, ...]
     reused: bool
+    began: float
 
 
 @dataclass(frozen=True)
 class PairwiseManifest(Manifest):
     """The manifest of the pairwise stage: its units, what they have in common, and the pairs that were computed.
 
-    `centroids` is the hash of those that the segments are of.
+    `centroids` is the hash of those that the segments are of; `began` is as for the assign stage.
     """
 
+    began: float
     centroids: str
     units: tuple[PairwiseResult, ...]
     largest_cluster: int
@@ -155,16 +182,24 @@ class PairwiseManifest(Manifest):
     pairs_done: int
 
 
-def discard(folder: Folder, name: str, stage: Folder) -> UnitError:
-    """Removes a finished unit's file that is damaged or gone, so that it is computed again; what to say of it.
+@contextmanager
+def discarding(stage: Folder, *others: File) -> Iterator[None]:
+    """Removes a file that turns out to be damaged or gone, so that it is computed again, and says so.
 
     Args:
-        folder: where the file is.
         stage: the stage that it belongs to, which is unfinished then.
+        others: files that would keep it from being computed again.
+
+    Raises:
+        UnitError: there is one.
     """
-    folder.delete([name])
-    stage.delete([layout.MANIFEST])
-    return UnitError(f"{folder.file(name)} is damaged or gone; the same command computes it again")
+    try:
+        yield
+    except DamagedFile as error:
+        for file in (error.file, *others):
+            file.delete()
+        stage.delete([layout.MANIFEST])
+        raise UnitError(f"{error}; the same command computes it again") from error
 
 
 def forget(stages: Sequence[Folder]) -> None:

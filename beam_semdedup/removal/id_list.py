@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.parquet import Parquet
+from beam_semdedup.inputs.parquet_pages import read_batches
 from beam_semdedup.removal.repetitions import RepeatedIds, Repetitions
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 
 _ENTRY_BYTES = 24  # the integer, or where the text begins, the number of the entry, and where it stands when sorted
@@ -61,12 +62,18 @@ class IdList:
         for file in self.files:
             if len(found) == len(numbers):
                 break
-            with file.open() as source:
-                for batch in pq.ParquetFile(source).iter_batches(self.batch_rows, columns=["id"]):
-                    inside = [n - first for n in numbers if first <= n < first + batch.num_rows]
-                    found += [str(batch.column(0)[n].as_py()) for n in inside]
-                    first += batch.num_rows
+            for entries in self.read(file):
+                inside = [n - first for n in numbers if first <= n < first + len(entries)]
+                found += [str(entries[n].as_py()) for n in inside]
+                first += len(entries)
         return found
+
+    def read(self, file: File) -> Iterator[pa.ChunkedArray]:
+        """Yields the entries of a file; InputError where one cannot be read."""
+        with file.open() as source:
+            parquet = opened(source)
+            for batch in read_batches(file, parquet, self.batch_rows, range(parquet.num_row_groups), ["id"]):
+                yield embeddings.decoded(pa.chunked_array([batch.column(0)]))
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,8 @@ def find_list(p: RemovalParameters) -> list[File]:
         )
     for place in (folder / layout.DUPLICATES, folder):
         # Not below it: the cache in a run's output_path holds the ids of all rows.
-        files: list[File] = [f for f in place.find() if "/" not in place.name_of(f) and f.url.endswith(".parquet")]
+        direct = [f for f in place.find() if "/" not in place.name_of(f)]
+        files: list[File] = [f for f in direct if f.url.lower().endswith(Parquet.extensions)]
         if files:
             return files
     raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")

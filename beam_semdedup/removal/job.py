@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import RemovalParameters
-from beam_semdedup.errors import RunError
+from beam_semdedup.config.places import naming_places
+from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.inputs.listing import check_unchanged, list_files
 from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
@@ -24,7 +26,7 @@ from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.text import counted, in_bytes
 
 _LOG = logging.getLogger(__name__)
@@ -42,27 +44,38 @@ class RemovalResult:
     seconds: float
 
 
-def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None) -> RemovalResult:
+def remove_duplicates(
+    p: RemovalParameters, listed: Sequence[File] | None = None, dataset: Sequence[FileInfo] | None = None
+) -> RemovalResult:
     """Writes the dataset at `p.input_path` without the ids listed at `p.duplicates_path`.
 
     Args:
         listed: the files of the list, given by a caller that has just finished the run; None: the run's summary
             names them.
+        dataset: the files of the dataset, given by a caller that has read them; None: what is at `p.input_path` now.
 
     Raises:
         InputError: the list is not from a finished run, the id column is missing or of another type than the
             list's, or the output would mix with the input or with files that are not from an earlier removal.
         RepeatedIds: the run found repeated ids, or a listed id stands on several rows of the dataset, of which what
             was written is removed again (unless repeated_ids=allow).
+        RunError: a unit or a worker failed, or the dataset changed meanwhile; the same call goes on.
     """
+    with naming_places(p, RunError):
+        return _remove(p, listed, dataset)
+
+
+def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequence[FileInfo] | None) -> RemovalResult:
     started = time.time()
     copier(p.input_filetype)  # raises
     runner = make_runner(p)
     runner.check("auto")
     memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
-    ids = IdList.open(find_list(p) if listed is None else listed, memory)
-    job, units = make_plan(p, ids, memory)
-    prepare(job, units)
+    with naming_places(p, InputError):
+        ids = IdList.open(find_list(p) if listed is None else listed, memory)
+        files = list_files(p) if dataset is None else dataset
+        job, units = make_plan(p, files, ids, memory)
+        prepare(job, units)
     _LOG.info(
         "Removing %s from %s, %s",
         counted(ids.num_ids, "listed id"),
@@ -75,6 +88,11 @@ def remove_duplicates(p: RemovalParameters, listed: Sequence[File] | None = None
     manifest = RemovalManifest.find(job.output)
     if not manifest:
         raise RunError(f"{job.output}: the removal ended without finishing; run it again")
+    try:
+        check_unchanged(p, files)
+    except RunError:
+        clear(job.output)
+        raise
     stored.forget([job.stage])
     if manifest.repeated_ids and p.repeated_ids != "allow":
         clear(job.output)

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs.parquet_pages import read_batches
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 
 
@@ -68,8 +69,8 @@ class SortedIds:
         """Returns the entries that are not null, as `type_`."""
         with self._sorting:
             if type_ not in self._sorted:
-                tables = [_read_ids(file).cast(type_) for file in self._ids.files]
-                entries = pa.chunked_array([c for t in tables for c in t.chunks], type_).combine_chunks()
+                columns = [column.cast(type_) for file in self._ids.files for column in self._ids.read(file)]
+                entries = pa.chunked_array([c for column in columns for c in column.chunks], type_).combine_chunks()
                 self._sorted[type_] = _Sorted.of(entries)
             return self._sorted[type_]
 
@@ -132,10 +133,10 @@ class StreamedIds:
         if not groups:
             return
         with file.file.open() as source:
-            opened = pq.ParquetFile(source, metadata=file.footer)
+            parquet = opened(source, file.footer)
             for group in groups:
                 offset = file.starts[group]
-                for batch in opened.iter_batches(self._ids.batch_rows, row_groups=[group], columns=["id"]):
+                for batch in read_batches(file.file, parquet, self._ids.batch_rows, [group], ["id"]):
                     yield offset, embeddings.decoded(pa.chunked_array([batch.column(0)]))
                     offset += batch.num_rows
 
@@ -152,7 +153,7 @@ class _ListFile:
     @classmethod
     def open(cls, file: File) -> _ListFile:
         with file.open() as source:
-            footer = pq.ParquetFile(source).metadata
+            footer = opened(source).metadata
         groups = [footer.row_group(g) for g in range(footer.num_row_groups)]
         column = [footer.schema.column(i).path for i in range(footer.num_columns)].index("id")
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
@@ -163,11 +164,6 @@ class _ListFile:
         if known["min"] is None:
             return []
         return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
-
-
-def _read_ids(file: File) -> pa.ChunkedArray:
-    with file.open() as source:
-        return embeddings.decoded(pq.ParquetFile(source).read(columns=["id"]).column("id"))
 
 
 def _bisect(array: pa.Array, values: pa.Array) -> np.ndarray:

@@ -19,7 +19,6 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
-from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
@@ -101,13 +100,14 @@ class RemovalJob:
         return self.stage.file(f"{layout.fingerprint([self.key, *targets])}.parquet")
 
 
-def make_plan(p: RemovalParameters, ids: IdList, memory: int) -> tuple[RemovalJob, list[RemovalUnit]]:
-    """Finds the dataset, and checks that list and output fit it; writes nothing.
+def make_plan(
+    p: RemovalParameters, files: Sequence[FileInfo], ids: IdList, memory: int
+) -> tuple[RemovalJob, list[RemovalUnit]]:
+    """Checks that list and output fit the files of the dataset; writes nothing.
 
     Raises:
         InputError: a file without usable ids, two that would have the same name, or an output that would mix with them.
     """
-    files = list_files(p)
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
     _check_id_column(p, files, ids)
@@ -204,6 +204,7 @@ def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdLis
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
             raise InputError(
                 f"{info.url}: the ids in {p.id_field!r} are {type_}, those in the list of duplicates {ids.id_type}"
+                + dataset.hint_on_ids(type_)
             )
 
     def check(info: FileInfo) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.inputs.registry import copier
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.stored import Counts
 from beam_semdedup.removal.lookup import IdReader
 from beam_semdedup.removal.plan import RemovalJob, RemovalManifest, RemovalUnit
@@ -59,7 +60,8 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     """Writes the manifest."""
     units = sorted(units, key=lambda unit: unit.targets)
     notes = [job.note(unit.targets) for unit in units if unit.matches]
-    found = repeated_in_files(notes, _ENTRY, sum(unit.matches for unit in units), job.memory)
+    with stored.discarding(job.stage):
+        found = repeated_in_files(notes, _ENTRY, sum(unit.matches for unit in units), job.memory)
     manifest = RemovalManifest(
         counts=Counts.of(units),
         finished=time.time(),

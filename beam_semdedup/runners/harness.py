@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import abc
 import threading
+import traceback
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import apache_beam as beam
@@ -24,6 +26,7 @@ from google.protobuf import json_format, text_format
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import WorkerLost
+from beam_semdedup.runners import ports, worker
 from beam_semdedup.runners.base import Build
 from beam_semdedup.runners.process import WorkerProcess
 
@@ -32,7 +35,10 @@ OPTIONS = {"max_cache_memory_usage_mb": 100}
 """Beam's options that hold on every runner."""
 _CAUSE_SECONDS = 10.0
 _READERS = ("beam_control_read", "read_grpc_client_inputs")
+_SERVING = {"grpc", "apache_beam"}
 _RUNS: dict[bytes, Workers] = {}
+_HOST: ContextVar[str | None] = ContextVar("_HOST", default=None)
+"""Where the servers of the run listen that this thread is in; None outside of one."""
 
 
 class Workers:
@@ -40,32 +46,45 @@ class Workers:
 
     Attributes:
         make: is called for each worker, as `Handler` is.
+        host: the address of this machine that the workers reach, and alone is listened on.
         deaths: what workers died of.
+        unserved: whether a thread died that served them, so that no connection ends any more.
 
     Raises:
         WorkerLost: when it ends, instead of whatever the run raises, where one of them died.
     """
 
-    def __init__(self, make: Callable[..., Handler], number: int) -> None:
-        self.make, self.number = make, number
+    def __init__(self, make: Callable[..., Handler], number: int, host: str = ports.LOOPBACK) -> None:
+        self.make, self.number, self.host = make, number, ports.checked(host, "This run")
         self.token = uuid.uuid4().bytes
         self.deaths: list[str] = []
+        self.unserved = False
         self.handlers: list[Handler] = []
+        self._ended = threading.Event()
 
     def __enter__(self) -> Workers:
         _RUNS[self.token] = self
-        _expect_lost_connections()
+        self._outside = _HOST.set(self.host)
+        _follow_threads()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._ended.set()
+        _HOST.reset(self._outside)
         del _RUNS[self.token]
         if isinstance(error, Exception) and self.deaths:
             raise WorkerLost(self.deaths[0]) from error
 
     def end(self, message: str) -> None:
         """Ends the run with a message, from another thread than its own."""
-        for handler in self.handlers[:1]:
-            threading.Thread(target=handler.lost, args=(message,), daemon=True).start()
+        threading.Thread(target=self.lost, args=(message,), daemon=True).start()
+
+    def lost(self, message: str) -> None:
+        """Does the same in the thread that calls it; returns when the run has ended."""
+        while not self.handlers:
+            if self._ended.wait(0.2):
+                return
+        self.handlers[0].lost(message)
 
 
 def execute(build: Build, workers: Workers | None) -> None:
@@ -113,8 +132,8 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
     """Starts one worker and notices its death; subclasses say what kind of worker."""
 
     def __init__(self, workers: Workers, state: Any, provision_info: Any, grpc_server: Any) -> None:
-        super().__init__(state, provision_info, grpc_server)
         self.workers = workers
+        super().__init__(state, provision_info, grpc_server)
         self.closing = threading.Event()
         self._noticed = threading.Event()
 
@@ -143,6 +162,10 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
             "WORKER_ID": self.worker_id,
         }
 
+    def host_from_worker(self) -> str:
+        """Names this machine as the worker reaches it; Beam calls it."""
+        return self.workers.host
+
     def is_disconnected(self) -> bool:
         """Says whether the worker was connected and is no longer."""
         reader = self.control_conn._read_thread
@@ -157,6 +180,11 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
 
     def close(self) -> None:
         """Ends the worker; at once where it still owes an answer: a worker died, or the run was interrupted."""
+        if self.workers.unserved:
+            self.closing.set()
+            self.kill()
+            self._grpc_server.close = _nothing  # which would wait for the thread that died
+            return
         if self.control_conn._futures_by_id:
             self._noticed.wait(0.5)
             if self.is_disconnected():
@@ -172,6 +200,27 @@ class Handler(worker_handlers.GrpcWorkerHandler, abc.ABC):
         for connection in list(self._grpc_server.control_handler._connections_by_worker_id.values()):
             for instruction_id, future in list(connection._futures_by_id.items()):
                 future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction_id, error=message))
+
+
+def _nothing() -> None:
+    pass
+
+
+class _ListeningInside:
+    """The module `grpc`, whose servers listen within a run where that says, not on all interfaces as Beam asks."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(grpc, name)
+
+    def server(self, *arguments: Any, **options: Any) -> Any:
+        server, host = grpc.server(*arguments, **options), _HOST.get()
+        if host is not None:
+            add = server.add_insecure_port
+            server.add_insecure_port = lambda address: add(address.replace("[::]", host))
+        return server
+
+
+worker_handlers.grpc = _ListeningInside()
 
 
 class ProcessHandler(Handler):
@@ -194,14 +243,29 @@ class ProcessHandler(Handler):
         self._process.stop()
 
 
-def _expect_lost_connections() -> None:
-    """Keeps Beam's threads that read from a worker from printing a traceback when it is gone: its watcher says so."""
+def _follow_threads() -> None:
+    """Has a thread of Beam or gRPC that dies end the runs of this process, which would wait for it for ever.
+
+    Except for Beam's threads that read from a worker: when it is gone, its watcher says so, and they print nothing.
+    """
     usual = threading.excepthook
     if usual.__module__ == __name__:
         return
 
     def hook(failure: Any) -> None:
-        if not (failure.thread and failure.thread.name in _READERS and issubclass(failure.exc_type, grpc.RpcError)):
-            usual(failure)
+        name = failure.thread.name if failure.thread else ""
+        if worker.is_broken_connection(failure.exc_type):
+            if name not in _READERS:
+                usual(failure)
+            return
+        usual(failure)
+        if _SERVING & {frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in _frames(failure)}:
+            for workers in list(_RUNS.values()):
+                workers.unserved = True
+                workers.lost(f"the thread {name}, which served the workers, died: {failure.exc_value}")
 
     threading.excepthook = hook
+
+
+def _frames(failure: Any) -> Any:
+    return traceback.walk_tb(failure.exc_traceback)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from beam_semdedup.runners import worker
+from beam_semdedup.storage import options
 
 _LOG = logging.getLogger(__name__)
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -38,18 +39,20 @@ class WorkerProcess:
     ends, so that no worker writes anything after that.
 
     Args:
-        module: that `python -m` runs with these arguments.
+        module: that `python -P -m` runs with these arguments.
         threads: that BLAS may use in it, unless the environment says another number.
         environment: the variables that it has besides those of this process.
 
     Raises:
+        InputError: storage options that cannot be given to it.
         OSError: there is no room for another process.
     """
 
     def __init__(self, module: str, *arguments: str, threads: int, environment: Mapping[str, str] | None = None):
         number = os.environ.get("OMP_NUM_THREADS") or str(threads)
-        variables = {**dict.fromkeys(_THREADS, number), **os.environ, **(environment or {})}
-        self._process = start([sys.executable, "-m", module, *arguments], variables)
+        variables = {**dict.fromkeys(_THREADS, number), **os.environ, **options.told(), **(environment or {})}
+        # -P: a module of the working directory, which may be anybody's, is not taken for one of ours.
+        self._process = start([sys.executable, "-P", "-m", module, *arguments], variables)
         self._last_lines: deque[str] = deque(maxlen=5)
         self.started = threading.Event()
 
@@ -78,7 +81,9 @@ class WorkerProcess:
         why, said = "", "".join(f"\n  {line}" for line in self._last_lines)
         if code == -signal.SIGKILL:  # which it did not see coming
             why, said = " (the system does that when memory runs out: try a smaller memory_budget)", ""
-        return f"worker process {self._process.pid} {how}{why}; finished units are kept, the same command goes on{said}"
+        # What it died of by itself may be there the next time too.
+        then = ", the same command goes on" if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT) else ""
+        return f"worker process {self._process.pid} {how}{why}; finished units are kept{then}{said}"
 
     def stop(self) -> None:
         """Asks it to end, and ends it when it does not."""

@@ -24,11 +24,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from beam_semdedup.text import without_secrets
+from beam_semdedup.text import printable, without_secrets
 
 _LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 5.0
-CONSOLE = Console(file=sys.stderr, stderr=True, soft_wrap=True)
+CONSOLE = Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -66,18 +66,18 @@ def _log_to_console() -> None:
     """Shows this project's log on standard error, above the bars where there are some."""
     if CONSOLE.is_terminal:
         shown: logging.Handler = RichHandler(console=CONSOLE, show_path=False, show_level=False)
-        shown.setFormatter(_WithoutSecrets("%(message)s"))
+        shown.setFormatter(_ForPeople("%(message)s"))
     else:
         shown = logging.StreamHandler(sys.stderr)
-        shown.setFormatter(_WithoutSecrets("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        shown.setFormatter(_ForPeople("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     ours = logging.getLogger("beam_semdedup")
     ours.handlers[:] = [shown]
     ours.propagate = False
 
 
-class _WithoutSecrets(logging.Formatter):
+class _ForPeople(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        return printable(without_secrets(super().format(record)))
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,24 @@ import logging
 import os
 import sys
 import threading
+import traceback
+from typing import Any
 
 STARTED = "started|"
 
 
 def main() -> None:
     """Serves the driver that started this process, until the driver ends it or is gone."""
-    threading.Thread(target=_end_with_driver, name="end-with-driver", daemon=True).start()
-    log_to_stdout("%(levelno)s|%(message)s", logging.ERROR, "%(message)s")
-    from apache_beam.runners.worker import sdk_worker_main
+    end_with_threads()
+    try:
+        threading.Thread(target=_end_with_driver, name="end-with-driver", daemon=True).start()
+        log_to_stdout("%(levelno)s|%(message)s", logging.ERROR, "%(message)s")
+        from apache_beam.runners.worker import sdk_worker_main
 
-    print(STARTED, flush=True)
-    sdk_worker_main.main(sys.argv)
+        print(STARTED, flush=True)
+        sdk_worker_main.main(sys.argv)
+    except Exception:
+        _end()
 
 
 def log_to_stdout(form: str, others: int, form_of_others: str) -> None:
@@ -33,6 +39,34 @@ def log_to_stdout(form: str, others: int, form_of_others: str) -> None:
         logger.handlers[:] = [handler]
         logger.setLevel(level)
         logger.propagate = False
+
+
+def end_with_threads() -> None:
+    """Ends this process when one of its threads dies: the driver would wait for ever for what that one served.
+
+    Except where a connection broke, which ends the run by itself.
+    """
+    usual = threading.excepthook
+
+    def hook(failure: Any) -> None:
+        if not is_broken_connection(failure.exc_type):
+            _end(failure.exc_value)
+        usual(failure)
+
+    threading.excepthook = hook
+
+
+def is_broken_connection(kind: type[BaseException]) -> bool:
+    """Says whether an error of that kind is one of gRPC's calls."""
+    grpc = sys.modules.get("grpc")
+    return grpc is not None and issubclass(kind, grpc.RpcError)
+
+
+def _end(error: BaseException | None = None) -> None:
+    """Ends the process with what is in its way, whatever its other threads wait for."""
+    error = error or sys.exc_info()[1]
+    print("".join(traceback.format_exception(error)), flush=True)
+    os._exit(1)
 
 
 def _end_with_driver() -> None:

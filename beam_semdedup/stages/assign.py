@@ -16,7 +16,7 @@ from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, partitions
 from beam_semdedup.inputs.base import InputUnit, RowBatch
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.neighbours import neighbours
@@ -24,9 +24,11 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
 from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
 from beam_semdedup.storage.threads import read_ahead
+from beam_semdedup.text import without_secrets
 
 _BATCH_BYTES = 4 << 20  # of rows that are assigned together, where files are smaller
 
@@ -36,12 +38,16 @@ _Rows: TypeAlias = tuple[InputUnit, RowBatch]
 
 @dataclass(frozen=True)
 class AssignResult:
-    """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to."""
+    """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to.
+
+    `began` is when the attempt that tells of it began it, in seconds since the epoch.
+    """
 
     name: str
     num_rows: int
     rejected: int
     reused: bool
+    began: float
     segments: tuple[Segment, ...]
 
 
@@ -55,6 +61,7 @@ class _Facts(Record):
 
 def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResult:
     """Writes the segment file of a unit, and its rejected rows before it."""
+    began = time.time()
     width, kind, first, last = job.sizes.centroids_per_key, job.input_format, unit.parts[0], unit.parts[-1]
     suffix = kind.suffix(first.piece) if first is last else f"-f{last.file:06d}"
     name = f"{first.file:06d}-{first.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
@@ -62,20 +69,22 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
     with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
         finished = segments.read_index(job.segments.file(file_name), _Facts)
         if finished and finished[0].unit == wanted:
-            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, finished[1])
+            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, None, job.parameters.cache_compression)
         index = segments.write(job.segments, file_name, table, width, _Facts(wanted, rejected.num_rows))
-        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, index)
+        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, began, index)
 
 
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
-    finished = segments.read_index(job.segments.file(name), _Facts)
-    if finished is None:
-        raise stored.discard(job.segments, name, job.kmeans)
+    file = job.segments.file(name)
+    with stored.discarding(job.kmeans):
+        finished = segments.read_index(file, _Facts)
+        if finished is None:
+            raise DamagedFile(file, "its index cannot be read")
     return finished[1]
 
 
@@ -85,6 +94,7 @@ def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> Non
     manifest = AssignManifest(
         centroids=fitted.content_hash,
         counts=Counts.of(units),
+        began=min((unit.began for unit in units), default=time.time()),
         finished=time.time(),
         centroids_per_key=job.sizes.centroids_per_key,
         files=tuple(unit.name for unit in units),
@@ -132,7 +142,7 @@ def _read(job: Job, unit: AssignUnit) -> Iterator[_Rows]:
 def _read_part(job: Job, part: InputUnit) -> Iterator[_Rows]:
     found = 0
     with naming_unit(job.input_format.describe(part)):
-        for rows in job.input_format.read(job.input_file(part.path), part, job.input_schema):
+        for rows in partitions.read(job.input_format, job.input_file(part.path), part, job.input_schema):
             found += rows.table.num_rows + len(rows.malformed)
             yield part, rows
         if found != part.num_rows:
@@ -204,4 +214,5 @@ def _rejected_schema(job: Job) -> pa.Schema:
 def _rejected(job: Job, part: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
     row_group, row = job.input_format.places(job.input_file(part.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
-    return pa.table([pa.array([part.path] * len(numbers)), row_group, row, ids, reason], schema=_rejected_schema(job))
+    path = pa.array([without_secrets(part.path)] * len(numbers))
+    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))

@@ -16,6 +16,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages.pairwise import PairwiseFacts
 from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.records import Record
 
 
@@ -42,7 +43,7 @@ def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) ->
         kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.name)), strict=True)
         table = pa.concat_tables(found)
         by_id = [("id", "ascending", "at_end"), ("centroid", "ascending", "at_end")]
-        table = table.take(pc.sort_indices(table, sort_keys=by_id))
+        table = tables.take(table, pc.sort_indices(table, sort_keys=by_id).to_numpy())
         groups = p.duplicates_num_row_groups_hint
         size = max(1, -(-table.num_rows // groups)) if groups else 65_536
         facts = DuplicatesFacts(table.num_rows, sum(kept))
@@ -53,11 +54,12 @@ def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) ->
 def _split(job: Job, unit: PairwiseResult) -> tuple[int, pa.Table]:
     """Returns how many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
     file = job.pairwise.file(unit.name)
-    facts = tables.read_facts(file, PairwiseFacts)
-    if facts is None:
-        raise stored.discard(job.pairwise, unit.name, job.pairwise)
-    with naming_unit(file), file.open() as source:
-        return _split_file(job, pq.ParquetFile(source), facts.starts_cluster)
+    with stored.discarding(job.pairwise):
+        facts = tables.read_facts(file, PairwiseFacts)
+        if facts is None:
+            raise DamagedFile(file, "what it says of itself cannot be read")
+        with as_damage(file), file.open() as source:
+            return _split_file(job, tables.opened(source), facts.starts_cluster)
 
 
 def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[int, pa.Table]:

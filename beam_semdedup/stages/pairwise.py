@@ -17,6 +17,7 @@ from beam_semdedup.compute.similarity import max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
 from beam_semdedup.stages.repeated import Repeated, repeated
@@ -70,6 +71,7 @@ def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[Pairwis
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:
     """Writes the most similar earlier-ranked row of each row of a unit, in rank order."""
+    began = time.time()
     first = unit.key * job.sizes.centroids_per_key
     last = min(first + job.sizes.centroids_per_key, job.sizes.n_clusters) - 1
     name = comparison_name(first, last, unit.low, unit.high, unit.num_rows)
@@ -89,6 +91,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
             facts.repeated_ids,
             facts.examples,
             reused,
+            began,
         )
 
 
@@ -99,6 +102,7 @@ def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> N
     manifest = PairwiseManifest(
         centroids=fitted.content_hash,
         counts=Counts.of(units),
+        began=min((unit.began for unit in units), default=time.time()),
         finished=time.time(),
         units=tuple(replace(unit, reused=True) for unit in units),
         largest_cluster=max((unit.largest_cluster for unit in units), default=0),
@@ -111,7 +115,8 @@ def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> N
 
 def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Table, PairwiseFacts]:
     """Returns the result rows of a unit, and the facts of its file that depend on them."""
-    batches = segments.read(job.segments, unit.segments, job.segment_schema)
+    with stored.discarding(job.kmeans):
+        batches = segments.read(job.segments, unit.segments, job.segment_schema)
     names = [name for name in job.segment_schema.names if name != "embedding"]
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
@@ -121,16 +126,15 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
     scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
-    own, best = order[unit.low : unit.high], pa.array(order[winners])
-    ids = table.column("id")
     metadata = job.parameters.metadata_fields
+    own = tables.take(table.select(["id", *metadata]), order[unit.low : unit.high])
     result = pa.table(
         [
-            ids.take(pa.array(own)),
-            ids.take(best),
+            own.column("id"),
+            tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[unit.low : unit.high]),
-            *(table.column(name).take(pa.array(own)) for name in metadata),
+            *(own.column(name) for name in metadata),
         ],
         names=[*RESULT_COLUMNS, *metadata],
     )

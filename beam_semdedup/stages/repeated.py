@@ -9,10 +9,11 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_semdedup.compute.ranking import hash_ids
+from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 from beam_semdedup.text import EXAMPLES
 
@@ -60,11 +61,14 @@ def repeated_in_files(files: Sequence[File], column: str, num_rows: int, memory:
     """Counts the values of a column of parquet files that have `num_rows` rows together, in `memory` bytes.
 
     Their keys are 64-bit hashes: two texts that have the same are taken for one; two integers never have.
+
+    Raises:
+        DamagedFile: one cannot be read.
     """
 
     def read(file: File) -> Iterator[tuple[pa.ChunkedArray, np.ndarray]]:
-        with file.open() as source:
-            for batch in pq.ParquetFile(source).iter_batches(columns=[column]):
+        with as_damage(file), file.open() as source:
+            for batch in opened(source).iter_batches(columns=[column]):
                 values = pa.chunked_array([batch.column(0)])
                 yield values, hash_ids(values, seed=0)
 

@@ -21,7 +21,7 @@ _OBJECT_STORES = frozenset(
 
 
 def filesystem(url: str, options: Options) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns the file system of `url` and the path in it; InputError where there is no such file system.
+    """Returns the file system of `url` and the path in it; InputError where there is neither.
 
     Object stores come without a cache of listings, in which a file that another worker just wrote is missing.
     """
@@ -31,6 +31,13 @@ def filesystem(url: str, options: Options) -> tuple[fsspec.AbstractFileSystem, s
             "supported; give the place of the files themselves"
         )
     try:
+        url.encode()
+    except UnicodeEncodeError as error:  # Arrow, Beam and the stored plans know paths as UTF-8 alone
+        raise InputError(
+            f"{url}: the name is not UTF-8, as all paths must be: rename it, or where it is, use a locale with UTF-8, "
+            "such as LC_ALL=C.UTF-8"
+        ) from error
+    try:
         fs, path = fsspec.core.url_to_fs(url, **options)
         if isinstance(fs, AsyncFileSystem):
             fs, path = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **options})
@@ -38,6 +45,8 @@ def filesystem(url: str, options: Options) -> tuple[fsspec.AbstractFileSystem, s
     except ImportError as error:
         hint = ': pip install "beam-semdedup[s3]"' if url.startswith(("s3:", "s3a:")) else ""
         raise InputError(f"{url}: {error}{hint}") from error
+    except FileNotFoundError as error:  # of a relative path
+        raise InputError(f"{url}: the working directory does not exist any more; give an absolute path") from error
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{url}: no such file system, or its storage_options are wrong: {error}") from error
 

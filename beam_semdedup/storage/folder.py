@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import logging
 import os
 import posixpath
-import tempfile
 import time
 import typing
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, StorageError
 from beam_semdedup.neighbours import neighbours
+from beam_semdedup.storage import scratch as scratches
+from beam_semdedup.storage import search
 from beam_semdedup.storage.filesystems import (
     Options,
     absolute,
@@ -32,11 +30,10 @@ from beam_semdedup.storage.filesystems import (
     is_object_store,
     url_of,
 )
+from beam_semdedup.storage.search import Info
+from beam_semdedup.storage.threads import in_io_threads
 
-_LOG = logging.getLogger(__name__)
 _FETCH_BYTES = 64 << 20
-_HIDDEN = (".", "_")
-_WILDCARDS = "*?["
 _RETRY_SECONDS = (0.1, 0.5, 2.0)
 
 
@@ -44,7 +41,8 @@ _RETRY_SECONDS = (0.1, 0.5, 2.0)
 class Place:
     """Where a file or a folder is: its URL, and the storage options that it is reached with.
 
-    Two places are equal if their URLs are.
+    Two places are equal if their URLs are. Whatever cannot be done at a place is a StorageError, but FileNotFoundError
+    (or NotADirectoryError) is what it is where something is read that is not there.
     """
 
     url: str
@@ -56,8 +54,10 @@ class Place:
 
         Raises:
             InputError: there is no such file system.
+            StorageError: it cannot be reached.
         """
-        return cls(absolute(url, options), options)
+        with cls(url, options)._read():
+            return cls(absolute(url, options), options)
 
     def __str__(self) -> str:
         return self.url
@@ -74,9 +74,13 @@ class Place:
 
     def exists(self) -> bool:
         """Says whether there is a file or a folder, asked of the storage and not of a listing cache."""
-        fs, path = self._found()
-        fs.invalidate_cache(fs._parent(path))
-        return bool(fs.exists(path))
+        with self._read() as (fs, path):
+            fs.invalidate_cache(fs._parent(path))
+            try:
+                search.info(fs, path)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
 
     def is_inside(self, folder: Place) -> bool:
         """Says whether this is `folder` or lies in it; both as `at` spells them."""
@@ -87,7 +91,29 @@ class Place:
         return self if "://" in self.url else type(self)(os.path.realpath(self.url), self.options)
 
     def _found(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        return filesystem(self.url, self.options)
+        """Returns the file system, which may connect to somewhere now, and the path in it."""
+        with self._read() as found:
+            return found
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+        """Yields the file system and the path in it."""
+        try:
+            yield filesystem(self.url, self.options)
+        except (FileNotFoundError, NotADirectoryError, InputError, StorageError):
+            raise
+        except Exception as error:  # those of some twenty libraries, which have nothing in common
+            raise StorageError.of(self.url, "cannot be read", error) from error
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[tuple[fsspec.AbstractFileSystem, str]]:
+        """Yields what `_read` does; for what is written nothing may be missing."""
+        try:
+            yield filesystem(self.url, self.options)
+        except (InputError, StorageError):
+            raise
+        except Exception as error:
+            raise StorageError.of(self.url, "cannot be written", error) from error
 
 
 @dataclass(frozen=True)
@@ -96,39 +122,29 @@ class File(Place):
 
     def open(self) -> pa.NativeFile:
         """Opens it for reading, at any place, as Arrow does; FileNotFoundError where there is none."""
-        fs, path = self._found()
-        if isinstance(fs, LocalFileSystem):
-            return pa.OSFile(path)
-        return pafs.PyFileSystem(pafs.FSSpecHandler(fs)).open_input_file(path)
+        with self._read() as (fs, path):
+            if isinstance(fs, LocalFileSystem):
+                return pa.OSFile(path)
+            return pafs.PyFileSystem(pafs.FSSpecHandler(fs)).open_input_file(path)
 
     def open_stream(self, compression: str | None) -> IO[bytes]:
         """Opens it for reading from the start, decompressed; `compression` in fsspec's words."""
         if compression == "zstd":  # fsspec's reader takes a truncated file for a whole one
             stream: IO[bytes] = pa.CompressedInputStream(self.open(), compression)
         else:
-            fs, path = self._found()
-            stream = fs.open(path, "rb", compression=compression)
+            with self._read() as (fs, path):
+                stream = fs.open(path, "rb", compression=compression)
         return stream
 
     def read_bytes(self) -> bytes:
         """Returns the whole content of a (small) file; FileNotFoundError where there is none."""
-        fs, path = self._found()
-        content: bytes = fs.cat_file(path)
+        with self._read() as (fs, path):
+            content: bytes = fs.cat_file(path)
         return content
-
-    def read_json(self) -> Any:
-        """Returns the JSON document, or None where there is no file, or one that was never finished."""
-        try:
-            return json.loads(self.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            _LOG.warning("%s is taken for unfinished: it is no JSON document (%s)", self, error)
-            return None
 
     @contextlib.contextmanager
     def atomic_write(self) -> Iterator[Path]:
-        """Yields a local path to write to; it becomes the file, whole, when the block ends without an exception.
+        """Yields the path of an empty local file; it becomes the file, whole, when the block ends without an error.
 
         On a local disk by a rename within the directory, after the content is on the disk; on an object store by
         one upload that is committed at its end; elsewhere by an upload to another name and a rename.
@@ -136,35 +152,37 @@ class File(Place):
         fs, path = self._found()
         parent, name = posixpath.split(path)
         if isinstance(fs, LocalFileSystem):
-            Path(parent).mkdir(parents=True, exist_ok=True)
-            scratch = _attempt(path)
-            try:
+            with contextlib.ExitStack() as stack:
+                with self._written():
+                    Path(parent).mkdir(parents=True, exist_ok=True)
+                    scratch = stack.enter_context(scratches.file_beside(path))
                 yield scratch
-                _flush(scratch)
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
+                with self._written():
+                    _flush(scratch)
+                    scratch.replace(path)
             return
-        with tempfile.TemporaryDirectory(prefix="semdedup-") as directory:
+        with scratches.directory() as directory:
             scratch = Path(directory, name)
+            scratch.touch()
             yield scratch
-            if is_object_store(fs):
-                fs.put_file(str(scratch), path)
-            else:
-                fs.makedirs(parent, exist_ok=True)
-                attempt = str(_attempt(path))
-                try:
-                    fs.put_file(str(scratch), attempt)
-                    fs.mv(attempt, path)
-                except BaseException:
-                    with contextlib.suppress(OSError):
-                        fs.rm_file(attempt)
-                    raise
-            fs.invalidate_cache(parent)
+            with self._written():
+                if is_object_store(fs):
+                    fs.put_file(str(scratch), path)
+                else:
+                    fs.makedirs(parent, exist_ok=True)
+                    attempt = str(scratches.name_beside(path))
+                    try:
+                        fs.put_file(str(scratch), attempt)
+                        fs.mv(attempt, path)
+                    except BaseException:
+                        with contextlib.suppress(OSError):
+                            fs.rm_file(attempt)
+                        raise
+                fs.invalidate_cache(parent)
 
     def write_bytes(self, data: bytes) -> None:
         """Writes a small file, whole."""
-        with self.atomic_write() as scratch:
+        with self.atomic_write() as scratch, self._written():
             scratch.write_bytes(data)
 
     def create_if_absent(self, data: bytes) -> bytes:
@@ -174,38 +192,30 @@ class File(Place):
         and on a disk without hard links, two attempts within the same moment may both write: one may then read back
         its own content, and later readers that of the other.
         """
-        fs, path = self._found()
         if self.exists():
             return self.read_bytes()
-        if isinstance(fs, LocalFileSystem):
-            scratch = _attempt(path)
-            scratch.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                scratch.write_bytes(data)
-                _flush(scratch)
-                os.link(scratch, path)
-            except FileExistsError:
-                pass
-            except OSError:  # a file system without hard links
-                scratch.replace(path)
-            finally:
-                scratch.unlink(missing_ok=True)
-        elif has_conditional_puts(fs):
-            self._put_if_absent(data)
-        else:
-            self.write_bytes(data)
+        with self._written() as (fs, path):
+            if isinstance(fs, LocalFileSystem):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                with scratches.file_beside(path) as scratch:
+                    scratch.write_bytes(data)
+                    _flush(scratch)
+                    _link(scratch, path)
+            elif has_conditional_puts(fs):
+                self._put_if_absent(fs, path, data)
+            else:
+                self.write_bytes(data)
         return self.read_bytes()
 
     def delete(self) -> None:
         """Removes the file; it does not matter if it is gone already."""
-        fs, path = self._found()
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm_file(path)
-        fs.invalidate_cache(fs._parent(path))
+        with self._written() as (fs, path):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                fs.rm_file(path)
+            fs.invalidate_cache(fs._parent(path))
 
-    def _put_if_absent(self, data: bytes) -> None:
+    def _put_if_absent(self, fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> None:
         """Makes a put that an object which stands there refuses; a plain one where the server knows no such puts."""
-        fs, path = self._found()
         for seconds in (*_RETRY_SECONDS, None):
             try:
                 fs.pipe_file(path, data, mode="create")
@@ -224,10 +234,31 @@ class File(Place):
 
 @dataclass(frozen=True)
 class FileInfo(File):
-    """A file that is there: its size in bytes, and what changes when its content does (mtime or etag)."""
+    """A file that is there: its size in bytes, and what changes when its content does: its ETag or time, else a sample.
+
+    The version is empty where not even a sample could be read.
+    """
 
     size: int = 0
     version: str = ""
+
+    def _look(self) -> FileInfo:
+        """Returns it with its size and version, which its listing did not say: as it says itself, or by a sample."""
+        with self._read() as (fs, path):
+            found = search.info(fs, path)
+            version = search.version(found)
+            if not version:
+                with contextlib.suppress(OSError, ValueError), self.open() as source:  # a server may give no ranges
+                    version = search.sampled(source)
+            return FileInfo(self.url, self.options, found.get("size") or 0, version)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files that a search found, and the URLs of the hidden files and directories that it left out."""
+
+    files: list[FileInfo]
+    hidden: list[str]
 
 
 @dataclass(frozen=True)
@@ -251,61 +282,70 @@ class Folder(Place):
 
     def names(self) -> set[str]:
         """Returns the names of the files directly in it; none where it does not exist."""
-        fs, path = self._found()
-        fs.invalidate_cache(path)
-        try:
-            return {posixpath.basename(info["name"]) for info in fs.ls(path, detail=True) if info["type"] == "file"}
-        except FileNotFoundError:
-            return set()
+        with self._read() as (fs, path):
+            fs.invalidate_cache(path)
+            try:
+                return {posixpath.basename(info["name"]) for info in fs.ls(path, detail=True) if info["type"] == "file"}
+            except FileNotFoundError:
+                return set()
 
     def find(self) -> list[FileInfo]:
         """Returns all files in it and below, or the file itself that has its URL, sorted by URL.
 
         Hidden ones (`.` or `_` before any name) are left out; links to local directories are followed.
+
+        Raises:
+            StorageError: a directory cannot be listed, or a link leads nowhere.
         """
-        fs, path = self._found()
-        if isinstance(fs, LocalFileSystem):
-            return [_local_info(name, self.options) for name in sorted(_local_files(path))]
-        fs.invalidate_cache()
-        files = []
-        for name, info in sorted(fs.find(path, detail=True).items()):
-            inner = name[len(path) :] if name.startswith(path) else name
-            if not any(part.startswith(_HIDDEN) for part in inner.split("/")):
-                info = info if "size" in info else fs.info(name)
-                size, url = int(info.get("size") or 0), url_of(fs, name, self.url)
-                files.append(FileInfo(url, self.options, size, _version(info)))
-        return files
+        return self._find()[0]
+
+    def search(self) -> Found:
+        """Returns what `find` does, here or, if the URL is a pattern, at all that matches it, and what is hidden there.
+
+        A pattern matches hidden names only where one in it begins alike.
+        """
+        if not self.is_pattern():
+            return Found(*self._find())
+        with self._read() as (fs, path):
+            fs.invalidate_cache()
+            infos, directories, hidden = search.matching(fs, path)
+            found = Found(self._known(fs, infos), [url_of(fs, name, self.url) for name in hidden])
+            for name in directories:
+                files, urls = Folder(url_of(fs, name, self.url), self.options)._find()
+                found.files.extend(files)
+                found.hidden.extend(urls)
+        return found
 
     def is_pattern(self) -> bool:
         """Says whether the URL is a pattern: has wildcards in it, and no file or folder is called so."""
-        return not set(_WILDCARDS).isdisjoint(self.url) and not self.exists()
-
-    def matching(self) -> list[Folder]:
-        """Returns what matches the URL as a pattern, sorted; hidden names only where one in it begins alike."""
-        fs, path = self._found()
-        left_out = tuple({*_HIDDEN} - {part[0] for part in path.split("/") if part})
-        found = [name for name in fs.glob(path) if not any(part.startswith(left_out) for part in name.split("/"))]
-        return [Folder(url, self.options) for url in sorted(url_of(fs, name, self.url) for name in found)]
+        return not set(search.WILDCARDS).isdisjoint(self.url) and not self.exists()
 
     def fixed_part(self) -> Folder:
         """Returns the last folder of a pattern before its first wildcard; any other folder itself."""
         if not self.is_pattern():
             return self
-        first = min(self.url.index(character) for character in _WILDCARDS if character in self.url)
+        first = min(self.url.index(character) for character in search.WILDCARDS if character in self.url)
         return Folder(self.url[:first].rpartition("/")[0], self.options)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Removes files in it; those that are gone already do not matter."""
+        """Removes files in it; those that are gone already do not matter.
+
+        Raises:
+            InputError: a name leads out of the folder, also by a link to another one.
+        """
         for name in names:
-            self.file(name).delete()
+            file = self.file(name)
+            if not file.parent.realpath().is_inside(self.realpath()):
+                raise InputError(f"{file} lies elsewhere, through a link, and is not deleted; delete it yourself")
+            file.delete()
 
     def delete_tree(self) -> None:
         """Removes it with all that is in it; it does not matter if it is not there."""
-        fs, path = self._found()
-        fs.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm(path, recursive=True)
-        fs.invalidate_cache()
+        with self._written() as (fs, path):
+            fs.invalidate_cache()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                fs.rm(path, recursive=True)
+            fs.invalidate_cache()
 
     def read_ranges(
         self, names: Sequence[str], starts: Sequence[int], lengths: Sequence[int], fetch_bytes: int = _FETCH_BYTES
@@ -322,7 +362,7 @@ class Folder(Place):
         if isinstance(fs, LocalFileSystem):
             maps = {path: pa.memory_map(path).read_buffer() for path in dict.fromkeys(paths)}
             return [maps[path].slice(start, length) for path, start, length in zip(paths, starts, lengths, strict=True)]
-        with tempfile.NamedTemporaryFile(prefix="semdedup-") as scratch:
+        with scratches.directory() as directory, Path(directory, "ranges").open("wb") as scratch:
             position = 0
             offsets = []
             for batch in neighbours(range(len(lengths)), lengths.__getitem__, fetch_bytes):
@@ -340,55 +380,41 @@ class Folder(Place):
             whole = pa.memory_map(scratch.name).read_buffer()
         return [whole.slice(offset, length) for offset, length in zip(offsets, lengths, strict=True)]
 
+    def _find(self) -> tuple[list[FileInfo], list[str]]:
+        """Returns what `find` does, and the URLs of what is hidden."""
+        with self._read() as (fs, path):
+            fs.invalidate_cache()
+            infos, hidden = search.files(fs, path)
+            return self._known(fs, infos), [url_of(fs, name, self.url) for name in hidden]
+
+    def _known(self, fs: fsspec.AbstractFileSystem, infos: Sequence[Info]) -> list[FileInfo]:
+        """Returns files with what a listing says of them, and asks each for what it does not say."""
+        files = [
+            FileInfo(url_of(fs, info["name"], self.url), self.options, info.get("size") or 0, search.version(info))
+            for info in infos
+        ]
+        lacking = {n for n, info in enumerate(infos) if info.get("size") is None or not files[n].version}
+        if not lacking:
+            return files
+        return in_io_threads(lambda n: files[n]._look() if n in lacking else files[n], range(len(files)))
+
     def _inner(self, name: str) -> str:
         if not name.strip("/") or name[0] == "/" or name[-1] == "/" or ".." in name.split("/") or "://" in name:
             raise InputError(f"{self}: {name!r} is not the name of something in it")
         return posixpath.join(self.url, name)
 
 
-def _attempt(path: str) -> Path:
-    """Returns a hidden name beside `path` that no other attempt at it has."""
-    return Path(path).parent / f".{Path(path).name}.{uuid.uuid4().hex}.tmp"
+def _link(file: Path, path: str) -> None:
+    """Gives a file a second name, unless there is one called so; it loses its first where there are no hard links."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        file.replace(path)
 
 
 def _flush(file: Path) -> None:
     """Brings the content to the disk: a power loss after a rename could leave an empty file otherwise."""
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
-
-
-def _local_files(root: str) -> Iterator[str]:
-    """Yields the file `root`, or those below it that are not hidden.
-
-    A directory is searched once: by its own name where it has one below `root`, else by the first link to it. A link
-    to a directory that it lies in itself leads nowhere new.
-    """
-    if os.path.isfile(root):  # noqa: PTH113 - as everywhere here, a path is a string
-        yield root
-    searched = set()
-    starts = [root.rstrip("/") or "/"]
-    for start in starts:  # which grows by the links that are found
-        for place, directories, names in os.walk(start):
-            real = os.path.realpath(place)
-            directories[:] = [name for name in sorted(directories) if not name.startswith(_HIDDEN)]
-            if real in searched:
-                directories.clear()
-                continue
-            searched.add(real)
-            links = [link for link in (posixpath.join(place, name) for name in directories) if Path(link).is_symlink()]
-            starts += [link for link in links if not Place(real).is_inside(Place(os.path.realpath(link)))]
-            yield from (posixpath.join(place, name) for name in names if not name.startswith(_HIDDEN))
-
-
-def _local_info(path: str, options: Options) -> FileInfo:
-    """Returns what is known of the file itself, not of a link to it, whose time says nothing about the content."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - as everywhere here, a path is a string
-    except FileNotFoundError:  # a link to nowhere, or a file that was just deleted
-        return FileInfo(path, options)
-    return FileInfo(path, options, status.st_size, f"{status.st_mtime_ns}")
-
-
-def _version(info: dict[str, Any]) -> str:
-    known = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
-    return str(next((info[key] for key in known if info.get(key)), ""))

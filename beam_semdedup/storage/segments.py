@@ -1,5 +1,6 @@
 """Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
 
+Only a key with more than 2 GiB of text has several, since a batch holds no more.
 A `Segment` addresses one batch by its byte range, so that a reader needs one ranged read and no footer. The
 footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
 centroids, the file is; a file that carries them under its final name is finished.
@@ -18,29 +19,37 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
+from typing_extensions import Buffer
 
 from beam_semdedup.compute.arrays import to_device
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.compute.types import Array, Library
+from beam_semdedup.storage import tables
 from beam_semdedup.storage.columns import SEGMENT_COLUMNS
+from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
 _MAGIC_BYTES = 8
-_FACTS, _INDEX = "facts", "index"
+_FACTS, _INDEX, _CHECKSUM = "facts", "index", "checksum"
 _R = TypeVar("_R", bound=Record)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One record batch in the segment file `file`: the rows of one key; a reference that travels through Beam."""
+    """One record batch in the segment file `file`: the rows of one key; a reference that travels through Beam.
+
+    `checksum` is the xxHash (XXH3, 64 bits) of its bytes.
+    """
 
     file: str
     offset: int
     length: int
     key: int
     num_rows: int
+    checksum: int
 
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
@@ -66,9 +75,9 @@ def num_bytes(dimension: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Index(Record):
-    """The index of a segment file: offset, length, key and number of rows of each record batch."""
+    """The index of a segment file: offset, length, key, number of rows and checksum of each record batch."""
 
-    batches: tuple[tuple[int, int, int, int], ...]
+    batches: tuple[tuple[int, int, int, int, int], ...]
 
 
 def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record) -> tuple[Segment, ...]:
@@ -86,29 +95,31 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     place = table.schema.get_field_index("embedding")
     chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
     vectors = RankedRows(chunks, order)[:]
-    others = table.remove_column(place)
+    others = tables.combined(table.remove_column(place))
 
-    def take(bound: tuple[int, int]) -> pa.RecordBatch:
-        # A long string column would overflow its 32-bit offsets if all rows were taken at once.
-        rows = others.take(pa.array(order[slice(*bound)]))
-        rows = rows.add_column(place, table.field(place), to_column(vectors[slice(*bound)]))
-        return rows.combine_chunks().to_batches()[0]
+    def take(part: tuple[int, int, int]) -> list[tuple[int, pa.RecordBatch, int]]:
+        key, low, high = part
+        rows = tables.take(others, order[low:high])
+        rows = rows.add_column(place, table.field(place), to_column(vectors[low:high]))
+        return [(key, batch, _checksum(batch.serialize())) for batch in rows.to_batches()]
 
-    batches = in_threads(take, zip(bounds[:-1], bounds[1:], strict=True))
+    parts = in_threads(take, zip(present.tolist(), bounds[:-1], bounds[1:], strict=True))
+    batches = [batch for part in parts for batch in part]
     offset = _MAGIC_BYTES + table.schema.serialize().size
     index = []
-    for key, batch in zip(present.tolist(), batches, strict=True):
+    for key, batch, checksum in batches:
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(name, offset, length, key, batch.num_rows))
+        index.append(Segment(name, offset, length, key, batch.num_rows, checksum))
         offset += length
-    batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows) for s in index))
+    batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows, s.checksum) for s in index))
     metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
+    metadata[_CHECKSUM] = str(_checksum(metadata[_FACTS] + metadata[_INDEX])).encode()
     with (
         folder.file(name).atomic_write() as scratch,
         pa.OSFile(str(scratch), "wb") as sink,
         pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
     ):
-        for segment, batch in zip(index, batches, strict=True):
+        for segment, (_, batch, _) in zip(index, batches, strict=True):
             writer.write_batch(batch)
             if sink.tell() != segment.offset + segment.length:
                 raise RuntimeError(
@@ -120,28 +131,35 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
 def read_index(file: File, kind: type[_R]) -> tuple[_R, tuple[Segment, ...]] | None:
     """Returns the facts and references of a finished segment file; None where there is none that can be read."""
     try:
-        with file.open() as source:
-            metadata = pa.ipc.open_file(source).metadata
-        index = _Index.from_json(metadata[_INDEX.encode()])
-        return kind.from_json(metadata[_FACTS.encode()]), tuple(Segment(file.name, *entry) for entry in index.batches)
-    except FileNotFoundError:
-        return None
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        _LOG.warning("%s is damaged: %s", file, error)
+        with as_damage(file):
+            with file.open() as source:
+                metadata = pa.ipc.open_file(source).metadata
+            facts, index, checksum = (metadata[name.encode()] for name in (_FACTS, _INDEX, _CHECKSUM))
+            if int(checksum) != _checksum(facts + index):
+                raise ValueError("its index has another checksum than was written")
+            batches = _Index.from_json(index).batches
+            return kind.from_json(facts), tuple(Segment(file.name, *entry) for entry in batches)
+    except DamagedFile as error:
+        if file.exists():
+            _LOG.warning("%s", error)
         return None
 
 
 def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Returns the record batches that the segments refer to, in their order, without a copy where that can be."""
-    buffers = folder.read_ranges([s.file for s in segments], [s.offset for s in segments], [s.length for s in segments])
-    batches = [pa.ipc.read_record_batch(buffer, schema) for buffer in buffers]
-    for segment, batch in zip(segments, batches, strict=True):
-        if batch.num_rows != segment.num_rows:
-            raise RuntimeError(
-                f"{folder.file(segment.file)}: {batch.num_rows} rows at byte {segment.offset}, expected "
-                f"{segment.num_rows}; delete the file and run again"
-            )
-    return batches
+    """Returns the record batches that the segments refer to, in their order, without a copy where that can be.
+
+    Raises:
+        DamagedFile: one of them has another checksum than was written, or its file is gone.
+    """
+
+    def read_batch(part: tuple[Segment, pa.Buffer]) -> pa.RecordBatch:
+        segment, buffer = part
+        with as_damage(folder.file(segment.file)):
+            if _checksum(buffer) != segment.checksum:
+                raise ValueError(f"the record batch at byte {segment.offset} has another checksum than was written")
+            return pa.ipc.read_record_batch(buffer, schema)
+
+    return in_threads(read_batch, zip(segments, _ranges(folder, segments), strict=True))
 
 
 class RankedRows:
@@ -192,6 +210,24 @@ class RankedRows:
 def to_column(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Returns the rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _ranges(folder: Folder, segments: Sequence[Segment]) -> list[pa.Buffer]:
+    """Returns the bytes of segments; DamagedFile where a file is gone or too short."""
+    try:
+        names, starts = [s.file for s in segments], [s.offset for s in segments]
+        return folder.read_ranges(names, starts, [s.length for s in segments])
+    except Exception:
+        if len(segments) == 1:
+            with as_damage(folder.file(segments[0].file)):
+                raise
+        for segment in segments:  # which of them is it?
+            _ranges(folder, [segment])
+        raise
+
+
+def _checksum(data: Buffer) -> int:
+    return int(xxhash.xxh3_64_intdigest(data))
 
 
 def _matrix(column: pa.FixedSizeListArray) -> npt.NDArray[np.float32]:

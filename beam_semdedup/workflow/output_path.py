@@ -8,15 +8,17 @@ import uuid
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from beam_semdedup.errors import InputError, RunError, as_input_error
+from beam_semdedup.errors import InputError, RunError, UnitError
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.tables import opened
 from beam_semdedup.text import without_secrets
 
 PROGRAM = "beam-semdedup"
@@ -28,16 +30,15 @@ def check(places: Places) -> None:
     """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared.
 
     Raises:
-        InputError: either of these, or `output_path` cannot be read.
+        InputError: either of these.
     """
     p, output = places.parameters, places.output
-    with as_input_error(f"output_path={output}: cannot be written"):
-        for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
-            file = output.file(name)
-            if file.exists() and not is_own(file.read_bytes()):
-                raise InputError(f"{file} is not from this program; choose another output_path")
-        own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
-        others = [part for part, key in _parts(output).items() if key not in own_keys]
+    for name, is_own in ((layout.SUMMARY, _is_own_summary), (_CONFIG, _is_own_configuration)):
+        file = output.file(name)
+        if file.exists() and not is_own(file.read_bytes()):
+            raise InputError(f"{file} is not from this program; choose another output_path")
+    own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
+    others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
         raise InputError(
             f"output_path={output}: {others[0]} is from a run with other parameters or input; give another "
@@ -46,23 +47,18 @@ def check(places: Places) -> None:
 
 
 def prepare(places: Places) -> str:
-    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run.
-
-    Raises:
-        InputError: `output_path` cannot be written.
-    """
+    """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
     p, output = places.parameters, places.output
-    with as_input_error(f"output_path={output}: cannot be written"):
-        output.delete([layout.SUMMARY])
-        own = (places.output_fingerprint, places.kmeans_fingerprint)
-        output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
-        if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-            clear(output / layout.DEDUPLICATED)
-        head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
-        values = without_secrets(dataclasses.asdict(p))
-        configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-        output.file(_CONFIG).write_bytes(configuration.encode())
+    output.delete([layout.SUMMARY])
+    own = (places.output_fingerprint, places.kmeans_fingerprint)
+    output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
+    if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
+        clear(output / layout.DEDUPLICATED)
+    head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
+    values = without_secrets(dataclasses.asdict(p))
+    configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    output.file(_CONFIG).write_bytes(configuration.encode())
     return run
 
 
@@ -70,12 +66,13 @@ def check_alone(places: Places, run: str) -> None:
     """Refuses what may be mixed with the results of a run that began later in the same place, and takes it away.
 
     Raises:
-        RunError: there was one.
+        RunError: there was one, or the run's own configuration is gone.
     """
+    file = places.output.file(_CONFIG)
     try:
-        content = places.output.file(_CONFIG).read_bytes()
-    except FileNotFoundError:
-        content = b""
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is gone, though the run wrote it: was output_path deleted? Run again") from error
     if run.encode() not in content:
         if f"of results {places.output_fingerprint}".encode() not in content:  # else they are the later run's too
             places.duplicates.delete(duplicates_files(places))
@@ -90,20 +87,31 @@ def duplicates_files(places: Places) -> list[str]:
     return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_fingerprint]
 
 
-def copy_rejected(places: Places, assigned: AssignManifest) -> dict[str, int]:
-    """Copies the rejected rows of the units in the manifest `assigned`; returns how many there are for each reason."""
+def copy_rejected(places: Places, assigned: AssignManifest) -> Counter[tuple[str, str]]:
+    """Copies the rejected rows of the units in the manifest `assigned`; counts them by input file and reason.
+
+    Raises:
+        UnitError: they cannot be read, or are fewer than were rejected.
+    """
     units = {name.removesuffix(".arrow") for name in assigned.files}
-    reasons = Counter[str]()
+    found = Counter[tuple[str, str]]()
     source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
     for name in sorted(layout.finished_units(source)):
         unit = name.removesuffix(".parquet")
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
-        data = source.file(name).read_bytes()
+        file = source.file(name)
+        with stored.discarding(places.kmeans, places.segments.file(f"{unit}.arrow")), as_damage(file):
+            data = file.read_bytes()
+            rows = opened(pa.BufferReader(data)).read(["source_file", "reason"])
         target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
-        counts = pq.read_table(pa.BufferReader(data), columns=["reason"])[0].value_counts()
-        reasons.update({count["values"]: count["counts"] for count in counts.to_pylist()})
-    return dict(reasons.most_common())
+        counts = rows.group_by(["source_file", "reason"]).aggregate([([], "count_all")])
+        for file_reason_count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            found[file_reason_count[:2]] += file_reason_count[2]
+    if found.total() != assigned.rejected:
+        stored.forget([places.kmeans])
+        raise UnitError(f"{source}: a file is gone; the same command computes it again")
+    return found
 
 
 def _parts(output: Folder) -> dict[str, str]:

@@ -13,26 +13,30 @@ import numpy as np
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.config.places import naming_places
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
-from beam_semdedup.inputs.listing import list_files
-from beam_semdedup.plan.job import Job
+from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
+from beam_semdedup.runners.direct import DirectRunner
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
-from beam_semdedup.text import counted, without_secrets
+from beam_semdedup.text import without_secrets
 from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
-from beam_semdedup.workflow.summary import Found, Summary, find_results, reasons, summarize
+from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
+
+_FEW_ROWS = 10_000_000
+"""To as many rows this process applies an eps in less time than a cluster starts its workers."""
 
 
 class SemanticDeduplicationWorkflow:
@@ -65,7 +69,8 @@ class SemanticDeduplicationWorkflow:
         Raises:
             InputError: the input or the places are wrong.
         """
-        return make_plan(self._locate(runner))
+        with naming_places(self.parameters, InputError):
+            return make_plan(self._locate(runner))
 
     def run(self, runner: str | Mapping[str, Any] | None = None) -> Summary:
         """Runs the job and returns its summary.
@@ -77,22 +82,23 @@ class SemanticDeduplicationWorkflow:
             InputError: the input or the places are wrong, no row can be used, or a removal is refused.
             RunError: a unit or a worker failed; the same call goes on from the finished units.
         """
-        with progress.logged(self.parameters.verbose):
+        with progress.logged(self.parameters.verbose), naming_places(self.parameters, RunError):
             return self._run(runner)
 
     def _run(self, runner: str | Mapping[str, Any] | None) -> Summary:
         started = time.time()
-        located = self._locate(runner)
-        output_path.check(located.places)
-        plan = make_plan(located, anew=not self.parameters.reuse_cache)
-        report.report_plan(plan)
-        run = output_path.prepare(plan.job)
+        with naming_places(self.parameters, InputError):
+            located = self._locate(runner)
+            output_path.check(located.places)
+            plan = make_plan(located, anew=not self.parameters.reuse_cache)
+            report.report_plan(plan)
+            run = output_path.prepare(plan.job)
         p = plan.job.parameters
         with (
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
+            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), _runner(plan))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -100,9 +106,17 @@ class SemanticDeduplicationWorkflow:
         if runner is not None:
             p = resolve({**dataclasses.asdict(p), "runner": runner})
         if isinstance(self._init, np.ndarray):
-            list_input(p)  # before anything is written, that no result and input would mix
+            list_input(p, warn=False)  # before anything is written, that no result and input would mix
             p = dataclasses.replace(p, init=_store_init(p, self._init))
         return locate(p)
+
+
+def _runner(plan: Plan) -> runners.Runner[Any]:
+    """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
+    p = plan.job.parameters
+    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
+        return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
+    return make_runner(p)
 
 
 @contextlib.contextmanager
@@ -122,7 +136,7 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
         run: names this run in `output_path`.
 
     Raises:
-        InputError: no row can be used, or a removal is refused; the summary is written before.
+        InputError: too many rows cannot be used, or a removal is refused; the summary is written before.
         RunError: the input changed, rows were lost, or another run writes to the same place.
     """
     job, p = plan.job, plan.job.parameters
@@ -130,32 +144,34 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     output_path.check_alone(job, run)
     found = find_results(plan)
     removed, refusal = None, None
-    if p.remove:
+    unusable = too_many_rejected(plan, found)
+    if p.remove and unusable:
+        clear(job.output / layout.DEDUPLICATED)  # of an earlier run
+    elif p.remove:
         try:
-            removed = _remove(job, found)
+            removed = _remove(plan, found)
         except InputError as error:  # that ids repeat, or that foreign files are in its place
             refusal = error
     output_path.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
     stored = without_secrets(dataclasses.asdict(summary))
     job.output.file(layout.SUMMARY).write_bytes(json.dumps(stored, indent=2).encode())
+    if unusable:
+        raise InputError(unusable)
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
-    if summary.rows_rejected == summary.rows_read:
-        raise InputError(
-            f"no row can be used: all {summary.rows_read:,} are rejected ({reasons(summary.rejected)}); see "
-            f"{summary.paths['rejected']}"
-        )
     return summary
 
 
-def _remove(job: Job, found: Found) -> RemovalResult:
-    """Writes the input without the duplicates that were found."""
+def _remove(plan: Plan, found: Found) -> RemovalResult:
+    """Writes the input that was planned without the duplicates that were found."""
+    job = plan.job
     place = job.output / layout.DEDUPLICATED
     if found.repeated_ids.count and job.parameters.repeated_ids != "allow":
         clear(place)  # of an earlier run
         raise RepeatedIds.because(found.repeated_ids)
-    return remove_duplicates(RemovalParameters.of_run(job.parameters, place.url), found.duplicates_files)
+    parameters = RemovalParameters.of_run(job.parameters, place.url)
+    return remove_duplicates(parameters, found.duplicates_files, plan.files)
 
 
 def _check_unchanged(plan: Plan) -> None:
@@ -163,19 +179,18 @@ def _check_unchanged(plan: Plan) -> None:
     if plan.assign_manifest:
         return
     try:
-        now = {file.url: file for file in list_files(plan.job.parameters)}
-    except InputError:  # there is no file any more
-        now = {}
-    changed = [file.url for file in plan.files if now.get(file.url) != file]
-    if changed:
+        p = plan.job.parameters
+        check_unchanged(p, plan.files, warn=not p.remove)  # a removal will say it
+    except RunError:
         forget(plan.job)  # what was read before and after does not belong together
-        others = f" and {counted(len(changed) - 1, 'other')}" if changed[1:] else ""
-        raise RunError(f"input files changed during the run: {changed[0]}{others}; run again")
+        raise
 
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:
     """Stores the given centroids by their content, where workers can read them; returns the URL."""
     cache = Folder.at(p.cache_root, p.cache_options)
     file = (cache / "init").file(p.init)
-    file.create_if_absent(model.to_npy(array))
+    data = model.to_npy(array)
+    if file.create_if_absent(data) != data:  # it was damaged
+        file.write_bytes(data)
     return file.url

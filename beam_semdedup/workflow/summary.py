@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -18,8 +19,9 @@ from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.stages.duplicates import DuplicatesFacts
 from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File
-from beam_semdedup.text import EXAMPLES, without_secrets
+from beam_semdedup.text import EXAMPLES, counted, without_secrets
 from beam_semdedup.workflow import output_path
 
 
@@ -27,8 +29,9 @@ from beam_semdedup.workflow import output_path
 class StageSummary:
     """A stage of a run: units computed in it, units taken from earlier ones, seconds, and what bounds it.
 
-    Rates are over the whole stage, start-up included: rows and megabytes (of float32 vectors) per second, and
-    10^9 floating-point operations per second that the method needs (what is computed twice counts once).
+    A stage begins with its first unit, after the end of the stage before. Rates are rows and megabytes (of float32
+    vectors) per second, and 10^9 floating-point operations per second that the method needs (what is computed twice
+    counts once).
     """
 
     units_done: int
@@ -43,8 +46,9 @@ class StageSummary:
 class Summary:
     """What a run found and where it is; `summary.json` in `output_path` holds the same.
 
-    Times are in seconds. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null where
-    `eps` is.
+    Times are in seconds; `startup_time` is what passed until the first unit began: planning, and the start of the
+    runner and its workers. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null
+    where `eps` is.
     """
 
     program: str
@@ -58,6 +62,7 @@ class Summary:
     eps: float | None
     dimension: int
     runner: str
+    startup_time: float
     kmeans_time: float
     pairwise_time: float
     duplicates_time: float
@@ -76,7 +81,7 @@ class Summary:
 class Found:
     """What a finished run's files say.
 
-    The manifests are those of the stages; `rejected` counts rows by reason; `at` is when this was
+    The manifests are those of the stages; `rejected` counts rows by input file and reason; `at` is when this was
     found, in seconds since the epoch.
     """
 
@@ -85,7 +90,7 @@ class Found:
     duplicates_files: list[File]
     duplicates: int
     kept: int
-    rejected: dict[str, int]
+    rejected: Counter[tuple[str, str]]
     repeated_ids: Repetitions
     at: float
 
@@ -114,7 +119,10 @@ def find_results(plan: Plan) -> Found:
             f"{assigned.rejected:,} rejected (compared: {compared.counts.num_rows:,}); run with reuse_cache=false, and "
             "please report it"
         )
-    again = repeated_in_files(files, "id", duplicates, plan.memory)
+    try:
+        again = repeated_in_files(files, "id", duplicates, plan.memory)
+    except DamagedFile as error:
+        raise RunError(f"{error}; run the same command again") from error
     repeated = Repetitions(
         count=max(compared.repeated_ids, again.count),
         in_clusters=compared.repeated_ids,
@@ -123,6 +131,35 @@ def find_results(plan: Plan) -> Found:
     )
     rejected = output_path.copy_rejected(job, assigned)
     return Found(assigned, compared, files, duplicates, kept, rejected, repeated, time.time())
+
+
+def too_many_rejected(plan: Plan, found: Found) -> str:
+    """Says where more than `max_rejected_share` of the rows, or of a file's rows, is rejected; else nothing."""
+    p, rows, rejected = plan.job.parameters, Counter[str](), Counter[str]()
+    for part in (part for unit in plan.units for part in unit.parts):
+        rows[part.path] += part.num_rows
+    for (file, _), count in found.rejected.items():
+        rejected[file] += count
+    shares = {file: count / rows[file] for file, count in rejected.items() if count > p.max_rejected_share * rows[file]}
+    if rejected.total() > p.max_rejected_share * rows.total():
+        where, of, why = "the input", (rejected.total(), rows.total()), found.rejected
+    elif shares:
+        where = max(shares, key=lambda file: (shares[file], file))
+        of, why = (rejected[where], rows[where]), Counter({k: n for k, n in found.rejected.items() if k[0] == where})
+    else:
+        return ""
+    return (
+        f"{where}: {of[0]:,} of {counted(of[1], 'row')} cannot be used ({reasons(_by_reason(why))}), more than "
+        f"max_rejected_share={p.max_rejected_share:g} of them; see {_paths(plan, False)['rejected']}; "
+        "max_rejected_share=1 allows all"
+    )
+
+
+def _by_reason(rejected: Counter[tuple[str, str]]) -> dict[str, int]:
+    found = Counter[str]()
+    for (_, reason), count in rejected.items():
+        found[reason] += count
+    return dict(found.most_common())
 
 
 def reasons(rejected: dict[str, int]) -> str:
@@ -134,24 +171,26 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
     """Makes the summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
     compared_at = max(started, compared.finished)
+    begun = _begun(plan, started, assigned, compared)
     return Summary(
         program=output_path.PROGRAM,
         rows_read=job.sizes.num_rows,
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
         rows_rejected=assigned.rejected,
-        rejected=found.rejected,
+        rejected=_by_reason(found.rejected),
         n_clusters=job.sizes.n_clusters,
         largest_cluster=compared.largest_cluster,
         eps=p.eps,
         dimension=job.sizes.dimension,
         runner=p.runner.name,
-        kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - started, 3),
-        pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(started, assigned.finished), 3),
+        startup_time=round(begun - started, 3),
+        kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - begun, 3),
+        pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(begun, assigned.finished), 3),
         duplicates_time=round(found.at - compared_at, 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
-        stages=_stages(plan, started, assigned, compared),
+        stages=_stages(plan, started, begun, assigned, compared),
         repeated_ids=found.repeated_ids,
         removal=removed,
         paths=_paths(plan, removed is not None),
@@ -164,27 +203,36 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
     )
 
 
+def _begun(plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest) -> float:
+    """Returns when a run that began at `started` began its first unit; `started` where all was there already."""
+    model = None if plan.assign_manifest else ModelInfo.read(plan.job.kmeans.file(layout.MODEL))
+    begun = [model.finished - model.seconds] if model and model.finished > started else []
+    begun += [assigned.began] if not plan.assign_manifest else []
+    begun += [compared.began] if not plan.pairwise_manifest else []
+    return max(started, min(begun, default=started))
+
+
 def _stages(
-    plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest
+    plan: Plan, started: float, begun: float, assigned: AssignManifest, compared: PairwiseManifest
 ) -> dict[str, StageSummary]:
     """Returns the stages of a run in their order; the fit only where there is one."""
     job, dimension = plan.job, plan.job.sizes.dimension
-    fitted = started
+    fitted = begun
     result = {}
     model = ModelInfo.read(job.kmeans.file(layout.MODEL))
     if model and model.iterations:
         fresh = model.finished > started
-        fitted = max(started, model.finished)
+        fitted = max(begun, model.finished)
         work = 2 * model.rows * job.sizes.n_clusters * dimension * model.iterations
-        result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - started, model.rows, work, dimension)
+        result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - begun, model.rows, work, dimension)
     products = 2 * dimension
-    stages: list[tuple[str, Manifest, Manifest | None, float, int]] = [
+    stages: list[tuple[str, AssignManifest | PairwiseManifest, Manifest | None, float, int]] = [
         ("assign", assigned, plan.assign_manifest, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
         ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
     ]
     for name, manifest, reused, before, operations in stages:
         counts = manifest.counts
-        done, seconds = (0, 0.0) if reused else (counts.units_done, manifest.finished - max(started, before))
+        done, seconds = (0, 0.0) if reused else (counts.units_done, manifest.finished - max(manifest.began, before))
         others = counts.units_done + counts.units_reused - done
         result[name] = _stage_summary(done, others, seconds, counts.rows_done, operations, dimension)
     return result

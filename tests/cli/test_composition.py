@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from beam_semdedup.config.parameters import ForecastParameters, Parameters, Remo
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
+from beam_semdedup.runners.flink.settings import FlinkConfig
 
 CHECKOUT = Path(composition.__file__).resolve().parents[2]
 
@@ -47,13 +49,20 @@ def test_a_value_that_must_be_given_is_not_there_until_it_is():
     assert values("output_path=out")["output_path"] == "out"
 
 
-@pytest.mark.parametrize("argument", ["n_cluster=3", "runner.num_worker=2", "runner.num_cpus=2", "read_kwargs.a.b=1"])
+@pytest.mark.parametrize("argument", ["runner.num_worker=2", "runner.num_cpus=2", "read_kwargs.a.b=1"])
 def test_what_is_no_parameter_is_composed_and_left_to_the_check(argument):
     key, _, value = argument.partition("=")
     found: Any = values(argument)
     for name in key.split("."):
         found = found[name]
     assert found == int(value)
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_mapping_is_given_as_the_help_shows_it(plus):
+    (shown,) = re.findall(r"such as ({.*})", next(f.help for f in declared(FlinkConfig) if f.name == "options"))
+    found = resolve(values("input_path=in", "output_path=out", "runner=flink", f"{plus}runner.options={shown}"))
+    assert found.runner.options == {"job_server_jvm_properties": ["-Xmx4g"]}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,73 @@ def test_options_and_their_values_are_no_overrides(options):
     assert composition.overrides_of([*overrides, *options]) == overrides
     line = CommandLine.read("semdedup", Parameters, [*options, *overrides])
     assert (line.options, line.overrides) == (options, ["++eps=0.1", "runner=ray"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["n_cluster=3"], "unknown parameter n_cluster; did you mean n_clusters?"),
+        (["eps@x=1"], "unknown parameter eps@x"),
+        (["hydra=1"], "unknown parameter hydra"),
+        (["eps=interval(0,1)"], r"eps=interval\(0,1\): a sweep takes a,b,c or range"),
+        (["-m", "eps=interval(0,1)"], r"eps=interval\(0,1\): a sweep takes a,b,c or range"),
+        (["-m", "eps=glob(*)"], r"eps=glob\(\*\): a sweep takes .* glob\(…\) for a choice"),
+        (["-m", "eps=range(1,2,0)"], r"eps=range\(1,2,0\): a sweep takes .*must not be zero"),
+        (["-m", "n_clusters=range(1,1e12)"], r"n_clusters=range\(1,1e12\): a sweep of more than 10,000 runs"),
+        (["-m", "n_clusters=range(0,200)", "max_iter=range(0,200)"], "n_clusters, max_iter: a sweep of 40,000 runs"),
+        (["max_iter=" + "[" * 2000], r"max_iter=\[{191}…: cannot be understood"),
+        (["hydra.mode=MULTIRUN"], "hydra.mode=MULTIRUN: -m alone makes a sweep"),
+        (["--foo"], "unrecognized arguments: --foo; see --help"),
+        (["--info=nope"], "argument --info/-i: invalid choice"),
+        (["--cfg"], "argument --cfg/-c"),
+        (["--experimental-rerun=x"], "--experimental-rerun: not known"),
+        (["-"], "cannot understand '-'"),
+        (["eps = 0.01"], "eps = 0.01: cannot be understood; write eps=0.01, without spaces around ="),
+        (["eps", "=", "0.01"], "cannot understand 'eps': parameters are given as name=value, without spaces around ="),
+        (["runner=flink", 'runner.options={"a": 1}'], "cannot be understood; a list is written .*, a mapping {a: 1"),
+        (["--config-name=nope"], "--config-name=nope: no nope.yaml in "),
+    ],
+)
+def test_what_is_not_understood_is_told_in_the_words_of_the_parameters(arguments, said):
+    with pytest.raises(InputError, match=said):
+        composition.jobs_of(CommandLine.read("semdedup", Parameters, arguments).overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["~eps"], "~eps: eps is not given, so that there is nothing to drop"),
+        (["~read_kwargs.storage_options"], "~read_kwargs.storage_options: read_kwargs.storage_options is not given"),
+        (["hydra.verbose=5"], "hydra.verbose=5: Hydra does not take it"),
+        (["hydra/launcher=[null]"], r"hydra/launcher=\[null\]: argument of type 'NoneType'"),
+        (["hydra/sweeper=[[]]", "-m"], r"hydra/sweeper=\[\[\]\]: "),
+        (["hydra.sweeper.max_batch_size=0", "-m"], "hydra.sweeper.max_batch_size=0: Hydra does not take it"),
+        (["output_path=${nope}"], "output_path: Interpolation key 'nope' not found"),
+        (["n_clusters=" + "7" * 5000], "n_clusters='7{199}…: expected an integer"),
+    ],
+)
+def test_what_hydra_refuses_is_told_in_the_words_of_the_parameters(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["semdedup"])
+
+    def task(number: int, overrides: list[str], composed: Any) -> None:
+        resolve(composition.plain(composed))
+
+    line = CommandLine.read("semdedup", Parameters, ["input_path=in", "++output_path=out", *arguments])
+    line.register()
+    with pytest.raises(InputError, match=said):
+        line.run(tmp_path, task)
+
+
+def test_what_goes_wrong_in_a_job_is_not_said_to_be_hydras(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["semdedup"])
+
+    def task(number: int, overrides: list[str], composed: Any) -> None:
+        raise OSError("disk full")
+
+    line = CommandLine.read("semdedup", Parameters, [])
+    line.register()
+    with pytest.raises(OSError, match="disk full"):
+        line.run(tmp_path, task)
 
 
 class TestUnderstood:
@@ -147,6 +223,10 @@ class TestUnderstood:
                 {"storage_options": {"account_key": "ab/c+d==", "n": 1}},
             ),
             ("ranking_strategy={metadata_cols: [größe, b]}", {"metadata_cols": ["größe", "b"]}),
+            (
+                "runner.options={job_server_jvm_properties: [-Xmx4g, -Da=b]}",
+                {"job_server_jvm_properties": ["-Xmx4g", "-Da=b"]},
+            ),
         ],
     )
     def test_what_is_in_a_list_or_a_mapping_is_quoted_by_itself(self, argument, value):

@@ -213,7 +213,7 @@ class TestRanges:
             ("embedding_dim", 0, "at least 1"),
             ("max_iter", -1, "at least 0"),
             ("tol", -1e-9, "at least 0"),
-            ("tol", float("nan"), "at least 0"),
+            ("tol", float("nan"), "finite"),
             ("random_state", -1, "at least 0"),
             ("random_state", 2**32, "at most 4294967295"),
             ("n_init", 0, "at least 1"),
@@ -223,13 +223,16 @@ class TestRanges:
             ("fit_data_fraction", 1.01, "at most 1"),
             ("eps", -0.01, "at least 0"),
             ("eps", 2, "below 2"),
-            ("eps", float("nan"), "at least 0"),
+            ("eps", float("nan"), "finite"),
             ("pairwise_batch_size", 0, "at least 1"),
             ("duplicates_num_row_groups_hint", 0, "at least 1"),
             ("max_cluster_rows", 0, "at least 1"),
             ("comparison_rows", 0, "at least 1"),
             ("memory_budget", 0, "at least 1"),
             ("assign_unit_bytes", "0GiB", "at least 1"),
+            ("n_clusters", 2**63, "at most 9223372036854775807"),
+            ("memory_budget", "1" + 400 * "0", "at most 9223372036854775807"),
+            ("ray_timeout", float("inf"), "finite"),
         ],
     )
     def test_a_value_out_of_range_is_an_error_that_says_the_range(self, name, value, rule):
@@ -431,5 +434,5 @@ def test_no_message_about_a_parameter_shows_a_credential():
     ("name", "value"), [("input_path", ["/x", "ftp://***@host/a"]), ("cache_path", "ftp://***@host/a")]
 )
 def test_a_url_whose_password_was_not_stored_is_asked_for(name, value):
-    with pytest.raises(InputError, match=f"{name}: the user and password of a URL are not stored"):
+    with pytest.raises(InputError, match=f"{name}: the password or signature of a URL is not stored"):
         resolve({"input_path": "/in", "output_path": "/out", name: value})

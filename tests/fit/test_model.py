@@ -124,6 +124,25 @@ def test_given_centroids_are_where_a_stored_fit_starts(tmp_path):
     np.testing.assert_array_equal(fitted.centroids({}), expected.centroids)
 
 
+def declaring(shape: tuple[int, ...]) -> bytes:
+    """An .npy file of 192 bytes of values whose header says that it has this shape."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"shape": shape, "fortran_order": False, "descr": "<f4"})
+    return stream.getvalue() + bytes(192)
+
+
+def test_damaged_centroids_are_fitted_again(tmp_path, caplog):
+    first = fit_or_load(tmp_path / "m", lambda: blobs(7), n_clusters=3)
+    file = tmp_path / "m" / "centroids.npy"
+    content = file.read_bytes()
+    for damage in (b"", content[:-4], content[:-4] + b"\0\0\0\0", declaring((3, 10**12)), model.to_npy(np.eye(3))):
+        file.write_bytes(damage)
+        assert fit_or_load(tmp_path / "m", lambda: blobs(7), n_clusters=3) == first
+        assert f"{file} is damaged" in caplog.text
+        caplog.clear()
+        assert json.loads((tmp_path / "m" / "model.json").read_text())["centroids"] == first.content_hash
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -133,11 +152,27 @@ def test_given_centroids_are_where_a_stored_fit_starts(tmp_path):
         (np.zeros((3, 8), np.int64), "found int64"),
         (np.full((3, 8), np.nan), "expected finite floats"),
         (np.array([[{}] * 8] * 3), "not an .npy array"),
+        (np.full((3, 8), 1e200), r"values beyond float32, up to 1e\+200"),
+        (declaring((10**13, 8)), "not an .npy array: 192 bytes of values, where its header says 320,000,000,000,000"),
+        (declaring((3, 9)), "not an .npy array: 192 bytes of values"),
         (b"no array", "not an .npy array"),
         (b"", "not an .npy array"),
         (None, "cannot be read"),
     ],
-    ids=["dimension", "number", "shape", "integers", "nan", "objects", "text", "empty", "absent"],
+    ids=[
+        "dimension",
+        "number",
+        "shape",
+        "integers",
+        "nan",
+        "objects",
+        "large",
+        "absurd",
+        "more",
+        "text",
+        "empty",
+        "absent",
+    ],
 )
 def test_unusable_given_centroids_are_named(tmp_path, array, message):
     path = tmp_path / "init.npy"

@@ -107,8 +107,33 @@ def test_the_norm_of_large_and_small_values_neither_overflows_nor_vanishes():
     np.testing.assert_allclose(matrix, [[0.6, 0.8]] * 2, rtol=1e-6)
 
 
-def test_a_value_beyond_float32_is_not_finite():
-    _, reasons = embeddings.to_matrix(pa.array([[1e300, 1.0], [1.0, 1.0]], pa.list_(pa.float64())), 2)
+@pytest.mark.parametrize(
+    ("width", "largest"),
+    [("float64", [1e200, -1e308, 1e39, 1e-40, 1e-60, 5e-300]), ("float32", [3e38, -2e38, 1e-38])],
+    ids=str,
+)
+@pytest.mark.parametrize("dimension", [2, 400])
+def test_values_whose_norm_is_beyond_float32_are_normalised_before_they_are_cast(width, largest, dimension):
+    directions = np.random.default_rng(0).uniform(0.1, 1, size=(len(largest), dimension))
+    directions[:, 0] = 1
+    rows = directions * np.array(largest)[:, None]
+    rows = rows.astype(width).astype(np.float64)
+    matrix, reasons = embeddings.to_matrix(pa.array([*rows, np.ones(dimension)], pa.list_(WIDTHS[width])), dimension)
+    assert not reasons.any()
+    scaled = rows / np.abs(rows).max(axis=1, keepdims=True)
+    expected = scaled / np.linalg.norm(scaled, axis=1, keepdims=True)
+    np.testing.assert_allclose(matrix[:-1], expected, rtol=3e-7)
+
+
+def test_what_is_not_finite_or_zero_stays_so_beside_extreme_values():
+    rows = [[1e200, INF], [NAN, 1e-60], [0.0, -0.0], [1e300, 1.0], [1e200, None], [-1e-320, 0.0]]
+    matrix, reasons = embeddings.to_matrix(pa.array(rows, pa.list_(pa.float64())), 2)
+    assert reasons.tolist() == [NOT_FINITE, NOT_FINITE, ZERO_NORM, 0, NOT_FINITE, 0]
+    np.testing.assert_array_equal(matrix, [[1, 0], [-1, 0]])
+
+
+def test_a_value_beyond_float32_is_not_finite_where_it_is_not_normalised():
+    _, reasons = embeddings.to_matrix(pa.array([[1e300, 1.0], [1.0, 1.0]], pa.list_(pa.float64())), 2, False)
     assert reasons.tolist() == [NOT_FINITE, 0]
 
 

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 from reading import SCHEMA, copied, facts, input_of, malformed, numbers, parts_of, positions, read
 
 from beam_semdedup.errors import InputError
+from beam_semdedup.inputs import jsonl_lines
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.jsonl_lines import blocks
-from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.folder import File, Folder
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
@@ -100,6 +102,23 @@ class TestJsonl:
         assert found.num_rows == 3
         assert content.to_pylist() == [row(0), row(1), row(2)]
         assert numbers(rows) == [1, 2, 3]
+
+    @pytest.mark.parametrize("depth", [101, 500, 100_000])
+    @pytest.mark.parametrize("brackets", [("[", "]"), ('{"a": ', "}"), ('["]]]", ', "]")])
+    def test_a_line_that_is_nested_too_deep_is_malformed(self, tmp_path, depth, brackets):
+        deep = '{"id": 7, "x": ' + brackets[0] * depth + "1" + brackets[1] * depth + "}"
+        found = self.written(tmp_path, lines_of(row(1)) + deep.encode() + b"\n" + lines_of(row(2)))
+        content, rows = read(found.parts, self.kind)
+        assert content.to_pylist() == [row(1), row(2)]
+        assert (numbers(rows), malformed(rows)) == ([1, 3], [2])
+        assert copied(self.kind, tmp_path / "a.jsonl", [2])[1] == (3, 1)
+
+    @pytest.mark.parametrize("value", ["[" * 99 + "1" + "]" * 99, json.dumps("[{" * 500), json.dumps([[]] * 500)])
+    def test_a_line_with_many_brackets_is_a_row(self, tmp_path, value):
+        content = f'{{"id": 1, "x": {value}}}\n'.encode()
+        found = self.written(tmp_path, content)
+        ids, rows = read(found.parts, self.kind, pa.schema([("id", pa.int64())]))
+        assert (ids.to_pylist(), malformed(rows)) == ([{"id": 1}], [])
 
     def test_blank_lines_are_no_rows_and_are_counted_as_lines(self, tmp_path):
         blank = [b"\n", b"  \t\n", b"\r\n", b" " * 1000 + b"\n"]
@@ -336,6 +355,26 @@ class TestCompressedJsonl:
         compress = COMPRESSORS[suffix]
         found = self.written(tmp_path, suffix, compress(self.content) + compress(lines_of(row(60))))
         assert found.num_rows == 62
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (json.dumps([row(1), row(2)]).encode(), "one JSON array"),
+            (b"[" + b",".join(lines_of(row(i)) for i in range(9)) + b"]", "one JSON array"),
+            (b"\xef\xbb\xbf \n[\n" + lines_of(row(1)) + b"]\n", "one JSON array"),
+            (b"[" + b",".join(lines_of(row(i)).strip() for i in range(50_000)) + b"]", "one JSON array"),
+            (lines_of(row(1), row(2)).replace(b"\n", b"\r"), "carriage return"),
+            (b'{"id": "' + b"x" * 3000 + b'"}\n', "a line is longer than 2,000 bytes"),
+        ],
+    )
+    def test_what_has_no_object_a_line_is_told_by_its_start(self, tmp_path, monkeypatch, content, said):
+        monkeypatch.setattr(jsonl_lines, "_LONGEST_LINE", 2000)
+        (tmp_path / "a.jsonl").write_bytes(content)
+        (file,) = Folder(f"{tmp_path}/a.jsonl").find()
+        kind = Jsonl(block_bytes=1000)
+        for ask in (kind.inspect, kind.head):
+            with pytest.raises(InputError, match=f"^{re.escape(file.url)}: .*{said}"):
+                ask(file)
 
     @pytest.mark.parametrize("suffix", COMPRESSORS)
     @pytest.mark.parametrize("damage", ["truncated", "garbage", "flipped"])

@@ -13,6 +13,7 @@ import pytest
 from runs import Ended
 
 from beam_semdedup.cli import commands as cli
+from beam_semdedup.cli import interrupts
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def called(
     def call(main: Callable[[], None], *arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["semdedup", *map(str, arguments)])
         monkeypatch.setattr(cli, "_end", sys.exit)
+        monkeypatch.setattr(interrupts, "listen", lambda: None)
         with pytest.raises(SystemExit) as ended:
             main()
         return Ended(ended.value.code, *capsys.readouterr())

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from runs import comparisons, dedup, duplicates, unit_files
+from runs import comparisons, dedup, duplicates, read_parquet, unit_files
 
 from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow
 from beam_semdedup.runners import base as runners
@@ -128,9 +129,79 @@ def test_files_of_a_finished_stage_that_are_damaged_or_gone_are_computed_by_the_
     dedup(parquet_dataset.path, tmp_path / "out")
     damaged = next((tmp_path / "out").glob(pattern))
     damaged.unlink() if content is None else damaged.write_bytes(content)
-    with pytest.raises(RunError, match=f"{damaged.name} is damaged or gone; the same command computes it again"):
+    with pytest.raises(RunError, match=f"{damaged.name} is damaged or gone: .*; the same command computes it again"):
         dedup(parquet_dataset.path, tmp_path / "out", **changed)
     assert duplicates(dedup(parquet_dataset.path, tmp_path / "out", **changed)) == expected
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """A dataset with a row that is rejected, the output of a run on it, and the duplicates of runs with one change."""
+    root = tmp_path_factory.mktemp("finished")
+    vectors = np.random.default_rng(0).normal(size=(60, 4))
+    vectors[40:50], vectors[7] = vectors[:10], 0
+    write(root / "data" / "x.parquet", vectors)
+    dedup(root / "data", root / "out", n_clusters=3)
+    expected = {
+        name: duplicates(dedup(root / "data", root / name, n_clusters=3, **{name: value}))
+        for name, value in (("which_to_keep", "easy"), ("eps", 0.06))
+    }
+    return root / "data", root / "out", expected
+
+
+def _zeroed(content: bytes) -> bytes:
+    start = 64 if len(content) > 200 else 0
+    return content[:start] + bytes(len(content) // 2) + content[start + len(content) // 2 :]
+
+
+@pytest.mark.parametrize("damage", [_zeroed, lambda content: b'{"files": [], "a": 1}'])
+@pytest.mark.parametrize(
+    ("pattern", "changed"),
+    [
+        ("kmeans_results/*/segments/*", {"which_to_keep": "easy"}),
+        ("kmeans_results/*/rejected/*", {"eps": 0.06}),
+        ("kmeans_results/*/centroids.npy", {"which_to_keep": "easy"}),
+        ("kmeans_results/*/model.json", {"eps": 0.06}),
+        ("kmeans_results/*/plan.json", {"which_to_keep": "easy"}),
+        ("kmeans_results/*/manifest.json", {"eps": 0.06}),
+        ("pairwise_results/*/plan.json", {"eps": 0.06}),
+        ("pairwise_results/*/manifest.json", {"eps": 0.06}),
+        ("pairwise_results/*/*.parquet", {"eps": 0.06}),
+    ],
+)
+def test_a_cache_file_that_cannot_be_read_is_computed_again(
+    damage: Callable[[bytes], bytes],
+    pattern: str,
+    changed: dict[str, Any],
+    finished: tuple[Path, Path, dict[str, Any]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    damaged = next(out.glob(pattern))
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    for stage in ("kmeans_results", "pairwise_results"):  # an attempt that did not end
+        if damaged.name in ("centroids.npy", "plan.json"):
+            next(out.glob(f"{stage}/*/manifest.json")).unlink(missing_ok=True)
+    said = ""
+    try:
+        summary = dedup(data, out, n_clusters=3, **changed)
+    except RunError as error:
+        said = str(error)
+        summary = dedup(data, out, n_clusters=3, **changed)
+    assert damaged.name in said + caplog.text
+    assert duplicates(summary) == finished[2][next(iter(changed))]
+    assert summary.rows_rejected == 1
+
+
+def test_rejected_rows_that_are_gone_are_found_again(finished: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    data, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    next(out.glob("kmeans_results/*/rejected/*")).unlink()
+    with pytest.raises(RunError, match="rejected: a file is gone; the same command computes it again"):
+        dedup(data, out, n_clusters=3)
+    assert dedup(data, out, n_clusters=3).rejected == {"embedding has zero norm": 1}
 
 
 def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
@@ -143,10 +214,35 @@ def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> No
 def test_a_run_whose_rows_are_all_rejected_says_why(given_centroids: Store, tmp_path: Path) -> None:
     write(tmp_path / "data" / "x.parquet", np.zeros((20, 4)))
     init = given_centroids(np.eye(4)[:3])
-    with pytest.raises(InputError, match=r"all 20 are rejected \(20: embedding has zero norm\); see .*/out/rejected"):
+    with pytest.raises(InputError, match=r"20 of 20 rows cannot be used \(20: embedding has zero norm\)"):
         dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, init=init, max_iter=0)
     stored = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (stored["rows_rejected"], stored["rows_kept"], stored["num_duplicates"]) == (20, 0, 0)
+
+
+def test_a_file_of_which_most_rows_are_rejected_ends_the_run_unless_that_is_allowed(tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 4))
+    write(tmp_path / "data" / "good.parquet", vectors)
+    vectors[:31] = 0
+    write(tmp_path / "data" / "poor.parquet", vectors)
+    (tmp_path / "out" / "deduplicated").mkdir(parents=True)
+
+    def run(**changed: Any) -> Any:
+        return dedup(tmp_path / "data", tmp_path / "out", n_clusters=3, repeated_ids="allow", remove=True, **changed)
+
+    said = (
+        r"data/poor\.parquet: 31 of 60 rows cannot be used \(31: embedding has zero norm\), .*max_rejected_share=0\.5"
+    )
+    with pytest.raises(InputError, match=said):
+        run()
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["removal"] is None
+    assert list((tmp_path / "out" / "deduplicated").iterdir()) == []
+    with pytest.raises(InputError, match=r"the input: 31 of 120 rows cannot be used .*max_rejected_share=0\.25"):
+        run(max_rejected_share=0.25)
+    for share in (0.52, 1):
+        summary = run(max_rejected_share=share)
+        assert summary.stages["assign"].units_done == 0
+        assert (summary.rows_rejected, summary.removal.rows_read) == (31, 120)
 
 
 def after_the_pipeline(monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
@@ -209,6 +305,21 @@ def test_input_that_changes_during_a_run_is_noticed_and_nothing_of_it_kept(
     assert duplicates(dedup(data, tmp_path / "out")) == expected
 
 
+def test_a_file_that_appears_during_a_run_is_named_and_not_in_the_deduplicated_dataset(
+    parquet_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(parquet_dataset.path, data)
+    late = pq.read_table(data / "part-0.parquet")
+    late = late.set_column(0, "id", pc.add(late.column("id"), 1000))
+    after_the_pipeline(monkeypatch, lambda: pq.write_table(late, data / "part-9.parquet"))
+    summary = dedup(data, tmp_path / "out", remove=True)
+    kept = read_parquet(summary.paths["deduplicated"])
+    assert kept.num_rows == summary.rows_kept == summary.rows_read - summary.num_duplicates
+    assert not (tmp_path / "out/deduplicated/part-9.parquet").exists()
+    assert caplog.text.count(f"appeared during the run and are not in its results: {data}/part-9.parquet") == 1
+
+
 def test_a_refused_run_writes_nothing_into_the_input(parquet_dataset: Any) -> None:
     before = sorted(Path(parquet_dataset.path).rglob("*"))
     with pytest.raises(InputError, match="lies inside input_path"):
@@ -253,7 +364,7 @@ def test_a_refused_run_leaves_the_results_that_are_there(parquet_dataset: Any, t
 def test_a_place_that_cannot_be_written_is_named(name: str, parquet_dataset: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     places = {"output_path": tmp_path / "out", "cache_path": tmp_path / "cache", name: tmp_path / "file"}
-    with pytest.raises(InputError, match=f"{name}=.*file: cannot be written"):
+    with pytest.raises(InputError, match=f"{name}=.*file.*: NotADirectoryError"):
         dedup(parquet_dataset.path, **places)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from runs import Ended, dedup, finish, read_parquet, start
 
 from beam_semdedup.cli import commands as cli
-from beam_semdedup.storage.folder import File
+from beam_semdedup.storage import folder
 
 Command = Callable[..., Ended]
 
@@ -247,17 +248,19 @@ def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")  # which the root of a container never meets
 
-    monkeypatch.setattr(File, "create_if_absent", refuse)
+    monkeypatch.setattr(folder, "_attempt", refuse)
     cache = [f"cache_path={data.parent}/cache"] if name == "cache_path" else []
     place = data.parent / name.replace("output_path", "out").replace("_path", "")
-    assert f"Error: {name}={place}: cannot be written: PermissionError: " in refused(*cache).err
+    said = refused(*cache).err
+    assert f"Error: {name}={place}: {place}/" in said
+    assert "cannot be written: PermissionError: Permission denied" in said
 
 
 def test_output_in_a_file_is_refused_by_name(semdedup: Command, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = semdedup(f"input_path={data}", f"output_path={tmp_path}/file", "n_clusters=3")
     assert ended.code == 2
-    assert f"Error: output_path={tmp_path}/file: cannot be written: NotADirectoryError" in ended.err
+    assert f"Error: output_path={tmp_path}/file: {tmp_path}/file/duplicates: NotADirectoryError" in ended.err
 
 
 class TestAStoredRun:
@@ -345,6 +348,58 @@ class TestAStoredRun:
         for more in ([], ["comparison_rows=8"], ["unit_rows=9"]):
             assert semdedup("--config-path=.", *more).code == 0
         assert seen == [7, 8, 9]
+
+    @pytest.mark.parametrize(
+        ("runner", "setting", "given"),
+        [
+            ({"name": "ray", "runtime_env": {"pip": ["evil"]}}, "runtime_env", "{pip: [good]}"),
+            ({"name": "flink", "flink_job_server_jar": "/evil.jar"}, "flink_job_server_jar", "/good.jar"),
+            (
+                {"name": "flink", "options": {"job_server_jvm_properties": ["-javaagent:/evil.jar"]}},
+                "options",
+                "{job_server_jvm_properties: [-Xmx1g]}",
+            ),
+        ],
+    )
+    def test_runs_no_code_that_it_names_unless_it_is_trusted(
+        self,
+        runner: dict[str, Any],
+        setting: str,
+        given: str,
+        semdedup: Command,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        Path("semdedup.yaml").write_text(json.dumps({"input_path": "in", "output_path": "out", "runner": runner}))
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.runner) or {})
+        name = f"runner.{setting}"
+        refused = (["eps=0.5"], ["trust_stored=false"], [f"runner={runner['name']}"])
+        inner = [f"{name}.pip=[good]"] if setting == "runtime_env" else ["runner.num_workers=2"]
+        for more in (*refused, inner):
+            ended = semdedup("--config-path=.", *more)
+            assert (ended.code, seen) == (2, [])
+            assert f"--config-path=.: {name} has code run, and is not taken from a stored file: " in ended.err
+        accepted: list[list[str]] = [["trust_stored=true"], [f"{name}={given}"], [f"~{name}"], ["runner=direct"]]
+        for more in accepted:
+            ended = semdedup("--config-path=.", *more)
+            assert ended.code == 0, ended.err
+        trusted, replaced, dropped, other = (getattr(found, setting, None) for found in seen)
+        assert trusted == runner[setting]
+        assert "good" in str(replaced) or "-Xmx1g" in str(replaced)
+        assert "evil" not in f"{replaced}{dropped}{other}"
+        assert "unknown parameter trust_stored" in semdedup("input_path=a", "output_path=b", "trust_stored=true").err
+
+    def test_resolves_nothing_but_its_own_values_unless_it_is_trusted(
+        self, semdedup: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("semdedup.yaml").write_text("input_path: in\noutput_path: s3://evil/${oc.env:HOME}\n")
+        seen = []
+        monkeypatch.setattr(cli, "_deduplicate", lambda parameters: seen.append(parameters.output_path) or {})
+        ended = semdedup("--config-path=.")
+        assert (ended.code, seen) == (2, [])
+        assert "${…:…} in a stored file is not resolved" in ended.err
+        assert semdedup("--config-path=.", "trust_stored=true").code == 0
+        assert seen == [f"s3://evil/{os.environ['HOME']}"]
 
     @pytest.mark.parametrize(
         "content", [None, "- a", "a: [", "unheard: 1", "hydra: {job: {chdir: true}}", "defaults: [evil]"]
@@ -576,7 +631,7 @@ def test_no_message_shows_a_password(argument: str, refused: Command) -> None:
 
 def test_no_traceback_shows_a_password(semdedup: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Any) -> None:
-        raise OSError("cannot reach ftp://user:SECRET@host/a")
+        raise LookupError("cannot reach ftp://user:SECRET@host/a")
 
     monkeypatch.setattr(cli, "_deduplicate", fail)
     ended = semdedup("input_path=in", "output_path=out")
@@ -655,14 +710,15 @@ def damaged(data: Path) -> Path:
 
 
 @pytest.mark.parametrize("fits", [True, False])
-def test_a_failing_unit_is_named_with_file_and_row_group(
+def test_a_damaged_page_is_bad_input_that_names_file_column_and_row_group(
     fits: bool, semdedup: Command, damaged: Path, given_centroids: Callable[..., str], tmp_path: Path
 ) -> None:
     given = [] if fits else [f"init={given_centroids(np.eye(3, 16) + 0.1)}", "max_iter=0"]
     sizes = ["assign_unit_bytes=960", "verbose=false"]
     ended = semdedup(f"input_path={damaged.parent}", f"output_path={tmp_path}/out", "n_clusters=3", *sizes, *given)
-    assert ended.code == 1
-    assert re.search(rf"^Failed: {damaged} \(row group 1, rows 15 to 29\): \w+: .*", ended.err, re.MULTILINE)
+    assert ended.code == 2
+    said = rf"^Error: {damaged}: column 'embeddings' in row group 1 cannot be read: .*; the file is damaged"
+    assert re.search(said, ended.err, re.MULTILINE)
     assert "Traceback" not in ended.err
     assert "[while running" not in ended.err
     assert not (tmp_path / "out" / "summary.json").exists()

@@ -72,6 +72,7 @@ def _assert_resumes(summary: Summary, before: dict[str, tuple[int, int]], out: P
             finished,
         )
     assert segments(summary).num_rows == 5000  # every file under a final name is whole
+    assert not list(out.rglob(".*.tmp"))  # of what the dead process was writing
 
 
 def test_a_killed_run_is_gone_on_with(
@@ -207,6 +208,7 @@ def test_units_of_other_centroids_are_computed_again(parquet_dataset: Any, tmp_p
     for lost in (
         *out.glob("*_results/*/manifest.json"),
         *out.glob("kmeans_results/*/centroids.npy"),
+        *out.glob("kmeans_results/*/model.json"),
         *itertools.islice(sorted(out.glob("kmeans_results/*/segments/*")), 1),
     ):
         lost.unlink()

@@ -629,4 +629,20 @@ logging.info("set up afterwards")
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown in ended.stderr
     assert hidden not in ended.stderr
+    assert "Failed to import" not in ended.stderr  # Beam's warnings of what this project does not use
+    assert "not found" not in ended.stderr
     assert "set up afterwards" in ended.stderr
+
+
+def test_a_column_in_the_names_of_directories_is_carried_and_ranks(make_dataset: Any, tmp_path: Path) -> None:
+    data = make_dataset(rows=60, copies=10, files=2)
+    for number, file in enumerate(map(Path, data.files)):
+        (file.parent / f"year={9 + number}").mkdir()
+        file.rename(file.parent / f"year={9 + number}" / file.name)
+    ranking = {"metadata_cols": ["year"], "ascending": False}
+    summary = dedup(data.path, tmp_path / "out", metadata_fields=["year"], ranking_strategy=ranking, n_clusters=1)
+    years = {i: 9 + (n >= 30) for n, i in enumerate(data.ids)}
+    found = duplicates(summary).to_pydict()
+    assert found["year"] == [years[i] for i in found["id"]]
+    assert all(years[kept] >= year for kept, year in zip(found["max_id"], found["year"], strict=True))
+    assert len(found["id"]) == 10

@@ -231,6 +231,20 @@ def test_an_interrupted_command_ends_its_ray(name: str, code: int, said: str, in
 
 
 @pytest.mark.slow
+def test_a_killed_head_ends_the_command_within_seconds(init: str, tmp_path: Path) -> None:
+    given = {**FIXED, **SIZES, "init": init, "runner": "ray", "runner.num_workers": 2, "comparison_rows": 20}
+    process = start(
+        [f"input_path={DEMO}", f"output_path={tmp_path}/out", *(f"{k}={v}" for k, v in given.items())], tmp_path
+    )
+    wait(lambda: len(unit_files(tmp_path / "out")) >= 3)
+    (head,) = [child for child in psutil.Process(process.pid).children() if child.name() == "gcs_server"]
+    head.kill()
+    ended = finish(process, 30)
+    assert ended.code == 1
+    assert "Failed to connect to GCS within 5 seconds" in ended.err
+
+
+@pytest.mark.slow
 def test_a_sweep_uses_one_ray(init: str, direct: Summary, tmp_path: Path) -> None:
     given = {**FIXED, "init": init, "runner": "ray", "runner.num_workers": 2, "eps": "0.01,0.05"}
     process = start(

@@ -134,7 +134,7 @@ class TestFind:
         footers = []
         parquet_file = pq.ParquetFile
         monkeypatch.setattr(
-            pq, "ParquetFile", lambda s, metadata=None: footers.append(metadata) or parquet_file(s, metadata=metadata)
+            pq, "ParquetFile", lambda *s, **given: footers.append(given["metadata"]) or parquet_file(*s, **given)
         )
         reader = open_reader(opened)
         for value in (2, 7, 9, 20):

@@ -25,6 +25,8 @@ from beam_semdedup.removal import plan
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
+from beam_semdedup.runners import base as runners
+from beam_semdedup.storage import scratch
 from beam_semdedup.storage.folder import File, Folder
 
 
@@ -245,6 +247,14 @@ class TestResume:
         )
         return later
 
+    def test_what_it_was_writing_is_swept(self, tmp_path, run, monkeypatch):
+        self.stop(tmp_path, run, monkeypatch)
+        left = tmp_path / "out" / f".b.parquet.{'0' * 32}.tmp"
+        left.write_bytes(b"half")
+        scratch._sweep.cache_clear()  # as in another process
+        remove(tmp_path / "in", run, tmp_path / "out")
+        assert not left.exists()
+
     @pytest.mark.parametrize("clear", [True, False])
     def test_written_files_are_kept_and_count(self, tmp_path, run, monkeypatch, clear):
         later = self.stop(tmp_path, run, monkeypatch)
@@ -392,6 +402,7 @@ class TestStructure:
             assert message(tmp_path / "in", run, tmp_path / "out").startswith(
                 f"{tmp_path}/in/b.parquet: the ids in 'id' are "
             )
+        assert "in pandas where one is missing: write them as Int64" in message(tmp_path / "in", run, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_an_id_column_that_stands_twice_is_an_error(self, tmp_path):
@@ -682,3 +693,36 @@ class TestS3:
         said = message(dataset.path, run, s3.join("out"), write_kwargs={"storage_options": s3.options})
         assert said.startswith(f"{s3.join('out/part-0.parquet')} exists and is not from an earlier removal")
         assert Folder(s3.url, s3.options).file("out/part-0.parquet").read_bytes() == b"precious"
+
+
+class TestADatasetThatChanges:
+    @pytest.fixture
+    def meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """Makes something happen when the pipeline of the next removal has ended."""
+
+        def happens(then: Any) -> None:
+            run = runners.run
+            monkeypatch.setattr(runners, "run", lambda *arguments: (run(*arguments), then()))
+
+        return happens
+
+    @pytest.fixture
+    def data(self, tmp_path: Path) -> Path:
+        for name in ("a", "b"):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            pq.write_table(pa.table({"id": [f"{name}1", f"{name}2"]}), tmp_path / "in" / f"{name}.parquet")
+        return tmp_path / "in"
+
+    def test_a_file_that_appears_is_said_and_not_copied(self, data, tmp_path, meanwhile, caplog):
+        meanwhile(lambda: pq.write_table(pa.table({"id": ["c1"]}), data / "c.parquet"))
+        removed = remove(data, finished_run(tmp_path / "run", ["a1"]), tmp_path / "out")
+        assert (removed.rows_read, removed.rows_removed) == (4, 1)
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.parquet")) == ["a.parquet", "b.parquet"]
+        assert f"appeared during the run and are not in its results: {data}/c.parquet" in caplog.text
+
+    def test_a_file_that_changes_ends_it_and_leaves_nothing(self, data, tmp_path, meanwhile):
+        run = finished_run(tmp_path / "run", ["a1"])
+        meanwhile(lambda: pq.write_table(pa.table({"id": ["b3"]}), data / "b.parquet"))
+        with pytest.raises(RunError, match=rf"input files changed during the run: {data}/b\.parquet; run again"):
+            remove(data, run, tmp_path / "out")
+        assert not list((tmp_path / "out").rglob("*.*"))

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.config.validation import resolve
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.plan import make_plan
 from beam_semdedup.removal.unit import remove_from_files
@@ -29,7 +30,7 @@ def test_what_was_found_in_a_long_list_is_noted_in_few_bytes(tmp_path: Path) -> 
         pq.write_table(pa.table({"id": [1, 2]}), tmp_path / f"{name}.parquet")
     paths = {"input_path": "in.parquet", "duplicates_path": "list.parquet", "output_path": "out"}
     p = resolve({name: str(tmp_path / path) for name, path in paths.items()}, RemovalParameters)
-    job, (unit,) = make_plan(p, IdList.open([File(f"{tmp_path}/list.parquet")], 1 << 30), 1 << 30)
+    job, (unit,) = make_plan(p, list_files(p), IdList.open([File(f"{tmp_path}/list.parquet")], 1 << 30), 1 << 30)
     sizes = []
     for entries in ([5, 10**8], range(10**6)):
         remove_from_files(job, unit, Found(np.array(entries)))

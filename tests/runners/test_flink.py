@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -134,6 +135,29 @@ def test_a_jar_that_cannot_be_had_is_an_error_that_names_what_was_tried(home: Pa
     (tmp_path / "bin" / "mvn").unlink()
     with pytest.raises(InputError, match="Maven: there is no mvn in PATH"):
         flink_jar.find(_config())
+
+
+def test_a_jar_is_built_where_none_is_published_and_then_found(home: Path, tmp_path: Path) -> None:
+    _script(
+        tmp_path / "bin" / "mvn",
+        f'echo "$@" >> {tmp_path}/calls; [ "$3" = package ] || exit 1\n'
+        'exec 3<"$5/pom.xml"; /bin/mkdir "$5/target"; echo jar > "$5/target/job-server.jar"',
+    )
+    found = Path(flink_jar.find(_config()))
+    assert (found.parent, found.read_text(), list(found.parent.iterdir())) == (home / "cache", "jar\n", [found])
+    official, built = (tmp_path / "calls").read_text().splitlines()
+    assert ("dependency:get" in official, "package -f" in built) == (True, True)
+    assert flink_jar.local("1.20") == found
+    assert flink_jar.find(_config()) == str(found)
+    with pytest.raises(InputError, match=r"a build of our own: it is for Flink 1\.20"):
+        flink_jar.find(_config(flink_version="2.0"))
+
+
+def test_the_build_is_for_the_flink_that_the_scripts_start() -> None:
+    launch = Path(__file__).parents[2] / "launch" / "flink"
+    version = re.search(r"<flink>(.*)</flink>", (launch / "job-server" / "pom.xml").read_text())[1]
+    assert f"FLINK_VERSION:-{version}}}" in (launch / "common.sh").read_text()
+    assert version.startswith(f"{_config().flink_version}.")
 
 
 def test_the_jar_can_be_fetched_ahead(tmp_path: Path) -> None:
@@ -295,7 +319,8 @@ def provision() -> Iterator[str]:
 @contextlib.contextmanager
 def _asked(pool: WorkerPool) -> Iterator[tuple[Any, Callable[[str, str], str]]]:
     """A client of the pool, and how it starts a worker; returns the error."""
-    with grpc.insecure_channel(f"localhost:{pool.port}") as channel:
+    # Channels to the same place share a connection unless their options say otherwise.
+    with grpc.insecure_channel(f"localhost:{pool.port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
         stub = beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolStub(channel)
 
         def start(name: str, address: str) -> str:
@@ -311,7 +336,7 @@ def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str)
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
         assert [start("one", provision), start("two", provision)] == ["", ""]
         workers = [p for p in psutil.Process().children() if f"--provision_endpoint={provision}" in p.cmdline()]
-        assert {(p.cmdline()[0], p.cmdline()[3]) for p in workers} == {
+        assert {(p.cmdline()[0], p.cmdline()[4]) for p in workers} == {
             (sys.executable, "--id=one"),
             (sys.executable, "--id=two"),
         }
@@ -320,6 +345,16 @@ def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str)
         stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="unknown"))
     assert not [p for p in workers if p.is_running()]
     assert lost == []
+
+
+def test_task_managers_of_one_host_share_a_pool_though_each_counts_its_workers_from_1(provision: str) -> None:
+    with WorkerPool("localhost:0", 1) as pool, _asked(pool) as (stub, start), _asked(pool) as (other, start_other):
+        assert [start("1-1", provision), start_other("1-1", provision)] == ["", ""]
+        first, second = psutil.Process().children()
+        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
+        assert [first.is_running(), second.is_running()] == [False, True]
+        other.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
+        assert not second.is_running()
 
 
 def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -331,7 +366,7 @@ def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch
     assert "ended with exit code 3" in lost[0]
 
 
-@pytest.mark.parametrize("argument", ["prot=1", "port=many", "port", "port=1 threads"])
+@pytest.mark.parametrize("argument", ["prot=1", "port=many", "port", "port=1 threads", "port=1 host="])
 def test_a_pool_says_what_it_does_not_understand(argument: str) -> None:
     command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", *argument.split()]
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -340,9 +375,29 @@ def test_a_pool_says_what_it_does_not_understand(argument: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [([], {"127.0.0.1", "::1", "::ffff:127.0.0.1"}), (["host=0.0.0.0"], {"0.0.0.0", "::"})],
+)
+def test_a_pool_listens_on_this_machine_alone_unless_it_is_given_a_host(given: list[str], hosts: set[str]) -> None:
+    command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", "port=0", *given]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as pool:
+        assert pool.stderr is not None
+        said = []
+        for line in pool.stderr:
+            said.append(line)
+            if "listening on port" in line:
+                break
+        listening = {c.laddr.ip for c in psutil.Process(pool.pid).net_connections("tcp") if c.status == "LISTEN"}
+        pool.terminate()
+    assert listening
+    assert listening <= hosts
+    assert ("The worker pool listens on 0.0.0.0, and serves whoever reaches it" in "".join(said)) == bool(given)
+
+
 def test_a_pool_has_a_help() -> None:
     command = [sys.executable, "-m", "beam_semdedup.runners.flink.worker_pool", "--help"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0
     assert "Traceback" not in ended.stderr
-    assert ended.stdout.startswith("semdedup-worker [port=50000] [threads=1]\n")
+    assert ended.stdout.startswith("semdedup-worker [port=50000] [threads=1] [host=localhost]\n")

@@ -40,8 +40,12 @@ def test_its_log_is_passed_on_and_it_says_when_it_has_started(start: Start, capl
 @pytest.mark.parametrize(
     ("last", "how"),
     [
-        ("sys.exit(3)", "ended with exit code 3; finished units are kept, the same command goes on"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "was killed by SIGTERM; finished units are kept"),
+        ("sys.exit(3)", "ended with exit code 3; finished units are kept\n"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV; finished units are kept\n"),
+        (
+            "os.kill(os.getpid(), signal.SIGTERM)",
+            "was killed by SIGTERM; finished units are kept, the same command goes on\n",
+        ),
         ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL (the system does that when memory runs out: "),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_semdedup.storage import segments
+from beam_semdedup.storage import segments, tables
+from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
@@ -81,7 +82,7 @@ def assert_round_trip(folder, table, width):
     batches = segments.read(folder, references, table.schema)
     for segment, batch in zip(references, batches, strict=True):
         expected = table.take(pa.array(np.flatnonzero(keys == segment.key)))
-        assert segment == segments.Segment("s.arrow", segment.offset, segment.length, segment.key, expected.num_rows)
+        assert (segment.file, segment.num_rows) == ("s.arrow", expected.num_rows)
         assert as_strings(batch) == as_strings(expected)
         batch.validate(full=True)
     return references, batches
@@ -164,11 +165,49 @@ def test_vectors_are_read_without_a_copy(tmp_path):
     assert not segments.RankedRows(batches, np.arange(100))._vectors[0].flags.owndata
 
 
-def test_a_segment_with_another_number_of_rows_is_an_error(tmp_path):
-    (segment,) = segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0, 0]), 1, Facts())
-    wrong = segments.Segment(segment.file, segment.offset, segment.length, 0, 3)
-    with pytest.raises(RuntimeError, match=r"s\.arrow: 2 rows at byte .*, expected 3"):
-        segments.read(Folder(str(tmp_path)), [wrong], make_table([]).schema)
+@pytest.mark.parametrize("place", ["local", "memory://segments"])
+@pytest.mark.parametrize("damage", ["zeros", "short", "gone"])
+def test_a_segment_that_is_not_what_was_written_is_damage_of_its_file(tmp_path, place, damage):
+    folder = Folder(str(tmp_path) if place == "local" else place)
+    table, files = make_table([0, 1, 0, 1]), ("a.arrow", "b.arrow")
+    references = [s for name in files for s in segments.write(folder, name, table, 1, Facts())]
+    file = folder.file("b.arrow")
+    content, last = file.read_bytes(), references[-1]
+    vectors = content.rindex(np.float32(table.column("embedding")[3][-1].as_py()).tobytes())
+    assert last.offset < vectors < last.offset + last.length
+    if damage == "zeros":
+        file.write_bytes(content[:vectors] + bytes(4) + content[vectors + 4 :])
+    elif damage == "short":
+        file.write_bytes(content[: last.offset + 8])
+    else:
+        file.delete()
+    assert len(segments.read(folder, references[:2], table.schema)) == 2
+    with pytest.raises(DamagedFile, match=r"b\.arrow is damaged or gone") as raised:
+        segments.read(folder, references, table.schema)
+    assert raised.value.file == file
+
+
+@pytest.mark.parametrize("id_type", [pa.string(), pa.binary(), pa.large_string(), pa.int64()], ids=str)
+def test_texts_too_large_for_one_batch_are_in_several_of_the_same_key(tmp_path, monkeypatch, id_type):
+    table = make_table([2, 0, 2, 0, 2, 2, 2, 1] * 5, id_type)
+    (tmp_path / "whole").mkdir()
+    whole = segments.write(Folder(str(tmp_path / "whole")), "s.arrow", table, 1, Facts())
+    monkeypatch.setattr(tables, "_LARGEST_TEXT", 300)
+    folder = Folder(str(tmp_path))
+    references = segments.write(folder, "s.arrow", table, 1, Facts())
+    assert len(references) > len(whole) == 3
+    assert segments.read_index(folder.file("s.arrow"), Facts)[1] == references
+    batches = segments.read(folder, references, table.schema)
+    for key in range(3):
+        found = pa.Table.from_batches([b for s, b in zip(references, batches, strict=True) if s.key == key])
+        assert as_strings(found) == as_strings(table.filter(pa.array(table.column("centroid").to_numpy() == key)))
+
+
+def test_an_index_that_is_not_what_was_written_is_not_used(tmp_path):
+    segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0, 0]), 1, Facts(num_rows=1234))
+    place = tmp_path / "s.arrow"
+    place.write_bytes(place.read_bytes().replace(b":1234", b":1235"))
+    assert segments.read_index(File(str(place)), Facts) is None
 
 
 def test_any_arrow_reader_opens_the_file(tmp_path):

@@ -18,6 +18,7 @@ from beam_semdedup.fit.lloyd import Run
 from beam_semdedup.fit.ray.settings import RayKMeansConfig
 from beam_semdedup.fit.shard import Shard, where_computed
 from beam_semdedup.runners.ray import cluster as ray_cluster
+from beam_semdedup.storage.options import Carried
 
 _LOG = logging.getLogger(__name__)
 _MOST_LOST = 3
@@ -39,8 +40,8 @@ def shards_in_actors(sample: Sample, batch: int, config: RayKMeansConfig, second
 
         def start(number: int) -> Any:
             actor: Any = ray.remote(_ShardActor)
-            options = ray_cluster.actor_options(config, group, number)
-            return actor.options(**options).remote(sample, number, group.bundle_count, config.num_gpus > 0, batch)
+            placed = actor.options(**ray_cluster.actor_options(config, group, number))
+            return placed.remote(Carried(sample), number, group.bundle_count, config.num_gpus > 0, batch)
 
         actors = _Actors(start, group.bundle_count, seconds)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.job_server import JobServer
 from beam_semdedup.runners.flink.settings import FlinkConfig
 from beam_semdedup.runners.flink.worker_pool import WorkerPool
+from beam_semdedup.storage import scratch as scratches
 
 _GRACE_SECONDS = 5.0
 # Flink 2 keeps the groups of a batch job as state, which by default is on the heap and may not fit there. RocksDB is a
@@ -58,7 +58,7 @@ def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | 
 
     with ExitStack() as stack:
         environment = stack.enter_context(_environment(config, number, lost))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="semdedup-", ignore_cleanup_errors=True))
+        scratch = stack.enter_context(scratches.directory())
         options = _options(config, number, cluster, jar, scratch, environment)
         server = stack.enter_context(JobServer(options))
         try:

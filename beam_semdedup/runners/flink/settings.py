@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from beam_semdedup.fields import CHECKED, NotNegative, PositiveOrAuto
+from beam_semdedup.fields import CHECKED, CODE, NotNegative, PositiveOrAuto
 from beam_semdedup.runners.base import RunnerConfig
 
 
@@ -20,7 +20,7 @@ class FlinkConfig(RunnerConfig):
     """[local]: on this machine; or host:port of the cluster's REST API"""
     flink_version: Literal["1.19", "1.20", "2.0", "2.1", "2.2"] = "1.20"
     """Flink's version"""
-    flink_job_server_jar: str | None = None
+    flink_job_server_jar: Annotated[str | None, CODE] = None
     """path or URL of Beam's job server; null: found or fetched"""
     num_workers: PositiveOrAuto = "auto"
     """parallelism; auto: the cores of this machine, or the free slots of the cluster"""
@@ -30,7 +30,7 @@ class FlinkConfig(RunnerConfig):
     auto: loopback where Flink is on this machine, else external"""
     worker_pool: str = "localhost:50000"
     """the worker pool, as a task manager reaches it"""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Annotated[dict[str, Any], CODE] = field(default_factory=dict)
     """further options of Beam, such as {job_server_jvm_properties: [-Xmx4g]}"""
 
     @property

@@ -29,19 +29,21 @@ from apache_beam.portability.api import (
 from google.protobuf import json_format, text_format
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.runners import worker
+from beam_semdedup.runners import ports, worker
 from beam_semdedup.runners.process import WorkerProcess
 
 _LOG = logging.getLogger(__name__)
 _MODULE = "beam_semdedup.runners.flink.worker_pool"  # __name__ is __main__ in a pool of its own
 _START_SECONDS = 60
-_HELP = """semdedup-worker [port=50000] [threads=1]
+_HELP = """semdedup-worker [port=50000] [threads=1] [host=localhost]
 
 Starts worker processes for the task manager of Flink on this host (runner=flink, runner.environment=external) until it
 is interrupted or terminated.
 
  port     where it listens, as runner.worker_pool=HOST:PORT says; 0: any free port (50000)
  threads  that each worker uses: the cores of a slot (1)
+ host     the address of this machine that it listens on. It takes work from whoever reaches it: leave it alone where
+          the task manager is on the same host or in the same pod (localhost)
 
 Exit codes: 0 ended, 2 bad parameters, or a port that is taken."""
 
@@ -57,7 +59,7 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def __init__(self, address: str, threads: int, lost: Callable[[str], None] = _LOG.error) -> None:
         self._threads, self._lost = threads, lost
-        self._workers: dict[str, WorkerProcess] = {}
+        self._workers: dict[tuple[str, str], WorkerProcess] = {}  # each task manager counts its workers from 1
         self._server = grpc.server(ThreadPoolExecutor(), options=[("grpc.so_reuseport", 0)])
         beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(address)
@@ -68,8 +70,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def __exit__(self, *_: object) -> None:
         self._server.stop(None)
-        for worker_id in list(self._workers):
-            self._stop(worker_id)
+        for key in list(self._workers):
+            self._stop(key)
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """Starts a worker, and returns when it has started; Flink calls it."""
@@ -78,26 +80,30 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
             process = WorkerProcess(_MODULE, *identity, threads=self._threads)
         except OSError as error:
             return beam_fn_api_pb2.StartWorkerResponse(error=str(error))
-        self._workers[request.worker_id] = process
-        threading.Thread(target=self._watch, args=(request.worker_id, process), daemon=True).start()
+        key = context.peer(), request.worker_id
+        self._workers[key] = process
+        threading.Thread(target=self._watch, args=(key, process), daemon=True).start()
         process.started.wait(_START_SECONDS)  # Flink would wait for ever for a worker that does not come
         if process.has_failed():
             return beam_fn_api_pb2.StartWorkerResponse(error=f"the worker did not start: {process.how_it_ended()}")
         return beam_fn_api_pb2.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:
-        """Ends a worker; Flink calls it."""
-        self._stop(request.worker_id)
+        """Ends a worker; Flink calls it over the connection by which the worker was started.
+
+        A worker of a connection that broke ends by itself, as the task manager that it serves is gone.
+        """
+        self._stop((context.peer(), request.worker_id))
         return beam_fn_api_pb2.StopWorkerResponse()
 
-    def _stop(self, worker_id: str) -> None:
-        process = self._workers.pop(worker_id, None)
+    def _stop(self, key: tuple[str, str]) -> None:
+        process = self._workers.pop(key, None)
         if process:
             process.stop()
 
-    def _watch(self, worker_id: str, process: WorkerProcess) -> None:
+    def _watch(self, key: tuple[str, str], process: WorkerProcess) -> None:
         process.follow()
-        if self._workers.pop(worker_id, None) and process.has_failed():
+        if self._workers.pop(key, None) and process.has_failed():
             self._lost(process.how_it_ended())
 
 
@@ -111,8 +117,8 @@ def main() -> None:
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     try:
-        port, threads = _given(sys.argv[1:])
-        pool = WorkerPool(f"[::]:{port}", threads)
+        port, threads, host = _given(sys.argv[1:])
+        pool = WorkerPool(f"{ports.checked(host, 'The worker pool')}:{port}", threads)
     except (InputError, RuntimeError) as error:  # the latter where the port is taken
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -124,15 +130,17 @@ def main() -> None:
         ended.wait()
 
 
-def _given(arguments: Sequence[str]) -> tuple[int, int]:
-    """Returns the port and the number of threads."""
-    given = {"port": 50000, "threads": 1}
+def _given(arguments: Sequence[str]) -> tuple[int, int, str]:
+    """Returns the port, the number of threads and the host."""
+    given = {"port": "50000", "threads": "1", "host": ports.LOOPBACK}
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name not in given or not value.isdecimal():
-            raise InputError(f"cannot understand {argument!r}: what can be given is port=50000 threads=1; see --help")
-        given[name] = int(value)
-    return given["port"], given["threads"]
+        if name not in given or not (value if name == "host" else value.isdecimal()):
+            raise InputError(
+                f"cannot understand {argument!r}: what can be given is port=50000 threads=1 host=localhost; see --help"
+            )
+        given[name] = value
+    return int(given["port"]), int(given["threads"]), given["host"]
 
 
 def _work() -> None:

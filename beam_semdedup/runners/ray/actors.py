@@ -14,6 +14,7 @@ from beam_semdedup.runners import harness
 from beam_semdedup.runners.ray import cluster as ray_cluster
 from beam_semdedup.runners.ray.settings import RayConfig
 from beam_semdedup.runners.ray.worker import RayWorker
+from beam_semdedup.storage import options
 
 _CAUSE_SECONDS = 5.0
 
@@ -34,29 +35,26 @@ def actors(number: int, config: RayConfig, seconds: float, others: int) -> Itera
         bundles = itertools.count()
 
         def handler(*arguments: Any) -> _Actor:
-            options = ray_cluster.actor_options(config, group, next(bundles))
-            return _Actor({**options, "runtime_env": config.runtime_env or None}, others, *arguments)
+            placed = ray_cluster.actor_options(config, group, next(bundles))
+            return _Actor({**placed, "runtime_env": config.runtime_env or None}, others, *arguments)
 
-        with harness.Workers(handler, group.bundle_count) as workers:
+        with harness.Workers(handler, group.bundle_count, ray.util.get_node_ip_address()) as workers:
             yield workers
 
 
 class _Actor(harness.Handler):
     """Starts one actor, and fails the run when it, its node or its connection is gone."""
 
-    def __init__(self, options: dict[str, Any], others: int, *arguments: Any) -> None:
+    def __init__(self, placed: dict[str, Any], others: int, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._options, self._others = options, others
+        self._placed, self._others = placed, others
         self._node = "a node not yet known"
-
-    def host_from_worker(self) -> str:
-        return ray.util.get_node_ip_address()
 
     def start(self) -> None:
         worker: Any = ray.remote(RayWorker)
-        self._actor = worker.options(**self._options).remote()
+        self._actor = worker.options(**self._placed).remote()
         self._where = self._actor.node.remote()
-        self._served = self._actor.serve.remote(self.environment(), self._others)
+        self._served = self._actor.serve.remote({**self.environment(), **options.told()}, self._others)
 
     def watch(self) -> None:
         try:

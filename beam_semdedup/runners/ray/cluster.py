@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -41,14 +45,17 @@ def connect(address: str | None, verbose: bool = True) -> None:
         _check_same(address)
         return
     _check_address(address)
+    # Ray ends this process when its head (GCS) has not answered for that long, which is a minute otherwise.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
-        with _own_termination():
+        with _own_termination(), _on_loopback(address in (None, "local")):
             ray.init(
                 address=address or "local",
                 namespace=NAMESPACE,
                 log_to_driver=verbose,
                 logging_level=logging.ERROR,
                 include_dashboard=None if address else False,
+                job_config=_job_config(),
             )
     except Exception as error:  # of whatever kind: Ray raises bare ones too
         said = " ".join(str(error).split())
@@ -57,6 +64,19 @@ def connect(address: str | None, verbose: bool = True) -> None:
         raise InputError(f"ray_address={address}: the Ray cluster there cannot be joined: {said}") from error
     nodes = len(_alive())
     _LOG.info("Ray: %s with %s", counted(nodes, "node"), _in_words(ray.cluster_resources()))
+
+
+def _job_config() -> JobConfig:
+    """Returns a job whose actors import, of the working directory and the script's, what this process does itself."""
+    config = JobConfig()
+    config._py_driver_sys_path = _Importable()
+    return config
+
+
+class _Importable(list[str]):
+    def extend(self, directories: Iterable[str]) -> None:
+        own = {os.path.abspath(directory) for directory in sys.path}  # noqa: PTH100 - resolve() would follow links
+        super().extend(directory for directory in directories if directory in own)
 
 
 @contextmanager
@@ -74,6 +94,17 @@ def _own_termination() -> Iterator[None]:
     finally:
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _on_loopback(wanted: bool) -> Iterator[None]:
+    """Has a Ray that is started within it listen on this machine alone, as it does where it knows no clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not wanted
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def disconnect() -> None:

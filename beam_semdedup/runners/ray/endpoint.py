@@ -18,10 +18,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import DockerEnvironment
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.runners import harness
+from beam_semdedup.runners import harness, ports
 from beam_semdedup.runners.ray.runner import RayRunner
 
 _SDK = "beam:version:sdk_base:"
+_ALL_INTERFACES = ("0.0.0.0", "[::]")
 
 
 class Endpoint(local_job_service.LocalJobServicer):
@@ -29,23 +30,24 @@ class Endpoint(local_job_service.LocalJobServicer):
 
     Args:
         port: where it listens; 0: any free port, which `start` returns.
+        host: the address of this machine that it listens on.
 
     Raises:
         InputError, RunError: the Ray cluster cannot be joined.
     """
 
-    def __init__(self, runner: RayRunner, port: int) -> None:
+    def __init__(self, runner: RayRunner, port: int, host: str = ports.LOOPBACK) -> None:
         super().__init__(beam_job_type=functools.partial(_Job, runner))
-        self._port = port
+        self._port, self._host = port, ports.checked(host, "The job endpoint")
         runner.joined()
 
     def get_bind_address(self) -> str:
-        """Names all interfaces, as Beam asks for it."""
-        return "[::]"
+        """Names the interface, as Beam asks for it."""
+        return self._host
 
     def get_service_address(self) -> str:
         """Names the host that clients send the pipeline's files to, as Beam asks for it."""
-        return ray.util.get_node_ip_address()
+        return ray.util.get_node_ip_address() if self._host in _ALL_INTERFACES else self._host
 
     def start(self) -> int:
         """Starts to listen, and returns the port."""

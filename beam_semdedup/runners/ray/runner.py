@@ -1,8 +1,8 @@
 """`runner=ray`: Beam's local runner in the driver, with actors of a Ray cluster as its workers.
 
 Every actor runs Beam's full SDK harness. The driver plans the stages and keeps the references that are shuffled; the
-vectors go from storage to the actors and back. Actors connect to the driver on ports that the system chooses, so that
-driver and nodes must reach each other.
+vectors go from storage to the actors and back. Actors connect to the driver, on ports that the system chooses of its
+address in the cluster; a Ray of this machine alone listens, as the driver then does, on loopback.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from beam_semdedup.fields import CHECKED, NotNegative, Number, PositiveOrAuto
+from beam_semdedup.fields import CHECKED, CODE, NotNegative, Number, PositiveOrAuto
 from beam_semdedup.runners.base import RunnerConfig
 
 
@@ -32,5 +32,5 @@ class RayConfig(ActorConfig, RunnerConfig):
     num_workers: PositiveOrAuto = "auto"
     """actors; auto: as many as the cluster's CPUs and GPUs allow"""
     max_retries: NotNegative = 3
-    runtime_env: dict[str, Any] = field(default_factory=dict)
+    runtime_env: Annotated[dict[str, Any], CODE] = field(default_factory=dict, repr=False)
     """Ray's runtime environment of the actors"""

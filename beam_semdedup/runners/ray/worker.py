@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ray
 
-from beam_semdedup.runners.worker import log_to_stdout
+from beam_semdedup.runners.worker import end_with_threads, log_to_stdout
+from beam_semdedup.storage import options
 
 
 class RayWorker:
@@ -18,10 +19,12 @@ class RayWorker:
         """Serves the driver until it ends the connection; what is logged goes to standard output, and so to the driver.
 
         Args:
-            environment: what Beam's harness else reads from its environment variables.
+            environment: what Beam's harness, and `storage.options`, else read from environment variables.
             others: the level from which on the log of other packages than this one is shown.
         """
         log_to_stdout("%(message)s", others, "%(levelname)s %(name)s: %(message)s")
+        end_with_threads()
+        options.learn(environment.get(options.VARIABLE, "[]"))
         from apache_beam.runners.worker import sdk_worker_main
 
         _, harness, _ = sdk_worker_main.create_harness(environment)
