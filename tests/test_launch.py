@@ -47,6 +47,9 @@ def _pods() -> Iterator[Any]:
         for container in template["spec"]["containers"]:
             container.setdefault("image", "flink:from-the-operator")
         yield pytest.param(template, id=f"{path.name}-task-manager")
+        template = _load(path)["spec"]["podTemplate"]
+        template["spec"]["containers"][0]["image"] = "flink:from-the-operator"
+        yield pytest.param(template, id=f"{path.name}-both")
     submitter = _load(RAY)["spec"]["submitterPodTemplate"]
     yield pytest.param({"apiVersion": "v1", "kind": "Pod", **submitter}, id=f"{RAY.name}-submitter")
     cluster = _load(RAY)["spec"]["rayClusterSpec"]
@@ -79,7 +82,7 @@ def test_pods_follow_the_schema_of_kubernetes(pod: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pod", list(_pods()))
 def test_our_containers_run_without_privileges(pod: dict[str, Any]) -> None:
     assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    for container in pod["spec"]["containers"]:
+    for container in [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]:
         if container["image"] in IMAGES:
             merged = {**pod["spec"]["securityContext"], **container["securityContext"]}
             assert (merged["runAsNonRoot"], merged["runAsUser"]) == (True, 1000)
@@ -144,6 +147,15 @@ def test_the_flink_clusters_have_what_the_operator_needs(path: Path) -> None:
     for role in ("jobManager", "taskManager"):
         assert {"cpu", "memory"} <= set(spec[role]["resource"])
     assert all(isinstance(value, str) for value in spec["flinkConfiguration"].values())
+    assert spec["flinkConfiguration"]["classloader.resolve-order"] == "parent-first"
+    jars = spec["podTemplate"]["spec"]
+    (copied,), (mounted,) = (c["volumeMounts"] for c in (jars["initContainers"][0], jars["containers"][0]))
+    *_, source, target = jars["initContainers"][0]["command"]
+    assert f"job-server.jar {source}\n" in (LAUNCH / "Dockerfile").read_text()
+    assert (target, copied["name"]) == (f"{copied['mountPath']}/", mounted["name"])
+    assert mounted["mountPath"].startswith("/opt/flink/lib/z")
+    assert mounted["subPath"] == Path(source).name
+    assert f"runner.flink_job_server_jar={source} " in path.read_text()
     main, pool = spec["taskManager"]["podTemplate"]["spec"]["containers"]
     assert main["name"] == "flink-main-container"  # which the operator looks for
     assert "('localhost', 50000)" in pool["readinessProbe"]["exec"]["command"][-1]

@@ -107,6 +107,10 @@ class Format(ABC):
                     return commonest
         return None
 
+    def column_type(self, facts: FileFacts, name: str) -> pa.DataType:
+        """Returns the type that a file's column is read as."""
+        return facts.schema.field(name).type
+
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
         """Returns the type that a column of vectors is read as if the file says `type_`; itself if it holds none."""
         return type_

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -52,8 +52,22 @@ def check_footer(source: pa.NativeFile, metadata: pq.FileMetaData) -> None:
         raise ValueError(f"its footer says {metadata.num_rows:,} rows, and {total:,} in its row groups")
 
 
+class NotOfOneSize(ValueError):
+    """A list is null where Arrow expects lists of a fixed size, which is no damage."""
+
+
+def column_in_group(name: str, group: int) -> str:
+    """Returns what a message calls a column in a row group."""
+    return f"column {name!r} in row group {group}"
+
+
 def read_batches(
-    file: File, parquet: pq.ParquetFile, rows: int, groups: Sequence[int], columns: Sequence[str] | None = None
+    file: File,
+    parquet: pq.ParquetFile,
+    rows: int,
+    groups: Sequence[int],
+    columns: Sequence[str] | None = None,
+    called: Callable[[str, int], str] = column_in_group,
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows of some row groups in batches of at most `rows`, once they are as many as the footer says.
 
@@ -63,16 +77,20 @@ def read_batches(
     Args:
         file: what `parquet` is opened from, by `opened`.
         columns: their names; None: all.
+        called: what a message calls a column in a row group.
 
     Raises:
         InputError: a page is damaged; names the column and the row group.
+        NotOfOneSize: a list of a fixed size is null, which Arrow does not read.
     """
     try:
         yield from _counted(parquet, rows, groups, columns)
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
             raise
-        raise _named(file, parquet, rows, groups, columns, error) from error
+        if "lists to be of size" in str(error):
+            raise NotOfOneSize(str(error)) from error
+        raise _named(file, parquet, rows, groups, columns, called, error) from error
 
 
 def leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
@@ -149,6 +167,7 @@ def _named(
     rows: int,
     groups: Sequence[int],
     columns: Sequence[str] | None,
+    called: Callable[[str, int], str],
     error: Exception,
 ) -> InputError:
     """Returns what to say of an error: which column of which row group it is in, found by reading each alone."""
@@ -158,7 +177,7 @@ def _named(
             for _ in _counted(parquet, rows, [group], [name]):
                 pass
         except (pa.ArrowException, OSError) as found:
-            where, error = f"column {name!r} in row group {group}", found
+            where, error = called(name, group), found
             break
     said = str(error).splitlines() or [type(error).__name__]
     return InputError(f"{file}: {where} cannot be read: {said[0]}; the file is damaged: write it again")

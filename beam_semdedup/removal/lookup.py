@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.parquet_pages import read_batches
+from beam_semdedup.removal.forms import Form
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.tables import opened
@@ -41,7 +42,7 @@ class SortedIds:
 
     def __init__(self, ids: IdList) -> None:
         self._ids = ids
-        self._sorted: dict[pa.DataType, _Sorted] = {}
+        self._sorted: dict[Form, _Sorted] = {}
         self._sorting = threading.Lock()
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,9 +51,9 @@ class SortedIds:
         valid = ids.is_valid().to_numpy()
         if not self._ids.num_ids or not valid.any():
             return mask, np.empty(0, dtype=np.int64)
-        common = _one_type(ids.type, self._ids.id_type)
-        wanted = ids.drop_null().cast(common).combine_chunks()
-        listed = self._entries(common)
+        form = Form.common(ids.type, self._ids.id_type)
+        wanted = form.of(ids.drop_null()).combine_chunks()
+        listed = self._entries(form)
         at = _bisect(listed.values, wanted)
         there = at < len(listed.values)
         equal = pc.equal(listed.values.take(at[there]), wanted.filter(pa.array(there)))
@@ -65,14 +66,14 @@ class SortedIds:
         found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         return mask, np.sort(np.repeat(listed.numbers[found], np.repeat(matches, counts)))
 
-    def _entries(self, type_: pa.DataType) -> _Sorted:
-        """Returns the entries that are not null, as `type_`."""
+    def _entries(self, form: Form) -> _Sorted:
+        """Returns the entries that are not null, in a form."""
         with self._sorting:
-            if type_ not in self._sorted:
-                columns = [column.cast(type_) for file in self._ids.files for column in self._ids.read(file)]
-                entries = pa.chunked_array([c for column in columns for c in column.chunks], type_).combine_chunks()
-                self._sorted[type_] = _Sorted.of(entries)
-            return self._sorted[type_]
+            if form not in self._sorted:
+                columns = [form.of(column) for file in self._ids.files for column in self._ids.read(file)]
+                chunks = [chunk for column in columns for chunk in column.chunks]
+                self._sorted[form] = _Sorted.of(pa.chunked_array(chunks, form.type_).combine_chunks())
+            return self._sorted[form]
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ class StreamedIds:
         """See `IdReader.find`."""
         mask = np.zeros(len(ids), dtype=bool)
         found = [np.empty(0, dtype=np.int64)]
-        known = pc.min_max(ids).as_py()
+        form = Form.common(ids.type, self._ids.id_type)
+        wanted = form.of(ids)
+        known = pc.min_max(wanted).as_py()
         first = 0
         for file in self._files:
-            for offset, entries in self._entries(file, file.meeting(known)):
-                common = _one_type(ids.type, entries.type)
-                listed = entries.cast(common)
-                match = pc.index_in(ids.cast(common), value_set=listed, skip_nulls=True)
+            for offset, entries in self._entries(file, file.meeting(known, form)):
+                listed = form.of(entries)
+                match = pc.index_in(wanted, value_set=listed, skip_nulls=True)
                 mask |= match.is_valid().to_numpy()
                 matches = np.bincount(match.drop_null().to_numpy(), minlength=len(listed))
                 # Where an entry repeats, the first one was matched and stands for all of them.
@@ -159,11 +161,11 @@ class _ListFile:
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
         return cls(file, footer, starts, [group.column(column).statistics for group in groups])
 
-    def meeting(self, known: dict[str, Any]) -> list[int]:
-        """Returns the row groups whose range of ids meets the range `known`."""
+    def meeting(self, known: dict[str, Any], form: Form) -> list[int]:
+        """Returns the row groups whose range of ids, in a form, meets the range `known`."""
         if known["min"] is None:
             return []
-        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
+        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known, form)]
 
 
 def _bisect(array: pa.Array, values: pa.Array) -> np.ndarray:
@@ -180,20 +182,11 @@ def _bisect(array: pa.Array, values: pa.Array) -> np.ndarray:
     return low
 
 
-def _one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    """Returns the type of ids that holds the values of both."""
-    if not pa.types.is_integer(a):
-        return pa.large_binary()
-    if pa.uint64() not in (a, b):
-        return pa.int64()
-    return a if a == b else pa.decimal128(20)  # negative numbers of the one type, large ones of the other
-
-
-def _may_meet(statistics: Any, known: dict[str, Any]) -> bool:
-    """Says whether a row group's range of ids meets the range `known`; true where it names none."""
+def _may_meet(statistics: Any, known: dict[str, Any], form: Form) -> bool:
+    """Says whether a row group's range of ids, in a form, meets the range `known`; true where it names none."""
     if statistics is None or not statistics.has_min_max:
         return True
-    low, high = statistics.min, statistics.max
-    if type(low) is not type(known["min"]):
-        return True
+    if form.uuids and statistics.physical_type != "FIXED_LEN_BYTE_ARRAY":
+        return True  # the range is that of the texts
+    low, high = (bound.encode() if isinstance(bound, str) else bound for bound in (statistics.min, statistics.max))
     return bool(low <= known["max"] and known["min"] <= high)

@@ -30,7 +30,7 @@ from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
 _STAGE = "_removal"
-_FORMAT = 5
+_FORMAT = 6
 _UNIT_BYTES = 8 << 20  # of files that are a unit together
 
 

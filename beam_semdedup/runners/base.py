@@ -41,6 +41,7 @@ class ClusterParameters(Protocol):
     runner: Any
     ray_address: str | None
     ray_timeout: float
+    memory_budget: int | None
     verbose: bool
 
 

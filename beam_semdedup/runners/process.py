@@ -57,7 +57,7 @@ class WorkerProcess:
         self.started = threading.Event()
 
     def follow(self) -> None:
-        """Passes its log on, and returns when it has ended; then `started` is set in any case."""
+        """Passes its log on, what else it prints as DEBUG, and returns when it has ended; `started` is set then."""
         assert self._process.stdout is not None
         for line in map(str.rstrip, self._process.stdout):
             level, _, message = line.partition("|")
@@ -67,6 +67,7 @@ class WorkerProcess:
                 _LOG.log(int(level), message)
             else:
                 self._last_lines.append(line)
+                _LOG.debug(line)
         self._process.wait()
         self.started.set()
 
@@ -85,15 +86,16 @@ class WorkerProcess:
         then = ", the same command goes on" if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT) else ""
         return f"worker process {self._process.pid} {how}{why}; finished units are kept{then}{said}"
 
-    def stop(self) -> None:
-        """Asks it to end, and ends it when it does not."""
+    def stop(self) -> bool:
+        """Asks it to end, and ends it when it does not; returns false where something else had killed it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(timeout=5)
+            return self._process.wait(timeout=5) >= 0
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
+            return True
 
     def kill(self) -> None:
         """Ends it at once."""

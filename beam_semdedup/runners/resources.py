@@ -28,6 +28,17 @@ def memory_per_worker(runner: Runner[Any], number: int, budget: int | None) -> i
     return (free_memory() // number if there is None else there) // 2
 
 
+def container_limit() -> int | None:
+    """Returns the bytes that the container of this process may use; None where it may use all of its machine's."""
+    import psutil
+
+    whole = limit = psutil.virtual_memory().total
+    for directory, name, *_ in _CGROUPS:
+        with contextlib.suppress(OSError, ValueError):  # another version, or no limit
+            limit = min(limit, int((directory / name).read_text()))
+    return limit if limit < whole else None
+
+
 def free_memory() -> int:
     """Returns the bytes that this machine has left, or its container where that has less; at least 64 MiB."""
     import psutil

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute.assignment import assign_with_distances
@@ -88,6 +89,19 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     return finished[1]
 
 
+def rejected_schema(job: Job) -> pa.Schema:
+    """Returns the columns of the files of rejected rows."""
+    return pa.schema(
+        [
+            ("source_file", pa.string()),
+            ("row_group", pa.int32()),
+            ("row", pa.int64()),
+            ("id", job.id_type),
+            ("reason", pa.string()),
+        ]
+    )
+
+
 def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
@@ -126,7 +140,7 @@ def _assign_rows(job: Job, unit: AssignUnit, centroids: np.ndarray) -> tuple[pa.
     else:  # all together: a GPU wants many rows, and the centroids are copied there each time
         parsed = in_threads(lambda rows: _parse(job, rows), batches)
         parts = [assign(parsed)] if parsed else []
-    empty = job.segment_schema.empty_table(), _rejected_schema(job).empty_table()
+    empty = job.segment_schema.empty_table(), rejected_schema(job).empty_table()
     usable, rejected = (pa.concat_tables(tables) for tables in zip(empty, *parts, strict=True))
     return usable, rejected
 
@@ -169,8 +183,10 @@ class _Batch:
 def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
     p, table = job.parameters, pa.concat_tables([rows.table for _, rows in batches]).combine_chunks()
     ids = table.column(p.id_field)
-    reasons = np.full(table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
-    named = ids.is_valid().to_numpy()
+    reasons = embeddings.id_reasons(ids)
+    if (reasons == embeddings.INVALID_ID).any():  # which no file can hold as the text that it is said to be
+        ids = pc.if_else(pa.array(reasons == embeddings.INVALID_ID), pa.scalar(None, ids.type), ids)
+    named = reasons == 0
     vectors, reasons[named] = embeddings.to_matrix(
         table.column(p.embedding_field).filter(pa.array(named)),
         job.sizes.dimension,
@@ -187,32 +203,21 @@ def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
         **{field.name: table.column(field.name).filter(usable) for field in job.carried},
     }
     schema = pa.schema([job.segment_schema.field(name) for name in columns])
-    rejected = [_rejected_schema(job).empty_table()]
+    rejected = [rejected_schema(job).empty_table()]
     for (part, rows), stop in zip(batches, itertools.accumulate(sizes), strict=True):
-        bad = np.flatnonzero(reasons[stop - rows.table.num_rows : stop])
+        first = stop - rows.table.num_rows
+        bad = np.flatnonzero(reasons[first:stop])
         if len(bad):
-            bad_ids, why = rows.table.column(p.id_field).take(pa.array(bad)), reasons[stop - rows.table.num_rows :][bad]
-            rejected.append(_rejected(job, part, rows.numbers[bad], bad_ids, why))
+            why = reasons[first + bad]
+            rejected.append(_rejected(job, part, rows.numbers[bad], ids.take(pa.array(first + bad)), why))
         if len(rows.malformed):
             malformed = np.full(len(rows.malformed), embeddings.MALFORMED, dtype=np.uint8)
             rejected.append(_rejected(job, part, rows.malformed, pa.nulls(len(malformed), ids.type), malformed))
     return _Batch(pa.table(columns, schema=schema), vectors, pa.concat_tables(rejected))
 
 
-def _rejected_schema(job: Job) -> pa.Schema:
-    return pa.schema(
-        [
-            ("source_file", pa.string()),
-            ("row_group", pa.int32()),
-            ("row", pa.int64()),
-            ("id", job.id_type),
-            ("reason", pa.string()),
-        ]
-    )
-
-
 def _rejected(job: Job, part: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
     row_group, row = job.input_format.places(job.input_file(part.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
     path = pa.array([without_secrets(part.path)] * len(numbers))
-    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))
+    return pa.table([path, row_group, row, ids, reason], schema=rejected_schema(job))

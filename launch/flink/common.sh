@@ -4,11 +4,13 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-python3}                     # with beam-semdedup installed
 FLINK_VERSION=${FLINK_VERSION:-1.20.3}
-FLINK_RUN=${FLINK_RUN:-$HOME/.semdedup-flink} # pids, logs, and Flink itself where FLINK_HOME is not given
+FLINK_HOME=${FLINK_HOME:-$HOME/.semdedup-flink/flink-$FLINK_VERSION} # fetched where it is not there
+FLINK_RUN=${FLINK_RUN:-$HOME/.semdedup-flink} # pids and logs
 FLINK_PORT=${FLINK_PORT:-8081}                # the REST API
 FLINK_RPC_PORT=${FLINK_RPC_PORT:-6123}
 SLOTS=${SLOTS:-$(nproc)}                      # of each task manager
 POOL_PORT=${POOL_PORT:-50000}
+PATIENCE=${PATIENCE:-120}                     # seconds that something may take to come up
 JAVA=${JAVA_HOME:+$JAVA_HOME/bin/}java
 
 # Starts a command in the background: NAME COMMAND …; its output is in NAME.log, its process in NAME.pid.

@@ -5,7 +5,9 @@
 #   start-cluster.sh host1 host2            a job manager here, a task manager on each host (ssh, the same paths there)
 #   start-cluster.sh --join jobmanager 2    two more task managers on this machine
 #
-# FLINK_HOME is a Flink distribution; without it, Flink is taken from the PyPI package apache-flink-libraries.
+# FLINK_HOME is a Flink distribution; without it, Flink is taken from the PyPI package apache-flink-libraries. Beam's
+# job server stands last in the class path of its processes and comes before what jobs bring: a class loader of a job
+# never goes away, and ten of them fill a task manager's Metaspace.
 source "$(dirname "$0")/common.sh"
 
 OPENED=()
@@ -15,14 +17,14 @@ for package in java.lang java.lang.reflect java.io java.net java.nio java.text j
 done
 
 find_flink() {
-    FLINK_HOME=${FLINK_HOME:-$FLINK_RUN/flink-$FLINK_VERSION}
     [ -d "$FLINK_HOME/lib" ] && return
     echo "Fetching Flink $FLINK_VERSION into $FLINK_HOME" >&2
     local name=apache-flink-libraries-$FLINK_VERSION
     "$PYTHON" -m pip download -q --no-deps --no-binary apache-flink-libraries -d "$FLINK_RUN" \
         "apache-flink-libraries==$FLINK_VERSION"
-    mkdir -p "$FLINK_HOME"
-    tar xzf "$FLINK_RUN/$name.tar.gz" -C "$FLINK_HOME" --strip-components=2 "$name/deps"
+    mkdir -p "$FLINK_HOME.part"
+    tar xzf "$FLINK_RUN/$name.tar.gz" -C "$FLINK_HOME.part" --strip-components=2 "$name/deps"
+    mv "$FLINK_HOME.part" "$FLINK_HOME"
     rm "$FLINK_RUN/$name.tar.gz"
 }
 
@@ -39,6 +41,7 @@ rest.bind-address: ${BIND_HOST:-localhost}
 taskmanager.bind-host: ${BIND_HOST:-localhost}
 taskmanager.memory.process.size: ${TASK_MANAGER_MEMORY:-2g}
 taskmanager.numberOfTaskSlots: $SLOTS
+classloader.resolve-order: parent-first
 heartbeat.timeout: 20000
 io.tmp.dirs: $FLINK_RUN/tmp
 YAML
@@ -63,7 +66,7 @@ start_java() {
     read -ra jvm <<<"$(sed -n 1p <<<"$answer")"
     read -ra dynamic <<<"$(sed -n 2p <<<"$answer")"
     start "$name" "$JAVA" "${jvm[@]}" "${OPENED[@]}" -Dlog4j.configurationFile="$FLINK_RUN/conf/log4j.properties" \
-        -cp "$FLINK_HOME/lib/*" "$main" --configDir "$FLINK_RUN/conf" "${dynamic[@]}" "$@"
+        -cp "$FLINK_HOME/lib/*:$JOB_SERVER" "$main" --configDir "$FLINK_RUN/conf" "${dynamic[@]}" "$@"
 }
 
 start_task_managers() { # HOW_MANY
@@ -84,12 +87,13 @@ has_slots() { # HOST HOW_MANY
 }
 
 find_flink
+JOB_SERVER=${JOB_SERVER:-$("$PYTHON" -P -m beam_semdedup.runners.flink.job_server "${FLINK_VERSION%.*}")}
 if [ "${1:-}" = --join ]; then
     [ $# -ge 2 ] || { echo "start-cluster.sh --join JOB_MANAGER [HOW_MANY]" >&2; exit 2; }
     BIND_HOST=0.0.0.0 configure "$2"
     before=$(slots "$2")
     start_task_managers "${3:-1}"
-    await 60 "a task manager" has_slots "$2" $((before + ${3:-1} * SLOTS))
+    await "$PATIENCE" "a task manager" has_slots "$2" $((before + ${3:-1} * SLOTS))
     echo "$2 has $(slots "$2") slots now"
     exit
 fi
@@ -105,8 +109,8 @@ start_java jobmanager org.apache.flink.runtime.entrypoint.StandaloneSessionClust
 start_task_managers "$managers"
 for one in "${hosts[@]}"; do
     # shellcheck disable=SC2029  # expanded here on purpose: the host gets this machine's settings
-    ssh "$one" "FLINK_VERSION=$FLINK_VERSION FLINK_RPC_PORT=$FLINK_RPC_PORT PYTHON=$PYTHON" \
-        "$HERE/start-cluster.sh" --join "$host"
+    ssh "$one" "FLINK_VERSION=$FLINK_VERSION FLINK_PORT=$FLINK_PORT FLINK_RPC_PORT=$FLINK_RPC_PORT" \
+        "SLOTS=$SLOTS PYTHON=$PYTHON" "$HERE/start-cluster.sh" --join "$host"
 done
-await 60 "the cluster" has_slots "$host" $(((managers + ${#hosts[@]}) * SLOTS))
+await "$PATIENCE" "the cluster" has_slots "$host" $(((managers + ${#hosts[@]}) * SLOTS))
 echo "Flink $FLINK_VERSION: http://$host:$FLINK_PORT with $(slots "$host") slots"

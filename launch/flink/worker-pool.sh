@@ -12,5 +12,5 @@ fi
 cores=$(nproc)
 threads=$((cores > SLOTS ? cores / SLOTS : 1))
 start worker-pool "$PYTHON" -P -m beam_semdedup.runners.flink.worker_pool port="$POOL_PORT" threads="$threads"
-await 60 "the worker pool" grep -q "listening on port" "$FLINK_RUN/worker-pool.log"
+await "$PATIENCE" "the worker pool" grep -q "listening on port" "$FLINK_RUN/worker-pool.log"
 echo "Worker pool: localhost:$POOL_PORT, with $threads threads for each worker"

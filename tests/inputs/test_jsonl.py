@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reading import SCHEMA, copied, facts, input_of, malformed, numbers, parts_of, positions, read
 
@@ -24,7 +24,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import jsonl_lines
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
-from beam_semdedup.inputs.jsonl_lines import blocks
+from beam_semdedup.inputs.jsonl_lines import blocks, what_is_no_lines
 from beam_semdedup.storage.folder import File, Folder
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -235,6 +235,42 @@ class TestJsonl:
         }
         types = {f.name: str(f.type) for f in found.schema}
         assert (types["when"], types["times"]) == ("string", "list<item: string>")
+
+    @pytest.mark.parametrize("extra", [[1, "a"], [[1], 2], {"a": [{"b": 1}, "c"]}])
+    def test_a_column_that_arrow_has_no_type_for_takes_no_other_with_it(self, tmp_path, extra):
+        found = self.written(tmp_path, lines_of(*({**row(i), "extra": extra} for i in range(3))))
+        assert found.num_rows == 3
+        assert found.schema.names == ["id", "embeddings", "extra"]
+        assert found.schema.field("id").type == pa.int64()
+        assert found.conflicts == {"extra": "of several types at once in line 1"}
+        content, rows = read(found.parts, self.kind)
+        assert content.column("id").to_pylist() == [0, 1, 2]
+        assert malformed(rows) == []
+
+    def test_a_mixed_value_among_others_is_told_and_counts_for_nothing_else(self, tmp_path):
+        lines = lines_of({"id": 1, "x": 2}, {"id": 2, "x": [1, "a"]}, {"id": 0.5, "x": 3}, {"id": 4, "x": {"b": 1}})
+        found = self.written(tmp_path, lines)
+        assert found.schema.field("id").type == pa.float64()
+        assert found.schema.field("x").type == pa.int64()
+        assert found.conflicts == {
+            "x": "int64 in line 1 and of several types at once in line 2 and struct<b: int64> in line 4"
+        }
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'{"id": "\xff", "embeddings": [1, 2]}',
+            b'{"id": "a\xff"}',
+            b'{"id": 1e999}',
+            b'{"id": "x", "id": "y"}',
+            b'{"id": "\\ud800"}',
+        ],
+    )
+    def test_a_line_that_no_row_can_be_read_of_changes_no_type(self, tmp_path, line):
+        found = self.written(tmp_path, lines_of(row(1)) + line + b"\n" + lines_of(row(3)))
+        assert found.conflicts == {}
+        assert found.schema.field("id").type == pa.int64()
+        assert malformed(read(found.parts, self.kind)[1]) == [2]
 
     def test_one_malformed_line_changes_no_type(self, tmp_path):
         lines = [{"id": i, "quality": 1 if i % 3 else 0.5, "info": {"a": i} if i % 2 else {"b": "x"}} for i in range(9)]
@@ -471,6 +507,7 @@ class TestAnyLines:
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl"
         path.write_bytes(content)
         kind = Jsonl()
+        assume(not what_is_no_lines(content))
         found = facts(path, kind)
         table_, rows = read(found.parts, kind)
         path.unlink()

@@ -466,7 +466,7 @@ class TestAConfigurationOfOnesOwn:
 
     def test_is_named_among_the_choices(self, run: Callable[..., list[Any]], semdedup: Command) -> None:
         ended = semdedup("--config-dir=mine", "runner=my", "input_path=in", "output_path=out")
-        said = "Error: runner=my: runner is one of: direct, ray, flink, mycluster\n"
+        said = "Error: runner=my: runner is one of: direct, ray, flink, prism, mycluster\n"
         assert (ended.code, ended.err) == (2, said)
 
     def test_must_be_there(self, semdedup: Command) -> None:
@@ -637,7 +637,7 @@ def test_no_traceback_shows_a_password(semdedup: Command, monkeypatch: pytest.Mo
     ended = semdedup("input_path=in", "output_path=out")
     assert ended.code == 1
     assert ended.err.startswith("Traceback")
-    assert ended.err.endswith("OSError: cannot reach ftp://***@host/a\n")
+    assert ended.err.endswith("LookupError: cannot reach ftp://***@host/a\n")
 
 
 def test_an_earlier_runs_results_are_cleared_and_foreign_files_kept(data: Path, tmp_path: Path) -> None:

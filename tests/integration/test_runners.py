@@ -12,13 +12,14 @@ import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from flink_on_this_machine import needs_the_jar
+from prism_on_this_machine import PRISM, needs_prism
 from pydantic.dataclasses import dataclass
 from runs import DEMO, Ended, centroids, comparisons, dedup, duplicates
 
 from beam_semdedup import Summary
 from beam_semdedup.fields import CHECKED
 from beam_semdedup.runners.base import Build, Runner, RunnerConfig
-from beam_semdedup.runners.flink import job_server as flink_jar
 from beam_semdedup.runners.registry import RUNNERS
 
 FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "comparison_rows": 500, "assign_unit_bytes": "500KB"}
@@ -48,12 +49,14 @@ def test_ray(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:
     _assert_same(ON_RAY, in_process, tmp_path)
 
 
-@pytest.mark.skipif(
-    flink_jar.local("1.20") is None,
-    reason="Beam's job server for Flink 1.20 is not on this machine: make install EXTRAS=flink fetches it",
-)
+@needs_the_jar
 def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
     _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
+
+
+@needs_prism
+def test_prism(in_process: Summary, tmp_path: Path) -> None:
+    _assert_same({"name": "prism", "prism_location": PRISM}, in_process, tmp_path)
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -91,7 +94,7 @@ def test_a_runner_that_is_registered_needs_no_other_line(
     ended = semdedup("runner=toy", "runner.num_workers=auto", *(f"{name}={value}" for name, value in given.items()))
     assert "runner toy with 3 workers" in ended.err
     assert f"Duplicates  {in_process.num_duplicates:>14,}" in ended.out
-    assert semdedup("runner=other").err == "Error: runner=other: runner is one of: direct, ray, flink, toy\n"
+    assert semdedup("runner=other").err == "Error: runner=other: runner is one of: direct, ray, flink, prism, toy\n"
 
 
 def test_naming_the_runners_imports_none_of_what_they_run_on() -> None:

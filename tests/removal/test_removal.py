@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import posixpath
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -413,7 +414,7 @@ class TestStructure:
 
     def test_a_jsonl_file_without_an_object_in_a_line_is_an_error(self, tmp_path):
         write_lines(tmp_path / "in/a.jsonl", {"id": 1})
-        write_lines(tmp_path / "in/b.jsonl", [{"id": 1}])
+        write_lines(tmp_path / "in/b.jsonl", "what")
         write_lines(tmp_path / "in/c.jsonl", b"")
         run = finished_run(tmp_path / "run", [1])
         said = message(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
@@ -561,7 +562,7 @@ class TestRepeatedInTheDataset:
 
 
 class TestNotFound:
-    @pytest.mark.parametrize(("ids", "missing"), [([10, 11], 2), ([1, 11, 12], 2), ([1, 11], None), ([1, 2], None)])
+    @pytest.mark.parametrize(("ids", "missing"), [([1, 11, 12], 2), ([1, 11], None), ([1, 2], None)])
     def test_more_than_half_of_the_listed_ids_missing_is_a_warning(self, tmp_path, caplog, ids, missing):
         write(tmp_path / "in.parquet", range(10))
         run = finished_run(tmp_path / "run", ids)
@@ -573,6 +574,55 @@ class TestNotFound:
                 f"Not found in id_field=id of input_path={tmp_path}/in.parquet: {missing} of {len(ids)} listed ids in "
                 f"duplicates_path={run}; check that "
             )
+
+    @pytest.mark.parametrize("clear", [True, False])
+    def test_that_none_of_them_is_there_is_an_error_and_nothing_stays(self, tmp_path, clear):
+        write(tmp_path / "in/a.parquet", range(10), name=["x"] * 10)
+        write(tmp_path / "in/b.parquet", range(10, 20), name=["x"] * 10)
+        run = finished_run(tmp_path / "run", [100, 101])
+        assert message(tmp_path / "in", run, tmp_path / "out", clear_output=clear) == (
+            f"id_field=id of input_path={tmp_path}/in: none of the 2 listed ids in duplicates_path={run} is there, so "
+            "that nothing was removed or written; give the dataset of that run, and the column of its ids"
+        )
+        assert files_in(tmp_path / "out") == set()
+        run = finished_run(tmp_path / "texts", ["x", "y"])
+        assert remove(tmp_path / "in", run, tmp_path / "out", id_field="name", repeated_ids="allow").rows_removed == 20
+
+
+class TestUuids:
+    """A run over one form of the ids, and a removal from a dataset with another."""
+
+    UUIDS = tuple(uuid.UUID(int=i << 100 | 0xABCDEF) for i in range(6))
+
+    @pytest.mark.parametrize("listed", [pa.uuid(), pa.string(), pa.binary(16)])
+    @pytest.mark.parametrize("form", ["parquet", "text", "upper", "bytes", "jsonl"])
+    def test_the_same_ones_are_removed(self, tmp_path, listed, form):
+        chosen = self.UUIDS[1:4:2]
+        if listed == pa.string():
+            ids = pa.array([str(u) for u in chosen])
+        else:
+            ids = pa.array([u.bytes for u in chosen], pa.binary(16)).cast(listed)
+        run = finished_run(tmp_path / "run", ids)
+        if form == "jsonl":
+            write_lines(tmp_path / "in/a.jsonl", *({"id": str(u)} for u in self.UUIDS))
+            remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
+            lines = (tmp_path / "out/a.jsonl").read_text().splitlines()
+            assert [json.loads(line)["id"] for line in lines] == [
+                str(u) for i, u in enumerate(self.UUIDS) if i not in (1, 3)
+            ]
+            return
+        if form in ("text", "upper"):
+            values = pa.array([str(u) if form == "text" else str(u).upper() for u in self.UUIDS])
+        else:
+            values = pa.array([u.bytes for u in self.UUIDS], pa.binary(16))
+            values = values.cast(pa.uuid()) if form == "parquet" else values
+        write(tmp_path / "in/a.parquet", values)
+        if (listed, form) == (pa.string(), "upper"):  # two texts are the same only if they are written so
+            assert "none of the 2 listed ids" in message(tmp_path / "in", run, tmp_path / "out")
+        else:
+            assert remove(tmp_path / "in", run, tmp_path / "out").ids_not_found == 0
+            after = pq.read_table(tmp_path / "out/a.parquet").column("id")
+            assert after.to_pylist() == pa.chunked_array([values]).take([0, 2, 4, 5]).to_pylist()
 
 
 class TestOutput:

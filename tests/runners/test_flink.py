@@ -27,18 +27,20 @@ from apache_beam.portability.api import (
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.transforms.environments import ExternalEnvironment
 from apache_beam.utils.subprocess_server import JavaJarServer
-from flink_stand_in import job_service_that_fails, rest_api
+from flink_on_this_machine import job_service_that_fails, rest_api
 
 from beam_semdedup import SemanticDedup, SemanticDeduplicationWorkflow
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, WorkerLost, known_cause
+from beam_semdedup.runners import resources
 from beam_semdedup.runners.base import Runner
+from beam_semdedup.runners.flink import job
 from beam_semdedup.runners.flink import job_server as flink_jar
 from beam_semdedup.runners.flink.cluster import FlinkCluster
-from beam_semdedup.runners.flink.job import JobFailed, JobRunner
-from beam_semdedup.runners.flink.worker_pool import WorkerPool
+from beam_semdedup.runners.flink.worker_pool import MEMORY_OF_MACHINE, WorkerPool
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
+from beam_semdedup.runners.submission import JobFailed, JobRunner
 
 JAVA = """
 	at org.apache.beam.sdk.util.MoreFutures.get(MoreFutures.java:61)
@@ -46,6 +48,7 @@ JAVA = """
 Caused by: java.lang.RuntimeException: Error received from SDK harness
 	... 7 more
 """
+OPENED = [f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in ("lang", "nio", "util")]
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in process\n'
 
 
@@ -189,6 +192,45 @@ def test_java_is_missed_before_anything_is_done(home: Path, tmp_path: Path, make
     assert not (tmp_path / "out").exists()
 
 
+def test_a_job_server_that_does_not_start_says_why(home: Path, tmp_path: Path) -> None:
+    _script(tmp_path / "bin" / "java", "echo Error: Unable to access jarfile; exit 1")
+    (tmp_path / "bin" / "sh").symlink_to("/bin/sh")
+    (tmp_path / "job-server.jar").touch()
+    said = r"the Flink job server did not start \(it ended with exit code 1\)\n  Error: Unable to access jarfile$"
+    with pytest.raises(RunError, match=said):
+        _runner(flink_job_server_jar=str(tmp_path / "job-server.jar")).run(lambda pipeline: pipeline | beam.Create([1]))
+
+
+def test_options_are_those_of_the_runner_and_over_them_the_given(home: Path, cluster: dict[str, Any]) -> None:
+    cluster["/taskmanagers"] = {"taskmanagers": [{"slotsNumber": 3}]}
+    flink = FlinkCluster(cluster["address"])
+
+    def options(embedded: bool = False, **settings: Any) -> dict[str, Any]:
+        config = _config(flink_master="[local]" if embedded else cluster["address"], **settings)
+        environment = {"environment_type": "EXTERNAL"}
+        made = job._options(config, 2, None if embedded else flink, "a.jar", "/scratch", environment)
+        return made.get_all_options(retain_unknown_options=True)
+
+    usual = options(flink_version="2.0")
+    expected = {
+        "flink_master": f"http://{cluster['address']}",
+        "parallelism": 2,
+        "sdk_worker_parallelism": 3,
+        "number_of_execution_retries": 0,
+        "max_cache_memory_usage_mb": 100,
+        "state_backend": "rocksdb",
+        "environment_type": "EXTERNAL",
+        "job_server_jvm_properties": ["-Djava.io.tmpdir=/scratch", *OPENED],
+    }
+    assert {name: usual[name] for name in expected} == expected
+    assert "state_backend" not in options()
+    assert options(embedded=True)["sdk_worker_parallelism"] == 2
+    given = {"sdk_worker_parallelism": 7, "job_name": "mine", "execution_mode_for_batch": "BATCH_FORCED"}
+    found = options(options={**given, "job_server_jvm_properties": ["-Xmx1g"]})
+    assert {name: found[name] for name in given} == given
+    assert found["job_server_jvm_properties"] == ["-Djava.io.tmpdir=/scratch", *OPENED, "-Xmx1g"]
+
+
 def test_slots_and_memory_come_from_the_cluster(cluster: dict[str, Any]) -> None:
     hosts = {"10.0.0.1:1-a": 4, "10.0.0.2:1-b": 8, "10.0.0.2:2-c": 8}
     cluster["/taskmanagers"] = {
@@ -285,13 +327,31 @@ def test_the_cause_is_found_in_a_stack_trace_of_java(text: str, expected: Except
         (f"{TRACEBACK}grpc._channel._MultiThreadedRendezvous: unavailable\n", WorkerLost, "the job on Flink ended as"),
         (f"{TRACEBACK}TypeError: not a number{JAVA}", JobFailed, TRACEBACK),
         (f"{TRACEBACK}beam_semdedup.errors.InputError: no file{JAVA}", InputError, "no file"),
+        (
+            "java.net.ConnectException: java.net.ConnectException: finishConnect(..) failed: Connection refused",
+            WorkerLost,
+            "the job on Flink ended as FAILED: java.net.ConnectException: finishConnect(..) failed: Connection refused",
+        ),
+        (
+            f"io.grpc.StatusRuntimeException: io.grpc.StatusRuntimeException: CANCELLED: client cancelled{JAVA}",
+            WorkerLost,
+            "the job on Flink ended as FAILED: the connection to a worker broke; the log of its worker pool may say "
+            "why (io.grpc.StatusRuntimeException: CANCELLED: client cancelled)",
+        ),
+        (
+            "java.lang.Exception: io.grpc.StatusRuntimeException: UNAVAILABLE: io exception\n"
+            "\tat org.apache.beam.ExternalEnvironmentFactory.createEnvironment(ExternalEnvironmentFactory.java:113)\n",
+            InputError,
+            "runner.worker_pool=pool:50000: no worker pool answers there, as a task manager sees it; start one on the "
+            "host of each task manager: semdedup-worker port=50000",
+        ),
     ],
 )
 def test_a_failure_is_one_of_the_run_or_a_loss(text: str, kind: type, message: str) -> None:
     with (
         job_service_that_fails(text) as service,
         pytest.raises(kind) as error,
-        beam.Pipeline(runner=JobRunner(service), options=PipelineOptions(flags=[])) as pipeline,
+        beam.Pipeline(runner=JobRunner(service, "Flink", "pool:50000"), options=PipelineOptions(flags=[])) as pipeline,
     ):
         _ = pipeline | beam.Create([1])
     assert type(error.value) is kind
@@ -357,6 +417,16 @@ def test_task_managers_of_one_host_share_a_pool_though_each_counts_its_workers_f
         assert not second.is_running()
 
 
+def test_a_pool_says_what_a_worker_died_of_that_the_runner_stops_at_once(provision: str) -> None:
+    lost: list[str] = []
+    with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
+        assert start("one", provision) == ""
+        (worker,) = psutil.Process().children()
+        worker.kill()
+        stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="one"))
+    assert [f"worker process {worker.pid} was killed by SIGKILL" in said for said in lost] == [True]
+
+
 def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _script(tmp_path / "python", "echo no module named beam; exit 3")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
@@ -364,6 +434,23 @@ def test_a_pool_says_that_a_worker_did_not_start(monkeypatch: pytest.MonkeyPatch
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (_, start):
         assert "no module named beam" in start("one", "localhost:1")
     assert "ended with exit code 3" in lost[0]
+
+
+def test_a_pool_in_a_container_refuses_a_run_that_took_its_machines_memory(
+    provision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "_CGROUPS", [(tmp_path, "memory.max", "memory.current", "file")])
+    (tmp_path / "memory.max").write_text(str(3 << 30))
+    with WorkerPool("localhost:0", 1) as pool, _asked(pool) as (stub, start):
+        request = beam_fn_api_pb2.StartWorkerRequest(worker_id="one", params=MEMORY_OF_MACHINE)
+        request.provision_endpoint.url = provision
+        said = known_cause(RuntimeError(stub.StartWorker(request, wait_for_ready=True).error))
+        assert isinstance(said, InputError)
+        assert "memory_budget must be given: the worker pool is in a container of 3.0 GiB" in str(said)
+        assert start("two", provision) == ""
+        for unlimited in ("max", str(1 << 62)):
+            (tmp_path / "memory.max").write_text(unlimited)
+            assert stub.StartWorker(request).error == ""
 
 
 @pytest.mark.parametrize("argument", ["prot=1", "port=many", "port", "port=1 threads", "port=1 host="])

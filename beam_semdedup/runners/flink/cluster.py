@@ -53,7 +53,10 @@ class FlinkCluster:
         return max((manager["slotsNumber"] for manager in self._managers()), default=default)
 
     def memory_per_slot(self) -> int | None:
-        """Returns the fewest bytes that a slot has on its machine; None where there is no task manager yet."""
+        """Returns the fewest bytes that a slot has on its machine; None where there is no task manager yet.
+
+        Flink knows nothing of a container that workers run in: their pool does, and refuses where it has less.
+        """
         slots: Counter[str] = Counter()
         memory = {}
         for manager in self._managers():

@@ -1,4 +1,4 @@
-"""Beam's job server for Flink, a Java program in one large jar, found, fetched or built; and its process.
+"""Beam's job server for Flink, a Java program in one large jar, found, fetched or built.
 
 `python -m beam_semdedup.runners.flink.job_server [1.20]` has the jar ready ahead of the first run.
 """
@@ -8,34 +8,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from collections import deque
 from pathlib import Path
 
-import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_job_api_pb2_grpc
-from apache_beam.runners.portability.flink_runner import FlinkJarJobServer
 from apache_beam.utils.subprocess_server import JavaHelper, JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.errors import InputError
 from beam_semdedup.runners.flink.settings import FlinkConfig
-from beam_semdedup.runners.process import start
 
 _LOG = logging.getLogger(__name__)
 _GROUP = "org.apache.beam"
 _MAVEN_SECONDS = 900
 _BUILT_VERSION = "1.20"
 """The version of Flink that the project in `launch/flink/job-server` builds a job server for."""
-_WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")
-# Ends the command when standard input closes, which the operating system does however this process ends.
-_TIED = 'exec 3<&0; "$@" </dev/null & pid=$!; { read -r _ <&3; kill -9 $pid; } >/dev/null 2>&1 & wait $pid'
 
 
 def java() -> str:
@@ -168,67 +157,6 @@ def _downloaded(place: str) -> str:
         return JavaJarServer.local_jar(place)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{place}: {error}") from error
-
-
-class JobServer:
-    """Runs Beam's job server, within it, in a process that is started with the options of the job."""
-
-    def __init__(self, options: PipelineOptions) -> None:
-        command, self._endpoint = FlinkJarJobServer(options).subprocess_cmd_and_endpoint()
-        self._process = start(["sh", "-c", _TIED, "sh", *map(str, command)])
-        self._lines: deque[str] = deque(maxlen=1000)
-        self._reader = threading.Thread(target=self._read, name="read-job-server", daemon=True)
-        self._channel = grpc.insecure_channel(self._endpoint, options=[("grpc.max_receive_message_length", -1)])
-
-    def __enter__(self) -> JobServer:
-        self._reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._channel.close()
-        self.end()
-
-    def connected(self) -> beam_job_api_pb2_grpc.JobServiceStub:
-        """Returns the service as soon as it answers.
-
-        Raises:
-            RunError: the process ended before.
-        """
-        ready = grpc.channel_ready_future(self._channel)
-        while True:
-            try:
-                ready.result(timeout=0.2)
-                return beam_job_api_pb2_grpc.JobServiceStub(self._channel)
-            except grpc.FutureTimeoutError:
-                if self._process.poll() is not None:
-                    ready.cancel()
-                    self._reader.join(1)
-                    said = "".join(f"\n  {line}" for line in list(self._lines)[-5:])
-                    raise RunError(f"the Flink job server did not start ({self.how_it_is()}){said}") from None
-
-    def end(self) -> None:
-        """Ends the process, in whatever state it is."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def how_it_is(self) -> str:
-        """Says how the process ended."""
-        try:
-            code = self._process.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            return "it is still there"
-        return f"it was killed by signal {code - 128}" if code > 128 else f"it ended with exit code {code}"
-
-    def show_worries(self) -> None:
-        """Logs the last warnings and errors that the process printed."""
-        for line in [line for line in self._lines if _WORRYING.search(line)][-10:]:
-            _LOG.warning("job server: %s", line)
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.append(line.rstrip())
 
 
 def main() -> None:

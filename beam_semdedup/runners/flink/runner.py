@@ -36,4 +36,5 @@ class FlinkRunner(Runner[FlinkConfig]):
     def run(self, build: Build) -> None:
         from beam_semdedup.runners.flink import job
 
-        job.run(build, self.config, self.num_workers(), self._cluster)
+        given = self.parameters.memory_budget is not None
+        job.run(build, self.config, self.num_workers(), self._cluster, given)

@@ -31,10 +31,14 @@ from google.protobuf import json_format, text_format
 from beam_semdedup.errors import InputError
 from beam_semdedup.runners import ports, worker
 from beam_semdedup.runners.process import WorkerProcess
+from beam_semdedup.runners.resources import container_limit
+from beam_semdedup.text import in_bytes
 
 _LOG = logging.getLogger(__name__)
 _MODULE = "beam_semdedup.runners.flink.worker_pool"  # __name__ is __main__ in a pool of its own
 _START_SECONDS = 60
+MEMORY_OF_MACHINE = {"memory": "of-machine"}
+"""What a run asks of the pool, whose workers it gives a share of the memory that Flink says the machine has."""
 _HELP = """semdedup-worker [port=50000] [threads=1] [host=localhost]
 
 Starts worker processes for the task manager of Flink on this host (runner=flink, runner.environment=external) until it
@@ -75,6 +79,14 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def StartWorker(self, request: Any, context: Any) -> Any:
         """Starts a worker, and returns when it has started; Flink calls it."""
+        limit = container_limit()
+        if limit and dict(request.params) == MEMORY_OF_MACHINE:
+            error = InputError(
+                f"memory_budget must be given: the worker pool is in a container of {in_bytes(limit)}, and Flink knows "
+                "its machine's memory only; divide them by the task slots of a host, and leave some for the "
+                "interpreters"
+            )
+            return beam_fn_api_pb2.StartWorkerResponse(error=f"{InputError.__module__}.InputError: {error}")
         identity = f"--id={request.worker_id}", f"--provision_endpoint={request.provision_endpoint.url}"
         try:
             process = WorkerProcess(_MODULE, *identity, threads=self._threads)
@@ -98,8 +110,8 @@ class WorkerPool(beam_fn_api_pb2_grpc.BeamFnExternalWorkerPoolServicer):
 
     def _stop(self, key: tuple[str, str]) -> None:
         process = self._workers.pop(key, None)
-        if process:
-            process.stop()
+        if process and (process.has_failed() or not process.stop()):  # the runner noticed it before this pool did
+            self._lost(process.how_it_ended())
 
     def _watch(self, key: tuple[str, str], process: WorkerProcess) -> None:
         process.follow()
@@ -116,6 +128,7 @@ def main() -> None:
         print(_HELP)
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger(WorkerProcess.__module__).setLevel(logging.DEBUG)  # all that workers print
     try:
         port, threads, host = _given(sys.argv[1:])
         pool = WorkerPool(f"{ports.checked(host, 'The worker pool')}:{port}", threads)
