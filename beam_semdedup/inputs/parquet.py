@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
-from beam_semdedup.inputs.parquet_pages import check_footer, leaf_columns
+from beam_semdedup.inputs.parquet_check import checked_metadata
+from beam_semdedup.inputs.parquet_pages import leaf_columns
 from beam_semdedup.inputs.parquet_read import ColumnReader
 from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.tables import opened
@@ -48,8 +49,7 @@ class Parquet(Format, Copier):
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
-            reader = ColumnReader.open(file, source)
-            check_footer(file, source, reader.metadata)
+            reader = ColumnReader(file, source, checked_metadata(file, source))
             schema, metadata, leaves = reader.schema(), reader.metadata, leaf_columns(reader.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):

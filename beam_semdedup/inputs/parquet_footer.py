@@ -39,7 +39,7 @@ class Column:
     """The fields of ColumnMetaData."""
 
     TYPE, ENCODINGS, PATH, CODEC, NUM_VALUES, BYTES, COMPRESSED_BYTES, KEY_VALUES = range(1, 9)
-    DATA_AT, INDEX_AT, DICTIONARY_AT, STATISTICS, PAGES, BLOOM_AT, BLOOM_SIZE = range(9, 16)
+    DATA_AT, INDEX_AT, DICTIONARY_AT, STATISTICS, PAGES, BLOOM_AT, BLOOM_SIZE, SIZES = range(9, 17)
 
 
 def read(source: pa.NativeFile) -> Struct:

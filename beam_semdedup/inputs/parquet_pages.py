@@ -14,45 +14,6 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.storage.damage import is_damage
 from beam_semdedup.storage.folder import File
 
-_SIGNATURE_BYTES = 28  # after a footer that is not encrypted itself, in a file with encrypted columns
-_ROWS_PER_BYTE = 1 << 20
-
-
-def check_footer(file: File, source: pa.NativeFile, metadata: pq.FileMetaData) -> None:
-    """Checks what a footer says, before more of it is asked for than the schema and before anything is planned by it.
-
-    Args:
-        source: the opened `file`, of which `metadata` is the footer.
-
-    Raises:
-        InputError: its columns are encrypted, which ends the process that asks for one of them; or its counts do not
-            fit each other.
-    """
-    size = source.size()
-    source.seek(size - 8)
-    if int.from_bytes(source.read(4), "little") == metadata.serialized_size + _SIGNATURE_BYTES:
-        raise InputError(f"{file}: it is encrypted: write it without encryption")
-    schema = [metadata.schema.column(index) for index in range(metadata.num_columns)]
-    total = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        columns = [group.column(index) for index in range(len(schema))]
-        for declared, column in zip(schema, columns, strict=True):
-            count = column.num_values
-            if count < group.num_rows or (count > group.num_rows and not declared.max_repetition_level):
-                raise InputError(
-                    f"{file}: its footer says that row group {number} has {group.num_rows:,} rows, and {count:,} "
-                    f"values of {declared.path!r}"
-                )
-        stored = min(size, sum(max(0, column.total_compressed_size) for column in columns))
-        if group.num_rows < 0 or (columns and group.num_rows > stored * _ROWS_PER_BYTE):
-            raise InputError(
-                f"{file}: its footer says that row group {number} has {group.num_rows:,} rows in {stored:,} bytes"
-            )
-        total += group.num_rows
-    if total != metadata.num_rows:
-        raise InputError(f"{file}: its footer says {metadata.num_rows:,} rows, and {total:,} in its row groups")
-
 
 class NotOfOneSize(ValueError):
     """A list is null where Arrow expects lists of a fixed size, which is no damage."""

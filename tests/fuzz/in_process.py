@@ -1,33 +1,33 @@
-"""The command's jobs in this process and without Beam's graph, which would take ten times as long as a small case.
+"""The command's jobs in this process and without Beam's runner, which would take ten times as long as a small case.
 
-All that a run does is what the program does: the plan, the units of its stages, their errors as a runner hands them on,
-the check that no row was lost, the exit code. Only the wiring is here: the units of a stage one after the other.
+All that a run does is what the program does: the plan, the transforms, the units of its stages, their errors as a
+runner hands them on, the check that no row was lost, the exit code. Only who executes the transforms is another: they
+are done at once, one after the other, on lists.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pytest
+from apache_beam import Create, Flatten, GroupByKey, ParDo, PTransform, Reshuffle
+from apache_beam.pvalue import AsIter, AsSingleton
+from apache_beam.transforms.core import Windowing
+from apache_beam.transforms.ptransform import _NamedPTransform
+from apache_beam.transforms.window import GlobalWindows
 from runs import Ended
 
 from beam_semdedup import SemanticDeduplicationWorkflow
 from beam_semdedup.cli import commands
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.removal.job import remove_duplicates
-from beam_semdedup.removal.lookup import open_reader
-from beam_semdedup.removal.transform import RemoveDuplicates
-from beam_semdedup.removal.unit import finish as finish_removal
-from beam_semdedup.removal.unit import remove_from_file
 from beam_semdedup.runners.direct import DirectRunner
-from beam_semdedup.stages import assign, duplicates, fit, pairwise
-from beam_semdedup.storage.layout import CENTROIDS
-from beam_semdedup.transforms import SemanticDedup
 
 
 def semdedup(beam: bool = False, **parameters: Any) -> Ended:
@@ -53,52 +53,55 @@ def _ended(action: Callable[[], Any], beam: bool) -> Ended:
 
 
 @contextlib.contextmanager
-def _without_beam(beam: bool) -> Any:
-    real = DirectRunner.run
-    if not beam:
-        DirectRunner.run = lambda self, build: build(_Root())  # type: ignore[method-assign]
-    try:
+def _without_beam(beam: bool) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if not beam:
+            patch.setattr(DirectRunner, "run", lambda self, build: build(_Collection([])))
+            patch.setattr(PTransform, "__ror__", lambda self, left, label=None: _applied(self, left))
         yield
-    finally:
-        DirectRunner.run = real  # type: ignore[method-assign]
 
 
-class _Root:
-    """Stands where the pipeline would."""
+class _Collection:
+    """Stands where a PCollection would, or the pipeline, and holds its elements."""
 
-    def __or__(self, transform: Any) -> None:
-        {SemanticDedup: _deduplicate, RemoveDuplicates: _remove}[type(transform)](transform)
+    windowing = Windowing(GlobalWindows())
 
+    def __init__(self, elements: Iterable[Any]) -> None:
+        self.elements = list(elements)
 
-def _deduplicate(transform: SemanticDedup) -> None:
-    plan, job = transform.plan, transform.plan.job
-    if plan.pairwise_manifest:
-        compared = list(plan.pairwise_manifest.units)
-    else:
-        if plan.assign_manifest:
-            fitted = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assign_manifest.centroids)
-            found = [assign.find_assigned(job, name) for name in plan.assign_manifest.files]
-        else:
-            fitted = plan.fitted or fit.fit_centroids(job)
-            assigned = [assign.assign_unit(job, unit, fitted) for unit in plan.units]
-            assign.finish(job, assigned, fitted)
-            found = [unit.segments for unit in assigned]
-        keys = defaultdict(list)
-        for segments in found:
-            for segment in segments:
-                keys[segment.key].append(segment)
-        units = [unit for key, parts in keys.items() for unit in pairwise.pairwise_units(job, key, parts)]
-        compared = [pairwise.compare_unit(job, unit, fitted) for unit in units]
-        pairwise.finish(job, compared, fitted)
-    if job.parameters.eps is None:
-        return
-    files = defaultdict(list)
-    for result in compared:
-        files[result.key // job.keys_per_file].append(result)
-    for number, parts in files.items():
-        duplicates.select_duplicates(job, number, parts)
+    @property
+    def pipeline(self) -> _Collection:
+        return _Collection([])
+
+    def __or__(self, transform: Any) -> _Collection:
+        return _applied(transform, self)
 
 
-def _remove(transform: RemoveDuplicates) -> None:
-    job, reader = transform.job, open_reader(transform.job.ids)
-    finish_removal(job, [remove_from_file(job, unit, reader) for unit in transform.units])
+def _applied(transform: Any, to: Any) -> _Collection:
+    """Does what a transform does, at once."""
+    if isinstance(transform, _NamedPTransform):
+        transform = transform.transform
+    if isinstance(transform, Create):
+        return _Collection(transform.values)
+    if isinstance(transform, Flatten):
+        return _Collection(element for collection in to for element in collection.elements)
+    if isinstance(transform, Reshuffle):
+        return to
+    if isinstance(transform, GroupByKey):
+        groups = defaultdict(list)
+        for key, value in to.elements:
+            groups[key].append(value)
+        return _Collection(groups.items())
+    if isinstance(transform, ParDo):
+        others = [_side_input(other) for other in transform.raw_side_inputs[0]]
+        transform.fn.setup()
+        found = [transform.fn.process(element, *others) for element in to.elements]
+        return _Collection(itertools.chain.from_iterable(result for result in found if result is not None))
+    return transform.expand(to)
+
+
+def _side_input(given: Any) -> Any:
+    if isinstance(given, AsSingleton):
+        (element,) = given.pvalue.elements
+        return element
+    return given.pvalue.elements if isinstance(given, AsIter) else given

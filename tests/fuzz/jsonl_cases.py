@@ -188,6 +188,7 @@ def _row(line: bytes) -> tuple[Any, Any, bool]:
     if not isinstance(row, dict):
         return None, None, False
     id_, vector = row.get("id"), row.get("embeddings")
+    unsure |= line.count(b"[") > 50  # of `_deep`
     unsure |= "\\ud" in text.lower() or "\\u0000" in text  # halves of surrogates
     if not is_utf8(line):
         unsure = True  # where it is not in what is read, it does not matter

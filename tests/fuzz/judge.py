@@ -136,7 +136,7 @@ def too_many_rejected(files: Sequence[File], dimension: int, used: Collection[tu
         (
             len(file.ids),
             sum(
-                (number, row) in used or usable(*values, dimension)
+                (number, row) in used or (usable(*values, dimension) and row not in file.either)
                 for row, values in enumerate(zip(file.ids, file.vectors, strict=True))
             ),
         )

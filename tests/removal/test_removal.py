@@ -27,7 +27,8 @@ from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.runners import base as runners
-from beam_semdedup.storage import scratch
+from beam_semdedup.stages.duplicates import DuplicatesFacts
+from beam_semdedup.storage import scratch, tables
 from beam_semdedup.storage.folder import File, Folder
 
 
@@ -58,16 +59,16 @@ def finished_run(
     for name, values in zip(names, ids, strict=True):
         array = values if isinstance(values, pa.Array) else pa.array(values)
         table = pa.table({"id": array, "max_id": array, "cosine_sim_score": np.ones(len(array), np.float32)})
-        with (folder / "duplicates").file(name).atomic_write() as scratch:
-            pq.write_table(table, scratch, row_group_size=rows_per_group)
-    facts = {
+        facts = DuplicatesFacts(len(array), 0)
+        tables.write((folder / "duplicates").file(name), table, facts, "zstd", rows_per_group)
+    said = {
         "program": "beam-semdedup",
         "eps": 0.1,
         "repeated_ids": {"count": 0, "examples": []},
         "duplicates_files": names,
         **summary,
     }
-    folder.file("summary.json").write_bytes(json.dumps(facts).encode())
+    folder.file("summary.json").write_bytes(json.dumps(said).encode())
     return str(output)
 
 
@@ -466,6 +467,16 @@ class TestTheList:
         run = finished_run(tmp_path / "run", [1, 2], [3])
         next(Path(run, "duplicates").glob("*-00001.parquet")).unlink()
         assert "part-0123456789abcdef-00001.parquet: gone" in message(source, run, tmp_path / "out")
+
+    def test_a_file_that_is_another_than_the_run_wrote_is_refused(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", [1, 2], [3])
+        name = "part-0123456789abcdef-00001.parquet"
+        for content in (pa.table({"id": [5, 6]}), pa.table({"id": [5], "reason": ["embedding is null"]})):
+            pq.write_table(content, Path(run, "duplicates", name))
+            assert f"{name}: damaged, or not what the run wrote" in message(source, run, tmp_path / "out")
+        Path(run, "duplicates", name).write_bytes(b"PAR1")
+        assert f"{name}: damaged, or not what the run wrote" in message(source, run, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
     def test_an_unfinished_run_is_refused(self, tmp_path, source):
         run = finished_run(tmp_path / "run", [1, 2])
