@@ -16,7 +16,7 @@ from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 from beam_semdedup.coders import register
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import PairwiseResult
@@ -28,7 +28,7 @@ from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.storage.layout import CENTROIDS
 from beam_semdedup.storage.segments import ROWS, Segment
 
-ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignResult, PairwiseUnit, MatchUnit, PairwiseResult, DuplicatesFile)
+ELEMENTS = (AssignUnit, FittedKMeans, Segment, AssignResult, PairwiseUnit, MatchUnit, PairwiseResult, DuplicatesFile)
 """Every type that crosses a Beam edge, besides integers and pairs."""
 
 register(*ELEMENTS)
@@ -53,7 +53,7 @@ class FitKMeans(beam.PTransform):
 
 @dataclasses.dataclass
 class AssignCentroids(beam.PTransform):
-    """Turns `InputUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid.
+    """Turns `AssignUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid.
 
     With `n_probes` above 1, also into those of the rows' visits.
     """
@@ -61,7 +61,7 @@ class AssignCentroids(beam.PTransform):
     job: Job
     fitted: PCollection[FittedKMeans]
 
-    def expand(self, units: PCollection[InputUnit]) -> PCollection[Segment]:
+    def expand(self, units: PCollection[AssignUnit]) -> PCollection[Segment]:
         """Wires what the class says."""
         assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(self.job), AsSingleton(self.fitted))
         without = assigned | "Drop references" >> beam.Map(
@@ -208,7 +208,7 @@ class _Assign(beam.DoFn):
         self._read = Metrics.counter("semdedup", "rows-read")
         self._rejected = Metrics.counter("semdedup", "rows-rejected")
 
-    def process(self, unit: InputUnit, fitted: FittedKMeans) -> Iterator[AssignResult]:
+    def process(self, unit: AssignUnit, fitted: FittedKMeans) -> Iterator[AssignResult]:
         assigned = assign.assign_unit(self._job, unit, fitted)
         self._read.inc(assigned.num_rows)
         self._rejected.inc(assigned.rejected)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from beam_semdedup.coders import ReferenceCoder
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.planning import locate, make_plan
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
@@ -111,7 +111,7 @@ def plans(parameters):
     """A plan for each of `EDGES`, after a run in which an element that is pickled is an error."""
     fresh = make_plan(locate(parameters))
     with pytest.MonkeyPatch.context() as patch:
-        for kind in set(ELEMENTS) - {InputUnit}:  # the plan's units are part of the pipeline's definition
+        for kind in set(ELEMENTS) - {AssignUnit}:  # the plan's units are part of the pipeline's definition
             patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
         runners.run(lambda pipeline: pipeline | SemanticDedup(fresh), make_runner(parameters))
     half_finished = make_plan(locate(dataclasses.replace(parameters, which_to_keep="easy")))
@@ -119,7 +119,7 @@ def plans(parameters):
     exact = {"cache_path": f"{parameters.output_path}-exact", "n_probes": "exact"}
     visiting = make_plan(locate(dataclasses.replace(parameters, **exact)))
     with pytest.MonkeyPatch.context() as patch:
-        for kind in set(ELEMENTS) - {InputUnit}:
+        for kind in set(ELEMENTS) - {AssignUnit}:
             patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
         runners.run(lambda pipeline: pipeline | SemanticDedup(visiting), make_runner(parameters))
     half_visiting = make_plan(locate(dataclasses.replace(parameters, **{**exact, "which_to_keep": "easy"})))

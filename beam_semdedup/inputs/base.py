@@ -24,7 +24,7 @@ IsListed: TypeAlias = Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class InputUnit:
-    """A readable piece of the input, one unit of assign work: rows `[first_row, first_row + num_rows)` of a file.
+    """A readable piece of the input: rows `[first_row, first_row + num_rows)` of a file.
 
     Attributes:
         file: the file's position in the plan.
@@ -130,7 +130,7 @@ class Format(ABC):
         """Returns a few words for a piece in a message, such as `row group 3`."""
 
     def suffix(self, piece: Piece) -> str:
-        """Returns what the names of a unit's files say of its piece; nothing where its rows say enough."""
+        """Returns what the names of a unit's files say of its only piece; nothing where its rows say enough."""
         return ""
 
     def describe(self, unit: InputUnit) -> str:

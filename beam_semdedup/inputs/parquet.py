@@ -24,6 +24,8 @@ from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.tables import opened
 
 _LOOK_ROWS = 1024
+_WIDTHS = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
+"""The bytes of a value in memory; of a text, where it begins."""
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_integer,
     pa.types.is_floating,
@@ -56,7 +58,7 @@ class Parquet(Format, Copier):
                 parts.append(InputUnit(file.url, 0, first_row, num_rows, (group,)))
             first_row += num_rows
             for name in schema.names:
-                sizes[name] += _size(metadata.row_group(group), leaves[name])
+                sizes[name] += _size(metadata, group, leaves[name])
         return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
@@ -147,10 +149,13 @@ class Parquet(Format, Copier):
             return parquet_copy.copy_without(source, stream, sink, id_column.name, is_listed, batch_bytes)
 
     def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
-        """Returns how many rows are about `batch_bytes` in the chosen columns."""
-        groups, leaves = [metadata.row_group(g) for g in row_groups], leaf_columns(metadata)
-        size = sum(_size(group, leaves[name]) for group in groups for name in columns)
-        return max(1, self.batch_bytes * sum(int(group.num_rows) for group in groups) // max(1, size))
+        """Returns how many rows are about `batch_bytes` in the chosen columns, of whichever group has the largest."""
+        leaves = leaf_columns(metadata)
+        largest = max(
+            sum(_size(metadata, group, leaves[name]) for name in columns) / max(1, metadata.row_group(group).num_rows)
+            for group in row_groups
+        )
+        return max(1, int(self.batch_bytes / max(1, largest)))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -181,6 +186,14 @@ def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
     return None
 
 
-def _size(group: Any, leaves: Sequence[int]) -> int:
-    """Returns the uncompressed bytes of some of a row group's columns."""
-    return sum(int(group.column(leaf).total_uncompressed_size) for leaf in leaves)
+def _size(metadata: pq.FileMetaData, group: int, leaves: Sequence[int]) -> int:
+    """Returns the bytes of some of a row group's columns in memory, where repeated values take more than in the file.
+
+    How long the texts of a dictionary are is not known from a footer.
+    """
+    size = 0
+    for leaf in leaves:
+        column, described = metadata.row_group(group).column(leaf), metadata.schema.column(leaf)
+        width = described.length if described.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[column.physical_type]
+        size += max(int(column.total_uncompressed_size), width * int(column.num_values))
+    return size

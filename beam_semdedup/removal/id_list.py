@@ -21,7 +21,7 @@ from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 
-_ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
+_ENTRY_BYTES = 24  # the integer, or where the text begins, the number of the entry, and where it stands when sorted
 
 
 @dataclass(frozen=True)

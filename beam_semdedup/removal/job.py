@@ -1,7 +1,7 @@
 """The original dataset without its duplicates: same files, same columns, in bounded memory.
 
-Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
-list of duplicates. A removal that was killed goes on from the units that it finished.
+A unit is an input file, or many small ones. Their rows stream through in batches, and the ids of each batch are looked
+up in the list of duplicates. A removal that was killed goes on from the units that it finished.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     _LOG.info(
         "Removing %s from %s, %s",
         counted(ids.num_ids, "listed id"),
-        counted(len(units), "file"),
+        counted(sum(len(unit.sources) for unit in units), "file"),
         in_bytes(sum(unit.size for unit in units)),
     )
     done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))

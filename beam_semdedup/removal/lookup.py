@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ def open_reader(ids: IdList) -> IdReader:
 
 
 class IdReader(Protocol):
-    """Looks ids up in an `IdList`."""
+    """Looks ids up in an `IdList`; several threads may ask it."""
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """Looks n ids up.
@@ -41,7 +42,8 @@ class SortedIds:
 
     def __init__(self, ids: IdList) -> None:
         self._ids = ids
-        self._sorted: dict[Form, tuple[pa.Array, np.ndarray]] = {}
+        self._sorted: dict[Form, _Sorted] = {}
+        self._sorting = threading.Lock()
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""
@@ -51,26 +53,54 @@ class SortedIds:
             return mask, np.empty(0, dtype=np.int64)
         form = Form.common(ids.type, self._ids.id_type)
         wanted = form.of(ids.drop_null()).combine_chunks()
-        listed, numbers = self._entries(form)
-        low = _bisect(listed, wanted, pc.less)
-        there = low < len(listed)
-        there[there] = pc.equal(listed.take(low[there]), wanted.filter(pa.array(there))).to_numpy(zero_copy_only=False)
+        listed = self._entries(form)
+        at = _bisect(listed.values, wanted)
+        there = at < len(listed.values)
+        equal = pc.equal(listed.values.take(at[there]), wanted.filter(pa.array(there)))
+        there[there] = equal.to_numpy(zero_copy_only=False)
         mask[valid] = there
-        first, matches = np.unique(low[there], return_counts=True)
-        counts = _bisect(listed, listed.take(first), pc.less_equal) - first
+        values, matches = np.unique(at[there], return_counts=True)
+        first = listed.starts[values]
+        counts = listed.starts[values + 1] - first
         # The runs of equal entries, one after another.
         found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        return mask, np.sort(np.repeat(numbers[found], np.repeat(matches, counts)))
+        return mask, np.sort(np.repeat(listed.numbers[found], np.repeat(matches, counts)))
 
-    def _entries(self, form: Form) -> tuple[pa.Array, np.ndarray]:
-        """Returns the entries that are not null, sorted, in a form, and their numbers."""
-        if form not in self._sorted:
-            columns = [form.of(column) for file in self._ids.files for column in self._ids.read(file)]
-            chunks = [chunk for column in columns for chunk in column.chunks]
-            entries = pa.chunked_array(chunks, form.type_).combine_chunks()
-            order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
-            self._sorted[form] = entries.take(order), order.to_numpy().astype(np.int64)
-        return self._sorted[form]
+    def _entries(self, form: Form) -> _Sorted:
+        """Returns the entries that are not null, in a form."""
+        with self._sorting:
+            if form not in self._sorted:
+                columns = [form.of(column) for file in self._ids.files for column in self._ids.read(file)]
+                chunks = [chunk for column in columns for chunk in column.chunks]
+                self._sorted[form] = _Sorted.of(pa.chunked_array(chunks, form.type_).combine_chunks())
+            return self._sorted[form]
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Entries in the order of their values.
+
+    Attributes:
+        values: (m,) the different ones.
+        starts: (m + 1,) where among all of them the entries of each value begin, and where the last ones end.
+        numbers: (n,) the number that each has in the list.
+    """
+
+    values: pa.Array
+    starts: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, entries: pa.Array) -> _Sorted:
+        """Sorts the entries of a list, without those that are null."""
+        order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
+        values = entries.take(order)
+        is_first = np.ones(len(values), dtype=bool)
+        if len(values):
+            is_first[1:] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+        if not is_first.all():
+            values = values.filter(pa.array(is_first))
+        return cls(values, np.append(np.flatnonzero(is_first), len(order)), order.to_numpy().astype(np.int64))
 
 
 class StreamedIds:
@@ -138,13 +168,15 @@ class _ListFile:
         return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known, form)]
 
 
-def _bisect(array: pa.Array, values: pa.Array, precedes: Callable[[pa.Array, pa.Array], pa.Array]) -> np.ndarray:
-    """Returns, for m values, how many elements at the start of the sorted `array` precede each; (m,) int64."""
+def _bisect(array: pa.Array, values: pa.Array) -> np.ndarray:
+    """Returns, for m values, how many elements of the sorted `array` are less than each; (m,) int64."""
+    if pa.types.is_integer(array.type):
+        return np.searchsorted(array.to_numpy(), values.to_numpy())
     low, high = np.zeros(len(values), dtype=np.int64), np.full(len(values), len(array))
     while (low < high).any():
         middle = (low + high) // 2
         open_ = low < high
-        before = precedes(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
+        before = pc.less(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
         low = np.where(open_ & before, middle + 1, low)
         high = np.where(open_ & ~before, middle, high)
     return low

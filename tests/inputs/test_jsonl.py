@@ -18,14 +18,13 @@ import pytest
 import zstandard
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from reading import SCHEMA, copied, facts, input_of, malformed, numbers, positions, read
+from reading import SCHEMA, copied, facts, input_of, malformed, numbers, parts_of, positions, read
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import jsonl_lines
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.jsonl_lines import blocks, what_is_no_lines
-from beam_semdedup.inputs.units import units
 from beam_semdedup.storage.folder import File, Folder
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -341,7 +340,7 @@ class TestJsonl:
     def test_a_unit_is_named_by_its_file_first_line_and_rows(self, tmp_path):
         kind = Jsonl(block_bytes=1)
         found = self.written(tmp_path, lines_of(row(0)) + b"\n\n" + lines_of(row(1), row(2)), kind)
-        names = [kind.describe(unit) for unit in units(input_of(kind, found), 2)]
+        names = [kind.describe(unit) for unit in parts_of(input_of(kind, found), 2)]
         assert names == [f"{found.info} (from line 1, rows 0 to 1)", f"{found.info} (from line 5, rows 2 to 2)"]
         assert [kind.suffix(part.piece) for part in found.parts] == [""] * 3
 
@@ -378,7 +377,7 @@ class TestCompressedJsonl:
     def test_it_is_read_as_if_it_were_not_compressed(self, tmp_path, suffix, rows_per_unit):
         found = self.written(tmp_path, suffix, COMPRESSORS[suffix](self.content))
         assert (found.num_rows, len(found.parts)) == (61, 1)
-        parts = units(input_of(self.kind, found), rows_per_unit)
+        parts = parts_of(input_of(self.kind, found), rows_per_unit)
         assert len(parts) == -(-61 // rows_per_unit)
         assert all(self.kind.where(part.piece) == "from line 1" for part in parts)
         content, rows = read(parts, self.kind)
@@ -489,7 +488,7 @@ class TestAnyLines:
         path.write_bytes(COMPRESSORS.get(suffix, bytes)(content))
         kind = Jsonl(block_bytes)
         found = facts(path, kind)
-        parts = units(input_of(kind, found), rows_per_unit)
+        parts = parts_of(input_of(kind, found), rows_per_unit)
         table_, rows = read(parts, kind)
         per_unit = [read([unit], kind)[1] for unit in parts]
         path.unlink()

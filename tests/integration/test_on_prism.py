@@ -53,7 +53,7 @@ def test_a_killed_worker_is_said_and_the_run_is_started_again(tmp_path: Path) ->
     with pytest.raises(WorkerLost, match=r"^worker process \d+ was killed by SIGKILL"):
         _run(lambda p: p | beam.Create([7]) | beam.Map(die_once))
     Path(place).unlink()
-    _run(lambda p: p | beam.Create([7]) | beam.Map(die_once), max_retries=1)
+    _run(lambda p: p | beam.Create([7]) | beam.Map(die_once), max_retries=3)
 
 
 @needs_prism

@@ -22,6 +22,7 @@ from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.plan import stored
+from beam_semdedup.removal import plan
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
@@ -225,7 +226,8 @@ class TestResume:
 
     @staticmethod
     def stop(tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Ends a removal when one of its two files is written; the names of those written from now on."""
+        """Ends a removal when one of its two files, a unit each, is written; the names of those written from now on."""
+        monkeypatch.setattr(plan, "_UNIT_BYTES", 1)
         original, written = Parquet.copy_without, []
 
         def fail(self: Any, source: File, *rest: Any) -> Any:

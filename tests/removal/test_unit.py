@@ -13,7 +13,7 @@ from beam_semdedup.errors import UnitError
 from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.plan import RemovalJob, RemovalUnit, make_plan
-from beam_semdedup.removal.unit import finish, remove_from_file
+from beam_semdedup.removal.unit import finish, remove_from_files
 from beam_semdedup.storage.folder import File
 
 
@@ -42,7 +42,7 @@ def test_what_was_found_in_a_long_list_is_noted_in_few_bytes(planned: tuple[Remo
     job, unit = planned
     sizes = []
     for entries in ([5, 10**8], range(10**6)):
-        remove_from_file(job, unit, Found(np.array(entries)))
+        remove_from_files(job, unit, Found(np.array(entries)))
         (note,) = Path(job.stage.url).glob("*.parquet")
         sizes.append(note.stat().st_size)
         note.unlink()
@@ -53,14 +53,14 @@ def test_what_was_found_in_a_long_list_is_noted_in_few_bytes(planned: tuple[Remo
 def test_a_note_that_cannot_be_read_is_discarded_and_written_again(planned: tuple[RemovalJob, RemovalUnit]) -> None:
     job, unit = planned
     reader = Found(np.arange(1000))
-    removed = remove_from_file(job, unit, reader)
+    removed = remove_from_files(job, unit, reader)
     (note,) = Path(job.stage.url).glob("*.parquet")
     content = note.read_bytes()
     note.write_bytes(content[:4] + bytes(40) + content[44:])
-    assert remove_from_file(job, unit, reader).reused
+    assert remove_from_files(job, unit, reader).reused
     with pytest.raises(UnitError, match=f"{note.name} is damaged or gone: .*; the same command computes it again"):
         finish(job, [removed])
     assert not note.exists()
-    assert not remove_from_file(job, unit, reader).reused
+    assert not remove_from_files(job, unit, reader).reused
     finish(job, [removed])
     assert note.read_bytes() == content
