@@ -20,7 +20,7 @@ from beam_semdedup.storage.folder import File
 _ENCRYPTED_MAGIC = b"PARE"
 _TAIL_BYTES, _ENDING_BYTES = 64 << 10, 8
 _ROWS_PER_BYTE = 1 << 20
-_REPEATED, _REPETITIONS = 2, (0, 1, 2)
+_REPEATED, _REPETITIONS, _CODECS = 2, range(3), range(8)
 _HISTOGRAMS = (2, 3)
 """The fields of SizeStatistics that have a number for each level: of repetition, and of definition."""
 
@@ -106,6 +106,8 @@ def _check_group(name: str, group: Struct, leaves: Sequence[_Leaf], size: int) -
         said = f"its footer says that {b'.'.join(column[Column.PATH]).decode(errors='replace')!r} in {name}"
         if column[Column.TYPE] != leaf.type_:
             raise ValueError(f"{said} has another type than in the schema")
+        if column[Column.CODEC] not in _CODECS:
+            raise ValueError(f"{said} is compressed by codec {column[Column.CODEC]}, which nobody knows")
         values, num_bytes = column[Column.NUM_VALUES], column[Column.COMPRESSED_BYTES]
         if values < rows or (values > rows and not leaf.levels[0]):
             raise ValueError(f"{said} has {values:,} values in {rows:,} rows")

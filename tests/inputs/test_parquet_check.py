@@ -78,6 +78,10 @@ def _type_of_the_schema(footer: Struct) -> None:
     footer[FileField.SCHEMA][-1][Element.TYPE] = 1
 
 
+def _other_codec(footer: Struct) -> None:
+    _column(footer)[Column.CODEC] = 8
+
+
 def _outside(footer: Struct) -> None:
     _column(footer)[Column.COMPRESSED_BYTES] = 10**6
 
@@ -110,6 +114,7 @@ def _no_schema(footer: Struct) -> None:
         (_fewer_values, "'embeddings.list.element' in row group 1 has 2 values in 3 rows"),
         (_other_type, "'embeddings.list.element' in row group 1 has another type than in the schema"),
         (_type_of_the_schema, "'embeddings.list.element' in row group 0 has another type than in the schema"),
+        (_other_codec, "'embeddings.list.element' in row group 1 is compressed by codec 8, which nobody knows"),
         (_outside, "'embeddings.list.element' in row group 1 lies outside the file"),
         (_fewer_columns, "row group 0 has 1 columns, and the schema 2"),
         (_more_children, "more columns than it names"),
