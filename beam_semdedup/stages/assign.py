@@ -53,8 +53,8 @@ class AssignResult:
 
 
 @dataclass(frozen=True)
-class _Facts(Record):
-    """What a segment file says of itself; its rejected rows are in a file beside it."""
+class AssignFacts(Record):
+    """What a unit's segment file says of itself, and the file of its rejected rows."""
 
     unit: UnitId
     rejected: int
@@ -68,14 +68,15 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
     name = f"{first.file:06d}-{first.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
     with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
-        finished = segments.read_index(job.segments.file(file_name), _Facts)
+        finished = segments.read_index(job.segments.file(file_name), AssignFacts)
         if finished and finished[0].unit == wanted:
             return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
+        facts = AssignFacts(wanted, rejected.num_rows)
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
-            tables.write(file, rejected, None, job.parameters.cache_compression)
-        index = segments.write(job.segments, file_name, table, width, _Facts(wanted, rejected.num_rows))
+            tables.write(file, rejected, facts, job.parameters.cache_compression)
+        index = segments.write(job.segments, file_name, table, width, facts)
         return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, began, index)
 
 
@@ -83,7 +84,7 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
     file = job.segments.file(name)
     with stored.discarding(job.kmeans):
-        finished = segments.read_index(file, _Facts)
+        finished = segments.read_index(file, AssignFacts)
         if finished is None:
             raise DamagedFile(file, "its index cannot be read")
     return finished[1]

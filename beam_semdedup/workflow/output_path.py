@@ -15,11 +15,10 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
-from beam_semdedup.stages.assign import rejected_schema
-from beam_semdedup.storage import layout
+from beam_semdedup.stages.assign import AssignFacts, rejected_schema
+from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
-from beam_semdedup.storage.tables import opened
 from beam_semdedup.text import without_secrets
 
 PROGRAM = "beam-semdedup"
@@ -103,8 +102,11 @@ def copy_rejected(job: Job, assigned: AssignManifest) -> Counter[tuple[str, str]
             continue
         file = source.file(name)
         with stored.discarding(job.kmeans, job.segments.file(f"{unit}.arrow")), as_damage(file):
+            facts = tables.read_facts(file, AssignFacts)
+            if facts is None or facts.unit.name != unit:
+                raise ValueError("it is not of its unit")
             data = file.read_bytes()
-            rows = opened(pa.BufferReader(data)).read()  # all columns, that no damage is copied
+            rows = tables.opened(pa.BufferReader(data)).read()  # all columns, that no damage is copied
             if rows.schema.remove_metadata() != rejected_schema(job):
                 raise ValueError(f"it has the columns {rows.schema}")
         target.file(layout.part_name(job.kmeans_fingerprint, unit)).write_bytes(data)

@@ -92,11 +92,12 @@ def _attempts(command: str, ready: _Prepared) -> str:
                 raise Fault(f"other results than a clean run's: {_difference(found, ready.right[command])}")
             return ended or "right"
         _check_error(how, ready.place)
-        if how.err == last:  # the same again: it is for a person to mend, who was told how
+        said = how.err.strip().splitlines()[-1]
+        if said == last:  # the same again: it is for a person to mend, who was told how
             if how.code == 1:
                 raise Fault(f"the same again and again: {how.err}")
             return "error"
-        ended, last = "healed", how.err
+        ended, last = "healed", said
     raise Fault(f"no end of errors, {_ATTEMPTS} runs long: {last}")
 
 

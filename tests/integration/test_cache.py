@@ -224,13 +224,22 @@ def test_rejected_rows_that_are_damaged_are_not_copied(
     assert pq.read_table(copy).equals(expected)
 
 
-def test_a_rejected_file_with_other_columns_is_not_copied(finished: tuple[Path, Path, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["columns", "unit"])
+def test_a_rejected_file_that_is_another_is_not_copied(
+    what: str, finished: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
     data, out = finished[0], tmp_path / "out"
     shutil.copytree(finished[1], out)
     file = next(out.glob("kmeans_results/*/rejected/*"))
-    pq.write_table(pq.read_table(file).drop_columns("id"), file)
-    with pytest.raises(RunError, match=r"damaged or gone: it has the columns"):
+    table = pq.read_table(file)
+    if what == "columns":
+        table = table.drop_columns("id")
+    else:
+        table = table.replace_schema_metadata({b"semdedup": table.schema.metadata[b"semdedup"].replace(b"-w", b"-v")})
+    pq.write_table(table, file)
+    with pytest.raises(RunError, match=r"damaged or gone: it (has the columns|is not of its unit)"):
         dedup(data, out, n_clusters=3)
+    assert dedup(data, out, n_clusters=3).rejected == {"embedding has zero norm": 1}
 
 
 def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:
