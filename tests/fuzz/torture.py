@@ -68,7 +68,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     figures = Figures()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="semdedup-torture-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="semdedup-torture-") as scratch, contextlib.suppress(KeyboardInterrupt):
         campaign(Path(scratch), given.seed, given.kills, figures)
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(figures.kills.items()))
     print(
@@ -102,6 +102,7 @@ def campaign(scratch: Path, seed: str, kills: int, figures: Figures) -> None:
             figures.faults.append(fault)
             print(f"{about}: {fault}", flush=True)
         figures.lives += 1
+        print(f"{figures.kills.total()} kills in {figures.lives} lives", file=sys.stderr, flush=True)
         shutil.rmtree(place)
 
 
@@ -116,7 +117,7 @@ def make_job(name: str, out: Path, init: Path, finished: Path, workers: int) -> 
     if name == "sweep":
         eps, results = [f"eps={','.join(map(str, _EPS))}", "-m"], [f"eps={eps}/duplicates" for eps in _EPS]
         return Job(name, COMMAND, [*where, *given, *sizes, *eps], out, "**/plan.json", results, workers)
-    fit = ["n_clusters=40", "n_init=5", "min_moved=0", "tol=0"] if name == "fit" else given
+    fit = ["n_clusters=40", "n_init=2"] if name == "fit" else given
     removal = ["remove=true"] if name == "run" else []
     results = ["duplicates", "deduplicated"] if name == "run" else ["duplicates"]
     return Job(name, COMMAND, [*where, *fit, *sizes, *removal, "eps=0.05"], out, "**/plan.json", results, workers)
@@ -126,7 +127,7 @@ def life(job: Job, place: Path, rng: random.Random, right: dict[str, list[str]],
     """Starts the job, kills it a few times and lets it end; yields what is wrong."""
     temporary = place / "tmp"
     temporary.mkdir(exist_ok=True)
-    for _ in range(rng.choice([2, 3, 4])):
+    for _ in range(rng.choice([3, 4, 5])):
         yield from _kill(job, temporary, rng, figures)
     code, said = _finished(job, temporary)
     if code:
