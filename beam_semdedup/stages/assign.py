@@ -90,19 +90,6 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     return finished[1]
 
 
-def rejected_schema(job: Job) -> pa.Schema:
-    """Returns the columns of the files of rejected rows."""
-    return pa.schema(
-        [
-            ("source_file", pa.string()),
-            ("row_group", pa.int32()),
-            ("row", pa.int64()),
-            ("id", job.id_type),
-            ("reason", pa.string()),
-        ]
-    )
-
-
 def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
@@ -141,7 +128,7 @@ def _assign_rows(job: Job, unit: AssignUnit, centroids: np.ndarray) -> tuple[pa.
     else:  # all together: a GPU wants many rows, and the centroids are copied there each time
         parsed = in_threads(lambda rows: _parse(job, rows), batches)
         parts = [assign(parsed)] if parsed else []
-    empty = job.segment_schema.empty_table(), rejected_schema(job).empty_table()
+    empty = job.segment_schema.empty_table(), _rejected_schema(job).empty_table()
     usable, rejected = (pa.concat_tables(tables) for tables in zip(empty, *parts, strict=True))
     return usable, rejected
 
@@ -204,7 +191,7 @@ def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
         **{field.name: table.column(field.name).filter(usable) for field in job.carried},
     }
     schema = pa.schema([job.segment_schema.field(name) for name in columns])
-    rejected = [rejected_schema(job).empty_table()]
+    rejected = [_rejected_schema(job).empty_table()]
     for (part, rows), stop in zip(batches, itertools.accumulate(sizes), strict=True):
         first = stop - rows.table.num_rows
         bad = np.flatnonzero(reasons[first:stop])
@@ -217,8 +204,20 @@ def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
     return _Batch(pa.table(columns, schema=schema), vectors, pa.concat_tables(rejected))
 
 
+def _rejected_schema(job: Job) -> pa.Schema:
+    return pa.schema(
+        [
+            ("source_file", pa.string()),
+            ("row_group", pa.int32()),
+            ("row", pa.int64()),
+            ("id", job.id_type),
+            ("reason", pa.string()),
+        ]
+    )
+
+
 def _rejected(job: Job, part: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
     row_group, row = job.input_format.places(job.input_file(part.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
     path = pa.array([without_secrets(part.path)] * len(numbers))
-    return pa.table([path, row_group, row, ids, reason], schema=rejected_schema(job))
+    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))

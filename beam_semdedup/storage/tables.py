@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -13,10 +14,11 @@ import pyarrow.parquet as pq
 
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
-_FACTS = b"semdedup"
+_FACTS, _COLUMNS = b"semdedup", b"semdedup.columns"
 _R = TypeVar("_R", bound=Record)
 _LARGEST_TEXT = 2**31 - 1
 _WIDE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
@@ -27,9 +29,10 @@ def write(
 ) -> None:
     """Writes a table, whole, with `facts` in place of its schema's metadata; `options` are `pq.write_table`'s.
 
-    Its pages have checksums.
+    Its pages have checksums, and `read_facts` knows its columns again.
     """
-    table = table.replace_schema_metadata({_FACTS: facts.to_json()} if facts else None)
+    said = {_FACTS: facts.to_json(), _COLUMNS: _stored_columns(table.schema)} if facts else None
+    table = table.replace_schema_metadata(said)
     with file.atomic_write() as scratch:
         pq.write_table(
             table,
@@ -39,6 +42,18 @@ def write(
             write_page_checksum=True,
             **options,
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _stored_columns(schema: pa.Schema) -> bytes:
+    """Returns the `_columns` that a table of this schema comes back with: parquet does not know every type."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return _columns(pq.read_schema(pa.BufferReader(sink.getvalue())))
+
+
+def _columns(schema: pa.Schema) -> bytes:
+    return fingerprint([[field.name, str(field.type)] for field in schema]).encode()
 
 
 def take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -79,10 +94,13 @@ def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None, **optio
 
 
 def read_facts(file: File, kind: type[_R]) -> _R | None:
-    """Returns the facts that `write` put into a file; None where there is no file that can be read."""
+    """Returns the facts that `write` put into a file; None where there is no file with its columns that can be read."""
     try:
         with as_damage(file), file.open() as source:
-            return kind.from_json(pq.read_schema(source).metadata[_FACTS])
+            schema = pq.read_schema(source)
+            if schema.metadata.get(_COLUMNS, _columns(schema)) != _columns(schema):
+                raise ValueError(f"its columns are not those that were written: {schema.remove_metadata()}")
+            return kind.from_json(schema.metadata[_FACTS])
     except DamagedFile as error:
         if file.exists():
             _LOG.warning("%s", error)
