@@ -98,9 +98,10 @@ def read_facts(file: File, kind: type[_R]) -> _R | None:
     try:
         with as_damage(file), file.open() as source:
             schema = pq.read_schema(source)
-            if schema.metadata.get(_COLUMNS, _columns(schema)) != _columns(schema):
+            said = schema.metadata or {}
+            if said.get(_COLUMNS, _columns(schema)) != _columns(schema):
                 raise ValueError(f"its columns are not those that were written: {schema.remove_metadata()}")
-            return kind.from_json(schema.metadata[_FACTS])
+            return kind.from_json(said[_FACTS])
     except DamagedFile as error:
         if file.exists():
             _LOG.warning("%s", error)

@@ -75,3 +75,9 @@ def test_facts_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     file = Folder(str(tmp_path)).file("a.parquet")
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"semdedup": Facts(7).to_json()}), file.url)
     assert tables.read_facts(file, Facts) == Facts(7)
+
+
+def test_a_file_that_says_nothing_of_itself_has_no_facts(tmp_path: Path) -> None:
+    file = Folder(str(tmp_path)).file("a.parquet")
+    pq.write_table(pa.table({"a": [1]}), file.url)
+    assert tables.read_facts(file, Facts) is None
