@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -41,7 +40,7 @@ class Job:
     arguments: list[str]
     out: Path
     begun: str
-    """a pattern of what appears in `out` once work has begun"""
+    """a pattern of what is written to `out` when work begins"""
     results: list[str]
     """the directories in `out` whose rows are compared"""
     workers: int
@@ -116,11 +115,11 @@ def make_job(name: str, out: Path, init: Path, finished: Path, workers: int) -> 
         return Job(name, command, [*where, f"duplicates_path={finished}"], out, "_removal/plan.json", ["."], workers)
     if name == "sweep":
         eps, results = [f"eps={','.join(map(str, _EPS))}", "-m"], [f"eps={eps}/duplicates" for eps in _EPS]
-        return Job(name, COMMAND, [*where, *given, *sizes, *eps], out, "**/plan.json", results, workers)
+        return Job(name, COMMAND, [*where, *given, *sizes, *eps], out, "**/semdedup.yaml", results, workers)
     fit = ["n_clusters=40", "n_init=2"] if name == "fit" else given
     removal = ["remove=true"] if name == "run" else []
     results = ["duplicates", "deduplicated"] if name == "run" else ["duplicates"]
-    return Job(name, COMMAND, [*where, *fit, *sizes, *removal, "eps=0.05"], out, "**/plan.json", results, workers)
+    return Job(name, COMMAND, [*where, *fit, *sizes, *removal, "eps=0.05"], out, "**/semdedup.yaml", results, workers)
 
 
 def life(job: Job, place: Path, rng: random.Random, right: dict[str, list[str]], figures: Figures) -> Iterator[str]:
@@ -147,10 +146,14 @@ def _kill(job: Job, temporary: Path, rng: random.Random, figures: Figures) -> It
     name = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGINT"])
     target = rng.choice(["driver", "driver", "group", "worker"] if job.workers > 1 else ["driver", "driver", "group"])
     number = getattr(signal, name)
+    since = time.time()
     with _started(job, temporary) as process:
         if rng.random() < 0.9:  # else at any moment of its start
-            _wait_for(lambda: any(job.out.glob(job.begun)) or process.poll() is not None)
-        time.sleep(rng.random() ** 2 * 1.5)
+            _wait_for(lambda: _has_begun(job, since) or process.poll() is not None)
+            time.sleep(rng.random() ** 2 * 1.5)
+        else:
+            time.sleep(rng.random() * 3)
+        begun = _has_begun(job, since)
         workers = _workers(process)
         if target == "worker" and not workers:
             target = "driver"
@@ -162,9 +165,8 @@ def _kill(job: Job, temporary: Path, rng: random.Random, figures: Figures) -> It
         if target == "group":
             os.killpg(process.pid, number)
         else:
-            victim = rng.choice(workers) if target == "worker" else psutil.Process(process.pid)
             with contextlib.suppress(psutil.NoSuchProcess):
-                victim.send_signal(number)
+                (rng.choice(workers) if target == "worker" else process).send_signal(number)
         try:
             err = process.communicate(timeout=_LIMIT)[1]
         except subprocess.TimeoutExpired:
@@ -176,23 +178,23 @@ def _kill(job: Job, temporary: Path, rng: random.Random, figures: Figures) -> It
     if process.returncode == 0:
         figures.late += 1
         return
-    figures.kills[f"{name} of the {target}"] += 1
+    figures.kills[f"{name} of the {target}" if begun else f"{name} at the start"] += 1
     codes = {1} if target == "worker" else CODES[name]
     if target == "group":
         codes = codes | {1}  # the driver may notice first that a worker is gone
-    if process.returncode not in codes and not _is_early(process, number, err):
+    if not begun and process.returncode in {*codes, -number, 1}:  # while Python and its packages are imported
+        return
+    if process.returncode not in codes:
         yield f"{name} to {target}: ended with {process.returncode}: {err[-1500:]}"
-    if "Traceback" in err and not _is_early(process, number, err):
+    if "Traceback" in err:
         yield f"{name} to {target}: a traceback: {err[-1500:]}"
 
 
-def _is_early(process: subprocess.Popen[str], number: int, err: str) -> bool:
-    """Says whether a signal came while Python or the package was being imported, which nobody answers for."""
-    return (
-        process.returncode in (-number, 1, 130)
-        and bool(re.search(r"KeyboardInterrupt|^$", err))
-        and "goes on" not in err
-    )
+def _has_begun(job: Job, since: float) -> bool:
+    """Says whether the work of a command has begun that was started then."""
+    with contextlib.suppress(OSError):
+        return any(file.stat().st_mtime > since for file in job.out.glob(job.begun))
+    return False
 
 
 def _finished(job: Job, temporary: Path) -> tuple[int, str]:
