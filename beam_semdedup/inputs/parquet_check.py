@@ -62,7 +62,7 @@ def check(footer: Struct, size: int) -> None:
         if footer[FileField.NUM_ROWS] != rows:
             raise ValueError(f"its footer says {footer[FileField.NUM_ROWS]:,} rows, and {rows:,} in its row groups")
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("its footer says less than each does") from error
+        raise ValueError("its footer lacks what every one has") from error
 
 
 @dataclass(frozen=True)

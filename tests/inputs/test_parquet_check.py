@@ -119,7 +119,7 @@ def _no_schema(footer: Struct) -> None:
         (_fewer_columns, "row group 0 has 1 columns, and the schema 2"),
         (_more_children, "more columns than it names"),
         (_encrypted, "encrypted"),
-        (_no_schema, "less than each does"),
+        (_no_schema, "lacks what every one has"),
     ],
 )
 def test_a_footer_that_contradicts_itself_is_bad_input(path: Path, change: Callable[[Struct], None], said: str) -> None:
