@@ -3,13 +3,14 @@ PYTHON ?= python3.11
 EXTRAS ?=
 BIN := .venv/bin
 PARALLEL := -n auto --dist loadfile
+TESTS := tests:tests/integration
 
 extras = $(if $(strip $(EXTRAS)),[$(EXTRAS)])
 
-.PHONY: demo test test-all bench check install clean
+.PHONY: demo test test-all fuzz torture bench check install clean
 
 demo: .venv/installed ## the command on the committed embeddings
-	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 'metadata_fields=[text]'
+	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 n_probes=exact reach=0.2 'metadata_fields=[text]'
 	@$(BIN)/python examples/look_at_pairs.py demo-output
 
 test: .venv/installed-test ## the fast tests
@@ -17,6 +18,12 @@ test: .venv/installed-test ## the fast tests
 
 test-all: .venv/installed-test ## the slow ones too
 	$(BIN)/python -m pytest -q $(PARALLEL) -m ""
+
+fuzz: .venv/installed-test ## damaged and odd files and caches; FUZZ="stored --cases 10000 --seed 7" chooses
+	PYTHONPATH=$(TESTS) $(BIN)/python -m fuzz $(FUZZ)
+
+torture: .venv/installed-test ## really killed runs; TORTURE="--kills 1000 --seed 7" chooses
+	PYTHONPATH=$(TESTS) $(BIN)/python -m fuzz.torture $(TORTURE)
 
 bench: .venv/installed-bench ## compare with peers; BENCH="given fit" chooses
 	$(BIN)/python -m benchmarks $(BENCH)

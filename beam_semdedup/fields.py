@@ -48,6 +48,7 @@ Positive: TypeAlias = Annotated[Integer, Field(ge=1)]
 NotNegative: TypeAlias = Annotated[Integer, Field(ge=0)]
 Number: TypeAlias = Annotated[float, BeforeValidator(_no_truth), Field(allow_inf_nan=False)]
 PositiveOrAuto: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | Literal["auto"]
+PositiveOrExact: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=LARGEST)] | Literal["exact"]
 
 
 @dataclasses.dataclass(frozen=True)

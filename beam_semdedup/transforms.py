@@ -16,18 +16,19 @@ from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
 from beam_semdedup.coders import register
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import PairwiseResult
-from beam_semdedup.stages import assign, duplicates, fit, pairwise
+from beam_semdedup.stages import assign, duplicates, fit, matches, pairwise, visits
 from beam_semdedup.stages.assign import AssignResult
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.storage.layout import CENTROIDS
-from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.segments import ROWS, Segment
 
-ELEMENTS = (InputUnit, FittedKMeans, Segment, AssignResult, PairwiseUnit, PairwiseResult, DuplicatesFile)
+ELEMENTS = (AssignUnit, FittedKMeans, Segment, AssignResult, PairwiseUnit, MatchUnit, PairwiseResult, DuplicatesFile)
 """Every type that crosses a Beam edge, besides integers and pairs."""
 
 register(*ELEMENTS)
@@ -52,27 +53,30 @@ class FitKMeans(beam.PTransform):
 
 @dataclasses.dataclass
 class AssignCentroids(beam.PTransform):
-    """Turns `InputUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid."""
+    """Turns `AssignUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid.
+
+    With `n_probes` above 1, also into those of the rows' visits.
+    """
 
     job: Job
     fitted: PCollection[FittedKMeans]
 
-    def expand(self, units: PCollection[InputUnit]) -> PCollection[Segment]:
+    def expand(self, units: PCollection[AssignUnit]) -> PCollection[Segment]:
         """Wires what the class says."""
         assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(self.job), AsSingleton(self.fitted))
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
         ).with_output_types(AssignResult)
         _ = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
-        addressed = beam.FlatMap(lambda unit: _largest_first(unit.segments)).with_output_types(Segment)
-        return assigned | "Address segments" >> addressed
+        return assigned | "Address segments" >> beam.ParDo(_Address(self.job), AsSingleton(self.fitted))
 
 
 @dataclasses.dataclass
 class FindAssigned(beam.PTransform):
-    """Gives the `Segment`s of a finished assign stage, from the files that its manifest names."""
+    """Gives what `AssignCentroids` does from the files that a finished assign stage's manifest names."""
 
     job: Job
+    fitted: PCollection[FittedKMeans]
     files: list[str]
 
     def expand(self, root: PBegin) -> PCollection[Segment]:
@@ -82,8 +86,7 @@ class FindAssigned(beam.PTransform):
             root
             | "List segment files" >> beam.Create(self.files)
             | "Spread segment files" >> beam.Reshuffle()
-            | "Read references"
-            >> beam.FlatMap(lambda name: _largest_first(assign.find_assigned(job, name))).with_output_types(Segment)
+            | "Read references" >> beam.ParDo(_FindAssigned(job), AsSingleton(self.fitted))
         )
 
 
@@ -110,6 +113,37 @@ class PairwiseSimilarity(beam.PTransform):
         )
         _ = compared | "Finish comparison" >> Finish(pairwise.finish, job, self.fitted)
         return compared
+
+
+@dataclasses.dataclass
+class MatchAcrossClusters(beam.PTransform):
+    """Turns `Segment`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset."""
+
+    job: Job
+    fitted: PCollection[FittedKMeans]
+
+    def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
+        """Wires what the class says."""
+        job = self.job
+        matched = (
+            references
+            | "Key by visited centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
+            | "Group by visited centroid" >> beam.GroupByKey()
+            | "Plan comparisons"
+            >> beam.FlatMapTuple(lambda key, parts: matches.match_units(job, key, parts)).with_output_types(MatchUnit)
+            | "Spread comparisons" >> beam.Reshuffle()
+            | "Compare with visitors" >> beam.ParDo(_Match(job), AsSingleton(self.fitted))
+        )
+        rows = references | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
+        merged = (
+            (rows, matched)
+            | beam.Flatten()
+            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
+            | "Group by centroid" >> beam.GroupByKey()
+            | "Merge matches" >> beam.ParDo(_Merge(job), AsSingleton(self.fitted))
+        )
+        _ = merged | "Finish comparison" >> Finish(pairwise.finish, job, self.fitted)
+        return merged
 
 
 @dataclasses.dataclass
@@ -156,12 +190,13 @@ class SemanticDedup(beam.PTransform):
             if plan.assign_manifest:
                 handle = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assign_manifest.centroids)
                 fitted = root | "Find centroids" >> beam.Create([handle])
-                found = root | "Find assigned rows" >> FindAssigned(job, list(plan.assign_manifest.files))
+                found = root | "Find assigned rows" >> FindAssigned(job, fitted, list(plan.assign_manifest.files))
             else:
                 units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
                 found = units | "Assign" >> AssignCentroids(job, fitted)
-            compared = found | "Compare" >> PairwiseSimilarity(job, fitted)
+            compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
+            compared = found | "Compare" >> compare(job, fitted)
         if job.parameters.eps is None:
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
@@ -173,11 +208,46 @@ class _Assign(beam.DoFn):
         self._read = Metrics.counter("semdedup", "rows-read")
         self._rejected = Metrics.counter("semdedup", "rows-rejected")
 
-    def process(self, unit: InputUnit, fitted: FittedKMeans) -> Iterator[AssignResult]:
+    def process(self, unit: AssignUnit, fitted: FittedKMeans) -> Iterator[AssignResult]:
         assigned = assign.assign_unit(self._job, unit, fitted)
         self._read.inc(assigned.num_rows)
         self._rejected.inc(assigned.rejected)
         yield assigned
+
+
+class _Address(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, assigned: AssignResult, fitted: FittedKMeans) -> Iterator[Segment]:
+        yield from _addressed(self._job, assigned.segments, fitted)
+
+
+class _FindAssigned(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, name: str, fitted: FittedKMeans) -> Iterator[Segment]:
+        yield from _addressed(self._job, assign.find_assigned(self._job, name), fitted)
+
+
+class _Match(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def process(self, unit: MatchUnit, fitted: FittedKMeans) -> Iterator[Segment]:
+        yield from matches.find_matches(self._job, unit, fitted)
+
+
+class _Merge(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._compared = Metrics.counter("semdedup", "rows-compared")
+
+    def process(self, parts: tuple[int, Iterable[Segment]], fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+        merged = matches.merge_matches(self._job, *parts, fitted)
+        self._compared.inc(merged.num_rows)
+        yield merged
 
 
 class _Compare(beam.DoFn):
@@ -215,6 +285,13 @@ class Finish(beam.PTransform):
             | "End" >> beam.Create([0])
             | "Write manifest" >> beam.Map(finish, AsIter(units), *map(AsSingleton, self._others))
         )
+
+
+def _addressed(job: Job, rows: tuple[Segment, ...], fitted: FittedKMeans) -> Iterator[Segment]:
+    """Yields the references of an assign unit, and those of the visits of its rows where they make some."""
+    yield from _largest_first(rows)
+    if job.has_visits:
+        yield from _largest_first(visits.visit_clusters(job, rows, fitted))
 
 
 def _largest_first(found: Iterable[Segment]) -> list[Segment]:

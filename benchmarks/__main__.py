@@ -10,7 +10,20 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bench import Bench
 
-SCENARIOS = ("start", "kernel", "given", "fit", "workers", "sweep", "memory", "growth", "plan", "semhash", "shuffle")
+SCENARIOS = (
+    "start",
+    "kernel",
+    "given",
+    "fit",
+    "workers",
+    "sweep",
+    "memory",
+    "growth",
+    "files",
+    "plan",
+    "semhash",
+    "shuffle",
+)
 
 
 def main() -> None:

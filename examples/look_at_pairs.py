@@ -43,7 +43,10 @@ def main() -> None:
         parser.error(f"the run's cache is not where the run left it: {error}")
     scores = rows.to_table(columns=["id", "max_id", "cosine_sim_score"])
     scores = scores.filter(pc.field("id") != pc.field("max_id"))  # these rank first in their cluster: like no other
-    print_histogram(scores["cosine_sim_score"], summary["rows_read"], eps, run["precision"] == "screened")
+    reach = None if run["n_probes"] == 1 else run["reach"] or run["eps"]
+    if reach is not None and eps > reach:
+        parser.error(f"the scores of this run end at eps={reach}: run it with reach={eps}")
+    print_histogram(scores["cosine_sim_score"], summary["rows_read"], eps, run["precision"] == "screened", reach)
 
     scores = scores.sort_by([("cosine_sim_score", "descending"), ("id", "ascending")])
     number = found(scores["cosine_sim_score"], eps)
@@ -69,15 +72,17 @@ def found(scores: pa.ChunkedArray, eps: float) -> int:
     return pc.sum(pc.greater_equal(pc.cast(scores, pa.float64()), 1 - eps)).as_py() or 0
 
 
-def print_histogram(scores: pa.ChunkedArray, rows: int, eps: float, screened: bool) -> None:
-    """Prints how many rows each eps would find, with a bar for those that the one before it would not."""
-    steps = sorted({*STEPS, eps})
+def print_histogram(scores: pa.ChunkedArray, rows: int, eps: float, screened: bool, reach: float | None) -> None:
+    """Prints how many rows each eps up to the reach would find, with a bar for those that the one before would not."""
+    steps = sorted(step for step in {*STEPS, eps} if reach is None or step <= reach)
     counts = [found(scores, step) for step in steps]
     bands = [after - before for before, after in zip([0, *counts], counts, strict=False)]
     print(f"{'eps':>6}{'duplicates':>14}{'share':>9}   more than with the eps before")
     for step, count, band in zip(steps, counts, bands, strict=True):
         bar = "█" * round(BAR * band / max(1, *bands)) or ("▏" if band else "")
         print(f"{step:>6g}{count:>14,}{count / rows:>9.2%}   {bar} {band:,}{'  <- this' if step == eps else ''}")
+    if reach is not None:
+        print(f"The scores of this run end at eps={reach}: reach=… takes them further.")
     if screened:
         print("precision=screened: the scores of this run are exact near its own eps only")
 

@@ -108,3 +108,38 @@ def duplicates(compared: Compared, eps: float) -> list[tuple]:
 
 def _is_nan(value) -> bool:
     return isinstance(value, float | np.floating) and math.isnan(value)
+
+
+def similarity(x, y) -> np.float32:
+    """The score of a pair of float32 rows: the exact product, rounded once and clipped."""
+    return np.float32(min(1.0, max(-1.0, math.fsum(np.asarray(x, np.float64) * np.asarray(y, np.float64)))))
+
+
+def best_earlier(rows, order, pairs=None, reach=2.0) -> tuple[np.ndarray, np.ndarray]:
+    """The score (n,) float32 and the position of the best earlier row of each row of a whole dataset.
+
+    That is the first of the rows that are the same, bit for bit, else the earliest of those with the highest score. A
+    row that has none whose score is at least 1 - reach has the score NaN, and itself.
+
+    Args:
+        rows: (n, d) float32.
+        order: (n,) positions, from the first-ranked row to the last.
+        pairs: (n, n) bool, symmetric: which pairs are compared; None: all.
+    """
+    rows, order = np.asarray(rows, np.float32), np.asarray(order, np.int64)
+    scores, winners = np.full(len(rows), np.nan, dtype=np.float32), np.arange(len(rows))
+    about = (rows.astype(np.float64) @ rows.astype(np.float64).T).clip(-1, 1)
+    for place, i in enumerate(order):
+        earlier = order[:place] if pairs is None else order[:place][pairs[i, order[:place]]]
+        if not len(earlier):
+            continue
+        identical = earlier[(rows[earlier] == rows[i]).all(axis=1)]
+        if len(identical):
+            score, winner = 1.0, identical[0]
+        else:
+            near = earlier[about[i, earlier] >= about[i, earlier].max() - 1e-6]
+            found = [float(similarity(rows[i], rows[j])) for j in near]
+            score, winner = max(found), near[np.argmax(found)]
+        if score >= 1 - reach or reach >= 2:
+            scores[i], winners[i] = score, winner
+    return scores, winners

@@ -95,7 +95,12 @@ def sampled(
     field: pa.Field | None = None,
 ) -> np.ndarray:
     column = VectorColumn(found.format, field or pa.field("embeddings", VECTORS), found.dimension, normalize, {})
-    return sample(units(found, rows_per_unit), column, size, seed)
+    return sample(parts_of(found, rows_per_unit), column, size, seed)
+
+
+def parts_of(found: InputFacts, rows_per_unit: int) -> list[InputUnit]:
+    """What the units of an input read, file by file."""
+    return [part for unit in units(found, rows_per_unit) for part in unit.parts]
 
 
 def read(units: Sequence[InputUnit], kind: Format, schema: pa.Schema = SCHEMA) -> tuple[pa.Table, list[RowBatch]]:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from beam_semdedup.coders import ReferenceCoder
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs.base import InputUnit
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.planning import locate, make_plan
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseResult, PairwiseUnit
 from beam_semdedup.storage.segments import Segment
 from beam_semdedup.transforms import ELEMENTS, SemanticDedup
@@ -68,9 +69,11 @@ def test_coders_of_different_types_differ():
 
 
 EDGES = {
-    "nothing": set(ELEMENTS),
+    "nothing": set(ELEMENTS) - {MatchUnit},
     "assigned rows": {FittedKMeans, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile},
     "similarities": {PairwiseResult, DuplicatesFile},
+    "nothing, n_probes=exact": set(ELEMENTS) - {PairwiseUnit},
+    "assigned rows, n_probes=exact": {FittedKMeans, Segment, MatchUnit, PairwiseResult, DuplicatesFile},
 }
 """What the cache holds, and the element types that cross edges then."""
 
@@ -79,6 +82,7 @@ STEPS = {
     "assigned rows": ["Find centroids", "Find assigned rows", "Compare", "Identify duplicates"],
     "similarities": ["Find comparisons", "Identify duplicates"],
 }
+STEPS |= {f"{cached}, n_probes=exact": STEPS[cached] for cached in ("nothing", "assigned rows")}
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +111,19 @@ def plans(parameters):
     """A plan for each of `EDGES`, after a run in which an element that is pickled is an error."""
     fresh = make_plan(locate(parameters))
     with pytest.MonkeyPatch.context() as patch:
-        for kind in set(ELEMENTS) - {InputUnit}:  # the plan's units are part of the pipeline's definition
+        for kind in set(ELEMENTS) - {AssignUnit}:  # the plan's units are part of the pipeline's definition
             patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
         runners.run(lambda pipeline: pipeline | SemanticDedup(fresh), make_runner(parameters))
     half_finished = make_plan(locate(dataclasses.replace(parameters, which_to_keep="easy")))
     finished = make_plan(locate(parameters))
-    return dict(zip(EDGES, (fresh, half_finished, finished), strict=True))
+    exact = {"cache_path": f"{parameters.output_path}-exact", "n_probes": "exact"}
+    visiting = make_plan(locate(dataclasses.replace(parameters, **exact)))
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in set(ELEMENTS) - {AssignUnit}:
+            patch.setattr(kind, "__reduce_ex__", refuse_to_be_pickled, raising=False)
+        runners.run(lambda pipeline: pipeline | SemanticDedup(visiting), make_runner(parameters))
+    half_visiting = make_plan(locate(dataclasses.replace(parameters, **{**exact, "which_to_keep": "easy"})))
+    return dict(zip(EDGES, (fresh, half_finished, finished, visiting, half_visiting), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +171,8 @@ def test_a_run_in_which_no_element_can_be_pickled_finishes(plans):
         (False, False),
         (True, False),
         (True, True),
+        (False, False),
+        (True, False),
     ]
     assert (
         plans["similarities"].assign_manifest.counts.num_rows

@@ -128,7 +128,9 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
     writes = schema is not ForecastParameters
     outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
-    place = sweep.table_place(line, outputs) if line.multirun and schema is Parameters else None
+    sweeps = line.multirun and schema is Parameters
+    place = sweep.table_place(line, outputs) if sweeps else None
+    reach = sweep.reach_of(line) if sweeps else None
 
     def task(number: int, overrides: list[str], composed: Any) -> None:
         outcome: dict[str, Any] = {"overrides": overrides}
@@ -139,6 +141,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
                 interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
+            if reach is not None and parameters.n_probes != 1 and parameters.reach is None:
+                parameters.reach = reach
             with progress.logged(parameters.verbose, by_caller=False):
                 outcome.update(action(parameters))
             return DONE
@@ -153,7 +157,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
     with scratches.directory() as scratch:
         line.run(Path(scratch), task)
         outcomes = [json.loads(path.read_text()) for path in sorted(Path(scratch).glob("outcome-*.json"))]
-    if line.multirun and schema is Parameters:
+    if sweeps:
         sweep.report(outcomes, place)
     return max((outcome["exit_code"] for outcome in outcomes), default=DONE)
 

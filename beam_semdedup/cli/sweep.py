@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -39,6 +40,17 @@ def outputs(line: CommandLine) -> list[str]:
 def shared(outputs: Sequence[str]) -> set[str]:
     """Returns the output paths that more than one job would write to."""
     return {path for path in outputs if outputs.count(path) > 1}
+
+
+def reach_of(line: CommandLine) -> float | None:
+    """Returns the largest eps of a sweep over eps, for which rows are matched once; None where there is none."""
+    values = []
+    for overrides in composition.jobs_of(line.overrides):
+        for override in overrides:
+            if composition.key_of(override) == "eps":
+                with contextlib.suppress(ValueError):  # null, or what the job itself complains of
+                    values.append(float(override.partition("=")[2]))
+    return max(values, default=None)
 
 
 def table_place(line: CommandLine, outputs: Sequence[str]) -> File:

@@ -146,11 +146,19 @@ class RankingStrategy:
                     f"ranking_strategy: column {name!r} is {type_}, which has no order; rank by numbers, text or times"
                 )
 
-    def order(self, table: pa.Table) -> npt.NDArray[np.int64]:
+    @property
+    def columns(self) -> list[str]:
+        """The columns of rows that their order depends on, besides the centroid."""
+        return list(dict.fromkeys(["id", *self.metadata_cols, *(name for name, _ in _SOURCE)]))
+
+    def order(
+        self, table: pa.Table, within: Sequence[tuple[str, str]] = (("centroid", "ascending"),)
+    ) -> npt.NDArray[np.int64]:
         """Sorts the rows by centroid and within a centroid from the first-ranked to the last; (n,) their positions.
 
         Args:
-            table: n rows with id, centroid, source_file, source_row, the distances and `input_columns`.
+            table: n rows with `columns` and those of `within`.
+            within: columns with directions to sort by instead of the centroid; none: the order of the dataset.
         """
         if self.strategy == "random":
             table = table.append_column(_HASH, pa.array(hash_ids(table.column("id"), self.random_seed)))
@@ -158,7 +166,7 @@ class RankingStrategy:
         else:
             directions = ["ascending" if flag else "descending" for flag in self.ascending]
             keys = list(zip(self.metadata_cols, directions, strict=True))
-        keys = [("centroid", "ascending"), *keys]
+        keys = [*within, *keys]
         if "id" not in self.metadata_cols:
             keys.append(("id", self._id_order))
         return _sorted(table, [*keys, *_SOURCE])

@@ -31,6 +31,7 @@ from beam_semdedup.fields import (
     Number,
     OneOf,
     Positive,
+    PositiveOrExact,
 )
 from beam_semdedup.fit.base import FitDataFraction, FitParameters, KMeansConfig
 from beam_semdedup.fit.local import LocalKMeansConfig
@@ -207,8 +208,13 @@ class SimilarityParameters:
     heading: ClassVar[str] = SIMILARITY
 
     eps: Annotated[Number, Field(ge=0, lt=2)] | None = None
-    """a row is a duplicate if its cosine similarity to a row ranked before it in its cluster is at least 1 - eps; null:
-    stop after the similarities"""
+    """a row is a duplicate if its cosine similarity to a row ranked before it is at least 1 - eps; null: stop after the
+    similarities"""
+    n_probes: PositiveOrExact = 1
+    """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
+    it, so that no duplicate is missed"""
+    reach: Annotated[Number, Field(ge=0, lt=2)] | None = None
+    """the largest eps that the similarities found with n_probes serve; null: eps, in a sweep the largest"""
     which_to_keep: Literal["hard", "easy", "random"] = "hard"
     """of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)"""
     distance_metric: Literal["cosine", "l2"] = "cosine"
@@ -229,7 +235,13 @@ class SimilarityParameters:
     @property
     def screening_threshold(self) -> float | None:
         """1 - eps with precision=screened, else None."""
-        return None if self.precision == "exact" or self.eps is None else 1 - self.eps
+        return None if self.precision == "exact" or self.eps is None or self.n_probes != 1 else 1 - self.eps
+
+    @property
+    def matching_reach(self) -> float:
+        """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
+        given = self.eps if self.reach is None else self.reach
+        return 2.0 if given is None else given
 
 
 @dataclass(kw_only=True, config=CHECKED)

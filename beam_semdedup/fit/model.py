@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 import time
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -182,7 +183,10 @@ def from_npy(data: bytes) -> np.ndarray:
     version = np.lib.format.read_magic(stream)
     if version not in read:
         raise ValueError(f"version {version}")
-    shape, _, dtype = read[version](stream)
+    try:
+        shape, _, dtype = read[version](stream)
+    except (SyntaxError, tokenize.TokenError, TypeError, RecursionError) as error:  # the header is a Python expression
+        raise ValueError("its header is damaged") from error
     size = math.prod(shape) * dtype.itemsize
     if not dtype.hasobject and size != len(data) - stream.tell():  # before as much memory is asked for
         raise ValueError(f"{len(data) - stream.tell():,} bytes of values, where its header says {size:,}")

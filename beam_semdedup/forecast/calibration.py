@@ -162,7 +162,7 @@ class _Calibration:
         column = VectorColumn(plan.job.input_format, field, self._dimension, True, {})
 
         def read() -> None:
-            for _ in column.read(plan.units[0]):
+            for _ in column.read(plan.units[0].parts[0]):
                 pass
 
         return _least(read)[0]

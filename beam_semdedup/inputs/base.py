@@ -24,7 +24,7 @@ IsListed: TypeAlias = Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]]
 
 @dataclass(frozen=True)
 class InputUnit:
-    """A readable piece of the input, one unit of assign work: rows `[first_row, first_row + num_rows)` of a file.
+    """A readable piece of the input: rows `[first_row, first_row + num_rows)` of a file.
 
     Attributes:
         file: the file's position in the plan.
@@ -107,6 +107,10 @@ class Format(ABC):
                     return commonest
         return None
 
+    def column_type(self, facts: FileFacts, name: str) -> pa.DataType:
+        """Returns the type that a file's column is read as."""
+        return facts.schema.field(name).type
+
     def vector_type(self, type_: pa.DataType) -> pa.DataType:
         """Returns the type that a column of vectors is read as if the file says `type_`; itself if it holds none."""
         return type_
@@ -126,7 +130,7 @@ class Format(ABC):
         """Returns a few words for a piece in a message, such as `row group 3`."""
 
     def suffix(self, piece: Piece) -> str:
-        """Returns what the names of a unit's files say of its piece; nothing where its rows say enough."""
+        """Returns what the names of a unit's files say of its only piece; nothing where its rows say enough."""
         return ""
 
     def describe(self, unit: InputUnit) -> str:

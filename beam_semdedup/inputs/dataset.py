@@ -128,12 +128,15 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
     stored = {name for file in files for name in file.schema.names}
     outside = [partitions.column(name, [f.info.url for f in files]) for name in columns.carried if name not in stored]
     partitioned = {field.name: field for field in outside if field is not None}
-    for file in files:
+    wanted = dict.fromkeys([columns.id, columns.embedding, *columns.carried])
+    names = [name for name in wanted if name not in partitioned]
+
+    def types_of(file: FileFacts) -> list[pa.DataType]:
         check_any_column(kind, file)
-        for name in dict.fromkeys([columns.id, columns.embedding, *columns.carried]):
-            if name in partitioned:
-                continue
-            type_ = _column_type(kind, file, name, columns)
+        return [_column_type(kind, file, name, columns) for name in names]
+
+    for file, types in zip(files, in_io_threads(types_of, files), strict=True):
+        for name, type_ in zip(names, types, strict=True):
             seen, first = found.get(name, (type_, file.info))
             # Every list of numbers becomes a float32 matrix.
             joined = seen if name == columns.embedding else _joined(kind, seen, type_)
@@ -156,9 +159,8 @@ def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> 
     check_column(file.info.url, file.schema, name, repr(name))
     if name in file.conflicts and name != columns.embedding:
         raise InputError(f"{file.info}: column {name!r} is {file.conflicts[name]}: write it with one type")
-    type_ = file.schema.field(name).type
-    if name == columns.embedding:
-        type_ = kind.vector_type(type_)
+    type_ = kind.column_type(file, name)
+    type_ = kind.vector_type(type_) if name == columns.embedding else embeddings.carried_type(type_)
     if name == columns.id and not embeddings.is_id_type(type_) and type_ != pa.null():
         raise InputError(
             f"{file.info}: id column {name!r} is {type_}, expected integer, string or binary" + hint_on_ids(type_)

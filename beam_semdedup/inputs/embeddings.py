@@ -15,6 +15,7 @@ from beam_semdedup.compute.arrays import row_dot
 REASONS = (
     "",
     "id is null",
+    "id is not UTF-8",
     "embedding is null",
     "embedding has the wrong length",
     "embedding has NaN or infinite values",
@@ -24,7 +25,7 @@ REASONS = (
 """Why a row is rejected; the position is the code, 0 means that it is not."""
 
 _FLOAT32 = np.finfo(np.float32)
-NULL_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
+NULL_ID, INVALID_ID, NULL_EMBEDDING, WRONG_LENGTH, NOT_FINITE, ZERO_NORM, MALFORMED = range(1, len(REASONS))
 
 
 def is_id_type(type_: pa.DataType) -> bool:
@@ -39,6 +40,23 @@ def is_id_type(type_: pa.DataType) -> bool:
     )
 
 
+def id_reasons(ids: pa.ChunkedArray) -> npt.NDArray[np.uint8]:
+    """Returns for every id why it identifies no row, an index into `REASONS`, zero where it does; (n,)."""
+    reasons = np.where(ids.is_valid().to_numpy(), 0, NULL_ID).astype(np.uint8)
+    try:
+        ids.validate(full=True)
+    except pa.ArrowInvalid:
+        reasons[[not _is_utf8(value) for value in ids.cast(pa.large_binary()).to_pylist()]] = INVALID_ID
+    return reasons
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        return value is None or value.decode() is not None
+    except UnicodeDecodeError:
+        return False
+
+
 def is_embedding_type(type_: pa.DataType) -> bool:
     """Says whether a column of this type holds vectors: a list of floats or integers, of whichever list type."""
     is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
@@ -48,14 +66,30 @@ def is_embedding_type(type_: pa.DataType) -> bool:
 def plain_type(type_: pa.DataType) -> pa.DataType:
     """Returns the type of a column once it is `decoded`.
 
-    It is that of the values of a dictionary, or of what an extension type is stored as, and the usual type for a view,
-    for which Arrow has few functions. A tensor of more than one dimension is no vector, and stays what it is.
+    It is that of the values of a dictionary, or of what an extension type is stored as, else the `carried_type`; lists
+    of a fixed size may be vectors, and stay. A tensor of more than one dimension is no vector, and stays what it is.
     """
     if pa.types.is_dictionary(type_):
         return plain_type(type_.value_type)
     if isinstance(type_, pa.BaseExtensionType):
         is_matrix = isinstance(type_, pa.FixedShapeTensorType) and len(type_.shape) != 1
         return type_ if is_matrix else plain_type(type_.storage_type)
+    return type_ if pa.types.is_fixed_size_list(type_) else carried_type(type_)
+
+
+def carried_type(type_: pa.DataType) -> pa.DataType:
+    """Returns the type that a column is carried as: the usual one, however deep, for what Arrow does not know well.
+
+    It has few functions for views, and reads no lists of a fixed size from parquet if one is null.
+    """
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(carried_type(field.type)) for field in type_])
+    if pa.types.is_map(type_):
+        key, item = (field.with_type(carried_type(field.type)) for field in (type_.key_field, type_.item_field))
+        return pa.map_(key, item, type_.keys_sorted)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        inner = type_.value_field.with_type(carried_type(type_.value_type))
+        return pa.large_list(inner) if pa.types.is_large_list(type_) else pa.list_(inner)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(type_, type_)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.json as pj
 
 _SPACE = ord(" ")
-_AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
+AROUND_OBJECT = b" \t\r\n\xef\xbb\xbf"
 _ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{")
 _CARRIAGE_RETURN = re.compile(rb"\}[ \t]*\r+[ \t]*\{")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
@@ -50,7 +50,7 @@ def blocks(stream: IO[bytes], block_bytes: int, length: int = sys.maxsize, start
 def what_is_no_lines(start: bytes) -> str:
     """Says what a file is that begins so and does not have an object a line; nothing where it may have."""
     if _ARRAY.match(start):
-        first, _, others = start.strip(_AROUND_OBJECT).partition(b"\n")
+        first, _, others = start.strip(AROUND_OBJECT).partition(b"\n")
         if not first.rstrip().endswith(b"]") or not others.strip():
             return "it is one JSON array, not an object a line: `jq -c '.[]'` writes its objects as lines"
     if b"\n" not in start and _CARRIAGE_RETURN.search(start):
@@ -91,7 +91,7 @@ def may_be_objects(lines: Sequence[bytes]) -> npt.NDArray[np.bool_]:
     Lines that do can be parsed together: no JSON value has a `}`, a newline and a `{` in a row in it, so that
     each is a row of its own or an error. And a line `null`, or one of 100,000 brackets, would crash Arrow's parser.
     """
-    stripped = (line.strip(_AROUND_OBJECT) for line in lines)
+    stripped = (line.strip(AROUND_OBJECT) for line in lines)
     return np.fromiter(
         (line[:1] == b"{" and line[-1:] == b"}" and not _is_deep(line) for line in stripped), bool, len(lines)
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.inputs.base import joined_type
-from beam_semdedup.inputs.jsonl_lines import cut, may_be_objects, read_json, spans
+from beam_semdedup.inputs.jsonl_lines import AROUND_OBJECT, cut, may_be_objects, read_json, spans
 
 
 @dataclass
@@ -30,18 +31,17 @@ class ColumnTypes:
 
     def __init__(self) -> None:
         self._found: dict[str, dict[pa.DataType, _Values]] = {}
-        self._any_utf8 = False
+        self._mixed: dict[str, int] = {}
 
     def add(self, block: bytes, first_line: int) -> int:
         """Takes a block into account; returns the number of its lines that are not blank."""
         starts, ends, before = spans(block)
         lines = cut(block, starts, ends)
         good = may_be_objects(lines)
+        if not _is_utf8(block):
+            good &= np.fromiter(map(_is_utf8, lines), bool, len(lines))
         objects = list(itertools.compress(lines, good))
-        self._any_utf8 = self._any_utf8 or any(map(_is_utf8, objects))
-        for table, numbers in _readable_runs(objects, before[good] + first_line):
-            for name, column in zip(table.column_names, table.columns, strict=True):
-                self._count(name, column, numbers)
+        self._add_lines(objects, before[good] + first_line)
         return len(lines)
 
     def schema(self) -> pa.Schema:
@@ -49,16 +49,54 @@ class ColumnTypes:
 
         It has no columns where no line is JSON.
         """
-        if not self._any_utf8:
-            return pa.schema([])
         commonest = {name: max(found, key=lambda t: found[t].count) for name, found in self._found.items()}
-        return pa.schema(commonest.items())
+        return pa.schema({**commonest, **{name: pa.null() for name in self._mixed if name not in commonest}}.items())
 
     def conflicts(self) -> dict[str, str]:
         """Returns the columns whose values no one type holds, each with its types and where they are, in words."""
-        conflicts = {name: found for name, found in self._found.items() if len(found) > 1}
-        lines = {name: sorted((v.line, str(type_)) for type_, v in found.items()) for name, found in conflicts.items()}
-        return {name: " and ".join(f"{t} in line {line:,}" for line, t in found) for name, found in lines.items()}
+        lines = {name: [(v.line, str(type_)) for type_, v in found.items()] for name, found in self._found.items()}
+        for name, line in self._mixed.items():
+            lines.setdefault(name, []).append((line, "of several types at once"))
+        return {
+            name: " and ".join(f"{type_} in line {line:,}" for line, type_ in sorted(found))
+            for name, found in lines.items()
+            if len(found) > 1 or name in self._mixed
+        }
+
+    def _add_lines(self, lines: Sequence[bytes], numbers: npt.NDArray[np.int64]) -> None:
+        """Counts the columns of lines, of which `numbers` are the numbers; those that are no JSON have none."""
+        table = _read(lines)
+        if table is not None:
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                self._count(name, column, numbers)
+            return
+        rows = [_parsed(line) for line in lines]
+        groups = _alike(rows)
+        if len(groups) == 1:
+            self._add_rows(rows, numbers)
+        else:
+            for group in groups:
+                self._add_lines([lines[index] for index in group], numbers[group])
+
+    def _add_rows(self, rows: Sequence[dict[str, Any]], numbers: npt.NDArray[np.int64]) -> None:
+        """Counts the columns of rows each for itself, so that one that Arrow cannot read takes none with it."""
+        for name in dict.fromkeys(name for row in rows for name in row):
+            having = [index for index, row in enumerate(rows) if name in row]
+            self._add_values(
+                name, [json.dumps({name: rows[index][name]}).encode() for index in having], numbers[having]
+            )
+
+    def _add_values(self, name: str, values: Sequence[bytes], numbers: npt.NDArray[np.int64]) -> None:
+        """Counts objects with one column."""
+        table = _read(values)
+        if table is not None:
+            self._count(name, table.column(0), numbers)
+        elif len(values) == 1:
+            self._mixed.setdefault(name, int(numbers[0]))
+        else:
+            middle = len(values) // 2
+            self._add_values(name, values[:middle], numbers[:middle])
+            self._add_values(name, values[middle:], numbers[middle:])
 
     def _count(self, name: str, column: pa.ChunkedArray, numbers: npt.NDArray[np.int64]) -> None:
         """Counts values under their type, or joins it with one that was counted before into one that holds both."""
@@ -95,45 +133,54 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _readable_runs(
-    lines: Sequence[bytes], numbers: npt.NDArray[np.int64]
-) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
-    """Yields tables of all well-formed lines, with the lines' numbers; a table for each of their schemas, or more."""
-    if not lines:
-        return
+def _read(lines: Sequence[bytes]) -> pa.Table | None:
+    """Returns a table with a row for each line; None where Arrow cannot read all of them."""
     with contextlib.suppress(pa.ArrowInvalid):
         table = read_json(lines, None)
-        if table.num_rows == len(lines):
-            yield table, numbers
-            return
-    groups = _alike(lines)
-    if len(groups) == 1:
-        groups = [group for group in np.array_split(groups[0], 2) if len(lines) > 1]
-    for group in groups:
-        yield from _readable_runs([lines[index] for index in group], numbers[group])
+        return table if lines and table.num_rows == len(lines) else None
+    return None
 
 
-def _alike(lines: Sequence[bytes]) -> list[npt.NDArray[np.int64]]:
-    """Returns the positions of the lines in groups in which every column has one kind of value.
+def _alike(rows: Sequence[dict[str, Any]]) -> list[npt.NDArray[np.int64]]:
+    """Returns the positions of the rows in groups in which every column has one kind of value.
 
     Halving alone would end at single lines where the kinds alternate.
     """
-    rows = [_parsed(line) for line in lines]
     kinds: dict[str, set[type]] = {}
     for row in rows:
         for name, value in row.items():
             if value is not None:
-                kinds.setdefault(name, set()).add(type(value))
+                kinds.setdefault(name, set()).add(_kind(value))
     mixed = [name for name, found in kinds.items() if len(found) > 1]
     groups: dict[tuple[type, ...], list[int]] = {}
     for position, row in enumerate(rows):
-        groups.setdefault(tuple(type(row.get(name)) for name in mixed), []).append(position)
+        groups.setdefault(tuple(_kind(row.get(name)) for name in mixed), []).append(position)
     return [np.array(group) for group in groups.values()]
 
 
+def _kind(value: Any) -> type:
+    """Returns the type of a value; integers are as floats, since a column may have both."""
+    return float if type(value) is int else type(value)
+
+
 def _parsed(line: bytes) -> dict[str, Any]:
-    """Returns the values of a line, integers as floats since a column may have both; none where it is malformed."""
+    """Returns the values of a line; none where it is malformed, also as Arrow sees it."""
     try:
-        return dict(json.loads(line, parse_int=float))
+        row = json.loads(line.strip(AROUND_OBJECT), object_pairs_hook=_without_repetition, parse_float=_finite)
+        json.dumps(row, ensure_ascii=False).encode()  # halves of surrogates
+        return dict(row)
     except (ValueError, RecursionError):
         return {}
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return row
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number that is too large")
+    return value

@@ -15,13 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import as_input_error
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
-from beam_semdedup.inputs.parquet_pages import check_footer, leaf_columns, read_batches
+from beam_semdedup.inputs.parquet_check import checked_metadata
+from beam_semdedup.inputs.parquet_pages import leaf_columns
+from beam_semdedup.inputs.parquet_read import ColumnReader
 from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.tables import opened
 
 _LOOK_ROWS = 1024
+_WIDTHS = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
+"""The bytes of a value in memory; of a text, where it begins."""
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_integer,
     pa.types.is_floating,
@@ -45,9 +49,8 @@ class Parquet(Format, Copier):
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
-            parquet = opened(source)
-            check_footer(source, parquet.metadata)
-            schema, metadata, leaves = parquet.schema_arrow, parquet.metadata, leaf_columns(parquet.metadata)
+            reader = ColumnReader(file, source, checked_metadata(file, source))
+            schema, metadata, leaves = reader.schema(), reader.metadata, leaf_columns(reader.metadata)
         parts, first_row, sizes = [], 0, Counter[str]()
         for group in range(metadata.num_row_groups):
             num_rows = metadata.row_group(group).num_rows
@@ -55,7 +58,7 @@ class Parquet(Format, Copier):
                 parts.append(InputUnit(file.url, 0, first_row, num_rows, (group,)))
             first_row += num_rows
             for name in schema.names:
-                sizes[name] += _size(metadata.row_group(group), leaves[name])
+                sizes[name] += _size(metadata, group, leaves[name])
         return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
@@ -64,13 +67,12 @@ class Parquet(Format, Copier):
         if pa.types.is_fixed_size_list(type_):
             return int(type_.list_size)
         with facts.info.open() as source:
-            parquet = opened(source)
-            metadata = parquet.metadata
-            leaves = leaf_columns(metadata)[embedding_field]
+            reader, vectors = ColumnReader.open(facts.info, source), pa.schema([facts.schema.field(embedding_field)])
+            leaves = leaf_columns(reader.metadata)[embedding_field]
             for part in facts.parts:
-                evident = _evident_dimension(metadata.row_group(part.piece[0]), leaves)
+                evident = _evident_dimension(reader.metadata.row_group(part.piece[0]), leaves)
                 counts: Counter[int] = Counter()
-                for batch in read_batches(facts.info, parquet, _LOOK_ROWS, part.piece, [embedding_field]):
+                for batch in reader.iter_batches(vectors, _LOOK_ROWS, part.piece):
                     counts += embeddings.lengths(embeddings.decoded(batch.column(embedding_field)))
                     if evident and counts.keys() == {evident}:
                         return evident
@@ -78,10 +80,20 @@ class Parquet(Format, Copier):
                     return commonest
         return None
 
+    def column_type(self, facts: FileFacts, name: str) -> pa.DataType:
+        """See `Format.column_type`; INT96 timestamps are read for it."""
+        type_ = facts.schema.field(name).type
+        if "timestamp[us]" not in str(type_):
+            return type_
+        with facts.info.open() as source:
+            return embeddings.plain_type(ColumnReader.open(facts.info, source).exact_type(name))
+
     def joined_type(self, a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         """See `Format.joined_type`; types that differ only in how large their values may be."""
         if pa.uint64() in (a, b) and not (pa.types.is_unsigned_integer(a) and pa.types.is_unsigned_integer(b)):
             return None
+        if {a, b} == {pa.timestamp("us"), pa.timestamp("ns")}:
+            return pa.timestamp("ns")
         return joined_type(a, b) if any(kind(a) and kind(b) for kind in _KINDS) else None
 
     def join(self, pieces: Sequence[Piece]) -> Piece:
@@ -101,19 +113,21 @@ class Parquet(Format, Copier):
         no_lines = np.empty(0, dtype=np.int64)
         groups = unit.piece
         with file.open() as source:
-            parquet = opened(source)
-            metadata = parquet.metadata
+            reader = ColumnReader.open(file, source)
+            metadata = reader.metadata
             if groups[-1] >= metadata.num_row_groups:
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
             position = sum(metadata.row_group(g).num_rows for g in range(groups[0]))
             stop = unit.first_row + unit.num_rows
             rows = self._batch_rows(metadata, groups, schema.names)
-            for batch in read_batches(file, parquet, rows, groups, schema.names):
+            for batch in reader.iter_batches(schema, rows, groups):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
                 if first < last:
                     table = pa.Table.from_batches([batch.slice(first - position, last - first)])
                     positions = np.arange(first, last)
-                    yield RowBatch(_with_types(table, schema), positions, positions, no_lines)
+                    with as_input_error(f"{file}: values beyond the types that all files share"):
+                        table = _with_types(table, schema)
+                    yield RowBatch(table, positions, positions, no_lines)
                 position += batch.num_rows
                 if position >= stop:
                     break
@@ -130,36 +144,18 @@ class Parquet(Format, Copier):
     def copy_without(
         self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
     ) -> tuple[int, int]:
-        """See `Copier.copy_without`; row groups stay, even empty ones, and so does the compression of each column."""
-        rows_read = rows_listed = 0
-        with source.open() as stream:
-            parquet = opened(stream)
-            schema, metadata = parquet.schema_arrow, parquet.metadata
-            with pq.ParquetWriter(target, schema, compression=_codecs(metadata) or "SNAPPY") as writer:
-                for group in range(metadata.num_row_groups):
-                    size, rows = metadata.row_group(group).total_byte_size, metadata.row_group(group).num_rows
-                    batch_rows = max(1, min(rows, rows * batch_bytes // max(1, size)))
-                    for batch in read_batches(source, parquet, batch_rows, [group]):
-                        table = _without_views(pa.Table.from_batches([batch]))
-                        listed = is_listed(embeddings.decoded(table.column(id_column.name)))
-                        writer.write_table(table.filter(pa.array(~listed)).cast(schema), row_group_size=max(1, rows))
-                        rows_read += table.num_rows
-                        rows_listed += int(listed.sum())
-        return rows_read, rows_listed
+        """See `Copier.copy_without` and `parquet_copy`."""
+        with source.open() as stream, target.open("wb") as sink:
+            return parquet_copy.copy_without(source, stream, sink, id_column.name, is_listed, batch_bytes)
 
     def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
-        """Returns how many rows are about `batch_bytes` in the chosen columns."""
-        groups, leaves = [metadata.row_group(g) for g in row_groups], leaf_columns(metadata)
-        size = sum(_size(group, leaves[name]) for group in groups for name in columns)
-        return max(1, self.batch_bytes * sum(int(group.num_rows) for group in groups) // max(1, size))
-
-
-def _codecs(metadata: pq.FileMetaData) -> dict[str, str]:
-    """Returns how each column of the first row group is compressed, by its path."""
-    if not metadata.num_row_groups:
-        return {}
-    columns = [metadata.row_group(0).column(index) for index in range(metadata.num_columns)]
-    return {column.path_in_schema: column.compression.replace("UNCOMPRESSED", "NONE") for column in columns}
+        """Returns how many rows are about `batch_bytes` in the chosen columns, of whichever group has the largest."""
+        leaves = leaf_columns(metadata)
+        largest = max(
+            sum(_size(metadata, group, leaves[name]) for name in columns) / max(1, metadata.row_group(group).num_rows)
+            for group in row_groups
+        )
+        return max(1, int(self.batch_bytes / max(1, largest)))
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -167,21 +163,15 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     return pa.schema([f.with_type(embeddings.plain_type(f.type)) for f in schema])
 
 
-def _without_views(table: pa.Table) -> pa.Table:
-    """Returns the table with columns of the usual types in place of views, which Arrow does not filter."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type):
-            table = table.set_column(index, field.name, embeddings.decoded(table.column(index)))
-    return table
-
-
 def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Returns the columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
-    columns = [embeddings.decoded(table.column(name)) for name in schema.names]
-    return pa.table(
-        [c if embeddings.is_embedding_type(c.type) else c.cast(f.type) for c, f in zip(columns, schema, strict=True)],
-        names=schema.names,
-    )
+    columns = []
+    for field in schema:
+        column = embeddings.decoded(table.column(field.name))
+        if not embeddings.is_embedding_type(column.type) or field.type == embeddings.carried_type(column.type):
+            column = column.cast(field.type)
+        columns.append(column)
+    return pa.table(columns, names=schema.names)
 
 
 def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
@@ -196,6 +186,14 @@ def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
     return None
 
 
-def _size(group: Any, leaves: Sequence[int]) -> int:
-    """Returns the uncompressed bytes of some of a row group's columns."""
-    return sum(int(group.column(leaf).total_uncompressed_size) for leaf in leaves)
+def _size(metadata: pq.FileMetaData, group: int, leaves: Sequence[int]) -> int:
+    """Returns the bytes of some of a row group's columns in memory, where repeated values take more than in the file.
+
+    How long the texts of a dictionary are is not known from a footer.
+    """
+    size = 0
+    for leaf in leaves:
+        column, described = metadata.row_group(group).column(leaf), metadata.schema.column(leaf)
+        width = described.length if described.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[column.physical_type]
+        size += max(int(column.total_uncompressed_size), width * int(column.num_values))
+    return size

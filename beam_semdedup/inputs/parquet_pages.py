@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,46 +14,23 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.storage.damage import is_damage
 from beam_semdedup.storage.folder import File
 
-_SIGNATURE_BYTES = 28  # after a footer that is not encrypted itself, in a file with encrypted columns
-_ROWS_PER_BYTE = 1 << 20
+
+class NotOfOneSize(ValueError):
+    """A list is null where Arrow expects lists of a fixed size, which is no damage."""
 
 
-def check_footer(source: pa.NativeFile, metadata: pq.FileMetaData) -> None:
-    """Checks what a footer says, before more of it is asked for than the schema and before anything is planned by it.
-
-    Args:
-        source: the file that `metadata` is the footer of.
-
-    Raises:
-        ValueError: its columns are encrypted, which ends the process that asks for one of them; or its counts do not
-            fit each other.
-    """
-    size = source.size()
-    source.seek(size - 8)
-    if int.from_bytes(source.read(4), "little") == metadata.serialized_size + _SIGNATURE_BYTES:
-        raise ValueError("it is encrypted: write it without encryption")
-    schema = [metadata.schema.column(index) for index in range(metadata.num_columns)]
-    total = 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        columns = [group.column(index) for index in range(len(schema))]
-        for declared, column in zip(schema, columns, strict=True):
-            count = column.num_values
-            if count < group.num_rows or (count > group.num_rows and not declared.max_repetition_level):
-                raise ValueError(
-                    f"its footer says that row group {number} has {group.num_rows:,} rows, and {count:,} values of "
-                    f"{declared.path!r}"
-                )
-        stored = min(size, sum(max(0, column.total_compressed_size) for column in columns))
-        if group.num_rows < 0 or (columns and group.num_rows > stored * _ROWS_PER_BYTE):
-            raise ValueError(f"its footer says that row group {number} has {group.num_rows:,} rows in {stored:,} bytes")
-        total += group.num_rows
-    if total != metadata.num_rows:
-        raise ValueError(f"its footer says {metadata.num_rows:,} rows, and {total:,} in its row groups")
+def column_in_group(name: str, group: int) -> str:
+    """Returns what a message calls a column in a row group."""
+    return f"column {name!r} in row group {group}"
 
 
 def read_batches(
-    file: File, parquet: pq.ParquetFile, rows: int, groups: Sequence[int], columns: Sequence[str] | None = None
+    file: File,
+    parquet: pq.ParquetFile,
+    rows: int,
+    groups: Sequence[int],
+    columns: Sequence[str] | None = None,
+    called: Callable[[str, int], str] = column_in_group,
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows of some row groups in batches of at most `rows`, once they are as many as the footer says.
 
@@ -63,16 +40,20 @@ def read_batches(
     Args:
         file: what `parquet` is opened from, by `opened`.
         columns: their names; None: all.
+        called: what a message calls a column in a row group.
 
     Raises:
         InputError: a page is damaged; names the column and the row group.
+        NotOfOneSize: a list of a fixed size is null, which Arrow does not read.
     """
     try:
         yield from _counted(parquet, rows, groups, columns)
     except (pa.ArrowException, OSError) as error:
         if not is_damage(error):
             raise
-        raise _named(file, parquet, rows, groups, columns, error) from error
+        if "lists to be of size" in str(error):
+            raise NotOfOneSize(str(error)) from error
+        raise _named(file, parquet, rows, groups, columns, called, error) from error
 
 
 def leaf_columns(metadata: pq.FileMetaData) -> dict[str, list[int]]:
@@ -149,6 +130,7 @@ def _named(
     rows: int,
     groups: Sequence[int],
     columns: Sequence[str] | None,
+    called: Callable[[str, int], str],
     error: Exception,
 ) -> InputError:
     """Returns what to say of an error: which column of which row group it is in, found by reading each alone."""
@@ -158,7 +140,7 @@ def _named(
             for _ in _counted(parquet, rows, [group], [name]):
                 pass
         except (pa.ArrowException, OSError) as found:
-            where, error = f"column {name!r} in row group {group}", found
+            where, error = called(name, group), found
             break
     said = str(error).splitlines() or [type(error).__name__]
     return InputError(f"{file}: {where} cannot be read: {said[0]}; the file is damaged: write it again")

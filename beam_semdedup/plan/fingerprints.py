@@ -13,7 +13,7 @@ from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.text import without_secrets
 
-_FORMAT = 5
+_FORMAT = 6
 """The version of what the stages write."""
 
 
@@ -27,7 +27,8 @@ def stage_fingerprints(p: Parameters, files: Sequence[FileInfo], carried: Sequen
     """
     kmeans = _kmeans_fingerprint(p, files, carried)
     ranking = ranking_of(p).describe()
-    pairwise = fingerprint([_FORMAT, kmeans, ranking, p.metadata_fields, p.screening_threshold])
+    probes = [] if p.n_probes == 1 else [p.n_probes, p.matching_reach]
+    pairwise = fingerprint([_FORMAT, kmeans, ranking, p.metadata_fields, p.screening_threshold, *probes])
     return kmeans, pairwise, fingerprint([_FORMAT, pairwise, p.eps])
 
 

@@ -12,6 +12,7 @@ from beam_semdedup.inputs.base import Format
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.columns import MATCH_COLUMNS, MATCH_TYPES, VISIT_COLUMNS, VISIT_TYPES
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
@@ -42,6 +43,18 @@ class Places:
     def pairwise(self) -> Folder:
         """The results of the pairwise stage."""
         return self._cache / layout.PAIRWISE / self.pairwise_fingerprint
+
+    @property
+    def visits(self) -> Folder:
+        """Which rows of the segment files visit which clusters, a file for each."""
+        p = self.parameters
+        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns]
+        return self.kmeans / layout.VISITS / layout.fingerprint(facts)
+
+    @property
+    def matches(self) -> Folder:
+        """The matches that are found in each cluster, of its own rows and of those that visit it."""
+        return self.pairwise / layout.MATCHES
 
     @property
     def output(self) -> Folder:
@@ -99,6 +112,26 @@ class Job(Places):
     def segment_schema(self) -> pa.Schema:
         """The columns of this run's segment files."""
         return segment_schema(self.id_type, self.sizes.dimension, self.carried)
+
+    @property
+    def has_visits(self) -> bool:
+        """Whether rows are compared in other clusters than their own, and have one order of the whole dataset."""
+        return self.parameters.n_probes != 1
+
+    @property
+    def order_schema(self) -> pa.Schema:
+        """The columns that the order of rows depends on."""
+        return pa.schema([self.segment_schema.field(name) for name in self.ranking.columns])
+
+    @property
+    def match_schema(self) -> pa.Schema:
+        """The columns of matches: of the row, its score, and of the earlier row what its order depends on."""
+        return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *self.order_schema])
+
+    def visit_schema(self, width: int) -> pa.Schema:
+        """Returns the columns of visits, whose embedding is a short vector of this many values."""
+        vector = pa.list_(pa.float32(), width)
+        return pa.schema([*zip(VISIT_COLUMNS, (vector, *VISIT_TYPES), strict=True), *self.order_schema])
 
     @property
     def input_format(self) -> Format:

@@ -19,11 +19,10 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
-from beam_semdedup.inputs.base import InputUnit
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.registry import copier, format_named
-from beam_semdedup.inputs.units import units
+from beam_semdedup.inputs.units import AssignUnit, units
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.fingerprints import stage_fingerprints
@@ -63,7 +62,7 @@ class Plan:
 
     job: Job
     files: tuple[FileInfo, ...]
-    units: tuple[InputUnit, ...]
+    units: tuple[AssignUnit, ...]
     assign_manifest: AssignManifest | None
     pairwise_manifest: PairwiseManifest | None
     memory: int
@@ -148,7 +147,7 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
     )
-    return Plan(job, located.files, kmeans_plan.input_units(urls), assigned, compared, memory, workers)
+    return Plan(job, located.files, kmeans_plan.assign_units(urls), assigned, compared, memory, workers)
 
 
 def forget(places: Places) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import UnitError
 from beam_semdedup.inputs.base import InputUnit, Piece
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.damage import DamagedFile
@@ -28,13 +29,13 @@ class KMeansPlan(Record):
         sizes: how the stage is cut.
         schema: the id, the embedding and the carried columns, as Arrow serialises them, in base64.
         files: the URLs of the input files, without what gives access; a run finds the files itself.
-        units: the `InputUnit`s without their paths.
+        units: the parts of each `AssignUnit`, without their paths.
     """
 
     sizes: Sizes
     schema: str
     files: tuple[str, ...]
-    units: tuple[tuple[int, int, int, Piece], ...]
+    units: tuple[tuple[tuple[int, int, int, Piece], ...], ...]
 
     def __post_init__(self) -> None:
         """Raises ValueError where a stored plan has no readable schema, or units of files that it has not."""
@@ -42,15 +43,15 @@ class KMeansPlan(Record):
             self.input_schema()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"its schema cannot be read: {error}") from error
-        if not all(0 <= unit[0] < len(self.files) for unit in self.units):
+        if not all(parts and all(0 <= part[0] < len(self.files) for part in parts) for parts in self.units):
             raise ValueError("it has units of unknown files")
 
     @classmethod
-    def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[InputUnit]) -> Self:
+    def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[AssignUnit]) -> Self:
         """Makes the plan."""
         encoded = base64.b64encode(schema.serialize()).decode()
-        rows = tuple((u.file, u.first_row, u.num_rows, tuple(u.piece)) for u in units)
-        return cls(sizes, encoded, tuple(without_secrets(files)), rows)
+        parts = tuple(tuple((p.file, p.first_row, p.num_rows, tuple(p.piece)) for p in u.parts) for u in units)
+        return cls(sizes, encoded, tuple(without_secrets(files)), parts)
 
     def input_schema(self) -> pa.Schema:
         """Returns the columns that are read."""
@@ -60,13 +61,13 @@ class KMeansPlan(Record):
         """Says whether the plan is one of these input files."""
         return list(self.files) == without_secrets(urls)
 
-    def input_units(self, urls: Sequence[str]) -> tuple[InputUnit, ...]:
+    def assign_units(self, urls: Sequence[str]) -> tuple[AssignUnit, ...]:
         """Returns the units of the assign stage.
 
         Args:
             urls: of the input files, as they were found: what is stored might name others.
         """
-        return tuple(InputUnit(urls[unit[0]], *unit) for unit in self.units)
+        return tuple(AssignUnit(tuple(InputUnit(urls[part[0]], *part) for part in parts)) for parts in self.units)
 
 
 @dataclass(frozen=True)

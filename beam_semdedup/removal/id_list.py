@@ -14,13 +14,14 @@ from beam_semdedup.inputs.base import FileFacts
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.inputs.parquet_pages import read_batches
 from beam_semdedup.removal.repetitions import RepeatedIds, Repetitions
-from beam_semdedup.storage import layout
+from beam_semdedup.stages.duplicates import DuplicatesFacts
+from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 
-_ENTRY_BYTES = 16  # the integer, or where the text begins, and the number of the entry
+_ENTRY_BYTES = 24  # the integer, or where the text begins, the number of the entry, and where it stands when sorted
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def find_list(p: RemovalParameters) -> list[File]:
     """Returns the files of the list at `p.duplicates_path`: those that the finished run's summary names.
 
     Raises:
-        InputError: there is no finished run (unless partial=allow), or it had no eps.
+        InputError: there is no finished run (unless partial=allow), it had no eps, or a file is not as it wrote it.
         RepeatedIds: it found repeated ids (unless repeated_ids=allow).
     """
     folder = Folder.at(p.duplicates_path, p.duplicates_options)
@@ -100,7 +101,9 @@ def find_list(p: RemovalParameters) -> list[File]:
                 raise InputError(f"duplicates_path={p.duplicates_path}: that run had no eps and found no duplicates")
             if run.repeated_ids.count and p.repeated_ids != "allow":
                 raise RepeatedIds.because(run.repeated_ids)
-            return [(place / layout.DUPLICATES).file(name) for name in run.duplicates_files]
+            listed = [(place / layout.DUPLICATES).file(name) for name in run.duplicates_files]
+            in_io_threads(_check_own, listed)
+            return listed
     if not folder.exists():
         raise InputError(f"duplicates_path={p.duplicates_path} does not exist")
     if p.partial != "allow":
@@ -115,6 +118,12 @@ def find_list(p: RemovalParameters) -> list[File]:
         if files:
             return files
     raise InputError(f"duplicates_path={p.duplicates_path}: no parquet files there")
+
+
+def _check_own(file: File) -> None:
+    """Raises InputError where a file is there, and is not one of duplicates that a run wrote."""
+    if tables.read_facts(file, DuplicatesFacts) is None and file.exists():
+        raise InputError(f"{file}: damaged, or not what the run wrote that the summary is of; run semdedup again")
 
 
 def _list_facts(file: File) -> FileFacts:

@@ -1,7 +1,7 @@
 """The original dataset without its duplicates: same files, same columns, in bounded memory.
 
-Every input file is one unit. Its rows stream through in batches, and the ids of each batch are looked up in the
-list of duplicates. A removal that was killed goes on from the units that it finished.
+A unit is an input file, or many small ones. Their rows stream through in batches, and the ids of each batch are looked
+up in the list of duplicates. A removal that was killed goes on from the units that it finished.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def remove_duplicates(
 
     Raises:
         InputError: the list is not from a finished run, the id column is missing or of another type than the
-            list's, or the output would mix with the input or with files that are not from an earlier removal.
+            list's, no listed id is in the dataset, or the output would mix with the input or with files that are not
+            from an earlier removal.
         RepeatedIds: the run found repeated ids, or a listed id stands on several rows of the dataset, of which what
             was written is removed again (unless repeated_ids=allow).
         RunError: a unit or a worker failed, or the dataset changed meanwhile; the same call goes on.
@@ -79,7 +80,7 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     _LOG.info(
         "Removing %s from %s, %s",
         counted(ids.num_ids, "listed id"),
-        counted(len(units), "file"),
+        counted(sum(len(unit.sources) for unit in units), "file"),
         in_bytes(sum(unit.size for unit in units)),
     )
     done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))
@@ -98,6 +99,13 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         clear(job.output)
         where = f"{manifest.repeated_ids:,} of the listed ones in the dataset"
         raise RepeatedIds.because(repetitions(where, ids.examples(manifest.repeated_entries)))
+    if ids.num_ids and not manifest.ids_removed:
+        clear(job.output)
+        raise InputError(
+            f"id_field={p.id_field} of input_path={', '.join(p.input_path)}: none of the "
+            f"{counted(ids.num_ids, 'listed id')} in duplicates_path={p.duplicates_path} is there, so that nothing was "
+            "removed or written; give the dataset of that run, and the column of its ids"
+        )
     result = RemovalResult(
         manifest.counts.num_rows,
         manifest.rows_removed,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.parquet_pages import read_batches
+from beam_semdedup.removal.forms import Form
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.tables import opened
@@ -24,7 +26,7 @@ def open_reader(ids: IdList) -> IdReader:
 
 
 class IdReader(Protocol):
-    """Looks ids up in an `IdList`."""
+    """Looks ids up in an `IdList`; several threads may ask it."""
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """Looks n ids up.
@@ -40,7 +42,8 @@ class SortedIds:
 
     def __init__(self, ids: IdList) -> None:
         self._ids = ids
-        self._sorted: dict[pa.DataType, tuple[pa.Array, np.ndarray]] = {}
+        self._sorted: dict[Form, _Sorted] = {}
+        self._sorting = threading.Lock()
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""
@@ -48,27 +51,56 @@ class SortedIds:
         valid = ids.is_valid().to_numpy()
         if not self._ids.num_ids or not valid.any():
             return mask, np.empty(0, dtype=np.int64)
-        common = _one_type(ids.type, self._ids.id_type)
-        wanted = ids.drop_null().cast(common).combine_chunks()
-        listed, numbers = self._entries(common)
-        low = _bisect(listed, wanted, pc.less)
-        there = low < len(listed)
-        there[there] = pc.equal(listed.take(low[there]), wanted.filter(pa.array(there))).to_numpy(zero_copy_only=False)
+        form = Form.common(ids.type, self._ids.id_type)
+        wanted = form.of(ids.drop_null()).combine_chunks()
+        listed = self._entries(form)
+        at = _bisect(listed.values, wanted)
+        there = at < len(listed.values)
+        equal = pc.equal(listed.values.take(at[there]), wanted.filter(pa.array(there)))
+        there[there] = equal.to_numpy(zero_copy_only=False)
         mask[valid] = there
-        first, matches = np.unique(low[there], return_counts=True)
-        counts = _bisect(listed, listed.take(first), pc.less_equal) - first
+        values, matches = np.unique(at[there], return_counts=True)
+        first = listed.starts[values]
+        counts = listed.starts[values + 1] - first
         # The runs of equal entries, one after another.
         found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        return mask, np.sort(np.repeat(numbers[found], np.repeat(matches, counts)))
+        return mask, np.sort(np.repeat(listed.numbers[found], np.repeat(matches, counts)))
 
-    def _entries(self, type_: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-        """Returns the entries that are not null, sorted, as `type_`, and their numbers."""
-        if type_ not in self._sorted:
-            columns = [column.cast(type_) for file in self._ids.files for column in self._ids.read(file)]
-            entries = pa.chunked_array([chunk for column in columns for chunk in column.chunks], type_).combine_chunks()
-            order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
-            self._sorted[type_] = entries.take(order), order.to_numpy().astype(np.int64)
-        return self._sorted[type_]
+    def _entries(self, form: Form) -> _Sorted:
+        """Returns the entries that are not null, in a form."""
+        with self._sorting:
+            if form not in self._sorted:
+                columns = [form.of(column) for file in self._ids.files for column in self._ids.read(file)]
+                chunks = [chunk for column in columns for chunk in column.chunks]
+                self._sorted[form] = _Sorted.of(pa.chunked_array(chunks, form.type_).combine_chunks())
+            return self._sorted[form]
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Entries in the order of their values.
+
+    Attributes:
+        values: (m,) the different ones.
+        starts: (m + 1,) where among all of them the entries of each value begin, and where the last ones end.
+        numbers: (n,) the number that each has in the list.
+    """
+
+    values: pa.Array
+    starts: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, entries: pa.Array) -> _Sorted:
+        """Sorts the entries of a list, without those that are null."""
+        order = pc.sort_indices(entries)[: len(entries) - entries.null_count]
+        values = entries.take(order)
+        is_first = np.ones(len(values), dtype=bool)
+        if len(values):
+            is_first[1:] = pc.not_equal(values[1:], values[:-1]).to_numpy(zero_copy_only=False)
+        if not is_first.all():
+            values = values.filter(pa.array(is_first))
+        return cls(values, np.append(np.flatnonzero(is_first), len(order)), order.to_numpy().astype(np.int64))
 
 
 class StreamedIds:
@@ -82,13 +114,14 @@ class StreamedIds:
         """See `IdReader.find`."""
         mask = np.zeros(len(ids), dtype=bool)
         found = [np.empty(0, dtype=np.int64)]
-        known = pc.min_max(ids).as_py()
+        form = Form.common(ids.type, self._ids.id_type)
+        wanted = form.of(ids)
+        known = pc.min_max(wanted).as_py()
         first = 0
         for file in self._files:
-            for offset, entries in self._entries(file, file.meeting(known)):
-                common = _one_type(ids.type, entries.type)
-                listed = entries.cast(common)
-                match = pc.index_in(ids.cast(common), value_set=listed, skip_nulls=True)
+            for offset, entries in self._entries(file, file.meeting(known, form)):
+                listed = form.of(entries)
+                match = pc.index_in(wanted, value_set=listed, skip_nulls=True)
                 mask |= match.is_valid().to_numpy()
                 matches = np.bincount(match.drop_null().to_numpy(), minlength=len(listed))
                 # Where an entry repeats, the first one was matched and stands for all of them.
@@ -128,39 +161,32 @@ class _ListFile:
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
         return cls(file, footer, starts, [group.column(column).statistics for group in groups])
 
-    def meeting(self, known: dict[str, Any]) -> list[int]:
-        """Returns the row groups whose range of ids meets the range `known`."""
+    def meeting(self, known: dict[str, Any], form: Form) -> list[int]:
+        """Returns the row groups whose range of ids, in a form, meets the range `known`."""
         if known["min"] is None:
             return []
-        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known)]
+        return [group for group, statistics in enumerate(self.statistics) if _may_meet(statistics, known, form)]
 
 
-def _bisect(array: pa.Array, values: pa.Array, precedes: Callable[[pa.Array, pa.Array], pa.Array]) -> np.ndarray:
-    """Returns, for m values, how many elements at the start of the sorted `array` precede each; (m,) int64."""
+def _bisect(array: pa.Array, values: pa.Array) -> np.ndarray:
+    """Returns, for m values, how many elements of the sorted `array` are less than each; (m,) int64."""
+    if pa.types.is_integer(array.type):
+        return np.searchsorted(array.to_numpy(), values.to_numpy())
     low, high = np.zeros(len(values), dtype=np.int64), np.full(len(values), len(array))
     while (low < high).any():
         middle = (low + high) // 2
         open_ = low < high
-        before = precedes(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
+        before = pc.less(array.take(np.minimum(middle, len(array) - 1)), values).to_numpy(zero_copy_only=False)
         low = np.where(open_ & before, middle + 1, low)
         high = np.where(open_ & ~before, middle, high)
     return low
 
 
-def _one_type(a: pa.DataType, b: pa.DataType) -> pa.DataType:
-    """Returns the type of ids that holds the values of both."""
-    if not pa.types.is_integer(a):
-        return pa.large_binary()
-    if pa.uint64() not in (a, b):
-        return pa.int64()
-    return a if a == b else pa.decimal128(20)  # negative numbers of the one type, large ones of the other
-
-
-def _may_meet(statistics: Any, known: dict[str, Any]) -> bool:
-    """Says whether a row group's range of ids meets the range `known`; true where it names none."""
+def _may_meet(statistics: Any, known: dict[str, Any], form: Form) -> bool:
+    """Says whether a row group's range of ids, in a form, meets the range `known`; true where it names none."""
     if statistics is None or not statistics.has_min_max:
         return True
-    low, high = statistics.min, statistics.max
-    if type(low) is not type(known["min"]):
-        return True
+    if form.uuids and statistics.physical_type != "FIXED_LEN_BYTE_ARRAY":
+        return True  # the range is that of the texts
+    low, high = (bound.encode() if isinstance(bound, str) else bound for bound in (statistics.min, statistics.max))
     return bool(low <= known["max"] and known["min"] <= high)

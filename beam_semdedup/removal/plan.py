@@ -20,6 +20,7 @@ from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
 from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.storage import layout
@@ -29,7 +30,8 @@ from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
 _STAGE = "_removal"
-_FORMAT = 4
+_FORMAT = 6
+_UNIT_BYTES = 8 << 20  # of files that are a unit together
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,13 @@ class RemovalManifest(Manifest):
 
 @dataclass(frozen=True)
 class RemovalUnit:
-    """A file of the dataset, by its URL, and where it goes, by its name in the output; `size` is in bytes."""
+    """Files of the dataset, by their URLs, and where they go, by their names in the output; many, where they are small.
 
-    source: str
-    target: str
+    `size` is that of all of them, in bytes.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
     size: int
 
 
@@ -90,9 +95,9 @@ class RemovalJob:
         """The folder of the plan and the notes."""
         return self.output / _STAGE
 
-    def note(self, target: str) -> File:
-        """Returns the file that says what was found in the unit with that target, and that it is finished."""
-        return self.stage.file(f"{layout.fingerprint([self.key, target])}.parquet")
+    def note(self, targets: Sequence[str]) -> File:
+        """Returns the file that says what was found in the unit with those targets, and that it is finished."""
+        return self.stage.file(f"{layout.fingerprint([self.key, *targets])}.parquet")
 
 
 def make_plan(
@@ -113,7 +118,10 @@ def make_plan(
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
     }
-    units = [RemovalUnit(file.url, target, file.size) for target, file in targets.items()]
+    units = [
+        RemovalUnit(tuple(targets[name].url for name in names), tuple(names), sum(targets[name].size for name in names))
+        for names in neighbours(targets, lambda name: targets[name].size, _UNIT_BYTES)
+    ]
     return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
 
 
@@ -126,7 +134,8 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    plan = RemovalPlan(tuple(sorted(unit.target for unit in units)), job.key)
+    targets = sorted(target for unit in units for target in unit.targets)
+    plan = RemovalPlan(tuple(targets), job.key)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
     else:
@@ -134,14 +143,13 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         if job.parameters.clear_output:
             output.delete(owned)
             owned = []
-    folders = {posixpath.dirname(unit.target) for unit in units}
+    folders = {posixpath.dirname(target) for target in targets}
     present = {
         posixpath.join(folder, name) for folder in folders for name in (output / folder if folder else output).names()
     }
-    for unit in units:
-        if unit.target in present and unit.target not in owned:
-            taken = output.file(unit.target)
-            raise InputError(f"{taken} exists and is not from an earlier removal; choose another output_path")
+    for target in sorted(present.intersection(targets).difference(owned)):
+        taken = output.file(target)
+        raise InputError(f"{taken} exists and is not from an earlier removal; choose another output_path")
     plan.write(job.stage.file(layout.PLAN))
     output.delete([RemovalManifest.file_name])
 

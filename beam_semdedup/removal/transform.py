@@ -19,7 +19,7 @@ register(RemovalUnit, RemovedUnit)
 
 @dataclasses.dataclass
 class RemoveDuplicates(beam.PTransform):
-    """Writes the file of every unit, then the manifest; a root transform."""
+    """Writes the files of every unit, then the manifest; a root transform."""
 
     job: RemovalJob
     units: list[RemovalUnit]
@@ -43,5 +43,5 @@ class _Remove(beam.DoFn):
     def setup(self) -> None:
         self._reader = open_reader(self._job.ids)
 
-    def process(self, file: RemovalUnit) -> Iterator[RemovedUnit]:
-        yield unit.remove_from_file(self._job, file, self._reader)
+    def process(self, files: RemovalUnit) -> Iterator[RemovedUnit]:
+        yield unit.remove_from_files(self._job, files, self._reader)

@@ -1,4 +1,4 @@
-"""A unit of a removal: a file of the dataset without the listed rows, and a note of what was found in it.
+"""A unit of a removal: files of the dataset without the listed rows, and a note of what was found in them.
 
 The note is written last. It holds the numbers of the list's entries that the removed rows match, one for each match.
 """
@@ -22,44 +22,50 @@ from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import tables
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.threads import IO_THREADS, in_io_threads
 
 _ENTRY = "entry"
 
 
 @dataclass(frozen=True)
 class RemovedUnit(Record):
-    """A written file, by its name in the output: rows that were read and removed, and matches of these with entries."""
+    """Written files, by their names in the output: rows that were read and removed, and their matches with entries."""
 
-    target: str
+    targets: tuple[str, ...]
     num_rows: int
     rows_removed: int
     matches: int
     reused: bool = False
 
 
-def remove_from_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> RemovedUnit:
-    """Writes the file of a unit, unless an earlier attempt did."""
-    note = job.note(unit.target)
-    with naming_unit(unit.source):
-        found = tables.read_facts(note, RemovedUnit)
-        if found and job.output.file(unit.target).exists():
-            return replace(found, reused=True)
-        removed, entries = _write_file(job, unit, ids)
-        table, encoding = pa.table({_ENTRY: entries}), {_ENTRY: "DELTA_BINARY_PACKED"}
+def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> RemovedUnit:
+    """Writes the files of a unit, unless an earlier attempt did."""
+    note = job.note(unit.targets)
+    found = tables.read_facts(note, RemovedUnit)
+    if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.targets)):
+        return replace(found, reused=True)
+    batch_bytes = job.memory // 8 // min(IO_THREADS, len(unit.sources))
+    pairs = zip(unit.sources, unit.targets, strict=True)
+    written = in_io_threads(lambda pair: _write_file(job, *pair, ids, batch_bytes), pairs)
+    rows_read, rows_removed, entries = zip(*written, strict=True)
+    matches = np.sort(np.concatenate(entries))
+    removed = RemovedUnit(unit.targets, sum(rows_read), sum(rows_removed), len(matches))
+    table, encoding = pa.table({_ENTRY: matches}), {_ENTRY: "DELTA_BINARY_PACKED"}
+    with naming_unit(note):
         tables.write(note, table, removed, "zstd", use_dictionary=False, column_encoding=encoding)
-        return removed
+    return removed
 
 
 def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     """Writes the manifest."""
-    units = sorted(units, key=lambda unit: unit.target)
-    notes = [job.note(unit.target) for unit in units if unit.matches]
+    units = sorted(units, key=lambda unit: unit.targets)
+    notes = [job.note(unit.targets) for unit in units if unit.matches]
     with stored.discarding(job.stage):
         found = repeated_in_files(notes, _ENTRY, sum(unit.matches for unit in units), job.memory)
     manifest = RemovalManifest(
         counts=Counts.of(units),
         finished=time.time(),
-        files=tuple(unit.target for unit in units),
+        files=tuple(target for unit in units for target in unit.targets),
         rows_removed=sum(unit.rows_removed for unit in units),
         ids_removed=found.distinct,
         repeated_ids=found.count,
@@ -68,8 +74,10 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     manifest.store(job.output)
 
 
-def _write_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[RemovedUnit, np.ndarray]:
-    """Returns the counts, and the numbers of the entries that were found."""
+def _write_file(
+    job: RemovalJob, source: str, target: str, ids: IdReader, batch_bytes: int
+) -> tuple[int, int, np.ndarray]:
+    """Returns how many rows were read and removed, and the numbers of the entries that were found."""
     p = job.parameters
     found = [np.empty(0, dtype=np.int64)]
 
@@ -78,10 +86,9 @@ def _write_file(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> tuple[Remo
         found.append(entries)
         return mask
 
-    source, id_column = File(unit.source, p.read_options), pa.field(p.id_field, job.ids.id_type)
-    with job.output.file(unit.target).atomic_write() as scratch:
+    id_column = pa.field(p.id_field, job.ids.id_type)
+    with naming_unit(source), job.output.file(target).atomic_write() as scratch:
         rows_read, rows_removed = copier(p.input_filetype).copy_without(
-            source, scratch, id_column, is_listed, job.memory // 8
+            File(source, p.read_options), scratch, id_column, is_listed, batch_bytes
         )
-    entries = np.sort(np.concatenate(found))
-    return RemovedUnit(unit.target, rows_read, rows_removed, len(entries)), entries
+    return rows_read, rows_removed, np.concatenate(found)

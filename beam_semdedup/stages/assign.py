@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute.assignment import assign_with_distances
@@ -17,6 +19,8 @@ from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import embeddings, partitions
 from beam_semdedup.inputs.base import InputUnit, RowBatch
+from beam_semdedup.inputs.units import AssignUnit
+from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
@@ -24,7 +28,13 @@ from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.threads import read_ahead
 from beam_semdedup.text import without_secrets
+
+_BATCH_BYTES = 4 << 20  # of rows that are assigned together, where files are smaller
+
+_Rows: TypeAlias = tuple[InputUnit, RowBatch]
+"""Some rows, and the part of a unit that they are of."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +60,18 @@ class _Facts(Record):
     rejected: int
 
 
-def assign_unit(job: Job, unit: InputUnit, fitted: FittedKMeans) -> AssignResult:
+def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResult:
     """Writes the segment file of a unit, and its rejected rows before it."""
     began = time.time()
-    width, suffix = job.sizes.centroids_per_key, job.input_format.suffix(unit.piece)
-    name = f"{unit.file:06d}-{unit.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
+    width, kind, first, last = job.sizes.centroids_per_key, job.input_format, unit.parts[0], unit.parts[-1]
+    suffix = kind.suffix(first.piece) if first is last else f"-f{last.file:06d}"
+    name = f"{first.file:06d}-{first.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
-    with naming_unit(job.input_format.describe(unit)):
+    with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
         finished = segments.read_index(job.segments.file(file_name), _Facts)
         if finished and finished[0].unit == wanted:
             return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
-        if table.num_rows + rejected.num_rows != unit.num_rows:
-            raise RuntimeError(
-                f"{table.num_rows + rejected.num_rows} rows instead of the planned {unit.num_rows}: the file changed "
-                "during the run; run again"
-            )
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, None, job.parameters.cache_compression)
@@ -83,6 +89,19 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     return finished[1]
 
 
+def rejected_schema(job: Job) -> pa.Schema:
+    """Returns the columns of the files of rejected rows."""
+    return pa.schema(
+        [
+            ("source_file", pa.string()),
+            ("row_group", pa.int32()),
+            ("row", pa.int64()),
+            ("id", job.id_type),
+            ("reason", pa.string()),
+        ]
+    )
+
+
 def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = sorted(units, key=lambda unit: unit.name)
@@ -98,13 +117,10 @@ def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> Non
     manifest.store(job.kmeans)
 
 
-def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
+def _assign_rows(job: Job, unit: AssignUnit, centroids: np.ndarray) -> tuple[pa.Table, pa.Table]:
     """Returns the usable rows with their centroids and distances, and the rejected rows."""
     p, xp = job.parameters, arrays.library(job.parameters.device)
-    batches = partitions.read(job.input_format, job.input_file(unit.path), unit, job.input_schema)
-
-    def parse(rows: RowBatch) -> _Batch:
-        return _parse(job, unit, rows)
+    batches = _gathered(_read(job, unit))
 
     def assign(parsed: Sequence[_Batch]) -> tuple[pa.Table, pa.Table]:
         vectors = parsed[0].vectors if len(parsed) == 1 else np.concatenate([batch.vectors for batch in parsed])
@@ -120,13 +136,39 @@ def _assign_rows(job: Job, unit: InputUnit, centroids: np.ndarray) -> tuple[pa.T
         return usable.select(job.segment_schema.names), pa.concat_tables([batch.rejected for batch in parsed])
 
     if xp is np:  # each batch while others are read
-        parts = in_threads(lambda rows: assign([parse(rows)]), batches)
+        parts = in_threads(lambda rows: assign([_parse(job, rows)]), batches)
     else:  # all together: a GPU wants many rows, and the centroids are copied there each time
-        parsed = in_threads(parse, batches)
+        parsed = in_threads(lambda rows: _parse(job, rows), batches)
         parts = [assign(parsed)] if parsed else []
-    empty = job.segment_schema.empty_table(), _rejected_schema(job).empty_table()
+    empty = job.segment_schema.empty_table(), rejected_schema(job).empty_table()
     usable, rejected = (pa.concat_tables(tables) for tables in zip(empty, *parts, strict=True))
     return usable, rejected
+
+
+def _read(job: Job, unit: AssignUnit) -> Iterator[_Rows]:
+    """Yields the rows of a unit in order; those of several files are read at the same time."""
+    if len(unit.parts) == 1:
+        return _read_part(job, unit.parts[0])
+    parts = read_ahead(lambda part: list(_read_part(job, part)), unit.parts)
+    return itertools.chain.from_iterable(parts)
+
+
+def _read_part(job: Job, part: InputUnit) -> Iterator[_Rows]:
+    found = 0
+    with naming_unit(job.input_format.describe(part)):
+        for rows in partitions.read(job.input_format, job.input_file(part.path), part, job.input_schema):
+            found += rows.table.num_rows + len(rows.malformed)
+            yield part, rows
+        if found != part.num_rows:
+            raise RuntimeError(
+                f"{found} rows instead of the planned {part.num_rows}: the file changed during the run; run again"
+            )
+
+
+def _gathered(batches: Iterable[_Rows]) -> Iterator[list[_Rows]]:
+    """Yields batches that can be one table: neighbours with the same types, up to about `_BATCH_BYTES`."""
+    for _, alike in itertools.groupby(batches, key=lambda batch: batch[1].table.schema):
+        yield from neighbours(alike, lambda batch: batch[1].table.nbytes, _BATCH_BYTES)
 
 
 @dataclass(frozen=True)
@@ -138,47 +180,44 @@ class _Batch:
     rejected: pa.Table
 
 
-def _parse(job: Job, unit: InputUnit, rows: RowBatch) -> _Batch:
-    p, ids = job.parameters, rows.table.column(job.parameters.id_field)
-    reasons = np.full(rows.table.num_rows, embeddings.NULL_ID, dtype=np.uint8)
-    named = ids.is_valid().to_numpy()
+def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
+    p, table = job.parameters, pa.concat_tables([rows.table for _, rows in batches]).combine_chunks()
+    ids = table.column(p.id_field)
+    reasons = embeddings.id_reasons(ids)
+    if (reasons == embeddings.INVALID_ID).any():  # which no file can hold as the text that it is said to be
+        ids = pc.if_else(pa.array(reasons == embeddings.INVALID_ID), pa.scalar(None, ids.type), ids)
+    named = reasons == 0
     vectors, reasons[named] = embeddings.to_matrix(
-        rows.table.column(p.embedding_field).filter(pa.array(named)),
+        table.column(p.embedding_field).filter(pa.array(named)),
         job.sizes.dimension,
         not p.assume_normalized,
     )
-    bad = reasons != 0
-    usable = pa.array(~bad)
+    good = reasons == 0
+    usable = pa.array(good)
+    sizes = [rows.table.num_rows for _, rows in batches]
+    files = np.repeat(np.array([part.file for part, _ in batches], dtype=np.int32), sizes)
     columns = {
         "id": ids.filter(usable),
-        "source_file": pa.array(np.full(len(vectors), unit.file, dtype=np.int32)),
-        "source_row": pa.array(rows.positions[~bad]),
-        **{field.name: rows.table.column(field.name).filter(usable) for field in job.carried},
+        "source_file": pa.array(files[good]),
+        "source_row": pa.array(np.concatenate([rows.positions for _, rows in batches])[good]),
+        **{field.name: table.column(field.name).filter(usable) for field in job.carried},
     }
     schema = pa.schema([job.segment_schema.field(name) for name in columns])
-    rejected = [_rejected(job, unit, rows.numbers[bad], ids.filter(pa.array(bad)), reasons[bad])]
-    if len(rows.malformed):
-        malformed = np.full(len(rows.malformed), embeddings.MALFORMED, dtype=np.uint8)
-        rejected.append(_rejected(job, unit, rows.malformed, pa.nulls(len(malformed), ids.type), malformed))
+    rejected = [rejected_schema(job).empty_table()]
+    for (part, rows), stop in zip(batches, itertools.accumulate(sizes), strict=True):
+        first = stop - rows.table.num_rows
+        bad = np.flatnonzero(reasons[first:stop])
+        if len(bad):
+            why = reasons[first + bad]
+            rejected.append(_rejected(job, part, rows.numbers[bad], ids.take(pa.array(first + bad)), why))
+        if len(rows.malformed):
+            malformed = np.full(len(rows.malformed), embeddings.MALFORMED, dtype=np.uint8)
+            rejected.append(_rejected(job, part, rows.malformed, pa.nulls(len(malformed), ids.type), malformed))
     return _Batch(pa.table(columns, schema=schema), vectors, pa.concat_tables(rejected))
 
 
-def _rejected_schema(job: Job) -> pa.Schema:
-    return pa.schema(
-        [
-            ("source_file", pa.string()),
-            ("row_group", pa.int32()),
-            ("row", pa.int64()),
-            ("id", job.id_type),
-            ("reason", pa.string()),
-        ]
-    )
-
-
-def _rejected(job: Job, unit: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
-    if not len(numbers):
-        return _rejected_schema(job).empty_table()
-    row_group, row = job.input_format.places(job.input_file(unit.path), numbers)
+def _rejected(job: Job, part: InputUnit, numbers: np.ndarray, ids: Any, reasons: np.ndarray) -> pa.Table:
+    row_group, row = job.input_format.places(job.input_file(part.path), numbers)
     reason = pa.array(np.array(embeddings.REASONS)[reasons])
-    path = pa.array([without_secrets(unit.path)] * len(numbers))
-    return pa.table([path, row_group, row, ids, reason], schema=_rejected_schema(job))
+    path = pa.array([without_secrets(part.path)] * len(numbers))
+    return pa.table([path, row_group, row, ids, reason], schema=rejected_schema(job))

@@ -71,8 +71,9 @@ def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[i
         table = file.read_row_group(group)
         centroids = table.column("centroid").to_numpy()
         first_ranked = np.diff(centroids, prepend=previous) != 0
-        scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)
-        kept += int(((scores < threshold) | first_ranked).sum())
-        duplicates.append(table.filter(pa.array((scores >= threshold) & ~first_ranked)))
+        scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)  # NaN where a row has no match
+        similar = scores >= threshold if job.has_visits else (scores >= threshold) & ~first_ranked
+        kept += int((~similar).sum())
+        duplicates.append(table.filter(pa.array(similar)))
         previous = centroids[-1]
     return kept, pa.concat_tables(duplicates).replace_schema_metadata(None)

@@ -43,4 +43,5 @@ def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
         not p.assume_normalized,
         p.read_options,
     )
-    return sample(plan.input_units(urls), column, job.sizes.sample_rows, p.random_state, part, parts)
+    units = [rows for unit in plan.assign_units(urls) for rows in unit.parts]
+    return sample(units, column, job.sizes.sample_rows, p.random_state, part, parts)

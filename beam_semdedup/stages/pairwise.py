@@ -72,8 +72,7 @@ def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[Pairwis
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:
     """Writes the most similar earlier-ranked row of each row of a unit, in rank order."""
     began = time.time()
-    first = unit.key * job.sizes.centroids_per_key
-    last = min(first + job.sizes.centroids_per_key, job.sizes.n_clusters) - 1
+    first, last = centroids_of(job, unit.key)
     name = comparison_name(first, last, unit.low, unit.high, unit.num_rows)
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, unit.high - unit.low)
     with naming_unit(f"centroids {first} to {last}, ranked rows {unit.low} to {unit.high - 1} of {unit.num_rows}"):
@@ -82,17 +81,28 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
         if facts is None or not reused:
             table, facts = _compare_rows(job, unit, wanted)
             tables.write(file, table, facts, job.parameters.cache_compression)
-        return PairwiseResult(
-            file.name,
-            unit.key,
-            wanted.num_rows,
-            facts.pairs,
-            facts.largest_cluster,
-            facts.repeated_ids,
-            facts.examples,
-            reused,
-            began,
-        )
+        return result_of(file.name, unit.key, facts, reused, began)
+
+
+def centroids_of(job: Job, key: int) -> tuple[int, int]:
+    """Returns the first and the last centroid of a key."""
+    first = key * job.sizes.centroids_per_key
+    return first, min(first + job.sizes.centroids_per_key, job.sizes.n_clusters) - 1
+
+
+def result_of(name: str, key: int, facts: PairwiseFacts, reused: bool, began: float) -> PairwiseResult:
+    """Returns what is said of a finished unit of a key, whose file has this name and these facts."""
+    return PairwiseResult(
+        name,
+        key,
+        facts.unit.num_rows,
+        facts.pairs,
+        facts.largest_cluster,
+        facts.repeated_ids,
+        facts.examples,
+        reused,
+        began,
+    )
 
 
 def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> None:
@@ -121,7 +131,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     order = job.ranking.order(table)
     xp = arrays.library(job.parameters.device)
-    rows = _gathered(RankedRows(batches, order, xp), job.blocks.max_key_rows, xp)
+    rows = gathered(RankedRows(batches, order, xp), job.blocks.max_key_rows, xp)
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
@@ -138,7 +148,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
         ],
         names=[*RESULT_COLUMNS, *metadata],
     )
-    found = _repeated_in_clusters(table) if unit.low == 0 else Repeated()
+    found = repeated_in_clusters(table) if unit.low == 0 else Repeated()
     facts = PairwiseFacts(
         unit=wanted,
         starts_cluster=bool(unit.low in starts),
@@ -150,7 +160,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     return result, facts
 
 
-def _gathered(rows: RankedRows, most: int, xp: Any) -> Any:
+def gathered(rows: RankedRows, most: int, xp: Any) -> Any:
     """Returns the rows as an array, if they are no more than `most` and there is room for them where `xp` computes."""
     if len(rows) <= most and arrays.has_room(xp, rows.nbytes):
         with contextlib.suppress(MemoryError):  # others may have taken it
@@ -176,7 +186,7 @@ def _compare_clusters(
     def compare(cluster: int) -> None:
         start, low, high = starts[cluster], lows[cluster], highs[cluster]
         if isinstance(rows, RankedRows):
-            ranked = _gathered(rows.window(start, stops[cluster]), job.blocks.max_cluster_rows, xp)
+            ranked = gathered(rows.window(start, stops[cluster]), job.blocks.max_cluster_rows, xp)
         else:
             ranked = rows[start : stops[cluster]]
         score, winner = arrays.halving_on_memory_error(
@@ -208,7 +218,7 @@ def _compare_clusters(
     return scores, winners, int(pairs)
 
 
-def _repeated_in_clusters(table: pa.Table) -> Repeated:
+def repeated_in_clusters(table: pa.Table) -> Repeated:
     """Counts the ids that stand in a cluster more than once, in each of them."""
     ids = table.column("id")
     codes = pa.chunked_array([chunk.indices for chunk in ids.dictionary_encode().chunks]).to_numpy()

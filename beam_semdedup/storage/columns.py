@@ -1,5 +1,7 @@
 """The columns of the files that a run writes, before the metadata fields."""
 
+import pyarrow as pa
+
 RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
 """Of pairwise_results and duplicates."""
 SEGMENT_COLUMNS = (
@@ -12,3 +14,11 @@ SEGMENT_COLUMNS = (
     "source_row",
 )
 """Of a segment file."""
+VISIT_COLUMNS = ("embedding", "centroid", "__home", "__offset")
+"""Of the visits of rows, before what their order depends on: a short vector, the cluster that is visited, the own one,
+and the byte of the segment file at which the vector begins."""
+MATCH_COLUMNS = ("centroid", "__file", "__row", "__identical", "cosine_sim_score")
+"""Of the matches of rows, before what the order of the earlier row depends on: the cluster and the source of the row,
+whether both are the same, bit for bit, and the score."""
+VISIT_TYPES = (pa.int32(), pa.int32(), pa.int64())
+MATCH_TYPES = (pa.int32(), pa.int32(), pa.int64(), pa.int8(), pa.float32())

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
 from beam_semdedup.errors import InputError, StorageError
+from beam_semdedup.neighbours import neighbours
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import search
 from beam_semdedup.storage.filesystems import (
@@ -84,6 +85,11 @@ class Place:
     def is_inside(self, folder: Place) -> bool:
         """Says whether this is `folder` or lies in it; both as `at` spells them."""
         return self.url == folder.url or self.url.startswith(folder.url.rstrip("/") + "/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk of this machine."""
+        return "://" not in self.url
 
     def realpath(self) -> typing.Self:
         """Returns the place after its symbolic links, where it is local; any other as it is."""
@@ -364,7 +370,7 @@ class Folder(Place):
         with scratches.directory() as directory, Path(directory, "ranges").open("wb") as scratch:
             position = 0
             offsets = []
-            for batch in _batches(lengths, fetch_bytes):
+            for batch in neighbours(range(len(lengths)), lengths.__getitem__, fetch_bytes):
                 ends = [starts[i] + lengths[i] for i in batch]
                 found = fs.cat_ranges([paths[i] for i in batch], [starts[i] for i in batch], ends, on_error="raise")
                 for i, data in zip(batch, found, strict=True):
@@ -401,20 +407,6 @@ class Folder(Place):
         if not name.strip("/") or name[0] == "/" or name[-1] == "/" or ".." in name.split("/") or "://" in name:
             raise InputError(f"{self}: {name!r} is not the name of something in it")
         return posixpath.join(self.url, name)
-
-
-def _batches(lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Yields runs of consecutive indices whose lengths add up to at most `limit` (or one longer element)."""
-    batch: list[int] = []
-    total = 0
-    for index, length in enumerate(lengths):
-        if batch and total + length > limit:
-            yield batch
-            batch, total = [], 0
-        batch.append(index)
-        total += length
-    if batch:
-        yield batch
 
 
 def _link(file: Path, path: str) -> None:

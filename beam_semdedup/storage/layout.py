@@ -1,7 +1,8 @@
 """What the files and folders of a run are called, and what their names say.
 
-cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json
-cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json
+cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json;
+                                    with n_probes visits/<key>/: basis.npy, a file for each file in segments/
+cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/
 output_path/                        duplicates/, rejected/, deduplicated/, summary.json
 """
 
@@ -17,12 +18,13 @@ from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
+VISITS, MATCHES, BASIS = "visits", "matches", "basis.npy"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
-_BLOCK = re.compile(r"(?P<centroids>\d+-\d+)-rows(?P<low>\d+)-(?P<high>\d+)-of(?P<rows>\d+)\.parquet")
+_BLOCK = re.compile(r"(?P<centroids>\d+-\d+)-rows(?P<low>\d+)-(?P<high>\d+)-of(?P<rows>\d+)\.(?:parquet|arrow)")
 
 
 def fingerprint(facts: Any) -> str:

@@ -1,8 +1,9 @@
 """Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
 
-Only a key with more than 2 GiB of text has several, since a batch holds no more.
-A `Segment` addresses one batch by its byte range, so that a reader needs one ranged read and no footer. The
-footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
+What else one unit writes and others read by key lies in such files too: which rows of an assign unit visit the key's
+clusters, and what matches were found of the key's rows. Only a key with more than 2 GiB of text has several batches,
+since one holds no more. A `Segment` addresses one by its byte range, so that a reader needs one ranged read and no
+footer. The footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
 centroids, the file is; a file that carries them under its final name is finished.
 """
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from numpy.lib.stride_tricks import sliding_window_view
 from typing_extensions import Buffer
 
 from beam_semdedup.compute.arrays import to_device
@@ -32,6 +34,7 @@ from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
+ROWS, VISITS, MATCHES = range(3)
 _MAGIC_BYTES = 8
 _FACTS, _INDEX, _CHECKSUM = "facts", "index", "checksum"
 _R = TypeVar("_R", bound=Record)
@@ -39,8 +42,9 @@ _R = TypeVar("_R", bound=Record)
 
 @dataclass(frozen=True)
 class Segment:
-    """One record batch in the segment file `file`: the rows of one key; a reference that travels through Beam.
+    """One record batch in the file `file`: what concerns one key; a reference that travels through Beam.
 
+    Its `kind` is `ROWS`, the rows of the key, `VISITS`, rows that are compared with them, or `MATCHES` of them.
     `checksum` is the xxHash (XXH3, 64 bits) of its bytes.
     """
 
@@ -50,6 +54,7 @@ class Segment:
     key: int
     num_rows: int
     checksum: int
+    kind: int = ROWS
 
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
@@ -80,13 +85,16 @@ class _Index(Record):
     batches: tuple[tuple[int, int, int, int, int], ...]
 
 
-def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record) -> tuple[Segment, ...]:
-    """Writes the segment file of one unit and returns its references.
+def write(
+    folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record, kind: int = ROWS
+) -> tuple[Segment, ...]:
+    """Writes the file of one unit and returns its references.
 
     Args:
-        table: rows with the columns of `segment_schema`, in any order.
+        table: rows in any order, with a `centroid`, and perhaps an `embedding`.
         centroids_per_key: a row's key is `centroid // centroids_per_key`.
         facts: what identifies the unit, for `read_index`.
+        kind: of the references.
     """
     keys = table.column("centroid").to_numpy() // centroids_per_key
     order = np.argsort(keys, kind="stable")
@@ -94,13 +102,14 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     bounds = np.append(starts, len(keys))
     place = table.schema.get_field_index("embedding")
     chunks = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
-    vectors = RankedRows(chunks, order)[:]
-    others = tables.combined(table.remove_column(place))
+    vectors = None if place < 0 else RankedRows(chunks, order)[:]
+    others = tables.combined(table if place < 0 else table.remove_column(place))
 
     def take(part: tuple[int, int, int]) -> list[tuple[int, pa.RecordBatch, int]]:
         key, low, high = part
         rows = tables.take(others, order[low:high])
-        rows = rows.add_column(place, table.field(place), to_column(vectors[low:high]))
+        if vectors is not None:
+            rows = rows.add_column(place, table.field(place), to_column(vectors[low:high]))
         return [(key, batch, _checksum(batch.serialize())) for batch in rows.to_batches()]
 
     parts = in_threads(take, zip(present.tolist(), bounds[:-1], bounds[1:], strict=True))
@@ -109,7 +118,7 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     index = []
     for key, batch, checksum in batches:
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(name, offset, length, key, batch.num_rows, checksum))
+        index.append(Segment(name, offset, length, key, batch.num_rows, checksum, kind))
         offset += length
     batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows, s.checksum) for s in index))
     metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
@@ -128,17 +137,17 @@ def write(folder: Folder, name: str, table: pa.Table, centroids_per_key: int, fa
     return tuple(index)
 
 
-def read_index(file: File, kind: type[_R]) -> tuple[_R, tuple[Segment, ...]] | None:
-    """Returns the facts and references of a finished segment file; None where there is none that can be read."""
+def read_index(file: File, facts: type[_R], kind: int = ROWS) -> tuple[_R, tuple[Segment, ...]] | None:
+    """Returns the facts and references of a finished unit's file; None where there is none that can be read."""
     try:
         with as_damage(file):
             with file.open() as source:
                 metadata = pa.ipc.open_file(source).metadata
-            facts, index, checksum = (metadata[name.encode()] for name in (_FACTS, _INDEX, _CHECKSUM))
-            if int(checksum) != _checksum(facts + index):
+            said, index, checksum = (metadata[name.encode()] for name in (_FACTS, _INDEX, _CHECKSUM))
+            if int(checksum) != _checksum(said + index):
                 raise ValueError("its index has another checksum than was written")
             batches = _Index.from_json(index).batches
-            return kind.from_json(facts), tuple(Segment(file.name, *entry) for entry in batches)
+            return facts.from_json(said), tuple(Segment(file.name, *entry, kind) for entry in batches)
     except DamagedFile as error:
         if file.exists():
             _LOG.warning("%s", error)
@@ -152,14 +161,41 @@ def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list
         DamagedFile: one of them has another checksum than was written, or its file is gone.
     """
 
-    def read_batch(part: tuple[Segment, pa.Buffer]) -> pa.RecordBatch:
-        segment, buffer = part
-        with as_damage(folder.file(segment.file)):
-            if _checksum(buffer) != segment.checksum:
-                raise ValueError(f"the record batch at byte {segment.offset} has another checksum than was written")
-            return pa.ipc.read_record_batch(buffer, schema)
+    ranges = zip(segments, _ranges(folder, segments), strict=True)
+    return in_threads(lambda part: _read_batch(folder, *part, schema), ranges)
 
-    return in_threads(read_batch, zip(segments, _ranges(folder, segments), strict=True))
+
+def vector_offsets(
+    folder: Folder, references: Sequence[Segment], schema: pa.Schema
+) -> tuple[list[pa.RecordBatch], npt.NDArray[np.int64]]:
+    """Returns what `read` does, and where in its file the vector of each row of the batches begins, in bytes (n,)."""
+    buffers = _ranges(folder, references)
+    batches = in_threads(lambda part: _read_batch(folder, *part, schema), zip(references, buffers, strict=True))
+    offsets = [np.empty(0, dtype=np.int64)]
+    for segment, buffer, batch in zip(references, buffers, batches, strict=True):
+        vectors = _matrix(batch.column("embedding"))
+        first = segment.offset + vectors.ctypes.data - buffer.address
+        offsets.append(first + vectors.strides[0] * np.arange(len(vectors)))
+    return batches, np.concatenate(offsets)
+
+
+def read_vectors(
+    folder: Folder, names: Sequence[str], offsets: npt.NDArray[np.int64], dimension: int
+) -> npt.NDArray[np.float32]:
+    """Returns the vectors (n, dimension) that begin at these bytes, multiples of 4, of files in a folder."""
+    result = np.empty((len(names), dimension), dtype=np.float32)
+    if not folder.is_local:
+        found = folder.read_ranges(names, offsets.tolist(), [4 * dimension] * len(names))
+        for row, buffer in zip(result, found, strict=True):
+            row[:] = np.frombuffer(buffer, dtype=np.float32)
+        return result
+    files, which = np.unique(np.asarray(names), return_inverse=True)
+    for number, name in enumerate(files.tolist()):
+        whole = pa.memory_map(folder.file(name).url).read_buffer()
+        values = np.frombuffer(whole, dtype=np.float32, count=whole.size // 4)
+        mine = which == number
+        result[mine] = sliding_window_view(values, dimension)[offsets[mine] // 4]
+    return result
 
 
 class RankedRows:
@@ -210,6 +246,13 @@ class RankedRows:
 def to_column(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     """Returns the rows (n, d) float32 as a column of vectors, without a copy."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _read_batch(folder: Folder, segment: Segment, buffer: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch:
+    with as_damage(folder.file(segment.file)):
+        if _checksum(buffer) != segment.checksum:
+            raise ValueError(f"the record batch at byte {segment.offset} has another checksum than was written")
+        return pa.ipc.read_record_batch(buffer, schema)
 
 
 def _ranges(folder: Folder, segments: Sequence[Segment]) -> list[pa.Buffer]:

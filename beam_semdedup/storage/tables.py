@@ -68,13 +68,14 @@ def _pieces(wide: pa.Table, rows: npt.NDArray[np.int64], schema: pa.Schema) -> I
         yield from _pieces(wide, half, schema)
 
 
-def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def opened(source: pa.NativeFile, footer: pq.FileMetaData | None = None, **options: Any) -> pq.ParquetFile:
     """Opens a parquet file, whose pages are held against their checksums as they are read, where they have some.
 
     Args:
         footer: where it is known, so that it is not read again.
+        options: those of `pq.ParquetFile`.
     """
-    return pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
+    return pq.ParquetFile(source, metadata=footer, page_checksum_verification=True, **options)
 
 
 def read_facts(file: File, kind: type[_R]) -> _R | None:

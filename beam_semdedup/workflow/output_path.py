@@ -12,9 +12,10 @@ import yaml
 
 from beam_semdedup.errors import InputError, RunError, UnitError
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.job import Places
+from beam_semdedup.plan.job import Job, Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
+from beam_semdedup.stages.assign import rejected_schema
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
@@ -87,7 +88,7 @@ def duplicates_files(places: Places) -> list[str]:
     return [name for name, key in layout.parts(places.duplicates).items() if key == places.output_fingerprint]
 
 
-def copy_rejected(places: Places, assigned: AssignManifest) -> Counter[tuple[str, str]]:
+def copy_rejected(job: Job, assigned: AssignManifest) -> Counter[tuple[str, str]]:
     """Copies the rejected rows of the units in the manifest `assigned`; counts them by input file and reason.
 
     Raises:
@@ -95,21 +96,23 @@ def copy_rejected(places: Places, assigned: AssignManifest) -> Counter[tuple[str
     """
     units = {name.removesuffix(".arrow") for name in assigned.files}
     found = Counter[tuple[str, str]]()
-    source, target = places.kmeans / layout.REJECTED, places.output / layout.REJECTED
+    source, target = job.kmeans / layout.REJECTED, job.output / layout.REJECTED
     for name in sorted(layout.finished_units(source)):
         unit = name.removesuffix(".parquet")
         if unit not in units:  # it was cut otherwise by an attempt that did not finish
             continue
         file = source.file(name)
-        with stored.discarding(places.kmeans, places.segments.file(f"{unit}.arrow")), as_damage(file):
+        with stored.discarding(job.kmeans, job.segments.file(f"{unit}.arrow")), as_damage(file):
             data = file.read_bytes()
-            rows = opened(pa.BufferReader(data)).read(["source_file", "reason"])
-        target.file(layout.part_name(places.kmeans_fingerprint, unit)).write_bytes(data)
+            rows = opened(pa.BufferReader(data)).read()  # all columns, that no damage is copied
+            if rows.schema.remove_metadata() != rejected_schema(job):
+                raise ValueError(f"it has the columns {rows.schema}")
+        target.file(layout.part_name(job.kmeans_fingerprint, unit)).write_bytes(data)
         counts = rows.group_by(["source_file", "reason"]).aggregate([([], "count_all")])
         for file_reason_count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
             found[file_reason_count[:2]] += file_reason_count[2]
     if found.total() != assigned.rejected:
-        stored.forget([places.kmeans])
+        stored.forget([job.kmeans])
         raise UnitError(f"{source}: a file is gone; the same command computes it again")
     return found
 

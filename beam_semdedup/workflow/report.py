@@ -9,6 +9,7 @@ from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import PairwiseManifest
 from beam_semdedup.runners.progress import StageProgress
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import counted, in_bytes
 from beam_semdedup.workflow import output_path
 
@@ -69,8 +70,14 @@ def stages(plan: Plan) -> list[StageProgress]:
                 lambda: len(layout.finished_units(job.segments)),
             )
         )
-    if not plan.pairwise_manifest:
-        result.append(StageProgress("Compare within clusters", job.sizes.num_keys, lambda: _keys_done(job)))
+    if not plan.pairwise_manifest and job.has_visits:
+        result.append(StageProgress("Visit clusters", len(plan.units), lambda: len(layout.finished_units(job.visits))))
+        result.append(StageProgress("Compare with visitors", job.sizes.num_keys, lambda: _keys_done(job, job.matches)))
+        result.append(StageProgress("Merge matches", job.sizes.num_keys, lambda: _keys_done(job, job.pairwise)))
+    elif not plan.pairwise_manifest:
+        result.append(
+            StageProgress("Compare within clusters", job.sizes.num_keys, lambda: _keys_done(job, job.pairwise))
+        )
     if job.parameters.eps is not None:
         result.append(
             StageProgress(
@@ -82,8 +89,8 @@ def stages(plan: Plan) -> list[StageProgress]:
     return result
 
 
-def _keys_done(job: Job) -> int:
-    """Counts the keys that have a result; all of them when the stage is finished, since a key may have no rows."""
+def _keys_done(job: Job, folder: Folder) -> int:
+    """Counts the keys whose units are all in a folder; all keys when the stage is finished, as one may have no rows."""
     if PairwiseManifest.find(job.pairwise):
         return job.sizes.num_keys
-    return layout.num_compared(layout.finished_units(job.pairwise))
+    return layout.num_compared(layout.finished_units(folder))

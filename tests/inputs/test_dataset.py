@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from reading import VECTORS, inspect, read, sampled, write, write_lines
+from reading import VECTORS, inspect, parts_of, read, sampled, write, write_lines
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import partitions
-from beam_semdedup.inputs.units import units
 
 
 def message(*paths: Any, **arguments: Any) -> str:
@@ -161,7 +160,7 @@ class TestInspect:
             write(tmp_path / f"{number}.parquet", stored, [[1.0]])
         found = inspect(tmp_path)
         assert found.schema.field("id").type == joined
-        for unit in units(found, 10):
+        for unit in parts_of(found, 10):
             table, _ = read([unit], found.format, found.schema)
             assert table.column("id").type == joined
             assert table.column("id").to_pylist() == [value]

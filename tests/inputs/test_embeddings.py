@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup.inputs import embeddings
-from beam_semdedup.inputs.embeddings import NOT_FINITE, NULL_EMBEDDING, WRONG_LENGTH, ZERO_NORM
+from beam_semdedup.inputs.embeddings import INVALID_ID, NOT_FINITE, NULL_EMBEDDING, NULL_ID, WRONG_LENGTH, ZERO_NORM
 
 WIDTHS = {"float16": pa.float16(), "float32": pa.float32(), "float64": pa.float64()}
 LISTS = {
@@ -179,6 +179,19 @@ def test_ids_are_integers_strings_or_binary():
     good = [pa.int8(), pa.uint64(), pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.binary(4)]
     bad = [pa.float64(), pa.bool_(), pa.timestamp("s"), pa.list_(pa.int64()), pa.null()]
     assert [t for t in good + bad if embeddings.is_id_type(t)] == good
+
+
+@pytest.mark.parametrize("type_", [pa.string(), pa.large_string()])
+def test_a_text_that_is_not_utf8_is_no_id(type_):
+    values = [b"a", b"\xff", None, "é".encode(), b"\xc3(", b"\xed\xa0\x80"]
+    binary = pa.large_binary() if type_ == pa.large_string() else pa.binary()
+    stored = pa.array(values, binary)
+    texts = pa.Array.from_buffers(type_, len(values), stored.buffers())
+    reasons = [0, INVALID_ID, NULL_ID, 0, INVALID_ID, INVALID_ID]
+    assert embeddings.id_reasons(pa.chunked_array([texts[:3], texts[3:]])).tolist() == reasons
+    assert embeddings.id_reasons(pa.chunked_array([stored])).tolist() == [0, 0, NULL_ID, 0, 0, 0]
+    assert embeddings.id_reasons(pa.chunked_array([[1, None]])).tolist() == [0, NULL_ID]
+    assert embeddings.id_reasons(pa.chunked_array([], type_)).tolist() == []
 
 
 @pytest.mark.parametrize("type_", TYPES)

@@ -16,16 +16,15 @@ import pyarrow as pa
 import pyarrow.json as pj
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from reading import SCHEMA, copied, facts, input_of, malformed, numbers, positions, read
+from reading import SCHEMA, copied, facts, input_of, malformed, numbers, parts_of, positions, read
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import jsonl_lines
 from beam_semdedup.inputs.base import FileFacts, InputUnit
 from beam_semdedup.inputs.jsonl import Jsonl
-from beam_semdedup.inputs.jsonl_lines import blocks
-from beam_semdedup.inputs.units import units
+from beam_semdedup.inputs.jsonl_lines import blocks, what_is_no_lines
 from beam_semdedup.storage.folder import File, Folder
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
@@ -237,6 +236,42 @@ class TestJsonl:
         types = {f.name: str(f.type) for f in found.schema}
         assert (types["when"], types["times"]) == ("string", "list<item: string>")
 
+    @pytest.mark.parametrize("extra", [[1, "a"], [[1], 2], {"a": [{"b": 1}, "c"]}])
+    def test_a_column_that_arrow_has_no_type_for_takes_no_other_with_it(self, tmp_path, extra):
+        found = self.written(tmp_path, lines_of(*({**row(i), "extra": extra} for i in range(3))))
+        assert found.num_rows == 3
+        assert found.schema.names == ["id", "embeddings", "extra"]
+        assert found.schema.field("id").type == pa.int64()
+        assert found.conflicts == {"extra": "of several types at once in line 1"}
+        content, rows = read(found.parts, self.kind)
+        assert content.column("id").to_pylist() == [0, 1, 2]
+        assert malformed(rows) == []
+
+    def test_a_mixed_value_among_others_is_told_and_counts_for_nothing_else(self, tmp_path):
+        lines = lines_of({"id": 1, "x": 2}, {"id": 2, "x": [1, "a"]}, {"id": 0.5, "x": 3}, {"id": 4, "x": {"b": 1}})
+        found = self.written(tmp_path, lines)
+        assert found.schema.field("id").type == pa.float64()
+        assert found.schema.field("x").type == pa.int64()
+        assert found.conflicts == {
+            "x": "int64 in line 1 and of several types at once in line 2 and struct<b: int64> in line 4"
+        }
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b'{"id": "\xff", "embeddings": [1, 2]}',
+            b'{"id": "a\xff"}',
+            b'{"id": 1e999}',
+            b'{"id": "x", "id": "y"}',
+            b'{"id": "\\ud800"}',
+        ],
+    )
+    def test_a_line_that_no_row_can_be_read_of_changes_no_type(self, tmp_path, line):
+        found = self.written(tmp_path, lines_of(row(1)) + line + b"\n" + lines_of(row(3)))
+        assert found.conflicts == {}
+        assert found.schema.field("id").type == pa.int64()
+        assert malformed(read(found.parts, self.kind)[1]) == [2]
+
     def test_one_malformed_line_changes_no_type(self, tmp_path):
         lines = [{"id": i, "quality": 1 if i % 3 else 0.5, "info": {"a": i} if i % 2 else {"b": "x"}} for i in range(9)]
         whole = self.written(tmp_path, lines_of(*lines))
@@ -305,7 +340,7 @@ class TestJsonl:
     def test_a_unit_is_named_by_its_file_first_line_and_rows(self, tmp_path):
         kind = Jsonl(block_bytes=1)
         found = self.written(tmp_path, lines_of(row(0)) + b"\n\n" + lines_of(row(1), row(2)), kind)
-        names = [kind.describe(unit) for unit in units(input_of(kind, found), 2)]
+        names = [kind.describe(unit) for unit in parts_of(input_of(kind, found), 2)]
         assert names == [f"{found.info} (from line 1, rows 0 to 1)", f"{found.info} (from line 5, rows 2 to 2)"]
         assert [kind.suffix(part.piece) for part in found.parts] == [""] * 3
 
@@ -342,7 +377,7 @@ class TestCompressedJsonl:
     def test_it_is_read_as_if_it_were_not_compressed(self, tmp_path, suffix, rows_per_unit):
         found = self.written(tmp_path, suffix, COMPRESSORS[suffix](self.content))
         assert (found.num_rows, len(found.parts)) == (61, 1)
-        parts = units(input_of(self.kind, found), rows_per_unit)
+        parts = parts_of(input_of(self.kind, found), rows_per_unit)
         assert len(parts) == -(-61 // rows_per_unit)
         assert all(self.kind.where(part.piece) == "from line 1" for part in parts)
         content, rows = read(parts, self.kind)
@@ -453,7 +488,7 @@ class TestAnyLines:
         path.write_bytes(COMPRESSORS.get(suffix, bytes)(content))
         kind = Jsonl(block_bytes)
         found = facts(path, kind)
-        parts = units(input_of(kind, found), rows_per_unit)
+        parts = parts_of(input_of(kind, found), rows_per_unit)
         table_, rows = read(parts, kind)
         per_unit = [read([unit], kind)[1] for unit in parts]
         path.unlink()
@@ -472,6 +507,7 @@ class TestAnyLines:
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl"
         path.write_bytes(content)
         kind = Jsonl()
+        assume(not what_is_no_lines(content))
         found = facts(path, kind)
         table_, rows = read(found.parts, kind)
         path.unlink()

@@ -87,6 +87,20 @@ class TestParquet:
             assert malformed(parts) == []
             assert all(len(r.positions) == r.table.num_rows <= max(1, batch_bytes // 20) for r in parts)
 
+    @pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64(), pa.int8()])
+    @pytest.mark.parametrize("values", [[1], [-1, 1]])
+    def test_values_that_repeat_are_read_in_batches_of_the_size_that_they_have_in_memory(self, tmp_path, width, values):
+        rows, dimension = 5000, 64
+        vectors = np.random.default_rng(0).choice(np.float32(values), rows * dimension)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors).cast(width), dimension)
+        found = self.written(tmp_path, pa.table({"id": range(rows), "embeddings": column}), 2000)
+        assert found.info.size < 100_000
+        assert found.column_bytes["embeddings"] >= column.nbytes
+        content, batches = read(found.parts, Parquet(batch_bytes=200_000), pa.schema([("embeddings", column.type)]))
+        assert content.column("embeddings").combine_chunks().equals(column)
+        assert max(batch.table.nbytes for batch in batches) <= 210_000
+        assert len(batches) < 20
+
     @pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
     @pytest.mark.parametrize("make", [pa.list_, pa.large_list, lambda width: pa.list_(width, 3)])
     def test_vectors_of_every_list_type_are_read_as_they_are(self, tmp_path, make, width):

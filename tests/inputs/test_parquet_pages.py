@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow.parquet.encryption as encryption
 import pytest
 from reading import copied
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import parquet_pages
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.inputs.parquet_pages import check_footer, read_batches
-from beam_semdedup.storage.folder import File, Folder
+from beam_semdedup.inputs.parquet_pages import read_batches
+from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.tables import opened
 
 ROWS, DIMENSION = 200, 4
@@ -133,72 +128,3 @@ def test_what_is_no_damage_stays_what_it_is(raised: Exception, monkeypatch: pyte
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail)
     with pytest.raises(type(raised)):
         read(written(vectors()))
-
-
-def varint(number: int) -> bytes:
-    """A number as Thrift's compact protocol writes it."""
-    number, result = number << 1, b""
-    while number >= 128:
-        result, number = result + bytes([number & 127 | 128]), number >> 7
-    return result + bytes([number])
-
-
-def test_counts_of_a_footer_that_do_not_fit_each_other_are_bad_input(tmp_path: Path) -> None:
-    rows = 100_003
-    pq.write_table(pa.table({"id": np.arange(rows), "text": ["x"] * rows}), tmp_path / "a.parquet", compression="none")
-    content = (tmp_path / "a.parquet").read_bytes()
-    places = [match.start() for match in re.finditer(re.escape(varint(rows)), content)]
-    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    places = [place for place in places if place > footer]
-    errors = []
-    for place, other in itertools.product(places, (rows - 1, rows + 1, 2**20 - 1)):
-        (tmp_path / "b.parquet").write_bytes(content[:place] + varint(other) + content[place + 3 :])
-        (file,) = Folder(f"{tmp_path}/b.parquet").find()
-        try:
-            assert Parquet().inspect(file).num_rows == rows
-        except InputError as error:
-            errors.append(str(error))
-    assert len(errors) == 3 * 4  # of the file, of its row group, and of each column; the others are of statistics
-    said = f"{tmp_path}/b.parquet: not a readable parquet file: ValueError: its footer says "
-    assert all(error.startswith(said) for error in errors)
-
-
-def test_more_rows_than_any_file_of_that_size_has_are_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    content = written(vectors())
-    footer = opened(pa.BufferReader(content)).metadata
-    check_footer(pa.BufferReader(content), footer)
-    monkeypatch.setattr(parquet_pages, "_ROWS_PER_BYTE", 1 / 100)
-    with pytest.raises(ValueError, match="row group 0 has 100 rows in"):
-        check_footer(pa.BufferReader(content), footer)
-
-
-class _Keys(encryption.KmsClient):
-    def __init__(self, _: object) -> None:
-        super().__init__()
-
-    def wrap_key(self, key: bytes, master_key_identifier: str) -> bytes:
-        return base64.b64encode(key)
-
-    def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
-        return base64.b64decode(wrapped_key)
-
-
-@pytest.mark.parametrize("plain_footer", [True, False])
-@pytest.mark.parametrize("column", ["text", "embeddings.list.element"])
-def test_an_encrypted_file_is_bad_input(plain_footer: bool, column: str, tmp_path: Path) -> None:
-    table = vectors().append_column("text", [["x"] * ROWS])
-    keys = encryption.EncryptionConfiguration("footer", column_keys={"key": [column]}, plaintext_footer=plain_footer)
-    factory = encryption.CryptoFactory(_Keys)
-    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), keys)
-    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=properties) as writer:
-        writer.write_table(table)
-    program = (
-        "import sys; from beam_semdedup.inputs.parquet import Parquet\n"
-        "from beam_semdedup.storage.folder import Folder\n"
-        "Parquet().inspect(*Folder(sys.argv[1]).find())"
-    )
-    command = [sys.executable, "-c", program, f"{tmp_path}/a.parquet"]
-    ended = subprocess.run(command, capture_output=True, text=True)  # which may be aborted
-    assert ended.returncode == 1
-    assert f"InputError: {tmp_path}/a.parquet: not a readable parquet file: " in ended.stderr
-    assert "encrypt" in ended.stderr.splitlines()[-1]

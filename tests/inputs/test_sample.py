@@ -10,21 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import inspect, made_up, sampled, write, write_lines
+from reading import inspect, made_up, parts_of, sampled, write, write_lines
 
 from beam_semdedup.errors import UnitError
 from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.inputs.sample import choose
-from beam_semdedup.inputs.units import units
 
 
 class TestChoose:
     @staticmethod
     def chosen(part_rows: list[list[int]], rows_per_unit: int, *arguments: int) -> list[tuple[int, int]]:
         """The files and numbers of the rows."""
-        found = choose(units(made_up(part_rows), rows_per_unit), *arguments)
+        found = choose(parts_of(made_up(part_rows), rows_per_unit), *arguments)
         assert all(len(rows) for _, rows in found)
         return [(unit.file, row) for unit, rows in found for row in rows.tolist()]
 

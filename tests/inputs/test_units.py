@@ -7,7 +7,7 @@ import uuid
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import facts, input_of, made_up, numbers, read
+from reading import facts, input_of, made_up, numbers, parts_of, read
 
 from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.units import units
@@ -17,24 +17,35 @@ class TestUnits:
     @given(part_rows=st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=4), rows_per_unit=st.integers(1, 40))
     def test_they_cover_every_row_once_in_order_and_read_no_row_group_in_vain(self, part_rows, rows_per_unit):
         found = units(made_up(part_rows), rows_per_unit)
-        covered = [(u.file, row) for u in found for row in range(u.first_row, u.first_row + u.num_rows)]
+        parts = [part for unit in found for part in unit.parts]
+        covered = [(p.file, row) for p in parts for row in range(p.first_row, p.first_row + p.num_rows)]
         assert covered == [(file, row) for file, rows in enumerate(part_rows) for row in range(sum(rows))]
         for unit in found:
-            assert unit.path == f"f{unit.file}"
-            assert 0 < unit.num_rows <= rows_per_unit
-            bounds = np.concatenate([[0], np.cumsum(part_rows[unit.file])])
-            rows = set(range(unit.first_row, unit.first_row + unit.num_rows))
+            assert 0 < unit.num_rows == sum(part.num_rows for part in unit.parts) <= rows_per_unit
+            assert len({part.file for part in unit.parts}) == len(unit.parts)
+        for part in parts:
+            assert part.path == f"f{part.file}"
+            bounds = np.concatenate([[0], np.cumsum(part_rows[part.file])])
+            rows = set(range(part.first_row, part.first_row + part.num_rows))
             meets = {g for g in range(len(bounds) - 1) if rows & set(range(bounds[g], bounds[g + 1]))}
-            assert set(unit.piece) == meets
+            assert set(part.piece) == meets
 
     @given(part_rows=st.lists(st.lists(st.integers(1, 10), max_size=6), max_size=3), rows_per_unit=st.integers(1, 40))
-    def test_two_neighbours_of_a_file_that_are_not_cut_would_not_fit_into_one(self, part_rows, rows_per_unit):
+    def test_two_neighbours_that_are_not_cut_would_not_fit_into_one(self, part_rows, rows_per_unit):
         found = units(made_up(part_rows), rows_per_unit)
         for before, after in zip(found[:-1], found[1:], strict=True):
-            sizes = part_rows[after.file]
-            whole = before.num_rows == sum(part_rows[before.file][g] for g in before.piece)
-            if before.file == after.file and whole:
-                assert before.num_rows + sizes[after.piece[0]] > rows_per_unit
+            whole = sum(sum(part_rows[part.file][g] for g in part.piece) for part in before.parts)
+            if before.num_rows == whole:
+                first = after.parts[0]
+                assert before.num_rows + part_rows[first.file][first.piece[0]] > rows_per_unit
+
+    def test_small_files_are_one(self):
+        found = units(made_up([[2], [3], [], [4, 1], [7, 7], [1]]), 12)
+        assert [[(part.path, part.num_rows) for part in unit.parts] for unit in found] == [
+            [("f0", 2), ("f1", 3), ("f3", 5)],
+            [("f4", 7)],
+            [("f4", 7), ("f5", 1)],
+        ]
 
     @given(
         lines=st.integers(0, 30),
@@ -50,7 +61,7 @@ class TestUnits:
         path = tmp_path_factory.getbasetemp() / f"{uuid.uuid4().hex}.jsonl{'.gz' if compressed else ''}"
         path.write_bytes(gzip.compress(text) if compressed else text)
         kind = Jsonl(block_bytes)
-        found = units(input_of(kind, facts(path, kind)), rows_per_unit)
+        found = parts_of(input_of(kind, facts(path, kind)), rows_per_unit)
         table, rows = read(found, kind)
         path.unlink()
         assert table.column("id").to_pylist() == list(range(lines))

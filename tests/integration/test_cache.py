@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -202,6 +203,34 @@ def test_rejected_rows_that_are_gone_are_found_again(finished: tuple[Path, Path,
     with pytest.raises(RunError, match="rejected: a file is gone; the same command computes it again"):
         dedup(data, out, n_clusters=3)
     assert dedup(data, out, n_clusters=3).rejected == {"embedding has zero norm": 1}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.6])
+def test_rejected_rows_that_are_damaged_are_not_copied(
+    share: float, finished: tuple[Path, Path, Any], tmp_path: Path
+) -> None:
+    """Whichever column it is in, and also in the footer."""
+    data, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    (copy,) = (out / "rejected").iterdir()
+    expected = pq.read_table(copy)
+    file = next(out.glob("kmeans_results/*/rejected/*"))
+    content = bytearray(file.read_bytes())
+    content[int(share * len(content))] ^= 0x55
+    file.write_bytes(content)
+    with contextlib.suppress(RunError):  # that it is damaged; some bytes mean nothing
+        dedup(data, out, n_clusters=3)
+    dedup(data, out, n_clusters=3)
+    assert pq.read_table(copy).equals(expected)
+
+
+def test_a_rejected_file_with_other_columns_is_not_copied(finished: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    data, out = finished[0], tmp_path / "out"
+    shutil.copytree(finished[1], out)
+    file = next(out.glob("kmeans_results/*/rejected/*"))
+    pq.write_table(pq.read_table(file).drop_columns("id"), file)
+    with pytest.raises(RunError, match=r"damaged or gone: it has the columns"):
+        dedup(data, out, n_clusters=3)
 
 
 def test_a_damaged_plan_is_made_anew(parquet_dataset: Any, tmp_path: Path) -> None:

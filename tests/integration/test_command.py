@@ -537,17 +537,17 @@ def test_a_finished_run_says_what_it_found_and_where_it_is(semdedup: Command, da
         rf"Largest of 3 clusters: {found['largest_cluster']} rows",
         r"Stage +seconds +computed +reused +rows/s +MB/s +GFLOP/s",
         r"fit +[\d.]+ +1 +0( +[\d,]+){3}\n",
-        r"assign +[\d.]+ +2 +0( +[\d,]+){3}\n",
+        r"assign +[\d.]+ +1 +0( +[\d,]+){3}\n",
         r"pairwise +[\d.]+ +1 +0( +[\d,]+){3}\n",
         rf"Results: {tmp_path}/out ",
     ):
         assert re.search(line, first.out), line
     assert re.search(r"Found 60 rows of dimension 16 in 2 files, ", first.err)
-    assert re.search(r"Chosen: 3 clusters \(local fit on 60 rows\), 2 assign units, 1 comparison unit", first.err)
-    assert re.search(r"Assign nearest centroid: 2 of 2 units", first.err)
+    assert re.search(r"Chosen: 3 clusters \(local fit on 60 rows\), 1 assign unit, 1 comparison unit", first.err)
+    assert re.search(r"Assign nearest centroid: 1 of 1 units", first.err)
     again = semdedup(*arguments)
     assert re.search(r"Reusing the assigned rows in .*/kmeans_results/", again.err)
-    assert re.search(r"fit +0.0 +0 +1\nassign +0.0 +0 +2\npairwise +0.0 +0 +1\n", again.out)
+    assert re.search(r"fit +0.0 +0 +1\nassign +0.0 +0 +1\npairwise +0.0 +0 +1\n", again.out)
 
 
 def test_nothing_but_the_results_is_written(semdedup: Command, data: Path, tmp_path: Path) -> None:
@@ -637,7 +637,7 @@ def test_no_traceback_shows_a_password(semdedup: Command, monkeypatch: pytest.Mo
     ended = semdedup("input_path=in", "output_path=out")
     assert ended.code == 1
     assert ended.err.startswith("Traceback")
-    assert ended.err.endswith("OSError: cannot reach ftp://***@host/a\n")
+    assert ended.err.endswith("LookupError: cannot reach ftp://***@host/a\n")
 
 
 def test_an_earlier_runs_results_are_cleared_and_foreign_files_kept(data: Path, tmp_path: Path) -> None:
@@ -682,7 +682,7 @@ def test_reuse_cache_false_computes_again(data: Path, tmp_path: Path) -> None:
     dedup(data, tmp_path / "out", n_clusters=3)
     again = dedup(data, tmp_path / "out", n_clusters=3, reuse_cache=False)
     assert (again.stages["assign"].units_reused, again.stages["pairwise"].units_reused) == (0, 0)
-    assert again.stages["assign"].units_done == 2
+    assert again.stages["assign"].units_done == 1
 
 
 def test_changed_input_is_not_taken_from_the_cache(data: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_five_values_of_eps_cost_one_fit_and_one_comparison(sweep: Command, tmp_
     ended = sweep(f"eps={','.join(map(str, EPS))}")
     assert (ended.code, ended.err) == (0, "")
     outputs = [tmp_path / "out" / f"eps={eps}" for eps in EPS]
-    assert [_units(output) for output in outputs] == [(2, 1), (0, 0), (0, 0), (0, 0), (0, 0)]
+    assert [_units(output) for output in outputs] == [(1, 1), (0, 0), (0, 0), (0, 0), (0, 0)]
     assert len(list((tmp_path / "out").glob("kmeans_results/*/centroids.npy"))) == 1
     scores = read_parquet(_summary(outputs[0])["paths"]["pairwise_results"])["cosine_sim_score"]
     for eps, output in zip(EPS, outputs, strict=True):
@@ -86,7 +86,7 @@ def test_jobs_with_their_own_output_paths_keep_them(sweep: Command, tmp_path: Pa
     ended = sweep("eps=0.05,0.5", output_path="../results/eps-${eps}")
     assert ended.code == 0, ended.err
     outputs = [tmp_path / "results" / f"eps-{eps}" for eps in ("0.05", "0.5")]
-    assert [_units(output) for output in outputs] == [(2, 1), (2, 1)]
+    assert [_units(output) for output in outputs] == [(1, 1), (1, 1)]
     assert len(_table(tmp_path / "results" / "sweep.csv")) == 2
 
 
@@ -94,7 +94,7 @@ def test_jobs_with_their_own_output_paths_share_a_cache_where_the_table_goes(swe
     ended = sweep("eps=0.05,0.5", "cache_path=../cache", output_path="../results/eps-${eps}")
     assert ended.code == 0, ended.err
     outputs = [tmp_path / "results" / f"eps-{eps}" for eps in ("0.05", "0.5")]
-    assert [_units(output) for output in outputs] == [(2, 1), (0, 0)]
+    assert [_units(output) for output in outputs] == [(1, 1), (0, 0)]
     assert len(_table(tmp_path / "cache" / "sweep.csv")) == 2
     assert not list((tmp_path / "results").glob("*/kmeans_results"))
 
@@ -110,13 +110,13 @@ def test_jobs_that_share_an_output_path_and_name_a_cache_use_it(sweep: Command, 
 def test_a_sweep_over_which_to_keep_costs_one_fit(sweep: Command, tmp_path: Path) -> None:
     assert sweep("which_to_keep=hard,easy,random", "eps=0.05").code == 0
     outputs = [tmp_path / "out" / f"which_to_keep={which}" for which in ("hard", "easy", "random")]
-    assert [_units(output) for output in outputs] == [(2, 1), (0, 1), (0, 1)]
+    assert [_units(output) for output in outputs] == [(1, 1), (0, 1), (0, 1)]
 
 
 def test_a_sweep_over_n_clusters_computes_each_number_once(sweep: Command, tmp_path: Path) -> None:
     assert sweep("n_clusters=2,3", "eps=0.05,0.5").code == 0
     names = [f"n_clusters={clusters},eps={eps}" for clusters in (2, 3) for eps in (0.05, 0.5)]
-    assert [_units(tmp_path / "out" / name) for name in names] == [(2, 1), (0, 0), (2, 1), (0, 0)]
+    assert [_units(tmp_path / "out" / name) for name in names] == [(1, 1), (0, 0), (1, 1), (0, 0)]
     assert [_summary(tmp_path / "out" / name)["n_clusters"] for name in names] == [2, 2, 3, 3]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import posixpath
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,11 +22,13 @@ from beam_semdedup.inputs.jsonl import Jsonl
 from beam_semdedup.inputs.parquet import Parquet
 from beam_semdedup.inputs.registry import FORMATS
 from beam_semdedup.plan import stored
+from beam_semdedup.removal import plan
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.runners import base as runners
-from beam_semdedup.storage import scratch
+from beam_semdedup.stages.duplicates import DuplicatesFacts
+from beam_semdedup.storage import scratch, tables
 from beam_semdedup.storage.folder import File, Folder
 
 
@@ -56,16 +59,16 @@ def finished_run(
     for name, values in zip(names, ids, strict=True):
         array = values if isinstance(values, pa.Array) else pa.array(values)
         table = pa.table({"id": array, "max_id": array, "cosine_sim_score": np.ones(len(array), np.float32)})
-        with (folder / "duplicates").file(name).atomic_write() as scratch:
-            pq.write_table(table, scratch, row_group_size=rows_per_group)
-    facts = {
+        facts = DuplicatesFacts(len(array), 0)
+        tables.write((folder / "duplicates").file(name), table, facts, "zstd", rows_per_group)
+    said = {
         "program": "beam-semdedup",
         "eps": 0.1,
         "repeated_ids": {"count": 0, "examples": []},
         "duplicates_files": names,
         **summary,
     }
-    folder.file("summary.json").write_bytes(json.dumps(facts).encode())
+    folder.file("summary.json").write_bytes(json.dumps(said).encode())
     return str(output)
 
 
@@ -223,7 +226,8 @@ class TestResume:
 
     @staticmethod
     def stop(tmp_path: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Ends a removal when one of its two files is written; the names of those written from now on."""
+        """Ends a removal when one of its two files, a unit each, is written; the names of those written from now on."""
+        monkeypatch.setattr(plan, "_UNIT_BYTES", 1)
         original, written = Parquet.copy_without, []
 
         def fail(self: Any, source: File, *rest: Any) -> Any:
@@ -411,7 +415,7 @@ class TestStructure:
 
     def test_a_jsonl_file_without_an_object_in_a_line_is_an_error(self, tmp_path):
         write_lines(tmp_path / "in/a.jsonl", {"id": 1})
-        write_lines(tmp_path / "in/b.jsonl", [{"id": 1}])
+        write_lines(tmp_path / "in/b.jsonl", "what")
         write_lines(tmp_path / "in/c.jsonl", b"")
         run = finished_run(tmp_path / "run", [1])
         said = message(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
@@ -463,6 +467,16 @@ class TestTheList:
         run = finished_run(tmp_path / "run", [1, 2], [3])
         next(Path(run, "duplicates").glob("*-00001.parquet")).unlink()
         assert "part-0123456789abcdef-00001.parquet: gone" in message(source, run, tmp_path / "out")
+
+    def test_a_file_that_is_another_than_the_run_wrote_is_refused(self, tmp_path, source):
+        run = finished_run(tmp_path / "run", [1, 2], [3])
+        name = "part-0123456789abcdef-00001.parquet"
+        for content in (pa.table({"id": [5, 6]}), pa.table({"id": [5], "reason": ["embedding is null"]})):
+            pq.write_table(content, Path(run, "duplicates", name))
+            assert f"{name}: damaged, or not what the run wrote" in message(source, run, tmp_path / "out")
+        Path(run, "duplicates", name).write_bytes(b"PAR1")
+        assert f"{name}: damaged, or not what the run wrote" in message(source, run, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
     def test_an_unfinished_run_is_refused(self, tmp_path, source):
         run = finished_run(tmp_path / "run", [1, 2])
@@ -559,7 +573,7 @@ class TestRepeatedInTheDataset:
 
 
 class TestNotFound:
-    @pytest.mark.parametrize(("ids", "missing"), [([10, 11], 2), ([1, 11, 12], 2), ([1, 11], None), ([1, 2], None)])
+    @pytest.mark.parametrize(("ids", "missing"), [([1, 11, 12], 2), ([1, 11], None), ([1, 2], None)])
     def test_more_than_half_of_the_listed_ids_missing_is_a_warning(self, tmp_path, caplog, ids, missing):
         write(tmp_path / "in.parquet", range(10))
         run = finished_run(tmp_path / "run", ids)
@@ -571,6 +585,55 @@ class TestNotFound:
                 f"Not found in id_field=id of input_path={tmp_path}/in.parquet: {missing} of {len(ids)} listed ids in "
                 f"duplicates_path={run}; check that "
             )
+
+    @pytest.mark.parametrize("clear", [True, False])
+    def test_that_none_of_them_is_there_is_an_error_and_nothing_stays(self, tmp_path, clear):
+        write(tmp_path / "in/a.parquet", range(10), name=["x"] * 10)
+        write(tmp_path / "in/b.parquet", range(10, 20), name=["x"] * 10)
+        run = finished_run(tmp_path / "run", [100, 101])
+        assert message(tmp_path / "in", run, tmp_path / "out", clear_output=clear) == (
+            f"id_field=id of input_path={tmp_path}/in: none of the 2 listed ids in duplicates_path={run} is there, so "
+            "that nothing was removed or written; give the dataset of that run, and the column of its ids"
+        )
+        assert files_in(tmp_path / "out") == set()
+        run = finished_run(tmp_path / "texts", ["x", "y"])
+        assert remove(tmp_path / "in", run, tmp_path / "out", id_field="name", repeated_ids="allow").rows_removed == 20
+
+
+class TestUuids:
+    """A run over one form of the ids, and a removal from a dataset with another."""
+
+    UUIDS = tuple(uuid.UUID(int=i << 100 | 0xABCDEF) for i in range(6))
+
+    @pytest.mark.parametrize("listed", [pa.uuid(), pa.string(), pa.binary(16)])
+    @pytest.mark.parametrize("form", ["parquet", "text", "upper", "bytes", "jsonl"])
+    def test_the_same_ones_are_removed(self, tmp_path, listed, form):
+        chosen = self.UUIDS[1:4:2]
+        if listed == pa.string():
+            ids = pa.array([str(u) for u in chosen])
+        else:
+            ids = pa.array([u.bytes for u in chosen], pa.binary(16)).cast(listed)
+        run = finished_run(tmp_path / "run", ids)
+        if form == "jsonl":
+            write_lines(tmp_path / "in/a.jsonl", *({"id": str(u)} for u in self.UUIDS))
+            remove(tmp_path / "in", run, tmp_path / "out", input_filetype="jsonl")
+            lines = (tmp_path / "out/a.jsonl").read_text().splitlines()
+            assert [json.loads(line)["id"] for line in lines] == [
+                str(u) for i, u in enumerate(self.UUIDS) if i not in (1, 3)
+            ]
+            return
+        if form in ("text", "upper"):
+            values = pa.array([str(u) if form == "text" else str(u).upper() for u in self.UUIDS])
+        else:
+            values = pa.array([u.bytes for u in self.UUIDS], pa.binary(16))
+            values = values.cast(pa.uuid()) if form == "parquet" else values
+        write(tmp_path / "in/a.parquet", values)
+        if (listed, form) == (pa.string(), "upper"):  # two texts are the same only if they are written so
+            assert "none of the 2 listed ids" in message(tmp_path / "in", run, tmp_path / "out")
+        else:
+            assert remove(tmp_path / "in", run, tmp_path / "out").ids_not_found == 0
+            after = pq.read_table(tmp_path / "out/a.parquet").column("id")
+            assert after.to_pylist() == pa.chunked_array([values]).take([0, 2, 4, 5]).to_pylist()
 
 
 class TestOutput:

@@ -55,3 +55,37 @@ def test_what_is_no_whole_record_of_these_types_is_none_and_is_warned_of(tmp_pat
     assert f"{file} is taken for unfinished" in caplog.text
     with pytest.raises(ValueError, match="validation error"):
         Outer.from_json(content)
+
+
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [
+        (b'"number": 1', b'"number": 2'),
+        (b"0.1", b"0.3"),
+        (b'"\\u00e9"', b'"e"'),
+        (b"[1, 2]", b"[1]"),
+        (b"[1, 2]", b"[2, 1]"),
+    ],
+)
+def test_a_record_with_other_values_than_were_written_is_none_and_is_warned_of(tmp_path, caplog, what, other):
+    file = Folder(str(tmp_path)).file("a.json")
+    RECORD.write(file)
+    file.write_bytes(file.read_bytes().replace(what, other))
+    assert Outer.read(file) is None
+    assert f"{file} is taken for unfinished: its values are not those that were written" in caplog.text
+
+
+def test_a_record_of_an_earlier_version_is_read_without_a_checksum(tmp_path):
+    file = Folder(str(tmp_path)).file("a.json")
+    file.write_bytes(b'{"number": 1, "share": 0.1, "later": 5}')
+    assert Outer.read(file) == Outer(1, 0.1)
+
+
+def test_a_record_can_be_read_as_another_that_has_a_part_of_its_values(tmp_path):
+    @dataclass(frozen=True)
+    class Part(Record):
+        number: int
+
+    file = Folder(str(tmp_path)).file("a.json")
+    RECORD.write(file)
+    assert Part.read(file) == Part(1)

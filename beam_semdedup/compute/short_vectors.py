@@ -1,0 +1,109 @@
+"""Short vectors: a few coordinates of each row, and the length of the rest, which bound the product of two rows.
+
+Let V be any d × m matrix, P = V Vᵀ, and p = Vᵀx. If no eigenvalue of VᵀV differs from 1 by more than η, those of I - P
+are 1 or in [-η, η], so that |I - P| <= (I - P) + 2ηI, and by Cauchy and Schwarz
+
+    x·y = p·q + x·(I - P)y <= p·q + √(x·|I - P|x) √(y·|I - P|y) <= p·q + r(x) r(y),   r(x)² = |x|² - |p|² + 2η|x|².
+
+V need not be good for this to hold; where it holds much of the rows' energy, r is small and the bound is sharp.
+
+Rounding. Let p' be p as computed in float32, |p - p'| <= ε|x|. Then |p|² >= |p'|² - 2ε|p'||x|, and
+p·q <= p'·q' + (2ε(1 + η) + ε²) |x||y|. The product of the short vectors (p', r') in float32 is at least the exact one
+less ρ |(p', r')| |(q', r')|. Cauchy and Schwarz again: with c added to both squares, √(a + c|x|²) √(b + c|y|²) >=
+√(ab) + c|x||y|. So what all of these may lose is made good by adding c|x|² to r(x)², for a c that is at least their
+sum; and a short vector is one array whose products are upper bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_semdedup.compute.arrays import rounding_error, row_dot
+from beam_semdedup.compute.threads import in_threads, slices
+from beam_semdedup.compute.tiles import multiply
+
+WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
+_PAIR = 8000  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
+_PASS = 16  # what each pair costs besides its multiplications
+_MOST_ROWS = 512  # of a group, of whose pairs the costs are estimated
+_STEP_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The directions whose coordinates are kept.
+
+    Attributes:
+        vectors: V, (d, m) float32; with m = 0 nothing is bounded but by the lengths.
+    """
+
+    vectors: npt.NDArray[np.float32]
+
+    @property
+    def width(self) -> int:
+        """The number m of coordinates."""
+        return int(self.vectors.shape[1])
+
+    def shorten(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Returns the short vectors (n, m + 1) of rows (n, d), whose float32 products are at least those of the rows.
+
+        See the module for the proof.
+        """
+        dimension, width = self.vectors.shape
+        exact = self.vectors.astype(np.float64)
+        defect = float(np.linalg.norm(exact.T @ exact - np.eye(width))) + 1e-12  # of Frobenius, which is no smaller
+        projected = width**0.5 * (1 + defect) * rounding_error(dimension)  # ε
+        lost = 4 * defect + 4 * projected * (1 + defect) + projected**2
+        lost = (lost + rounding_error(width + 1) * (2 + 2 * lost)) * (1 + 1e-3) + 1e-6
+        result = np.empty((len(rows), width + 1), dtype=np.float32)
+
+        def fill(part: slice) -> None:
+            own = result[part]
+            own[:, :width] = multiply(rows[part], self.vectors.T)
+            squares = row_dot(rows[part], rows[part])
+            rest = squares - row_dot(own[:, :width], own[:, :width]) if width else squares
+            own[:, width] = np.sqrt(np.maximum(rest, 0) + lost * squares) * (1 + 1e-6)
+
+        in_threads(fill, slices(0, len(rows), _STEP_ROWS))
+        return result
+
+
+def fit_basis(rows: npt.NDArray[np.float32], groups: npt.NDArray[np.int64], threshold: float) -> Basis:
+    """Chooses the directions, and how many of them make comparing rows cheapest.
+
+    They are eigenvectors of the rows' second moments, those with the largest eigenvalues: the ones that hold the most
+    of the rows' energy. More of them make each product dearer and leave fewer pairs to be multiplied in full.
+
+    Args:
+        rows: (n, d), a sample.
+        groups: (g,) where groups of rows that are compared with each other begin, ascending.
+        threshold: the product from which on a pair is similar.
+    """
+    dimension = rows.shape[1]
+    none = Basis(np.zeros((dimension, 0), dtype=np.float32))
+    exact = rows.astype(np.float64)
+    _, vectors = np.linalg.eigh(exact.T @ exact)
+    widths = [width for width in WIDTHS if width < dimension]
+    if not widths or threshold <= 0 or len(rows) < 2:
+        return none
+    widest = Basis(np.ascontiguousarray(vectors[:, ::-1][:, : widths[-1]]).astype(np.float32))
+    bounds = zip(groups, [*groups[1:], len(rows)], strict=True)
+    parts = [slice(low, min(high, low + _MOST_ROWS)) for low, high in bounds]
+    open_pairs = {width: 0 for width in widths}
+    pairs = 0
+    for part in parts:
+        own = rows[part]
+        pairs += len(own) * (len(own) - 1) // 2
+        for width in widths:
+            short = Basis(widest.vectors[:, :width]).shorten(own)
+            open_pairs[width] += int(np.count_nonzero(np.triu(short @ short.T >= threshold, 1)))
+    if not pairs:
+        return none
+    cost = {width: width + open_pairs[width] / pairs * _PAIR for width in widths}
+    best = min(cost, key=cost.__getitem__)
+    if cost[best] + _PASS >= dimension:
+        return none
+    return Basis(np.ascontiguousarray(widest.vectors[:, :best]))
