@@ -59,7 +59,7 @@ def structured(rng: random.Random) -> Case:
         wrong, ending = rng.choice([0, 0, 0.1, 0.3]), rng.choice([b"\n", b"\n", b"\r\n"])
         lines = [_wrong_line(rng, text_ids) if rng.random() < wrong else line for line in lines]
         if wrong and rng.random() < 0.05:
-            lines.insert(0, _deep(rng.choice([50, 500, 100_000])))
+            lines.insert(0, _deep(rng.choice([50, 500, 100_000]), dimension))
         lines = [blank for line in lines for blank in (*[rng.choice([b"", b" ", b"\t"])] * (rng.random() < 0.05), line)]
         if rng.random() < 0.05:  # a JSON array with an object a line
             lines = [b"[", *(line + b"," for line in lines), b"]"]
@@ -139,9 +139,10 @@ def _wrong_line(rng: random.Random, text_ids: bool) -> bytes:
     return rng.choice(_WRONG_LINES).replace(b'"id": 1', b'"id": ' + (b'"wrong-%d"' % id_ if text_ids else b"%d" % id_))
 
 
-def _deep(depth: int) -> bytes:
+def _deep(depth: int, dimension: int) -> bytes:
     # Python's parser gives up somewhere between; a reader may use the row, or reject it.
-    return b'{"id": 1, "embeddings": [1, 2, 3], "deep": ' + b"[" * depth + b"]" * depth + b"}"
+    row = json.dumps({"id": 1, "embeddings": [1.0] * dimension, "deep": None}).encode()
+    return row.replace(b"null", b"[" * depth + b"]" * depth)
 
 
 def _content(name: str, data: bytes) -> File:
@@ -184,7 +185,7 @@ def _row(line: bytes) -> tuple[Any, Any, bool]:
     except ValueError:
         return None, None, False
     except RecursionError:  # a line of `_deep`
-        return 1, [1, 2, 3], True
+        return 1, json.loads(line[line.index(b"[") : line.index(b"]") + 1]), True
     if not isinstance(row, dict):
         return None, None, False
     id_, vector = row.get("id"), row.get("embeddings")
