@@ -20,12 +20,11 @@ from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsLi
 from beam_semdedup.inputs.parquet_check import checked_metadata
 from beam_semdedup.inputs.parquet_pages import leaf_columns
 from beam_semdedup.inputs.parquet_read import ColumnReader
+from beam_semdedup.inputs.parquet_sizes import stored_bytes
 from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.tables import opened
 
 _LOOK_ROWS = 1024
-_WIDTHS = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
-"""The bytes of a value in memory; of a text, where it begins."""
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_integer,
     pa.types.is_floating,
@@ -58,7 +57,7 @@ class Parquet(Format, Copier):
                 parts.append(InputUnit(file.url, 0, first_row, num_rows, (group,)))
             first_row += num_rows
             for name in schema.names:
-                sizes[name] += _size(metadata, group, leaves[name])
+                sizes[name] += stored_bytes(metadata, group, leaves[name])
         return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
@@ -152,7 +151,8 @@ class Parquet(Format, Copier):
         """Returns how many rows are about `batch_bytes` in the chosen columns, of whichever group has the largest."""
         leaves = leaf_columns(metadata)
         largest = max(
-            sum(_size(metadata, group, leaves[name]) for name in columns) / max(1, metadata.row_group(group).num_rows)
+            stored_bytes(metadata, group, itertools.chain(*map(leaves.__getitem__, columns)))
+            / max(1, metadata.row_group(group).num_rows)
             for group in row_groups
         )
         return max(1, int(self.batch_bytes / max(1, largest)))
@@ -184,16 +184,3 @@ def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
         if group.num_rows > _LOOK_ROWS and no_nulls and column.num_values % group.num_rows == 0:
             return int(column.num_values // group.num_rows)
     return None
-
-
-def _size(metadata: pq.FileMetaData, group: int, leaves: Sequence[int]) -> int:
-    """Returns the bytes of some of a row group's columns in memory, where repeated values take more than in the file.
-
-    How long the texts of a dictionary are is not known from a footer.
-    """
-    size = 0
-    for leaf in leaves:
-        column, described = metadata.row_group(group).column(leaf), metadata.schema.column(leaf)
-        width = described.length if described.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[column.physical_type]
-        size += max(int(column.total_uncompressed_size), width * int(column.num_values))
-    return size
