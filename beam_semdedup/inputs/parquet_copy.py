@@ -125,9 +125,9 @@ class StoredFile:
         footer = self._footer_of(self.row_groups[number])
         metadata = parquet_footer.as_metadata(footer)
         rows, options = metadata.num_rows, dict[str, Any](arrow_extensions_enabled=False)
-        chosen = {i for i, leaf in enumerate(self.leaves) if not columns or leaf in columns}
-        kept = set() if columns else {i for i in chosen if self._is_kept(metadata, number, i)}
         sizes = ColumnSizes(self.file, opened(self.source, metadata, **options), footer)
+        chosen = {i for i, leaf in enumerate(self.leaves) if not columns or leaf in columns}
+        kept = set() if columns else {i for i in chosen if sizes.is_dictionary(0, i)}
         num_bytes = stored_bytes(metadata, 0, kept) + sizes.decoded(0, chosen - kept)
         if kept:
             options["read_dictionary"] = [metadata.schema.column(i).path for i in kept]
@@ -141,12 +141,6 @@ class StoredFile:
         batch_rows = max(1, min(rows, rows * batch_bytes // max(1, num_bytes)))
         names = None if columns is None else list(map(str, columns))
         return read_batches(self.file, parquet, batch_rows, [0], names, called)
-
-    def _is_kept(self, metadata: pq.FileMetaData, group: int, leaf: int) -> bool:
-        """Says whether a column is read as a dictionary: texts, not in lists or structs, that are stored as one."""
-        is_text = self.schema[self.leaves[leaf]].get(Element.TYPE) == _BYTE_ARRAY
-        is_flat = "." not in metadata.schema.column(leaf).path
-        return is_text and is_flat and is_dictionary(self.row_groups[group][Group.COLUMNS][leaf][Chunk.METADATA])
 
     def _footer_of(self, group: Struct) -> Struct:
         """Returns the footer of a file of one row group, whose columns have the types that they are stored in."""

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_semdedup.inputs import embeddings
+from beam_semdedup.inputs import embeddings, parquet_footer
 from beam_semdedup.inputs.parquet_footer import Chunk, Column, FileField, Group
 from beam_semdedup.inputs.parquet_pages import NotOfOneSize, read_batches
 from beam_semdedup.inputs.thrift import Struct
 from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.tables import opened
 
 DICTIONARY, DATA_PAGES = (2, 8), (0, 3)
 """The encodings as places in a dictionary, and the kinds of pages that hold values."""
 _DELTA_BYTE_ARRAY = 7
 _SHARING = {*DICTIONARY, _DELTA_BYTE_ARRAY}
+_SHARING_NAMES = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
 _WIDTHS = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
 """The bytes of a value in memory; of a text, where it begins."""
-_LOOK_ROWS = 64
+_LOOK_ROWS, _PAGE_BYTES = 64, 1 << 20
 _TEXT_BYTES = 1
 """The field of SizeStatistics with the bytes of all texts."""
 
@@ -32,6 +35,17 @@ def stored_bytes(metadata: pq.FileMetaData, group: int, leaves: Iterable[int]) -
         width = described.length if described.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[column.physical_type]
         size += max(int(column.total_uncompressed_size), width * int(column.num_values))
     return size
+
+
+def may_exceed(metadata: pq.FileMetaData, group: int, leaves: Iterable[int], limit: int) -> bool:
+    """Says whether texts of a row group that share bytes may take more than `limit` bytes, by Arrow's footer alone."""
+    columns = [metadata.row_group(group).column(leaf) for leaf in leaves]
+    return any(
+        column.physical_type == "BYTE_ARRAY"
+        and not _SHARING_NAMES.isdisjoint(column.encodings)
+        and column.num_values * column.total_uncompressed_size > limit
+        for column in columns
+    )
 
 
 def is_dictionary(column: Struct) -> bool:
@@ -52,6 +66,17 @@ class ColumnSizes:
     file: File
     parquet: pq.ParquetFile
     footer: Struct
+
+    @classmethod
+    def open(cls, file: File, source: pa.NativeFile) -> ColumnSizes:
+        """Reads the footer of a file that is open as `source`, whose pages are then read a few at a time."""
+        return cls(file, opened(source, buffer_size=_PAGE_BYTES), parquet_footer.read(source))
+
+    def is_dictionary(self, group: int, leaf: int) -> bool:
+        """Says whether a column can be read as a dictionary: texts, not in lists or structs, that are stored as one."""
+        described = self.parquet.metadata.schema.column(leaf)
+        is_flat_text = described.physical_type == "BYTE_ARRAY" and "." not in described.path
+        return is_flat_text and is_dictionary(self._column(group, leaf))
 
     def decoded(self, group: int, leaves: Iterable[int]) -> int:
         """Returns the bytes of columns of a row group.

@@ -18,6 +18,7 @@ from footers import element, read_footer, respell, write_footer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import copied
+from texts import WRITERS
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import thrift
@@ -289,29 +290,6 @@ class TestSpellings:
             assert pq.read_table(copy).equals(pq.read_table(tmp_path / "a.parquet").slice(1))
 
 
-def _texts(kinds: int = 3) -> pa.Array:
-    return pa.array([f"{row % kinds:05d}" * 4000 for row in range(1000)])
-
-
-def _delta(path: Path) -> None:
-    options = {"use_dictionary": False, "column_encoding": {"x": "DELTA_BYTE_ARRAY"}}
-    pq.write_table(pa.table({"id": range(1000), "x": _texts(1)}), path, **options)
-
-
-def _nested(path: Path) -> None:
-    lists = pa.ListArray.from_arrays(pa.array(range(1001), pa.int32()), _texts())
-    pq.write_table(pa.table({"id": range(1000), "x": lists}), path)
-
-
-def _with_others(path: Path) -> None:
-    texts = [*_texts().to_pylist(), *(f"{row}" * 4000 for row in range(200))]
-    pq.write_table(pa.table({"id": range(1200), "x": texts}), path, dictionary_pagesize_limit=50_000)
-
-
-def _polars(path: Path) -> None:
-    pl.DataFrame({"id": range(1000), "x": pl.from_arrow(_texts())}).write_parquet(path)
-
-
 def _short_integers(path: Path) -> None:
     pq.write_table(pa.table({"id": range(500_000), "x": [7] * 500_000}), path)
 
@@ -379,7 +357,7 @@ class TestStorage:
         (column,) = pq.read_table(copy, columns=["text"], read_dictionary=["text"]).column(0).chunks
         assert sorted(text[0] for text in column.dictionary.to_pylist()) == ["0", "1", "2", "4"]
 
-    @pytest.mark.parametrize("write", [_delta, _nested, _with_others, _polars, _short_integers])
+    @pytest.mark.parametrize("write", [*WRITERS, _short_integers])
     def test_batches_have_the_size_that_values_have_in_memory(self, tmp_path, write):
         source = tmp_path / "a.parquet"
         write(source)

@@ -78,6 +78,23 @@ def test_a_removal_keeps_texts_that_repeat_as_they_are_stored(rows: int, tmp_pat
     assert (tmp_path / "out/a.parquet").stat().st_size <= source.stat().st_size
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("rows", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_a_run_carries_texts_that_repeat_a_few_at_a_time(rows: int, tmp_path: Path) -> None:
+    source = tmp_path / "a.parquet"
+    repeated_texts(source, rows)
+    where = [f"input_path={source}", f"output_path={tmp_path}/out"]
+    peak = private_peak([*where, "metadata_fields=[text]", "eps=0.01", "n_clusters=20", "verbose=false"])
+    assert peak < BUDGET + ABOVE
+    files = sorted((tmp_path / "out/duplicates").glob("*.parquet"))
+    found = pa.concat_tables([pq.read_table(f, columns=["id", "text"], read_dictionary=["text"]) for f in files])
+    found = found.sort_by("id")
+    ids = found.column("id").to_numpy()
+    before = pq.read_table(source, columns=["id", "text"], read_dictionary=["text"])
+    assert len(ids) == len(np.unique(ids // 2)) == rows // 2
+    assert_same(found, before.take(pa.array(ids)))
+
+
 def assert_same(found: pa.Table, expected: pa.Table) -> None:
     """Checks ids and texts, the latter by their first letters."""
     assert found.column("id").equals(expected.column("id"))
