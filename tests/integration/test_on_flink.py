@@ -237,21 +237,22 @@ def test_a_streaming_pipeline_runs(tmp_path: Path) -> None:
     place = tmp_path / "sums"
     place.mkdir()
 
-    def write(key: int, values: Any) -> None:
-        (place / f"{key}-{sum(values)}").touch()
+    def write(key: int, values: Any, factor: int) -> None:
+        (place / f"{key}-{factor * sum(values)}").touch()
 
     def build(pipeline: beam.Pipeline) -> None:
+        factor = pipeline | "Factor" >> beam.Create([10])
         _ = (
             pipeline
             | beam.Create([(1, 2), (1, 3), (2, 4)])
             | beam.Map(lambda pair: window.TimestampedValue(pair, 10 * pair[1]))
             | beam.WindowInto(window.FixedWindows(1000))
             | beam.GroupByKey()
-            | beam.MapTuple(write)
+            | beam.Map(lambda pair, times: write(*pair, times), beam.pvalue.AsSingleton(factor))
         )
 
     runner.run(build)
-    assert {file.name for file in place.iterdir()} == {"1-5", "2-4"}
+    assert {file.name for file in place.iterdir()} == {"1-50", "2-40"}
 
 
 def test_a_cluster_that_is_not_there_is_bad_input(semdedup: Callable[..., Ended], tmp_path: Path) -> None:
