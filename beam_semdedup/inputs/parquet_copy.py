@@ -122,10 +122,14 @@ class StoredFile:
         Raises:
             InputError: a page is damaged; names the column.
         """
+
+        def called(name: str, _: int) -> str:
+            return column_in_group(self.schema[int(name.split(".")[0])][Element.NAME].decode(errors="replace"), number)
+
         footer = self._footer_of(self.row_groups[number])
         metadata = parquet_footer.as_metadata(footer)
         rows, options = metadata.num_rows, dict[str, Any](arrow_extensions_enabled=False)
-        sizes = ColumnSizes(self.file, opened(self.source, metadata, **options), footer)
+        sizes = ColumnSizes(self.file, opened(self.source, metadata, **options), footer, called)
         chosen = {i for i, leaf in enumerate(self.leaves) if not columns or leaf in columns}
         kept = set() if columns else {i for i in chosen if sizes.is_dictionary(0, i)}
         num_bytes = stored_bytes(metadata, 0, kept) + sizes.decoded(0, chosen - kept)
@@ -134,9 +138,6 @@ class StoredFile:
         else:  # Arrow has dictionaries with small offsets only
             options["binary_type"] = pa.large_binary()
         parquet = opened(self.source, metadata, **options)
-
-        def called(name: str, _: int) -> str:
-            return column_in_group(self.schema[int(name)][Element.NAME].decode(errors="replace"), number)
 
         batch_rows = max(1, min(rows, rows * batch_bytes // max(1, num_bytes)))
         names = None if columns is None else list(map(str, columns))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from beam_semdedup.inputs import embeddings, parquet_footer
 from beam_semdedup.inputs.parquet_footer import Chunk, Column, FileField, Group
-from beam_semdedup.inputs.parquet_pages import NotOfOneSize, read_batches
+from beam_semdedup.inputs.parquet_pages import NotOfOneSize, column_in_group, read_batches
 from beam_semdedup.inputs.thrift import Struct
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.tables import opened
@@ -61,11 +61,13 @@ class ColumnSizes:
     Attributes:
         file: what `parquet` is opened from.
         footer: that of `parquet`.
+        called: what a message calls a column in a row group.
     """
 
     file: File
     parquet: pq.ParquetFile
     footer: Struct
+    called: Callable[[str, int], str] = column_in_group
 
     @classmethod
     def open(cls, file: File, source: pa.NativeFile) -> ColumnSizes:
@@ -102,7 +104,7 @@ class ColumnSizes:
         """Returns the bytes of a column of a row group if all rows are as large as the first ones."""
         path = self.parquet.metadata.schema.column(leaf).path
         try:
-            first = next(read_batches(self.file, self.parquet, _LOOK_ROWS, [group], [path]), None)
+            first = next(read_batches(self.file, self.parquet, _LOOK_ROWS, [group], [path], self.called), None)
         except NotOfOneSize:
             return 0
         if not first:

@@ -18,7 +18,7 @@ from footers import element, read_footer, respell, write_footer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import copied
-from texts import WRITERS
+from texts import WRITERS, delta, polars
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import thrift
@@ -367,6 +367,17 @@ class TestStorage:
             batches = list(stored.read_group(0, 1_000_000, columns))
             assert sum(batch.num_rows for batch in batches) == pq.read_metadata(source).num_rows
             assert max(batch.nbytes for batch in batches) < 1_100_000
+
+    @pytest.mark.parametrize("write", [delta, polars])
+    def test_a_damaged_text_is_named_where_the_first_ones_are_looked_at(self, tmp_path, write):
+        source = tmp_path / "a.parquet"
+        write(source)
+        column = read_footer(source)[4][0][1][1][3]
+        data, start = bytearray(source.read_bytes()), column.get(11) or column[9]
+        data[start + 40 : start + column[7]] = b"\xff" * (column[7] - 40)
+        source.write_bytes(data)
+        with pytest.raises(InputError, match="column 'x' in row group 0 cannot be read"):
+            copied(Parquet(), source, [1])
 
     def test_indexes_move_with_their_pages(self, tmp_path):
         table = pa.table({"id": range(60), "x": [str(i) for i in range(60)]})
