@@ -84,7 +84,7 @@ def test_a_run_carries_texts_that_repeat_a_few_at_a_time(rows: int, tmp_path: Pa
     source = tmp_path / "a.parquet"
     repeated_texts(source, rows)
     where = [f"input_path={source}", f"output_path={tmp_path}/out"]
-    peak = private_peak([*where, "metadata_fields=[text]", "eps=0.01", "n_clusters=20", "verbose=false"])
+    peak = private_peak([*where, "metadata_fields=[text]", "eps=0.01", f"n_clusters={rows // 100}", "verbose=false"])
     assert peak < BUDGET + ABOVE
     files = sorted((tmp_path / "out/duplicates").glob("*.parquet"))
     found = pa.concat_tables([pq.read_table(f, columns=["id", "text"], read_dictionary=["text"]) for f in files])
