@@ -324,13 +324,14 @@ def _forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:
     names = [f.name for f in declared(schema)]
     is_group = key in GROUPS or any(Path(place, key).is_dir() for place in places)
     of_hydra = re.match(r"hydra[./]", key)
-    if not of_hydra and present_name(re.split("[./]", key)[0]) not in names and not (is_group and key not in GROUPS):
+    present = key if of_hydra else present_name(key)
+    if not of_hydra and re.split("[./]", present)[0] not in names and not (is_group and key not in GROUPS):
         raise unknown(key, names, LISTED)
     if key == "hydra.mode":
         raise InputError(f"{override}: -m alone makes a sweep")
     if is_group or override.startswith("~") or of_hydra:
         return override
-    return f"++{present_name(key)}={override.partition('=')[2]}"
+    return f"++{present}={override.partition('=')[2]}"
 
 
 def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = False) -> list[str]:

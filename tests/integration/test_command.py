@@ -245,10 +245,11 @@ def test_a_removal_takes_special_characters(called: Callable[..., Ended], data: 
 def test_a_place_that_cannot_be_written_is_named_as_it_was_given(
     name: str, refused: Command, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError(13, "Permission denied")  # which the root of a container never meets
+    class Refused(type(Path())):  # type: ignore[misc]
+        def mkdir(self, *_: Any, **__: Any) -> None:
+            raise PermissionError(13, "Permission denied")  # which the root of a container never meets
 
-    monkeypatch.setattr(folder, "_attempt", refuse)
+    monkeypatch.setattr(folder, "Path", Refused)
     cache = [f"cache_path={data.parent}/cache"] if name == "cache_path" else []
     place = data.parent / name.replace("output_path", "out").replace("_path", "")
     said = refused(*cache).err

@@ -54,7 +54,7 @@ def test_the_input_says_how_much_there_is(
     ended = plan(f"input_path={data.path}", "metadata_fields=[text]", "storage_bandwidth=1GB", "gpus=1")
     assert ended.code == 0, ended.err
     assert re.search(r"60 rows of 16 values, on 1 worker .* 1 GPU, 953.7 MiB/s of storage each", ended.out)
-    assert re.search(r"Assign +3 units of", ended.out)
+    assert re.search(r"Assign +1 unit of 60 rows", ended.out)
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_a_failing_unit_is_named_and_not_tried_again(local_ray: None, tmp_path: 
     data = bytearray(broken.read_bytes())
     data[4:200] = bytes(196)
     broken.write_bytes(data)
-    with pytest.raises(RunError, match=broken.name):
+    with pytest.raises(InputError, match=broken.name):
         dedup(tmp_path / "in", tmp_path / "out", TWO)
 
 
