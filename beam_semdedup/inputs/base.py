@@ -107,6 +107,10 @@ class Format(ABC):
                     return commonest
         return None
 
+    def num_bytes(self, facts: FileFacts, columns: Sequence[str]) -> int:
+        """Returns about how many bytes some columns of a file have in memory; a name may be that of none."""
+        return sum(facts.column_bytes.get(name, 0) for name in columns)
+
     def column_type(self, facts: FileFacts, name: str) -> pa.DataType:
         """Returns the type that a file's column is read as."""
         return facts.schema.field(name).type

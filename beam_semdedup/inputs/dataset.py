@@ -49,7 +49,8 @@ class InputFacts:
 
     def row_bytes(self, columns: Sequence[str]) -> int:
         """Returns about how many bytes a row has in these columns."""
-        return sum(f.column_bytes.get(name, 0) for f in self.files for name in columns) // max(1, self.num_rows)
+        sizes = in_io_threads(lambda file: self.format.num_bytes(file, columns), self.files)
+        return sum(sizes) // max(1, self.num_rows)
 
     @property
     def num_rows(self) -> int:

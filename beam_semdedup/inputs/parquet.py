@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy
@@ -20,12 +20,11 @@ from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsLi
 from beam_semdedup.inputs.parquet_check import checked_metadata
 from beam_semdedup.inputs.parquet_pages import leaf_columns
 from beam_semdedup.inputs.parquet_read import ColumnReader
+from beam_semdedup.inputs.parquet_sizes import ColumnSizes, may_exceed, stored_bytes
 from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.tables import opened
 
 _LOOK_ROWS = 1024
-_WIDTHS = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
-"""The bytes of a value in memory; of a text, where it begins."""
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_integer,
     pa.types.is_floating,
@@ -58,7 +57,7 @@ class Parquet(Format, Copier):
                 parts.append(InputUnit(file.url, 0, first_row, num_rows, (group,)))
             first_row += num_rows
             for name in schema.names:
-                sizes[name] += _size(metadata, group, leaves[name])
+                sizes[name] += stored_bytes(metadata, group, leaves[name])
         return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
 
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
@@ -79,6 +78,17 @@ class Parquet(Format, Copier):
                 if commonest := embeddings.commonest_length(counts):
                     return commonest
         return None
+
+    def num_bytes(self, facts: FileFacts, columns: Sequence[str]) -> int:
+        """See `Format.num_bytes`; texts may share their bytes in the file."""
+        types = [str(field.type) for field in facts.schema if field.name in columns]
+        if not any("string" in type_ or "binary" in type_ for type_ in types):
+            return super().num_bytes(facts, columns)
+        with facts.info.open() as source:
+            sizes = ColumnSizes.open(facts.info, source)
+            leaves = leaf_columns(sizes.parquet.metadata)
+            chosen = [leaf for name in columns for leaf in leaves.get(name, ())]
+            return sum(sizes.decoded(group, chosen) for part in facts.parts for group in part.piece)
 
     def column_type(self, facts: FileFacts, name: str) -> pa.DataType:
         """See `Format.column_type`; INT96 timestamps are read for it."""
@@ -119,12 +129,14 @@ class Parquet(Format, Copier):
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
             position = sum(metadata.row_group(g).num_rows for g in range(groups[0]))
             stop = unit.first_row + unit.num_rows
-            rows = self._batch_rows(metadata, groups, schema.names)
-            for batch in reader.iter_batches(schema, rows, groups):
+            leaves = leaf_columns(metadata)
+            read_rows, rows, dictionaries = self._batch_rows(reader, groups, {n: leaves[n] for n in schema.names})
+            for batch in reader.iter_batches(schema, read_rows, groups, dictionaries):
                 first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
-                if first < last:
-                    table = pa.Table.from_batches([batch.slice(first - position, last - first)])
-                    positions = np.arange(first, last)
+                for low in range(first, last, rows):
+                    high = min(low + rows, last)
+                    table = pa.Table.from_batches([batch.slice(low - position, high - low)])
+                    positions = np.arange(low, high)
                     with as_input_error(f"{file}: values beyond the types that all files share"):
                         table = _with_types(table, schema)
                     yield RowBatch(table, positions, positions, no_lines)
@@ -148,14 +160,39 @@ class Parquet(Format, Copier):
         with source.open() as stream, target.open("wb") as sink:
             return parquet_copy.copy_without(source, stream, sink, id_column.name, is_listed, batch_bytes)
 
-    def _batch_rows(self, metadata: pq.FileMetaData, row_groups: Sequence[int], columns: Sequence[str]) -> int:
-        """Returns how many rows are about `batch_bytes` in the chosen columns, of whichever group has the largest."""
-        leaves = leaf_columns(metadata)
-        largest = max(
-            sum(_size(metadata, group, leaves[name]) for name in columns) / max(1, metadata.row_group(group).num_rows)
-            for group in row_groups
-        )
-        return max(1, int(self.batch_bytes / max(1, largest)))
+    def _batch_rows(
+        self, reader: ColumnReader, groups: Sequence[int], columns: Mapping[str, Sequence[int]]
+    ) -> tuple[int, int, list[str]]:
+        """Chooses how the columns of some row groups, named with their leaves, are read.
+
+        Returns:
+            How many rows are read at a time, how many of those are decoded, each about `batch_bytes`, and the names of
+            the columns that are dictionaries in between: of texts that take much more memory than their pages.
+        """
+        metadata = reader.metadata
+
+        def row_bytes(size: Callable[[int, Sequence[int]], int], leaves: Sequence[int]) -> float:
+            return max(size(group, leaves) / max(1, int(metadata.row_group(group).num_rows)) for group in groups)
+
+        def rows(sizes: Iterable[float]) -> int:
+            return max(1, int(self.batch_bytes / max(1, sum(sizes))))
+
+        read = {n: row_bytes(functools.partial(stored_bytes, metadata), leaves) for n, leaves in columns.items()}
+        decoded, dictionaries = dict(read), []
+        large = [
+            name
+            for name, leaves in columns.items()
+            if any(may_exceed(metadata, group, leaves, self.batch_bytes) for group in groups)
+        ]
+        sizes = ColumnSizes.open(reader.file, reader.source) if large else None
+        for name in large:
+            assert sizes is not None
+            decoded[name] = row_bytes(sizes.decoded, columns[name])
+            if decoded[name] > 2 * read[name] and all(sizes.is_dictionary(g, columns[name][0]) for g in groups):
+                dictionaries.append(name)
+            else:
+                read[name] = decoded[name]
+        return rows(read.values()), rows(decoded.values()), dictionaries
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
@@ -184,16 +221,3 @@ def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:
         if group.num_rows > _LOOK_ROWS and no_nulls and column.num_values % group.num_rows == 0:
             return int(column.num_values // group.num_rows)
     return None
-
-
-def _size(metadata: pq.FileMetaData, group: int, leaves: Sequence[int]) -> int:
-    """Returns the bytes of some of a row group's columns in memory, where repeated values take more than in the file.
-
-    How long the texts of a dictionary are is not known from a footer.
-    """
-    size = 0
-    for leaf in leaves:
-        column, described = metadata.row_group(group).column(leaf), metadata.schema.column(leaf)
-        width = described.length if described.physical_type == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[column.physical_type]
-        size += max(int(column.total_uncompressed_size), width * int(column.num_values))
-    return size

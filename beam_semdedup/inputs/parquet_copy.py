@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import InputError, as_input_error
@@ -23,6 +24,7 @@ from beam_semdedup.inputs import parquet_footer, thrift
 from beam_semdedup.inputs.base import IsListed
 from beam_semdedup.inputs.parquet_footer import MAGIC, Chunk, Column, Element, FileField, Group
 from beam_semdedup.inputs.parquet_pages import column_in_group, read_batches
+from beam_semdedup.inputs.parquet_sizes import DATA_PAGES, DICTIONARY, ColumnSizes, is_dictionary, stored_bytes
 from beam_semdedup.inputs.thrift import I32, I64, Struct
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.tables import opened
@@ -30,7 +32,6 @@ from beam_semdedup.storage.tables import opened
 _INT96, _BYTE_ARRAY, _FIXED = 3, 6, 7
 _CODECS = ("NONE", "SNAPPY", "GZIP", "LZO", "BROTLI", "LZ4", "ZSTD", "LZ4")
 """How Arrow calls the codecs; Hadoop's LZ4, which it reads only, becomes the LZ4 that took its place."""
-_DICTIONARY = (2, 8)
 _ENCODINGS = {
     0: "PLAIN",
     3: "RLE",
@@ -39,7 +40,6 @@ _ENCODINGS = {
     7: "DELTA_BYTE_ARRAY",
     9: "BYTE_STREAM_SPLIT",
 }
-_DATA_PAGES = (0, 3)
 _DECIMAL, _UINT32, _UINT64, _INTERVAL = 5, 13, 14, 21
 """Of the converted types; decimals have the same number among the logical ones."""
 _INTEGER, _FLOAT16 = 10, 15
@@ -112,6 +112,8 @@ class StoredFile:
     ) -> Iterator[pa.RecordBatch]:
         """Yields the rows of a row group in batches of about `batch_bytes`, in the types that they are stored in.
 
+        Texts that are all in a dictionary stay there, unless only some columns are read.
+
         Args:
             number: of the row group.
             batch_bytes: of all columns that are read.
@@ -120,21 +122,28 @@ class StoredFile:
         Raises:
             InputError: a page is damaged; names the column.
         """
-        group = self.row_groups[number]
-        rows, chunks = group[Group.NUM_ROWS], zip(self.leaves, group[Group.COLUMNS], strict=True)
-        num_bytes = sum(chunk[Chunk.METADATA][Column.BYTES] for leaf, chunk in chunks if not columns or leaf in columns)
-        parquet = opened(
-            self.source, self._footer_of(group), binary_type=pa.large_binary(), arrow_extensions_enabled=False
-        )
 
         def called(name: str, _: int) -> str:
-            return column_in_group(self.schema[int(name)][Element.NAME].decode(errors="replace"), number)
+            return column_in_group(self.schema[int(name.split(".")[0])][Element.NAME].decode(errors="replace"), number)
+
+        footer = self._footer_of(self.row_groups[number])
+        metadata = parquet_footer.as_metadata(footer)
+        rows, options = metadata.num_rows, dict[str, Any](arrow_extensions_enabled=False)
+        sizes = ColumnSizes(self.file, opened(self.source, metadata, **options), footer, called)
+        chosen = {i for i, leaf in enumerate(self.leaves) if not columns or leaf in columns}
+        kept = set() if columns else {i for i in chosen if sizes.is_dictionary(0, i)}
+        num_bytes = stored_bytes(metadata, 0, kept) + sizes.decoded(0, chosen - kept)
+        if kept:
+            options["read_dictionary"] = [metadata.schema.column(i).path for i in kept]
+        else:  # Arrow has dictionaries with small offsets only
+            options["binary_type"] = pa.large_binary()
+        parquet = opened(self.source, metadata, **options)
 
         batch_rows = max(1, min(rows, rows * batch_bytes // max(1, num_bytes)))
         names = None if columns is None else list(map(str, columns))
         return read_batches(self.file, parquet, batch_rows, [0], names, called)
 
-    def _footer_of(self, group: Struct) -> pq.FileMetaData:
+    def _footer_of(self, group: Struct) -> Struct:
         """Returns the footer of a file of one row group, whose columns have the types that they are stored in."""
         group, footer = group.copy(), Struct()
         columns = thrift.List(thrift.STRUCT)
@@ -155,7 +164,7 @@ class StoredFile:
         footer.put(FileField.ROW_GROUPS, thrift.LIST, thrift.List(thrift.STRUCT, [group]))
         if FileField.CREATED_BY in self.footer:  # what Arrow knows of its errors
             footer.put(FileField.CREATED_BY, thrift.BINARY, self.footer[FileField.CREATED_BY])
-        return parquet_footer.as_metadata(footer)
+        return footer
 
     @cached_property
     def written_paths(self) -> list[str]:
@@ -184,7 +193,7 @@ class StoredFile:
         named = list(zip(self.written_paths, self.leaves, columns, encodings, strict=True))
         return {
             "compression": {path: _CODECS[column[Column.CODEC]] for path, _, column, _ in named},
-            "use_dictionary": [path for path, _, _, encoding in named if encoding in _DICTIONARY],
+            "use_dictionary": [path for path, _, _, encoding in named if encoding in DICTIONARY],
             "column_encoding": {path: _ENCODINGS[encoding] for path, _, _, encoding in named if encoding in _ENCODINGS},
             "write_statistics": [
                 path
@@ -323,7 +332,8 @@ def copy_without(
             for batch in batches:
                 kept = batch.filter(pa.array(~listed[start : start + batch.num_rows]))
                 start += batch.num_rows
-                copy.append(*stored.written(pa.Table.from_batches([kept]), group, options))
+                columns = [_without_unused(column) for column in kept.columns]
+                copy.append(*stored.written(pa.table(columns, schema=kept.schema), group, options))
         else:
             for _ in batches:
                 pass  # what is damaged is no copy
@@ -332,6 +342,14 @@ def copy_without(
         rows_listed += int(listed.sum())
     copy.finish(stored.footer)
     return rows_read, rows_listed
+
+
+def _without_unused(column: pa.Array) -> pa.Array:
+    """Returns a column whose dictionary, if it has one, holds what stands in its rows and nothing else."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    used = column.indices.unique().drop_null()
+    return pa.DictionaryArray.from_arrays(pc.index_in(column.indices, used), column.dictionary.take(used))
 
 
 def _structure(metadata: pq.FileMetaData) -> list[tuple[Any, ...]]:
@@ -375,25 +393,28 @@ def _has_known_order(element: Struct) -> bool:
 
 
 def _data_encoding(column: Struct) -> int | None:
-    """Returns how most of a column's pages are encoded; None where the footer does not say."""
+    """Returns how a column's pages are encoded, most of them; None where the footer does not say.
+
+    Pages after those of a dictionary are such as a writer goes on with where that becomes too large.
+    """
     counts: dict[int, int] = {}
     for page in column.get(Column.PAGES, ()):
-        if page[1] in _DATA_PAGES:
-            encoding = _DICTIONARY[-1] if page[2] in _DICTIONARY else page[2]
-            counts[encoding] = counts.get(encoding, 0) + page[3]
+        if page[1] in DATA_PAGES:
+            counts[page[2]] = counts.get(page[2], 0) + page[3]
+    if not counts.keys().isdisjoint(DICTIONARY):
+        return DICTIONARY[-1]
     if counts:
         return max(counts, key=lambda encoding: counts[encoding])
     named = column[Column.ENCODINGS]
     # RLE is that of the levels too, and PLAIN that of dictionaries and of the pages after one.
-    order = (*_DICTIONARY, *(e for e in _ENCODINGS if e not in (0, 3)), 0, 3)
+    order = (*DICTIONARY, *(e for e in _ENCODINGS if e not in (0, 3)), 0, 3)
     return next((e for e in order if e in named and (e != 3 or column[Column.TYPE] == 0)), None)
 
 
 def _dictionary_bytes(column: Struct) -> int:
     """Returns more bytes than a column's dictionary has, if that holds all values."""
-    encodings = {page[2] for page in column.get(Column.PAGES, ()) if page[1] in _DATA_PAGES}
-    return column[Column.BYTES] if encodings and encodings <= set(_DICTIONARY) else 0
+    return column[Column.BYTES] if is_dictionary(column) else 0
 
 
 def _has_pages_v2(column: Struct) -> bool:
-    return any(page[1] == _DATA_PAGES[1] for page in column.get(Column.PAGES, ()))
+    return any(page[1] == DATA_PAGES[1] for page in column.get(Column.PAGES, ()))

@@ -7,7 +7,7 @@ microsecond, as Spark writes them, and to the nanosecond where a file has finer 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -62,10 +62,12 @@ class ColumnReader:
             raise self._no_type(name)
         return finer_type if is_finer else type_
 
-    def iter_batches(self, schema: pa.Schema, rows: int, row_groups: Sequence[int]) -> Iterator[pa.RecordBatch]:
+    def iter_batches(
+        self, schema: pa.Schema, rows: int, row_groups: Sequence[int], dictionaries: Sequence[str] = ()
+    ) -> Iterator[pa.RecordBatch]:
         """Yields the columns of `schema` in batches of some rows, INT96 timestamps in the unit that it says.
 
-        Other types are those of the file.
+        Other types are those of the file, or dictionaries for the columns of texts that are named so.
 
         Raises:
             InputError: a page is damaged, or an INT96 timestamp is none of nanoseconds, where these are asked for.
@@ -74,7 +76,7 @@ class ColumnReader:
         if any(self.metadata.schema.column(i).physical_type == "INT96" for i in range(self.metadata.num_columns)):
             cut, exact = self.schema("us"), self.schema("ns")
             finer = [f.name for f in schema if f.type == exact.field(f.name).type != cut.field(f.name).type]
-        batches = self._batches("us", rows, row_groups, schema.names)
+        batches = self._batches("us", rows, row_groups, schema.names, dictionaries)
         if not finer:
             yield from batches
             return
@@ -88,11 +90,12 @@ class ColumnReader:
                 batch = batch.set_column(batch.schema.get_field_index(name), name, column)
             yield batch
 
-    def _open(self, unit: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-        return opened(self.source, metadata or self.metadata, coerce_int96_timestamp_unit=unit)
+    def _open(self, unit: str, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+        options = {"coerce_int96_timestamp_unit": unit, "read_dictionary": list(dictionaries)}
+        return opened(self.source, self.metadata, **options)
 
     def _batches(
-        self, unit: str, rows: int, row_groups: Sequence[int], columns: Sequence[str]
+        self, unit: str, rows: int, row_groups: Sequence[int], columns: Sequence[str], dictionaries: Sequence[str] = ()
     ) -> Iterator[pa.RecordBatch]:
         """Yields the columns in batches.
 
@@ -101,7 +104,7 @@ class ColumnReader:
         """
         done = 0
         try:
-            for batch in read_batches(self.file, self._open(unit), rows, row_groups, columns):
+            for batch in read_batches(self.file, self._open(unit, dictionaries), rows, row_groups, columns):
                 yield batch
                 done += batch.num_rows
             return
@@ -109,7 +112,8 @@ class ColumnReader:
             pass
         footer = parquet_footer.read(self.source)
         footer.drop(FileField.KEY_VALUES)
-        file, schema, start = self._open(unit, parquet_footer.as_metadata(footer)), self.schema(unit), 0
+        plain = replace(self, metadata=parquet_footer.as_metadata(footer))
+        file, schema, start = plain._open(unit, dictionaries), self.schema(unit), 0
         for batch in read_batches(self.file, file, rows, row_groups, columns):
             before, start = done - start, start + batch.num_rows
             if start > done:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reading import VECTORS, copied, facts, malformed, numbers, positions, read
+from texts import WRITERS
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import embeddings
@@ -100,6 +102,20 @@ class TestParquet:
         assert content.column("embeddings").combine_chunks().equals(column)
         assert max(batch.table.nbytes for batch in batches) <= 210_000
         assert len(batches) < 20
+
+    @pytest.mark.parametrize("write", WRITERS)
+    def test_texts_that_repeat_are_counted_and_read_by_what_they_take_in_memory(self, tmp_path, write):
+        write(tmp_path / "a.parquet")
+        found = facts(tmp_path / "a.parquet", self.kind)
+        expected = pq.read_table(tmp_path / "a.parquet", columns=["x"]).cast(pa.schema([found.schema.field("x")]))
+        assert 0.98 < self.kind.num_bytes(found, ["x", "y"]) / expected.nbytes < 1.1
+        (whole,), kind = found.parts, Parquet(batch_bytes=1_000_000)
+        for first, rows in ((0, whole.num_rows), (333, 444)):
+            part = replace(whole, first_row=first, num_rows=rows)
+            content, batches = read([part], kind, expected.schema)
+            assert content.equals(expected.slice(first, rows))
+            assert positions(batches) == list(range(first, first + rows))
+            assert max(batch.table.nbytes for batch in batches) < 1_200_000
 
     @pytest.mark.parametrize("width", [pa.float16(), pa.float32(), pa.float64()])
     @pytest.mark.parametrize("make", [pa.list_, pa.large_list, lambda width: pa.list_(width, 3)])

@@ -18,11 +18,12 @@ from footers import element, read_footer, respell, write_footer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import copied
+from texts import WRITERS, delta, polars
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import thrift
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.inputs.parquet_copy import Copy
+from beam_semdedup.inputs.parquet_copy import Copy, StoredFile
 from beam_semdedup.storage.folder import File
 
 MAX = datetime.datetime(9999, 12, 31, 23, 59, 59, 999999)
@@ -289,6 +290,10 @@ class TestSpellings:
             assert pq.read_table(copy).equals(pq.read_table(tmp_path / "a.parquet").slice(1))
 
 
+def _short_integers(path: Path) -> None:
+    pq.write_table(pa.table({"id": range(500_000), "x": [7] * 500_000}), path)
+
+
 class TestStorage:
     def test_each_row_group_keeps_its_own_codecs_and_encodings(self, tmp_path):
         n = 40_000
@@ -340,6 +345,39 @@ class TestStorage:
         chunks = [[_bytes(path, group[1]) for group in read_footer(path)[4]] for path in (tmp_path / "a.parquet", copy)]
         assert chunks[0][1] == chunks[1][1]
         assert chunks[0][0] != chunks[1][0]
+
+    def test_texts_that_repeat_stay_a_dictionary_of_those_that_are_left(self, tmp_path):
+        source = tmp_path / "a.parquet"
+        texts = [None if row % 7 == 0 else f"{row % 5}" * 20_000 for row in range(4000)]
+        pq.write_table(pa.table({"id": range(4000), "text": texts}), source)
+        gone = [row for row in range(4000) if row % 5 == 3]
+        copy = check_copy(source, gone, batch_bytes=500_000)
+        assert pq.read_metadata(copy).num_row_groups == 1
+        assert copy.stat().st_size <= source.stat().st_size
+        (column,) = pq.read_table(copy, columns=["text"], read_dictionary=["text"]).column(0).chunks
+        assert sorted(text[0] for text in column.dictionary.to_pylist()) == ["0", "1", "2", "4"]
+
+    @pytest.mark.parametrize("write", [*WRITERS, _short_integers])
+    def test_batches_have_the_size_that_values_have_in_memory(self, tmp_path, write):
+        source = tmp_path / "a.parquet"
+        write(source)
+        check_copy(source, [1, 700], batch_bytes=1_000_000)
+        stored = StoredFile.open(File(str(source)), pa.OSFile(str(source)))
+        for columns in (None, [stored.number("id")]):
+            batches = list(stored.read_group(0, 1_000_000, columns))
+            assert sum(batch.num_rows for batch in batches) == pq.read_metadata(source).num_rows
+            assert max(batch.nbytes for batch in batches) < 1_100_000
+
+    @pytest.mark.parametrize("write", [delta, polars])
+    def test_a_damaged_text_is_named_where_the_first_ones_are_looked_at(self, tmp_path, write):
+        source = tmp_path / "a.parquet"
+        write(source)
+        column = read_footer(source)[4][0][1][1][3]
+        data, start = bytearray(source.read_bytes()), column.get(11) or column[9]
+        data[start + 40 : start + column[7]] = b"\xff" * (column[7] - 40)
+        source.write_bytes(data)
+        with pytest.raises(InputError, match="column 'x' in row group 0 cannot be read"):
+            copied(Parquet(), source, [1])
 
     def test_indexes_move_with_their_pages(self, tmp_path):
         table = pa.table({"id": range(60), "x": [str(i) for i in range(60)]})

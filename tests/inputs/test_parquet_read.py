@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from footers import element, read_footer, respell, write_footer
-from reading import VECTORS, inspect, read
+from reading import VECTORS, inspect, parts_of, read
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs.embeddings import carried_type
 from beam_semdedup.inputs.parquet import Parquet
-from beam_semdedup.inputs.units import units
 
 MICROS, NANOS = pa.timestamp("us"), pa.timestamp("ns")
 MAX = datetime.datetime(9999, 12, 31, 23, 59, 59, 999999)
@@ -33,7 +32,7 @@ def write(path: Path, rows_per_group: int = 2, **columns: Any) -> Path:
 
 def read_column(name: str, *paths: Path, rows_per_unit: int = 1000) -> pa.ChunkedArray:
     found = inspect(*paths, carried=[name])
-    content, _ = read(units(found, rows_per_unit), found.format, found.schema)
+    content, _ = read(parts_of(found, rows_per_unit), found.format, found.schema)
     return content.column(name)
 
 
@@ -43,7 +42,7 @@ class TestInt96:
         moments = [MAX, None, FIRST, datetime.datetime(1970, 1, 1, 0, 0, 0, 1), datetime.datetime(2262, 5, 1)]
         found = inspect(write(tmp_path / "a.parquet", t=pa.array(moments, MICROS)), carried=["t"])
         assert found.schema.field("t").type == MICROS
-        content, _ = read(units(found, 3), Parquet(batch_bytes), found.schema)
+        content, _ = read(parts_of(found, 3), Parquet(batch_bytes), found.schema)
         assert content.column("t").to_pylist() == moments
 
     def test_finer_times_are_read_to_the_nanosecond(self, tmp_path):
@@ -119,7 +118,7 @@ class TestNullsInListsOfFixedSize:
         large = pa.array(["a"] * 7, pa.large_string())
         write(tmp_path / "a.parquet", 6, x=pa.array(values, type_), s=large)
         found = inspect(tmp_path / "a.parquet", carried=["x", "s"])
-        content, _ = read(units(found, 1000), Parquet(batch_bytes), found.schema)
+        content, _ = read(parts_of(found, 1000), Parquet(batch_bytes), found.schema)
         assert content.column("x").equals(pa.chunked_array([pa.array(values, carried_type(type_))]))
         assert content.schema.field("s").type == pa.large_string()
 
@@ -129,7 +128,7 @@ class TestNullsInListsOfFixedSize:
         vectors = storage if type_ == storage.type else pa.ExtensionArray.from_storage(type_, storage)
         pq.write_table(pa.table({"id": range(3), "embeddings": vectors}), tmp_path / "a.parquet")
         found = inspect(tmp_path / "a.parquet")
-        content, _ = read(units(found, 1000), found.format, found.schema)
+        content, _ = read(parts_of(found, 1000), found.format, found.schema)
         assert found.dimension == 2
         assert content.column("embeddings").to_pylist() == [[1, 2], None, [3, 4]]
 
@@ -143,7 +142,7 @@ class TestNullsInListsOfFixedSize:
         footer[5][0][2] = base64.b64encode(fixed.serialize().to_pybytes())
         write_footer(tmp_path / "a.parquet", footer)
         found = inspect(tmp_path / "a.parquet")
-        content, _ = read(units(found, 1000), found.format, found.schema)
+        content, _ = read(parts_of(found, 1000), found.format, found.schema)
         assert content.column("embeddings").to_pylist() == [[1, 2], [3, 4, 5], None]
 
 
