@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import dataclass
 
@@ -80,16 +79,21 @@ def find_basis(job: Job) -> tuple[Basis, str] | None:
     file = job.visits.file(layout.BASIS)
     try:
         data = file.read_bytes()
-        vectors = np.load(io.BytesIO(data), allow_pickle=False)
+        vectors = model.from_npy(data)
     except FileNotFoundError:
         return None
-    except (ValueError, EOFError):
+    except ValueError:
         vectors = np.empty(0)
-    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != job.sizes.dimension:
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != job.sizes.dimension or not _bounds(vectors):
         _LOG.warning("%s is damaged; it is made again", file)
         file.delete()
         return None
     return Basis(vectors), model.content_hash(data)
+
+
+def _bounds(vectors: npt.NDArray[np.float32]) -> bool:
+    """Returns whether the values are as those of unit vectors, whose products neither overflow nor are no number."""
+    return bool((np.abs(vectors) <= 1 + 1e-3).all())
 
 
 def _make_basis(job: Job, batches: list[pa.RecordBatch]) -> tuple[Basis, str]:

@@ -200,6 +200,25 @@ def test_what_is_lost_of_an_unfinished_run_is_made_again(dataset: Path, tmp_path
     assert again.stages["assign"].units_done == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 0.5])
+def test_directions_with_other_values_lose_nothing(tmp_path: Path, value: float) -> None:
+    rows = unit_rows(7, 300, 256)
+    rows[:100] = rows[100:200] + 0.2 * unit_rows(8, 100, 256)
+    dataset = write(rows, tmp_path / "input")
+    parameters = {"eps": 0.05, "n_probes": "exact", "n_clusters": 9}
+    whole = dedup(dataset, tmp_path / "out", **parameters)
+    basis = next(Path(whole.paths["kmeans_results"]).rglob("basis.npy"))
+    vectors = np.load(basis)
+    assert vectors.shape[1] > 0
+    vectors[0, 0] = value
+    np.save(basis, vectors)
+    for file in Path(whole.paths["pairwise_results"]).rglob("*.*"):
+        file.unlink()
+    again = dedup(dataset, tmp_path / "out", **parameters)
+    assert by_id(comparisons(again)) == expected(again, RANKINGS["hard"][1], 0.05)
+    assert duplicates(again) == duplicates(whole)
+
+
 def test_rows_are_removed_that_lie_in_other_clusters_than_what_they_resemble(dataset: Path, tmp_path: Path) -> None:
     summary = dedup(dataset, tmp_path, eps=0.4, n_probes="exact", remove=True, **{**SIZES, "n_clusters": 60})
     removed = set(expected(summary, RANKINGS["hard"][1], 0.4))
