@@ -137,7 +137,7 @@ def too_many_rejected(plan: Plan, found: Found) -> str:
     """Says where more than `max_rejected_share` of the rows, or of a file's rows, is rejected; else nothing."""
     p, rows, rejected = plan.job.parameters, Counter[str](), Counter[str]()
     for part in (part for unit in plan.units for part in unit.parts):
-        rows[part.path] += part.num_rows
+        rows[without_secrets(part.path)] += part.num_rows  # as rejected rows name it
     for (file, _), count in found.rejected.items():
         rejected[file] += count
     shares = {file: count / rows[file] for file, count in rejected.items() if count > p.max_rejected_share * rows[file]}

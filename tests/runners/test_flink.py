@@ -391,11 +391,17 @@ def _asked(pool: WorkerPool) -> Iterator[tuple[Any, Callable[[str, str], str]]]:
         yield stub, start
 
 
+def _workers(provision: str) -> list[psutil.Process]:
+    """The workers that serve a runner, in the order of their start."""
+    started = [p for p in psutil.Process().children() if f"--provision_endpoint={provision}" in p.cmdline()]
+    return sorted(started, key=lambda process: process.pid)
+
+
 def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str) -> None:
     lost: list[str] = []
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
         assert [start("one", provision), start("two", provision)] == ["", ""]
-        workers = [p for p in psutil.Process().children() if f"--provision_endpoint={provision}" in p.cmdline()]
+        workers = _workers(provision)
         assert {(p.cmdline()[0], p.cmdline()[4]) for p in workers} == {
             (sys.executable, "--id=one"),
             (sys.executable, "--id=two"),
@@ -410,7 +416,7 @@ def test_a_pool_starts_workers_in_this_interpreter_and_ends_them(provision: str)
 def test_task_managers_of_one_host_share_a_pool_though_each_counts_its_workers_from_1(provision: str) -> None:
     with WorkerPool("localhost:0", 1) as pool, _asked(pool) as (stub, start), _asked(pool) as (other, start_other):
         assert [start("1-1", provision), start_other("1-1", provision)] == ["", ""]
-        first, second = psutil.Process().children()
+        first, second = _workers(provision)
         stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
         assert [first.is_running(), second.is_running()] == [False, True]
         other.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="1-1"))
@@ -421,7 +427,7 @@ def test_a_pool_says_what_a_worker_died_of_that_the_runner_stops_at_once(provisi
     lost: list[str] = []
     with WorkerPool("localhost:0", 1, lost.append) as pool, _asked(pool) as (stub, start):
         assert start("one", provision) == ""
-        (worker,) = psutil.Process().children()
+        (worker,) = _workers(provision)
         worker.kill()
         stub.StopWorker(beam_fn_api_pb2.StopWorkerRequest(worker_id="one"))
     assert [f"worker process {worker.pid} was killed by SIGKILL" in said for said in lost] == [True]
