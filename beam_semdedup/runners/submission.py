@@ -25,6 +25,7 @@ from beam_semdedup.runners.process import start
 _LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 5.0
 _NOTICE_SECONDS = 2.0
+_THERE = "it is still there"
 _WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")
 _REPEATED = re.compile(r"((?:[\w$]+\.)+[\w$]+: )\1+")
 """The name of a Java class that is written more than once."""
@@ -85,6 +86,8 @@ def submit(
         cancel()
         if not isinstance(error, Exception):
             raise
+        if isinstance(error, grpc.RpcError) and server.is_lost():  # and its workers after it
+            raise _broken(server) from error
         cause = known_cause(error)
         death = deaths.first() if cause is None or isinstance(cause, WorkerLost) else None
         if death:
@@ -93,9 +96,12 @@ def submit(
             raise
         server.show_worries()
         if isinstance(error, grpc.RpcError):
-            broken = f"the connection to the {server.name} job server broke ({server.how_it_is()})"
-            raise WorkerLost(broken) from error
+            raise _broken(server) from error
         raise
+
+
+def _broken(server: JobServer) -> WorkerLost:
+    return WorkerLost(f"the connection to the {server.name} job server broke ({server.how_it_is()})")
 
 
 class JobFailed(RuntimeError):
@@ -177,6 +183,7 @@ class JobServer:
     def __init__(self, name: str, command: Sequence[object], endpoint: str) -> None:
         self.name = name
         self._process = start(["sh", "-c", _TIED, "sh", *map(str, command)])
+        self._ended = False
         self._lines: deque[str] = deque(maxlen=1000)
         self._reader = threading.Thread(target=self._read, name="read-job-server", daemon=True)
         self._channel = grpc.insecure_channel(endpoint, options=[("grpc.max_receive_message_length", -1)])
@@ -210,15 +217,20 @@ class JobServer:
     def end(self) -> None:
         """Ends the process, in whatever state it is."""
         assert self._process.stdin is not None
+        self._ended = True
         self._process.stdin.close()
         self._process.wait()
+
+    def is_lost(self) -> bool:
+        """Returns whether the process ended, and not by `end`."""
+        return not self._ended and self.how_it_is() != _THERE
 
     def how_it_is(self) -> str:
         """Says how the process ended."""
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
-            return "it is still there"
+            return _THERE
         return f"it was killed by signal {code - 128}" if code > 128 else f"it ended with exit code {code}"
 
     def show_worries(self) -> None:
