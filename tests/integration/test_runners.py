@@ -26,16 +26,17 @@ FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "comparison_rows": 500, "
 ON_RAY = {"name": "ray", "num_workers": 2}
 
 
-@pytest.fixture(scope="module")
-def in_process(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+@pytest.fixture(scope="module", params=[1, "exact"])
+def in_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Summary:
     init = np.random.default_rng(0).normal(size=(40, 384))
-    summary = dedup(DEMO, tmp_path_factory.mktemp("direct"), init=init, **FIXED)
+    summary = dedup(DEMO, tmp_path_factory.mktemp("direct"), init=init, n_probes=request.param, **FIXED)
     assert summary.num_duplicates > 100
     return summary
 
 
 def _assert_same(runner: dict[str, Any], in_process: Summary, tmp_path: Path) -> None:
-    found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), **FIXED)
+    probes = in_process.configuration["n_probes"]
+    found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), n_probes=probes, **FIXED)
     assert found.runner == runner["name"]
     assert comparisons(found).equals(comparisons(in_process))
     assert duplicates(found).equals(duplicates(in_process))
@@ -87,6 +88,7 @@ def test_a_runner_that_is_registered_needs_no_other_line(
     assert "runner.greeting" in semdedup("--help").out
     given = {
         **FIXED,
+        "n_probes": in_process.configuration["n_probes"],
         "init": Path(in_process.paths["kmeans_results"], "centroids.npy"),
         "input_path": DEMO,
         "output_path": tmp_path / "command",
