@@ -172,15 +172,12 @@ def _guarded(action: Callable[[], int]) -> int:
         return action()
     except KeyboardInterrupt as interrupt:
         return interrupts.exit_code(told=isinstance(interrupt, _Told))
-    except InputError as error:
+    except (InputError, StorageError) as error:
         console.say(f"Error: {error}")
         return BAD_INPUT
     except RunError as error:
         console.say(f"Failed: {error}")
         return FAILED
-    except StorageError as error:
-        console.say(f"Error: {error}")
-        return BAD_INPUT
     except OSError as error:
         console.say(f"Failed: {reason(error)}")
         return FAILED

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -128,6 +129,11 @@ class _Block:
             self._full = self._gather(np.arange(self.part.start, self.part.stop))
         return self._full
 
+    @cached_property
+    def longest(self) -> float:
+        """The largest norm of a row."""
+        return float(row_dot(self.full(), self.full()).max() ** 0.5)
+
     def some(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors at positions in the block."""
         if self._full is not None:
@@ -162,8 +168,7 @@ class _Tile:
         dense = _DENSE * close.size
         if np.count_nonzero(close) > dense:
             earlier = self.columns.ranks < self.rows.ranks[:, None]
-            lengths = [float(row_dot(block.full(), block.full()).max()) for block in (self.rows, self.columns)]
-            longest = max(1.0, lengths[0] * lengths[1]) ** 0.5
+            longest = max(1.0, self.rows.longest * self.columns.longest)
             for exact in (False, True):
                 close = self._best_of_many(close, earlier, exact, longest)
                 if np.count_nonzero(close) <= dense:

@@ -17,6 +17,7 @@ sum; and a short vector is one array whose products are upper bounds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -52,12 +53,7 @@ class Basis:
 
         See the module for the proof.
         """
-        dimension, width = self.vectors.shape
-        exact = self.vectors.astype(np.float64)
-        defect = float(np.linalg.norm(exact.T @ exact - np.eye(width))) + 1e-12  # of Frobenius, which is no smaller
-        projected = width**0.5 * (1 + defect) * rounding_error(dimension)  # ε
-        lost = 4 * defect + 4 * projected * (1 + defect) + projected**2
-        lost = (lost + rounding_error(width + 1) * (2 + 2 * lost)) * (1 + 1e-3) + 1e-6
+        width, lost = self.width, self._lost
         result = np.empty((len(rows), width + 1), dtype=np.float32)
 
         def fill(part: slice) -> None:
@@ -69,6 +65,15 @@ class Basis:
 
         in_threads(fill, slices(0, len(rows), _STEP_ROWS))
         return result
+
+    @cached_property
+    def _lost(self) -> float:
+        """The c of the module, which makes good what the defect of V and rounding may lose."""
+        exact = self.vectors.astype(np.float64)
+        defect = float(np.linalg.norm(exact.T @ exact - np.eye(self.width))) + 1e-12  # of Frobenius, no smaller than η
+        projected = self.width**0.5 * (1 + defect) * rounding_error(len(exact))  # ε
+        lost = 4 * defect + 4 * projected * (1 + defect) + projected**2
+        return float((lost + rounding_error(self.width + 1) * (2 + 2 * lost)) * (1 + 1e-3) + 1e-6)
 
 
 def fit_basis(rows: npt.NDArray[np.float32], groups: npt.NDArray[np.int64], threshold: float) -> Basis:

@@ -90,7 +90,7 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
     """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score."""
     parts = sorted(parts, key=lambda segment: (segment.kind, segment.file, segment.offset))
     rows = [segment for segment in parts if segment.kind == segments.ROWS]
-    units = match_units(job, key, rows)
+    units = pairwise_units(job, key, rows)
     first, last = centroids_of(job, key)
     name = comparison_name(first, last, 0, units[0].num_rows, units[0].num_rows)
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, units[0].num_rows)

@@ -93,7 +93,7 @@ class Place:
 
     def realpath(self) -> typing.Self:
         """Returns the place after its symbolic links, where it is local; any other as it is."""
-        return self if "://" in self.url else type(self)(os.path.realpath(self.url), self.options)
+        return type(self)(os.path.realpath(self.url), self.options) if self.is_local else self
 
     def _found(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """Returns the file system, which may connect to somewhere now, and the path in it."""

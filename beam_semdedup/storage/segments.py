@@ -161,16 +161,14 @@ def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list
         DamagedFile: one of them has another checksum than was written, or its file is gone.
     """
 
-    ranges = zip(segments, _ranges(folder, segments), strict=True)
-    return in_threads(lambda part: _read_batch(folder, *part, schema), ranges)
+    return _read(folder, segments, schema)[1]
 
 
 def vector_offsets(
     folder: Folder, references: Sequence[Segment], schema: pa.Schema
 ) -> tuple[list[pa.RecordBatch], npt.NDArray[np.int64]]:
     """Returns what `read` does, and where in its file the vector of each row of the batches begins, in bytes (n,)."""
-    buffers = _ranges(folder, references)
-    batches = in_threads(lambda part: _read_batch(folder, *part, schema), zip(references, buffers, strict=True))
+    buffers, batches = _read(folder, references, schema)
     offsets = [np.empty(0, dtype=np.int64)]
     for segment, buffer, batch in zip(references, buffers, batches, strict=True):
         vectors = _matrix(batch.column("embedding"))
@@ -248,11 +246,20 @@ def to_column(matrix: npt.NDArray[np.float32]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
 
 
-def _read_batch(folder: Folder, segment: Segment, buffer: pa.Buffer, schema: pa.Schema) -> pa.RecordBatch:
-    with as_damage(folder.file(segment.file)):
-        if _checksum(buffer) != segment.checksum:
-            raise ValueError(f"the record batch at byte {segment.offset} has another checksum than was written")
-        return pa.ipc.read_record_batch(buffer, schema)
+def _read(
+    folder: Folder, segments: Sequence[Segment], schema: pa.Schema
+) -> tuple[list[pa.Buffer], list[pa.RecordBatch]]:
+    """Returns the bytes that the segments refer to, and the record batches in them."""
+
+    def read_batch(part: tuple[Segment, pa.Buffer]) -> pa.RecordBatch:
+        segment, buffer = part
+        with as_damage(folder.file(segment.file)):
+            if _checksum(buffer) != segment.checksum:
+                raise ValueError(f"the record batch at byte {segment.offset} has another checksum than was written")
+            return pa.ipc.read_record_batch(buffer, schema)
+
+    buffers = _ranges(folder, segments)
+    return buffers, in_threads(read_batch, zip(segments, buffers, strict=True))
 
 
 def _ranges(folder: Folder, segments: Sequence[Segment]) -> list[pa.Buffer]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,22 @@ def start(arguments: Sequence[Any], cwd: Path, **environment: str) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def starting(cwd: Path, given: Mapping[str, Any]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """What starts the command with these parameters and those of its call, with its results in `out`, and ends it."""
+    processes = []
+
+    def call(**parameters: Any) -> subprocess.Popen[str]:
+        values = {"output_path": cwd / "out", **given, **parameters}
+        processes.append(start([f"{name}={value}" for name, value in values.items()], cwd))
+        return processes[-1]
+
+    yield call
+    for process in processes:
+        process.kill()
+        process.communicate()
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> Ended:

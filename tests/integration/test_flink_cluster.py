@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from flink_on_this_machine import SessionCluster, needs_the_jar, pool, session_cluster
-from runs import DEMO, SIZES, comparisons, dedup, duplicates, finish, start, unit_files, wait
+from runs import DEMO, SIZES, comparisons, dedup, duplicates, finish, starting, unit_files, wait
 
 from beam_semdedup import Summary
 from beam_semdedup.config.validation import resolve
@@ -49,19 +49,9 @@ def started(
     cluster: SessionCluster, fixed: dict[str, Any], tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts the command on the cluster, with its results in `out`."""
-    processes = []
-
-    def call(**parameters: Any) -> subprocess.Popen[str]:
-        settings = {f"runner.{name}": value for name, value in cluster.settings.items() if name != "name"}
-        paths = {"input_path": DEMO, "output_path": tmp_path / "out", "runner": "flink"}
-        given = {**paths, **fixed, **settings, **parameters}
-        processes.append(start([f"{name}={value}" for name, value in given.items()], tmp_path))
-        return processes[-1]
-
-    yield call
-    for process in processes:
-        process.kill()
-        process.communicate()
+    settings = {f"runner.{name}": value for name, value in cluster.settings.items() if name != "name"}
+    with starting(tmp_path, {"input_path": DEMO, "runner": "flink", **fixed, **settings}) as call:
+        yield call
 
 
 def _run(cluster: SessionCluster, work: Callable[[int], Any], memory: str | None = None, **settings: Any) -> None:

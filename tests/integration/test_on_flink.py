@@ -15,7 +15,7 @@ import psutil
 import pytest
 from apache_beam.transforms import window
 from flink_on_this_machine import needs_the_jar
-from runs import DEMO, SIZES, Ended, comparisons, dedup, duplicates, finish, start, unit_files, wait
+from runs import DEMO, SIZES, Ended, comparisons, dedup, duplicates, finish, starting, unit_files, wait
 
 from beam_semdedup import Summary
 from beam_semdedup.config.validation import resolve
@@ -45,19 +45,8 @@ def expected(fixed: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def started(fixed: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts the command on the demo data with two workers, with its results in `out`."""
-    processes = []
-
-    def call(**parameters: Any) -> subprocess.Popen[str]:
-        settings = {"runner": "flink", "runner.num_workers": 2}
-        paths = {"input_path": DEMO, "output_path": tmp_path / "out"}
-        given = {**paths, **fixed, **settings, **parameters}
-        processes.append(start([f"{name}={value}" for name, value in given.items()], tmp_path))
-        return processes[-1]
-
-    yield call
-    for process in processes:
-        process.kill()
-        process.communicate()
+    with starting(tmp_path, {"input_path": DEMO, **fixed, "runner": "flink", "runner.num_workers": 2}) as call:
+        yield call
 
 
 def _assert_same(summary: Summary, expected: Summary) -> None:
