@@ -30,12 +30,20 @@ def ftp(directory: Path, *unlisted: str) -> Iterator[str]:
 
     Handler.authorizer.add_anonymous(str(directory), perm="elr")
     server = ThreadedFTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"timeout": 0.01, "handle_exit": False}, daemon=True)
+    server.poll_timeout = 0.01
+    over = threading.Event()
+
+    def serve() -> None:  # one thread polls and closes: a poller that another thread closes fails
+        while not over.is_set():
+            server.serve_forever(timeout=0.01, blocking=False, handle_exit=False)
+        server.close_all()
+
+    thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
         yield f"ftp://127.0.0.1:{server.address[1]}"
     finally:
-        server.close_all()
+        over.set()
         thread.join(5)
 
 
