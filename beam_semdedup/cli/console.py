@@ -59,6 +59,8 @@ def print_summary(summary: Any) -> None:
             f"Kept        {summary.rows_kept:>14,}",
             f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
         ]
+        if summary.recall:
+            lines.append(f"Recall      {summary.recall}")
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
@@ -74,6 +76,8 @@ def print_summary(summary: Any) -> None:
         lines.append(f"Warning: {summary.repeated_ids}")
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
     lines.append(f"Results: {paths['output']} ({results})")
+    if summary.recall and summary.recall.low < 1:
+        lines.append("To miss none: the same command with n_probes=exact, which goes on from the assigned rows")
     tell(*lines)
     if summary.removal:
         print_removal(summary.removal, paths["deduplicated"])

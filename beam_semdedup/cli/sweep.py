@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 150
 _TABLE = "sweep.csv"
-_COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exit_code")
+_COLUMNS = ("duplicates", "kept_share", "recall", "seconds", "reused", "output_path", "exit_code")
 """The columns of the table, after those that are swept."""
 
 
@@ -145,11 +145,19 @@ def _row(outcome: dict[str, Any]) -> dict[str, Any]:
         row |= {
             "duplicates": summary["num_duplicates"],
             "kept_share": "" if summary["rows_kept"] is None else f"{summary['rows_kept'] / summary['rows_read']:.4f}",
+            "recall": _recall(summary.get("recall")),
             "seconds": summary["total_time"],
             "reused": ", ".join(reused),
             "output_path": summary["paths"]["output"],
         }
     return {**row, "exit_code": outcome["exit_code"]}
+
+
+def _recall(recall: dict[str, Any] | None) -> str:
+    """Returns the estimate with its interval."""
+    if recall is None or recall["estimate"] is None:
+        return ""
+    return "{estimate:.4f} ({low:.4f} to {high:.4f})".format(**recall)
 
 
 def _common_parent(urls: Sequence[str]) -> str:

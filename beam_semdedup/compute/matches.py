@@ -100,7 +100,7 @@ def match(natives: Rows, visitors: Rows, low: int, high: int, reach: float, batc
         the matches of the natives, and those of the visitors.
     """
     found = Best(len(natives)), Best(len(visitors))
-    threshold = 1 - reach if reach < 2 else -np.inf
+    threshold = _threshold(reach)
 
     def compare(task: tuple[slice, bool]) -> None:
         part, visiting = task
@@ -113,6 +113,27 @@ def match(natives: Rows, visitors: Rows, low: int, high: int, reach: float, batc
     parts += [(part, True) for part in slices(0, len(visitors), batch)]
     in_threads(compare, parts)
     return found
+
+
+def match_earlier(rows: Rows, among: Rows, reach: float, batch: int) -> Best:
+    """Finds the best earlier rows of some rows among others, of whom none is the same as one of them, bit for bit.
+
+    Args:
+        reach, batch: as for `match`.
+    """
+    found, threshold = Best(len(rows)), _threshold(reach)
+
+    def compare(part: slice) -> None:
+        block = _Block(rows, part, found)
+        for strip in slices(0, int(np.searchsorted(among.ranks, block.ranks[-1])), batch):
+            _Tile(block, _Block(among, strip, found), False, threshold).compare()
+
+    in_threads(compare, list(slices(0, len(rows), batch)))
+    return found
+
+
+def _threshold(reach: float) -> float:
+    return 1 - reach if reach < 2 else -np.inf
 
 
 class _Block:
@@ -163,7 +184,7 @@ class _Tile:
         if self.rows.short.shape[1] > 1:
             least = self.threshold - SCORE_ROUNDING - 2.0**-23  # of a score, and of this number
             close = multiply(self.rows.short, self.columns.short) >= np.float32(least)
-        if not self.both_ways and self.columns.part.stop > self.rows.part.start:  # the diagonal cuts it
+        if not self.both_ways and self.columns.ranks[-1] >= self.rows.ranks[0]:  # some of the columns are not before
             close &= self.columns.ranks < self.rows.ranks[:, None]
         dense = _DENSE * close.size
         if np.count_nonzero(close) > dense:

@@ -55,6 +55,35 @@ def radius(squares: npt.NDArray[np.float64], reach: float) -> npt.NDArray[np.flo
     return (squares - (1 - e)) / (2 * s) + s / 4
 
 
+def may_hold(
+    rows: npt.NDArray[np.float32],
+    own: npt.NDArray[np.float32],
+    centroids: npt.NDArray[np.float32],
+    longest: float,
+    reach: float,
+) -> npt.NDArray[np.bool_]:
+    """Says in which clusters B there may be a row y within reach of a row x of cluster A; (n, m).
+
+    A row lives with the centroid nearest to it, so that f(y) <= 0 for A and B, and f(x) <= f(y) + |x - y| is at most
+    r(x) + r(y): see the module. What the float32 products by which y came to live there may be off is added.
+
+    Args:
+        rows: (n, d), and `own` (n, d) the centroids where they live.
+        centroids: (m, d) of the clusters.
+        longest: no row there has a larger norm.
+        reach: see `radius`.
+    """
+    x, a, b = (array.astype(np.float64) for array in (rows, own, centroids))
+    squares, of_own = (b**2).sum(axis=1), (a**2).sum(axis=1)
+    gaps = of_own[:, None] + squares - 2 * (a @ b.T)
+    farther = ((x * a).sum(axis=1) - of_own / 2)[:, None] - (x @ b.T - squares / 2)  # f(x) |A - B|
+    both = radius((x**2).sum(axis=1), reach) + radius(np.array([longest**2]), reach)
+    scale = max(1.0, float(np.concatenate([squares, of_own]).max()) ** 0.5)
+    doubt = 2 * rounding_error(rows.shape[1]) * scale * max(scale, longest)
+    result: npt.NDArray[np.bool_] = farther <= both[:, None] * np.sqrt(np.maximum(gaps, 0)) * _UP + doubt
+    return result
+
+
 @dataclass(frozen=True)
 class Clusters:
     """The clusters of a model, as rows visit them.

@@ -20,7 +20,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
-from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS
+from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS, SAMPLE_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS
 from beam_semdedup.text import hidden_in, shown
 
 _LOG = logging.getLogger(__name__)
@@ -226,9 +226,12 @@ def _check_together(p: Parameters) -> None:
         raise InputError(
             "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
         )
-    if p.reach is not None and p.n_probes == 1:
-        raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
-    if p.reach is not None and p.eps is not None and p.reach < p.eps:
+    if p.reach is not None and p.n_probes == 1 and not p.recall_sample:
+        raise InputError(
+            f"reach={p.reach} has a meaning with n_probes above 1 or with a recall_sample only: the similarities of "
+            "n_probes=1 serve every eps"
+        )
+    if p.reach is not None and p.eps is not None and p.reach < p.eps and p.n_probes != 1:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
@@ -249,7 +252,7 @@ def _check_size(p: ForecastParameters) -> None:
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
     """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
-    reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
+    reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS, *SAMPLE_COLUMNS})
     for column in columns:
         if column in reserved:
             raise InputError(

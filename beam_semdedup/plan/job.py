@@ -12,7 +12,7 @@ from beam_semdedup.inputs.base import Format
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import MATCH_COLUMNS, MATCH_TYPES, VISIT_COLUMNS, VISIT_TYPES
+from beam_semdedup.storage.columns import MATCH_COLUMNS, MATCH_TYPES, SAMPLE_COLUMNS, VISIT_COLUMNS, VISIT_TYPES
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
@@ -57,6 +57,12 @@ class Places:
         return self.pairwise / layout.MATCHES
 
     @property
+    def sample(self) -> Folder:
+        """The rows that are drawn at random, with what was found for them."""
+        facts = [self.parameters.recall_sample, self.parameters.random_state]
+        return self.pairwise / layout.RECALL / layout.fingerprint(facts)
+
+    @property
     def output(self) -> Folder:
         """The `output_path`."""
         return Folder(self.parameters.output_path, self.parameters.write_options)
@@ -79,12 +85,24 @@ class Job(Places):
         input_schema: the id, the embedding and the carried columns.
         sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
+        recall_reach: how far apart, as `eps` is, two rows may be that are found for the recall.
     """
 
     input_schema: pa.Schema
     sizes: Sizes
     blocks: Blocks
     rows_per_file: int
+    recall_reach: float
+
+    @property
+    def recall(self) -> Folder:
+        """What there is to be found for the sampled rows, within the reach."""
+        return self.sample / str(self.recall_reach)
+
+    @property
+    def recall_manifest(self) -> File:
+        """The manifest of the stage that finds it."""
+        return self.sample.file(layout.recall_manifest(self.recall_reach))
 
     @property
     def keys_per_file(self) -> int:
@@ -119,6 +137,16 @@ class Job(Places):
         return self.parameters.n_probes != 1
 
     @property
+    def has_sample(self) -> bool:
+        """Whether rows are drawn by which the recall can be estimated."""
+        return self.parameters.recall_sample > 0 and self.parameters.n_probes != "exact"
+
+    @property
+    def has_recall(self) -> bool:
+        """Whether the recall is estimated."""
+        return self.has_sample and self.parameters.eps is not None
+
+    @property
     def order_schema(self) -> pa.Schema:
         """The columns that the order of rows depends on."""
         return pa.schema([self.segment_schema.field(name) for name in self.ranking.columns])
@@ -127,6 +155,12 @@ class Job(Places):
     def match_schema(self) -> pa.Schema:
         """The columns of matches: of the row, its score, and of the earlier row what its order depends on."""
         return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *self.order_schema])
+
+    @property
+    def sample_schema(self) -> pa.Schema:
+        """The columns of sampled rows."""
+        types = (self.segment_schema.field("embedding").type, pa.int32(), pa.float32())
+        return pa.schema([*zip(SAMPLE_COLUMNS, types, strict=True), *self.order_schema])
 
     def visit_schema(self, width: int) -> pa.Schema:
         """Returns the columns of visits, whose embedding is a short vector of this many values."""

@@ -28,10 +28,17 @@ from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.fingerprints import stage_fingerprints
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
-from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest, PairwisePlan
+from beam_semdedup.plan.stored import (
+    AssignManifest,
+    KMeansPlan,
+    PairwiseManifest,
+    PairwisePlan,
+    RecallManifest,
+    SampleFacts,
+)
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
-from beam_semdedup.storage import layout
+from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.records import Record
 
@@ -56,8 +63,8 @@ class Located:
 class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
-    The manifests are those of the stages that are finished; `fitted` is the model where it was
-    fitted before the pipeline.
+    The manifests are those of the stages that are finished; `is_sampled` says whether rows are drawn, if they are to
+    be; `fitted` is the model where it was fitted before the pipeline.
     """
 
     job: Job
@@ -65,9 +72,21 @@ class Plan:
     units: tuple[AssignUnit, ...]
     assign_manifest: AssignManifest | None
     pairwise_manifest: PairwiseManifest | None
+    recall_manifest: RecallManifest | None
+    is_sampled: bool
     memory: int
     num_workers: int
     fitted: FittedKMeans | None = None
+
+    @property
+    def comparisons(self) -> PairwiseManifest | None:
+        """The manifest of the pairwise stage where it has nothing to do, not even to draw the sample."""
+        return self.pairwise_manifest if self.is_sampled or self.has_recall else None
+
+    @property
+    def has_recall(self) -> bool:
+        """Whether the recall needs no estimate, or has it."""
+        return self.recall_manifest is not None or not self.job.has_recall
 
 
 def locate(parameters: Parameters) -> Located:
@@ -146,8 +165,29 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         sizes=sizes,
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
+        recall_reach=_recall_reach(places),
     )
-    return Plan(job, located.files, kmeans_plan.assign_units(urls), assigned, compared, memory, workers)
+    estimated = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
+    if estimated and compared and estimated.centroids != compared.centroids:
+        estimated = None
+    is_sampled = not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None
+    return Plan(
+        job,
+        located.files,
+        kmeans_plan.assign_units(urls),
+        assigned,
+        compared,
+        estimated,
+        is_sampled,
+        memory,
+        workers,
+    )
+
+
+def _recall_reach(places: Places) -> float:
+    """Returns the reach for which the recall was estimated already, if it serves, else that of the parameters."""
+    wanted = places.parameters.matching_reach
+    return next((reach for reach in layout.recall_reaches(places.sample) if reach >= wanted), wanted)
 
 
 def forget(places: Places) -> None:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from beam_semdedup.compute.identical import first_identical
 from beam_semdedup.compute.matches import NO_MATCH, Rows, match
+from beam_semdedup.compute.sampling import source_of
 from beam_semdedup.compute.short_vectors import Basis
 from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.errors import naming_unit
@@ -24,6 +25,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
+from beam_semdedup.stages import sample
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
@@ -41,7 +43,6 @@ from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
 
 _STEP_ROWS = 4096
-_ROW_BITS = 40  # of a row's number in its file, in what identifies it
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
             pairs = sum(facts.pairs for facts in compared)
             table, facts = _merge(job, rows, pa.Table.from_batches(matches, job.match_schema), wanted, pairs)
             tables.write(file, table, facts, job.parameters.cache_compression)
+        else:
+            sample.draw_again(job, wanted, rows, 0, wanted.num_rows, file)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
 
@@ -212,10 +215,11 @@ def _merge(
         batches = segments.read(job.segments, rows, job.segment_schema)
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     repeated = repeated_in_clusters(table)
-    table = tables.take(table, job.ranking.order(table))
+    order = job.ranking.order(table)
+    unordered, table = table, tables.take(table, order)
     best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
-    order = job.ranking.order(matches, within=[("__file", "ascending"), ("__row", "ascending"), *best_first])
-    matches = tables.take(matches, order)
+    best = job.ranking.order(matches, within=[("__file", "ascending"), ("__row", "ascending"), *best_first])
+    matches = tables.take(matches, best)
     whose, first = np.unique(_sources(matches, "__file", "__row"), return_index=True)
     matches = tables.take(matches, first)
     sources = _sources(table, "source_file", "source_row")
@@ -228,6 +232,7 @@ def _merge(
     at[places] = len(table) + np.arange(len(matches))
     scores = np.full(len(table), np.nan, dtype=np.float32)
     scores[places] = matches.column("cosine_sim_score").to_numpy()
+    sample.draw(job, wanted, unordered, batches, order, scores)
     ids = pa.concat_tables([table.select(["id"]), matches.select(["id"])])
     centroids = table.column("centroid")
     result = pa.table(
@@ -252,9 +257,7 @@ def _merge(
 
 
 def _sources(table: pa.Table, file: str, row: str) -> npt.NDArray[np.int64]:
-    """Returns what identifies the rows (n,): the number of the file, and of the row in it."""
-    numbers: npt.NDArray[np.int64] = table.column(file).to_numpy().astype(np.int64) << _ROW_BITS
-    return numbers | table.column(row).to_numpy()
+    return source_of(table.column(file).to_numpy(), table.column(row).to_numpy())
 
 
 def _columns(job: Job) -> list[str]:

@@ -20,6 +20,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
+from beam_semdedup.stages import sample
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import RESULT_COLUMNS
@@ -81,6 +82,8 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
         if facts is None or not reused:
             table, facts = _compare_rows(job, unit, wanted)
             tables.write(file, table, facts, job.parameters.cache_compression)
+        else:
+            sample.draw_again(job, wanted, unit.segments, unit.low, unit.high, file)
         return result_of(file.name, unit.key, facts, reused, began)
 
 
@@ -136,15 +139,17 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     stops = np.append(starts[1:], len(order))
     scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
+    own, is_first = order[unit.low : unit.high], np.isin(np.arange(unit.low, unit.high), starts)
+    sample.draw(job, wanted, table, batches, own, sample.without_first(scores, is_first))
     metadata = job.parameters.metadata_fields
-    own = tables.take(table.select(["id", *metadata]), order[unit.low : unit.high])
+    told = tables.take(table.select(["id", *metadata]), own)
     result = pa.table(
         [
-            own.column("id"),
+            told.column("id"),
             tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[unit.low : unit.high]),
-            *(own.column(name) for name in metadata),
+            *(told.column(name) for name in metadata),
         ],
         names=[*RESULT_COLUMNS, *metadata],
     )

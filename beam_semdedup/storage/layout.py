@@ -2,7 +2,8 @@
 
 cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json;
                                     with n_probes visits/<key>/: basis.npy, a file for each file in segments/
-cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/
+cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
+                                    recall/<key>/: the sampled rows, <reach>/: what is found for them, <reach>.json
 output_path/                        duplicates/, rejected/, deduplicated/, summary.json
 """
 
@@ -19,11 +20,13 @@ from beam_semdedup.storage.folder import Folder
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
 VISITS, MATCHES, BASIS = "visits", "matches", "basis.npy"
+RECALL, SAMPLE = "recall", "sample.arrow"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
+_REACH = re.compile(r"\d[-.e\d]*\.json")
 _BLOCK = re.compile(r"(?P<centroids>\d+-\d+)-rows(?P<low>\d+)-(?P<high>\d+)-of(?P<rows>\d+)\.(?:parquet|arrow)")
 
 
@@ -41,6 +44,16 @@ def part_name(key: str, name: str) -> str:
 def parts(folder: Folder) -> dict[str, str]:
     """Returns the names in a folder that `part_name` made, sorted, with their keys."""
     return {name: match["key"] for name in sorted(folder.names()) if (match := _PART.fullmatch(name))}
+
+
+def recall_manifest(reach: float) -> str:
+    """Returns the name of the manifest of what was found for sampled rows within a reach."""
+    return f"{reach}.json"
+
+
+def recall_reaches(folder: Folder) -> list[float]:
+    """Returns the reaches for which there is such a manifest in a folder, ascending."""
+    return sorted(float(name.removesuffix(".json")) for name in folder.names() if _REACH.fullmatch(name))
 
 
 def comparison_name(first: int, last: int, low: int, high: int, num_rows: int) -> str:

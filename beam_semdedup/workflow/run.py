@@ -114,7 +114,8 @@ class SemanticDeduplicationWorkflow:
 def _runner(plan: Plan) -> runners.Runner[Any]:
     """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
     p = plan.job.parameters
-    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
+    done = plan.pairwise_manifest and plan.has_recall
+    if done and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
         return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
     return make_runner(p)
 

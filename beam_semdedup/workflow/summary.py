@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import time
 from collections import Counter
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from beam_semdedup.compute.proportions import recall
+from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import ModelInfo
 from beam_semdedup.plan.planning import Plan
-from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest
+from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest, RecallManifest
 from beam_semdedup.removal.job import RemovalResult
 from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.stages.duplicates import DuplicatesFacts
@@ -43,18 +46,49 @@ class StageSummary:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """What share of the duplicates there are, in the order of the whole dataset, was found.
+
+    Attributes:
+        estimate: null where none was found, and none is known of.
+        low, high: the interval, which holds the true share with a probability of at least 95 %.
+        sample: how many of the rows that were kept were compared with the whole dataset; 0 where the share is proven.
+    """
+
+    estimate: float | None
+    low: float
+    high: float
+    sample: int
+
+    def __str__(self) -> str:
+        """Says it in words."""
+        if not self.sample:
+            return (
+                "found all duplicates there are, proven"
+                if self.low == 1
+                else "not known: no row that was kept was drawn"
+            )
+        by = f"estimated by {counted(self.sample, 'row')}"
+        if self.estimate is None:
+            return f"found no duplicates, and there is none among {counted(self.sample, 'row')} drawn at random"
+        shares = [f"{math.floor(1000 * share) / 10:.1f}" for share in (self.estimate, self.low, self.high)]
+        return "found {} % ({} to {} %) of the duplicates there are, {}".format(*shares, by)
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run found and where it is; `summary.json` in `output_path` holds the same.
 
     Times are in seconds; `startup_time` is what passed until the first unit began: planning, and the start of the
     runner and its workers. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null
-    where `eps` is.
+    where `eps` is; so is `recall`, which is null with `recall_sample=0` too.
     """
 
     program: str
     rows_read: int
     rows_kept: int | None
     num_duplicates: int | None
+    recall: Recall | None
     rows_rejected: int
     rejected: dict[str, int]
     n_clusters: int
@@ -87,6 +121,7 @@ class Found:
 
     assign_manifest: AssignManifest
     pairwise_manifest: PairwiseManifest
+    recall_manifest: RecallManifest | None
     duplicates_files: list[File]
     duplicates: int
     kept: int
@@ -105,6 +140,7 @@ def find_results(plan: Plan) -> Found:
     assigned, compared = AssignManifest.find(job.kmeans), PairwiseManifest.find(job.pairwise)
     if assigned is None or compared is None:
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
+    estimated = RecallManifest.read(job.recall_manifest) if job.has_recall else None
     names = output_path.duplicates_files(job) if p.eps is not None else []
     files = [job.duplicates.file(name) for name in names]
     facts = [facts for file in files if (facts := tables.read_facts(file, DuplicatesFacts))]
@@ -130,7 +166,7 @@ def find_results(plan: Plan) -> Found:
         examples=list(dict.fromkeys([*compared.examples, *map(str, again.examples)]))[:EXAMPLES],
     )
     rejected = output_path.copy_rejected(job, assigned)
-    return Found(assigned, compared, files, duplicates, kept, rejected, repeated, time.time())
+    return Found(assigned, compared, estimated, files, duplicates, kept, rejected, repeated, time.time())
 
 
 def too_many_rejected(plan: Plan, found: Found) -> str:
@@ -177,6 +213,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         rows_read=job.sizes.num_rows,
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
+        recall=_recall(p, found),
         rows_rejected=assigned.rejected,
         rejected=_by_reason(found.rejected),
         n_clusters=job.sizes.n_clusters,
@@ -190,7 +227,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         duplicates_time=round(found.at - compared_at, 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
-        stages=_stages(plan, started, begun, assigned, compared),
+        stages=_stages(plan, started, begun, found),
         repeated_ids=found.repeated_ids,
         removal=removed,
         paths=_paths(plan, removed is not None),
@@ -203,6 +240,17 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
     )
 
 
+def _recall(p: Parameters, found: Found) -> Recall | None:
+    if p.eps is None:
+        return None
+    if p.n_probes == "exact":
+        return Recall(1.0, 1.0, 1.0, 0)
+    if found.recall_manifest is None:
+        return None
+    size, missed = found.recall_manifest.missed(p.eps)
+    return Recall(*recall(found.duplicates, found.kept, missed, size), size)
+
+
 def _begun(plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest) -> float:
     """Returns when a run that began at `started` began its first unit; `started` where all was there already."""
     model = None if plan.assign_manifest else ModelInfo.read(plan.job.kmeans.file(layout.MODEL))
@@ -212,11 +260,10 @@ def _begun(plan: Plan, started: float, assigned: AssignManifest, compared: Pairw
     return max(started, min(begun, default=started))
 
 
-def _stages(
-    plan: Plan, started: float, begun: float, assigned: AssignManifest, compared: PairwiseManifest
-) -> dict[str, StageSummary]:
-    """Returns the stages of a run in their order; the fit only where there is one."""
+def _stages(plan: Plan, started: float, begun: float, found: Found) -> dict[str, StageSummary]:
+    """Returns the stages of a run in their order; the fit and the recall only where there is one."""
     job, dimension = plan.job, plan.job.sizes.dimension
+    assigned, compared, estimated = found.assign_manifest, found.pairwise_manifest, found.recall_manifest
     fitted = begun
     result = {}
     model = ModelInfo.read(job.kmeans.file(layout.MODEL))
@@ -226,10 +273,13 @@ def _stages(
         work = 2 * model.rows * job.sizes.n_clusters * dimension * model.iterations
         result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - begun, model.rows, work, dimension)
     products = 2 * dimension
-    stages: list[tuple[str, AssignManifest | PairwiseManifest, Manifest | None, float, int]] = [
+    stages: list[tuple[str, AssignManifest | PairwiseManifest | RecallManifest, Manifest | None, float, int]] = [
         ("assign", assigned, plan.assign_manifest, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
         ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
     ]
+    if estimated:
+        work, before = estimated.pairs_done * products, max(started, compared.finished)
+        stages.append(("recall", estimated, plan.recall_manifest, before, work))
     for name, manifest, reused, before, operations in stages:
         counts = manifest.counts
         done, seconds = (0, 0.0) if reused else (counts.units_done, manifest.finished - max(manifest.began, before))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import EPS, blobs, clusters, grids, seeds, unit_rows
 
 from beam_semdedup.compute import matches
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match
+from beam_semdedup.compute.matches import NO_MATCH, Rows, match, match_earlier
 from beam_semdedup.compute.short_vectors import Basis
 
 
@@ -52,6 +52,18 @@ def test_every_row_has_the_best_row_before_it(drawn, reach, batch, width):
     true_scores, true_winners = expected(*drawn, reach)
     np.testing.assert_array_equal(scores, true_scores)
     np.testing.assert_array_equal(winners, true_winners)
+
+
+@given(distinct(), st.sampled_from([*EPS, 2.0]), st.sampled_from([1, 3, 8, 1024]), st.sampled_from([0, 2, 8]))
+def test_rows_have_the_best_row_before_them_among_others(drawn, reach, batch, width):
+    rows, asking = drawn
+    ranks, dimension = np.arange(len(rows)), rows.shape[1]
+    basis = Basis(np.eye(dimension, min(width, dimension), dtype=np.float32))
+    mine, theirs = make_rows(rows[asking], ranks[asking], basis), make_rows(rows[~asking], ranks[~asking], basis)
+    best = match_earlier(mine, theirs, reach, batch)
+    scores, winners = oracle.best_earlier(rows, ranks, asking[:, None] & ~asking, reach)
+    np.testing.assert_array_equal(np.where(best.winners == NO_MATCH, np.nan, best.scores), scores[asking])
+    np.testing.assert_array_equal(np.where(best.winners == NO_MATCH, mine.ranks, best.winners), winners[asking])
 
 
 @pytest.mark.parametrize("dense", [0.0, 1 / 64, 2.0])
