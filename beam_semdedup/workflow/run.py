@@ -25,8 +25,8 @@ from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.direct import DirectRunner
 from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.stages import duplicates
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -98,7 +98,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), _runner(plan))
+            _run_stages(plan)
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -111,12 +111,13 @@ class SemanticDeduplicationWorkflow:
         return locate(p)
 
 
-def _runner(plan: Plan) -> runners.Runner[Any]:
-    """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
-    p = plan.job.parameters
-    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
-        return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
-    return make_runner(p)
+def _run_stages(plan: Plan) -> None:
+    """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
+    p, compared = plan.job.parameters, plan.pairwise_manifest
+    if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
+    elif p.eps is not None:
+        duplicates.identify_duplicates(plan.job, compared.units)
 
 
 @contextlib.contextmanager
