@@ -60,8 +60,8 @@ class OneOf:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def _check(self, value: str) -> str:
-        if value not in self.names:
+    def _check(self, value: str | None) -> str | None:
+        if value is not None and value not in self.names:
             raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self.names))})
         return value
 

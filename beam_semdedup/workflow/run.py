@@ -59,7 +59,7 @@ class SemanticDeduplicationWorkflow:
             parameters["init"] = f"{model.content_hash(model.to_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
-        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
+        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None or k == "id_field"})
 
     def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
         """Plans what `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
@@ -181,7 +181,7 @@ def _check_unchanged(plan: Plan) -> None:
         return
     try:
         p = plan.job.parameters
-        check_unchanged(p, plan.files, warn=not p.remove)  # a removal will say it
+        check_unchanged(p, plan.files, plan.ids, warn=not p.remove)  # a removal will say it
     except RunError:
         forget(plan.job)  # what was read before and after does not belong together
         raise

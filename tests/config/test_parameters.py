@@ -56,7 +56,7 @@ class TestDeclarations:
         assert found == {
             **dict.fromkeys(["input_path", "output_path"], MISSING),
             **{"n_clusters": None, "cache_path": None, "id_field": "id", "embedding_field": "embeddings"},
-            **{"embedding_dim": None, "metadata_fields": [], "input_filetype": "parquet"},
+            **{"embedding_dim": None, "metadata_fields": [], "input_filetype": None, "ids_path": None},
             **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "min_moved": 0.02},
             **{"random_state": 42, "ray_address": None, "ray_timeout": 60.0},
             **{"init": "k-means||", "n_init": 1, "oversampling_factor": 2.0, "max_samples_per_batch": 32768},
