@@ -87,6 +87,9 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
+WriteArrays: TypeAlias = Annotated[
+    bool, Field(description="npy: a removal writes the arrays too, not only the numbers of the rows that are kept")
+]
 PairwiseBatchSize: TypeAlias = Annotated[
     Positive, Field(description="rows per tile of similarities; on a GPU its cache and memory decide"), SIMILARITY
 ]
@@ -260,6 +263,7 @@ class SimilarityParameters:
     """also write the input without its duplicates to output_path/deduplicated"""
     repeated_ids: Literal["error", "allow"] = "error"
     """what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included"""
+    write_arrays: WriteArrays = False
     duplicates_num_row_groups_hint: Positive | None = None
     """row groups per file in duplicates/; null: one per 65536 rows"""
 
@@ -336,6 +340,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
     """allow: accept a list that no finished run stands behind"""
     repeated_ids: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
     """allow: remove although ids repeat: all rows of a listed id go, the kept one included"""
+    write_arrays: Annotated[WriteArrays, SIMILARITY] = False
     duplicates_kwargs: ReadKwargs | None = None
     """the same for duplicates_path; null: read_kwargs"""
     write_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
@@ -354,6 +359,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
             output_path=output_path,
             write_kwargs=storage,
             repeated_ids=p.repeated_ids,
+            write_arrays=p.write_arrays,
             clear_output=p.clear_output,
         )
 

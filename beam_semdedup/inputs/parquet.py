@@ -159,9 +159,15 @@ class Parquet(Format, Copier):
         return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
 
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field | None, is_listed: IsListed, batch_bytes: int
+        self,
+        source: File,
+        targets: Sequence[Path],
+        id_column: pa.Field | None,
+        is_listed: IsListed,
+        batch_bytes: int,
     ) -> tuple[int, int]:
         """See `Copier.copy_without` and `parquet_copy`."""
+        (target,) = targets
         with source.open() as stream, target.open("wb") as sink:
             name = None if id_column is None else id_column.name
             return parquet_copy.copy_without(source, stream, sink, name, is_listed, batch_bytes)

@@ -8,8 +8,10 @@ folder goes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import posixpath
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +23,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
 from beam_semdedup.inputs.ids import Places, StoredIds
 from beam_semdedup.inputs.listing import list_ids, relative_names
-from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.inputs.registry import copier, format_named
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
@@ -67,15 +69,20 @@ class RemovalManifest(Manifest):
 
 @dataclass(frozen=True)
 class RemovalUnit:
-    """Files of the dataset, by their URLs, and where they go, by their names in the output; many, where they are small.
+    """Files of the dataset, by their URLs, and what is written of each, by the names in the output; many small ones.
 
     `size` is that of all of them, in bytes; `ids` are the URLs of the files with their ids, where these are apart.
     """
 
     sources: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
     size: int
     ids: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(itertools.chain.from_iterable(self.targets))
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,10 @@ def make_plan(
     """
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
+    copies = {name: copier(str(p.input_filetype)).copies(name, p.write_arrays) for name in targets}
+    written = Counter(itertools.chain.from_iterable(copies.values()))
+    if twice := [name for name, count in written.items() if count > 1]:
+        raise InputError(f"input_path: two files would both be written to {output.file(twice[0])}: rename one")
     listed = list_ids(p, files)
     if listed is None:
         _check_id_column(p, files, ids)
@@ -126,11 +137,12 @@ def make_plan(
         "ids": [[f.url, f.size, f.version] for f in apart.values()],
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
+        "write_arrays": p.write_arrays,
     }
     units = [
         RemovalUnit(
             tuple(targets[name].url for name in names),
-            tuple(names),
+            tuple(copies[name] for name in names),
             sum(targets[name].size for name in names),
             tuple(apart[targets[name].url].url for name in names if apart),
         )
@@ -148,7 +160,7 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    targets = sorted(target for unit in units for target in unit.targets)
+    targets = sorted(target for unit in units for target in unit.written)
     plan = RemovalPlan(tuple(targets), job.key)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)

@@ -63,6 +63,7 @@ class TestDeclarations:
             **{"fit_data_fraction": None, "distance_metric": "cosine", "which_to_keep": "hard"},
             **{"ranking_strategy": None, "pairwise_batch_size": 1024, "eps": None, "assume_normalized": False},
             "max_rejected_share": 0.5,
+            "write_arrays": False,
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
