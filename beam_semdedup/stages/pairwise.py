@@ -23,7 +23,7 @@ from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, 
 from beam_semdedup.stages import sample
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import RESULT_COLUMNS
+from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -142,16 +142,16 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     own, is_first = order[unit.low : unit.high], np.isin(np.arange(unit.low, unit.high), starts)
     sample.draw(job, wanted, table, batches, own, sample.without_first(scores, is_first))
     metadata = job.parameters.metadata_fields
-    told = tables.take(table.select(["id", *metadata]), own)
+    told = tables.take(table.select(["id", SOURCE, *metadata]), own)
     result = pa.table(
         [
             told.column("id"),
             tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[unit.low : unit.high]),
-            *(told.column(name) for name in metadata),
+            *(told.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
     found = repeated_in_clusters(table) if unit.low == 0 else Repeated()
     facts = PairwiseFacts(

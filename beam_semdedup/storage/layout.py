@@ -4,7 +4,7 @@ cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segmen
                                     with n_probes visits/<key>/: basis.npy, a file for each file in segments/
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
                                     recall/<key>/: the sampled rows, <reach>/: what is found for them, <reach>.json
-output_path/                        duplicates/, rejected/, deduplicated/, summary.json
+output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicat
 VISITS, MATCHES, BASIS = "visits", "matches", "basis.npy"
 RECALL, SAMPLE = "recall", "sample.arrow"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
+REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
