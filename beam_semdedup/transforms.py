@@ -311,7 +311,7 @@ class _Search(beam.DoFn):
     ) -> Iterator[RecallUnit]:
         key, rows = parts
         if self._sample is None or self._sample[0] != drawn:
-            self._sample = drawn, sample.load(self._job, drawn)
+            self._sample = drawn, sample.load(self._job, drawn, fitted)
         yield recall.search_key(self._job, key, list(rows), *self._sample, fitted)
 
 

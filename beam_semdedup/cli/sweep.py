@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 150
 _TABLE = "sweep.csv"
-_COLUMNS = ("duplicates", "kept_share", "recall", "seconds", "reused", "output_path", "exit_code")
+_COLUMNS = (
+    "duplicates",
+    "kept_share",
+    "recall",
+    "recall_low",
+    "recall_high",
+    "seconds",
+    "reused",
+    "output_path",
+    "exit_code",
+)
 """The columns of the table, after those that are swept."""
 
 
@@ -139,7 +149,7 @@ def _row(outcome: dict[str, Any]) -> dict[str, Any]:
         row |= {
             "duplicates": summary["num_duplicates"],
             "kept_share": "" if summary["rows_kept"] is None else f"{summary['rows_kept'] / summary['rows_read']:.4f}",
-            "recall": _recall(summary.get("recall")),
+            **_recall(summary.get("recall")),
             "seconds": summary["total_time"],
             "reused": ", ".join(reused),
             "output_path": summary["paths"]["output"],
@@ -147,11 +157,11 @@ def _row(outcome: dict[str, Any]) -> dict[str, Any]:
     return {**row, "exit_code": outcome["exit_code"]}
 
 
-def _recall(recall: dict[str, Any] | None) -> str:
-    """Returns the estimate with its interval."""
-    if recall is None or recall["estimate"] is None:
-        return ""
-    return "{estimate:.4f} ({low:.4f} to {high:.4f})".format(**recall)
+def _recall(recall: dict[str, float | None] | None) -> dict[str, str]:
+    """Returns the estimate and its interval, as far as they are known."""
+    names = {"recall": "estimate", "recall_low": "low", "recall_high": "high"}
+    values = {column: recall[name] for column, name in names.items()} if recall else {}
+    return {column: f"{value:.4f}" for column, value in values.items() if value is not None}
 
 
 def _common_parent(urls: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from beam_semdedup.compute.identical import first_identical
 from beam_semdedup.compute.matches import NO_MATCH, Rows, match_earlier
 from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.tiles import multiply
-from beam_semdedup.compute.visits import SCORE_ROUNDING, may_hold
+from beam_semdedup.compute.visits import SCORE_ROUNDING
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
@@ -75,7 +75,7 @@ def search_key(
         unit = RecallUnit.read(stored_at)
         if unit and (unit.unit, unit.sample) == (wanted, checksums):
             return replace(unit, reused=True, began=began)
-        found = _search(job, parts, sample, fitted.centroids(job.kmeans.options)) if len(sample) else ([], [], 0)
+        found = _search(job, parts, sample) if len(sample) else ([], [], 0)
         unit = RecallUnit(wanted, checksums, tuple(found[0]), tuple(found[1]), found[2], False, began)
         unit.write(stored_at)
         return unit
@@ -84,7 +84,7 @@ def search_key(
 def finish(job: Job, units: Iterable[RecallUnit], file: SampleFile, fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
     units = list(units)
-    found = samples.load(job, file).found
+    found = samples.load(job, file, fitted).found
     best = found.copy()
     for unit in units:
         rows = np.array(unit.rows, dtype=np.int64)
@@ -105,9 +105,7 @@ def _or_none(scores: npt.NDArray[np.float32]) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(score) else score for score in scores.tolist())
 
 
-def _search(
-    job: Job, parts: Sequence[Segment], sample: Sample, centroids: npt.NDArray[np.float32]
-) -> tuple[list[int], list[float], int]:
+def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[int], list[float], int]:
     """Returns which rows of the sample have an earlier row within the reach in some segments, their scores, and how
     many pairs were compared.
 
@@ -121,7 +119,7 @@ def _search(
     labels = table.column("centroid").to_numpy()
     by_cluster = np.argsort(labels, kind="stable")
     vectors = RankedRows(batches, by_cluster)
-    asked, near, pairs = _close(job, sample, vectors, labels[by_cluster], centroids)
+    asked, near, pairs = _close(job, sample, vectors, labels[by_cluster])
     if not len(near):
         return [], [], pairs
     found, columns = by_cluster[near], job.ranking.columns
@@ -153,7 +151,6 @@ def _close(
     sample: Sample,
     vectors: RankedRows,
     labels: npt.NDArray[np.int32],
-    centroids: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Returns the positions of the rows of the sample, and of those among `vectors`, that may be within the reach.
 
@@ -174,8 +171,7 @@ def _close(
     if p.assume_normalized:
         norms = in_threads(lambda tile: float(row_dot(vectors[tile[1]], vectors[tile[1]]).max()), tiles)
         longest = max(longest, max(norms) ** 0.5 * _UNIT_LENGTH)
-    homes = centroids[sample.table.column("centroid").to_numpy()]
-    reached = may_hold(sample.vectors, homes, centroids[clusters], longest, job.recall_reach)
+    reached = sample.around.may_hold(clusters, longest)
     largest = longest * max(longest, float(row_dot(sample.vectors, sample.vectors).max()) ** 0.5)
     least = np.float32(1 - job.recall_reach - SCORE_ROUNDING - 2.0**-22 - rounding_error(job.sizes.dimension) * largest)
     asked, near = np.zeros(len(sample), dtype=bool), np.zeros(len(labels), dtype=bool)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute.sampling import sampled, source_of
+from beam_semdedup.compute.visits import Surroundings
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
@@ -119,23 +120,27 @@ class Sample:
         table: what their order depends on, and the clusters where they live.
         vectors: (s, d) float32.
         found: (s,) float32 scores that the run found; NaN for none.
+        around: the clusters that may hold rows within the reach.
     """
 
     table: pa.Table
     vectors: npt.NDArray[np.float32]
     found: npt.NDArray[np.float32]
+    around: Surroundings
 
     def __len__(self) -> int:
         return len(self.found)
 
 
-def load(job: Job, file: SampleFile) -> Sample:
+def load(job: Job, file: SampleFile, fitted: FittedKMeans) -> Sample:
     """Reads the sample that was put together."""
     with stored.discarding(job.pairwise):
         batches = segments.read(job.sample, file.segments, job.sample_schema)
     table = pa.Table.from_batches(batches, job.sample_schema)
     vectors = _vectors(job, batches, np.arange(len(table)))
-    return Sample(table.drop_columns(["embedding"]), vectors, table.column("__found").to_numpy())
+    labels, centroids = table.column("centroid").to_numpy(), fitted.centroids(job.kmeans.options)
+    around = Surroundings(vectors, labels, centroids, job.recall_reach)
+    return Sample(table.drop_columns(["embedding"]), vectors, table.column("__found").to_numpy(), around)
 
 
 def _vectors(job: Job, batches: list[pa.RecordBatch], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

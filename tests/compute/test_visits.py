@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import EPS, seeds
 
 from beam_semdedup.compute.assignment import assign
-from beam_semdedup.compute.visits import Clusters, may_hold, radius
+from beam_semdedup.compute.visits import Clusters, Surroundings, radius
 
 
 @st.composite
@@ -71,15 +71,17 @@ def test_similar_rows_live_in_clusters_that_may_hold_one(drawn, reach):
     rows, _, centroids = drawn
     labels = assign(rows, centroids, 7)
     longest = float(np.linalg.norm(rows.astype(np.float64), axis=1).max()) * (1 + 1e-6)
-    reached = may_hold(rows, centroids[labels], centroids, longest, reach)
+    clusters = np.arange(len(centroids), dtype=np.int32)
+    reached = Surroundings(rows, labels, centroids, reach).may_hold(clusters, longest)
     scores = np.array([[oracle.similarity(x, y) for y in rows] for x in rows])
     assert reached[:, labels][scores.astype(np.float64) >= 1 - reach].all()
 
 
 def test_clusters_far_away_hold_none():
     centroids = np.eye(8, dtype=np.float32)
-    reached = may_hold(centroids, centroids, centroids, 1.0, 0.01)
-    np.testing.assert_array_equal(reached, np.eye(8, dtype=bool))
+    labels = np.arange(8, dtype=np.int32)
+    reached = Surroundings(centroids, labels, centroids, 0.01).may_hold(labels[2:], 1.0)
+    np.testing.assert_array_equal(reached, np.eye(8, dtype=bool)[:, 2:])
 
 
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(0, 1.99))
