@@ -27,7 +27,7 @@ PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
-_REACH = re.compile(r"\d[-.e\d]*\.json")
+_REACH = re.compile(r"\d+(\.\d+)?(e-\d+)?\.json")
 _BLOCK = re.compile(r"(?P<centroids>\d+-\d+)-rows(?P<low>\d+)-(?P<high>\d+)-of(?P<rows>\d+)\.(?:parquet|arrow)")
 
 

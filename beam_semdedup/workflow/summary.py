@@ -99,6 +99,7 @@ class Summary:
     startup_time: float
     kmeans_time: float
     pairwise_time: float
+    recall_time: float
     duplicates_time: float
     removal_time: float
     total_time: float
@@ -207,7 +208,9 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
     """Makes the summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
     compared_at = max(started, compared.finished)
-    begun = _begun(plan, started, assigned, compared)
+    begun = _begun(plan, started, found)
+    stages = _stages(plan, started, begun, found)
+    recall_time = stages["recall"].seconds if "recall" in stages else 0.0
     return Summary(
         program=output_path.PROGRAM,
         rows_read=job.sizes.num_rows,
@@ -224,10 +227,11 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         startup_time=round(begun - started, 3),
         kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - begun, 3),
         pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(begun, assigned.finished), 3),
-        duplicates_time=round(found.at - compared_at, 3),
+        recall_time=recall_time,
+        duplicates_time=round(max(0.0, found.at - compared_at - recall_time), 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
-        stages=_stages(plan, started, begun, found),
+        stages=stages,
         repeated_ids=found.repeated_ids,
         removal=removed,
         paths=_paths(plan, removed is not None),
@@ -251,12 +255,13 @@ def _recall(p: Parameters, found: Found) -> Recall | None:
     return Recall(*recall(found.duplicates, found.kept, missed, size), size)
 
 
-def _begun(plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest) -> float:
+def _begun(plan: Plan, started: float, found: Found) -> float:
     """Returns when a run that began at `started` began its first unit; `started` where all was there already."""
     model = None if plan.assign_manifest else ModelInfo.read(plan.job.kmeans.file(layout.MODEL))
     begun = [model.finished - model.seconds] if model and model.finished > started else []
-    begun += [assigned.began] if not plan.assign_manifest else []
-    begun += [compared.began] if not plan.pairwise_manifest else []
+    begun += [found.assign_manifest.began] if not plan.assign_manifest else []
+    begun += [found.pairwise_manifest.began] if not plan.pairwise_manifest else []
+    begun += [found.recall_manifest.began] if found.recall_manifest and not plan.recall_manifest else []
     return max(started, min(begun, default=started))
 
 
