@@ -67,6 +67,7 @@ class TestDeclarations:
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
             **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None},
+            **{"report": False, "group_field": None, "image_field": None, "max_removed_share": None},
         }
 
     def test_two_instances_share_no_default(self):
