@@ -23,6 +23,7 @@ SCENARIOS = (
     "plan",
     "semhash",
     "shuffle",
+    "scale",
 )
 
 
