@@ -26,7 +26,13 @@ def _jsonl() -> Format:
     return Jsonl()
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl}
+def _npy() -> Format:
+    from beam_semdedup.inputs.npy import Npy
+
+    return Npy()
+
+
+FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl, "npy": _npy}
 """What makes a format: a function, or its class."""
 
 

@@ -13,19 +13,22 @@ from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.text import without_secrets
 
-_FORMAT = 6
+_FORMAT = 7
 """The version of what the stages write."""
 
 
-def stage_fingerprints(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> tuple[str, str, str]:
+def stage_fingerprints(
+    p: Parameters, files: Sequence[FileInfo], ids: Sequence[FileInfo], carried: Sequence[str]
+) -> tuple[str, str, str]:
     """Returns the keys of the k-means results, of the pairwise results, and of the output.
 
     Args:
         p: with absolute paths, and `n_clusters` set.
         files: the input.
+        ids: the files with its ids, where it holds none.
         carried: the columns that are read besides id and embedding.
     """
-    kmeans = _kmeans_fingerprint(p, files, carried)
+    kmeans = _kmeans_fingerprint(p, [*files, *ids], carried)
     ranking = ranking_of(p).describe()
     probes = [] if p.n_probes == 1 else [p.n_probes, p.matching_reach]
     pairwise = fingerprint([_FORMAT, kmeans, ranking, p.metadata_fields, p.screening_threshold, *probes])

@@ -20,9 +20,10 @@ from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns, InputFacts
-from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import copier, format_named
-from beam_semdedup.inputs.units import AssignUnit, units
+from beam_semdedup.inputs.units import AssignUnit
+from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.fingerprints import stage_fingerprints
@@ -43,11 +44,13 @@ _R = TypeVar("_R", bound=Record)
 class Located:
     """A run whose input is found and whose places are known.
 
-    `carried` are the columns to read besides id and embedding; `inspect` opens the files, once.
+    `ids` are the files with the ids of each of `files`, where these hold none. `carried` are the columns to read
+    besides id and embedding; `inspect` opens the files, once.
     """
 
     places: Places
     files: tuple[FileInfo, ...]
+    ids: tuple[FileInfo, ...]
     carried: tuple[str, ...]
     inspect: Callable[[], InputFacts]
 
@@ -62,6 +65,7 @@ class Plan:
 
     job: Job
     files: tuple[FileInfo, ...]
+    ids: tuple[FileInfo, ...]
     units: tuple[AssignUnit, ...]
     assign_manifest: AssignManifest | None
     pairwise_manifest: PairwiseManifest | None
@@ -79,10 +83,13 @@ def locate(parameters: Parameters) -> Located:
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
-    if p.remove:
-        copier(p.input_filetype)
     files = list_input(p)
+    p.input_filetype = filetype = p.input_filetype or filetype_of(files)
+    if p.remove:
+        copier(filetype)
+    ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
+    p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
@@ -93,14 +100,14 @@ def locate(parameters: Parameters) -> Located:
 
     @functools.cache
     def inspect() -> InputFacts:
-        columns = Columns(p.id_field, p.embedding_field, carried, p.embedding_dim)
-        return dataset.inspect(files, format_named(p.input_filetype), columns)
+        columns = Columns(p.id_column, p.embedding_field, carried, p.embedding_dim, ids)
+        return dataset.inspect(files, format_named(filetype), columns)
 
     if p.n_clusters is None:
         p.n_clusters = default_clusters(inspect().num_rows)
         _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
-    places = Places(p, *stage_fingerprints(p, files, carried))
-    return Located(places, tuple(files), tuple(carried), inspect)
+    places = Places(p, *stage_fingerprints(p, files, ids or (), carried))
+    return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
 
 
 def make_plan(located: Located, anew: bool = False) -> Plan:
@@ -147,7 +154,8 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
     )
-    return Plan(job, located.files, kmeans_plan.assign_units(urls), assigned, compared, memory, workers)
+    units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
+    return Plan(job, located.files, located.ids, units, assigned, compared, memory, workers)
 
 
 def forget(places: Places) -> None:
@@ -203,7 +211,7 @@ def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     ranking_of(p).check(facts.schema)
     sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter else 0)
     _check_rows(p, sizes)
-    return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units(facts, sizes.assign_rows))
+    return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows))
 
 
 def _sample_rows(sizes: Sizing) -> int:
