@@ -36,7 +36,6 @@ from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import counted, without_secrets
-from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
@@ -120,6 +119,9 @@ def _run_stages(plan: Plan) -> None:
     """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
     p, compared = plan.job.parameters, plan.pairwise_manifest
     if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        # Not above: it imports Beam, which takes longer than all that needs no pipeline.
+        from beam_semdedup.transforms import SemanticDedup
+
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:
         duplicates.identify_duplicates(plan.job, compared.units)
