@@ -25,7 +25,8 @@ SIMILARITY = "Similarity and duplicates"
 EXECUTION = "Cache, memory and execution"
 GROUP = "Groups"
 SIZE, MACHINES = "What to plan for", "The machines"
-HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, MACHINES, EXECUTION, GROUP)
+REPORT = "Report"
+HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REPORT, MACHINES, EXECUTION, GROUP)
 """The parts of `--help`, in their order."""
 
 

@@ -22,7 +22,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import RESULT_COLUMNS
+from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -137,16 +137,16 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     stops = np.append(starts[1:], len(order))
     scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
     metadata = job.parameters.metadata_fields
-    own = tables.take(table.select(["id", *metadata]), order[unit.low : unit.high])
+    own = tables.take(table.select(["id", SOURCE, *metadata]), order[unit.low : unit.high])
     result = pa.table(
         [
             own.column("id"),
             tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[unit.low : unit.high]),
-            *(own.column(name) for name in metadata),
+            *(own.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
     found = repeated_in_clusters(table) if unit.low == 0 else Repeated()
     facts = PairwiseFacts(

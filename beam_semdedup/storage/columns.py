@@ -4,13 +4,15 @@ import pyarrow as pa
 
 RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
 """Of pairwise_results and duplicates."""
+SOURCE = "source_file"
+"""Of pairwise_results besides: the number of the input file that the row is from, in the plan of kmeans_results."""
 SEGMENT_COLUMNS = (
     "id",
     "embedding",
     "centroid",
     "l2_dist_to_cent",
     "cosine_dist_to_cent",
-    "source_file",
+    SOURCE,
     "source_row",
 )
 """Of a segment file."""

@@ -3,7 +3,7 @@
 cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json;
                                     with n_probes visits/<key>/: basis.npy, a file for each file in segments/
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/
-output_path/                        duplicates/, rejected/, deduplicated/, summary.json
+output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
 VISITS, MATCHES, BASIS = "visits", "matches", "basis.npy"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
+REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
