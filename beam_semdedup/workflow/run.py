@@ -30,13 +30,12 @@ from beam_semdedup.report.job import memory_of, write_report
 from beam_semdedup.report.results import FinishedRun, Results
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.direct import DirectRunner
 from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.stages import duplicates
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import counted, without_secrets
-from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
@@ -64,7 +63,7 @@ class SemanticDeduplicationWorkflow:
             parameters["init"] = f"{model.content_hash(model.to_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
-        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
+        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None or k == "id_field"})
 
     def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
         """Plans what `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
@@ -94,7 +93,7 @@ class SemanticDeduplicationWorkflow:
         started = time.time()
         with naming_places(self.parameters, InputError):
             located = self._locate(runner)
-            output_path.check(located.places)
+            output_path.check(located.places, located.references.places if located.references else None)
             plan = make_plan(located, anew=not self.parameters.reuse_cache)
             report.report_plan(plan)
             run = output_path.prepare(plan.job)
@@ -103,7 +102,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), _runner(plan))
+            _run_stages(plan)
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -116,12 +115,16 @@ class SemanticDeduplicationWorkflow:
         return locate(p)
 
 
-def _runner(plan: Plan) -> runners.Runner[Any]:
-    """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
-    p = plan.job.parameters
-    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
-        return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
-    return make_runner(p)
+def _run_stages(plan: Plan) -> None:
+    """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
+    p, compared = plan.job.parameters, plan.pairwise_manifest
+    if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        # Not above: it imports Beam, which takes longer than all that needs no pipeline.
+        from beam_semdedup.transforms import SemanticDedup
+
+        runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
+    elif p.eps is not None:
+        duplicates.identify_duplicates(plan.job, compared.units)
 
 
 @contextlib.contextmanager
@@ -130,7 +133,7 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+    with fit_centroids(plan.job).published(plan.job.model.options) as fitted:
         yield dataclasses.replace(plan, fitted=fitted)
 
 
@@ -151,7 +154,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     found = find_results(plan)
     removed, refusal = None, None
     looked_at = _look(plan)
-    unusable = too_many_rejected(plan, found) or _too_many_removed(p, looked_at)
+    unusable = too_many_rejected(plan, found.rejected)
+    if plan.references and not unusable:
+        unusable = too_many_rejected(plan.references, found.rejected_references, "against")
+    unusable = unusable or _too_many_removed(p, looked_at)
     if p.remove and unusable:
         clear(job.output / layout.DEDUPLICATED)  # of an earlier run
     elif p.remove:
@@ -225,15 +231,16 @@ def _remove(plan: Plan, found: Found) -> RemovalResult:
 
 
 def _check_unchanged(plan: Plan) -> None:
-    """Raises RunError where the input files are not those that were planned, if they were read in this run."""
-    if plan.assign_manifest:
-        return
-    try:
-        p = plan.job.parameters
-        check_unchanged(p, plan.files, warn=not p.remove)  # a removal will say it
-    except RunError:
-        forget(plan.job)  # what was read before and after does not belong together
-        raise
+    """Raises RunError where the files that were read in this run are not those that were planned."""
+    for part, name in ((plan, "input_path"), (plan.references, "against")):
+        if part is None or part.assign_manifest:
+            continue
+        try:
+            p = part.job.parameters
+            check_unchanged(p, part.files, part.ids, warn=not p.remove, name=name)  # a removal will say it
+        except RunError:
+            forget(part.job)  # what was read before and after does not belong together
+            raise
 
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:
