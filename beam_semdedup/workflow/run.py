@@ -36,7 +36,6 @@ from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import counted, without_secrets
-from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
@@ -94,7 +93,7 @@ class SemanticDeduplicationWorkflow:
         started = time.time()
         with naming_places(self.parameters, InputError):
             located = self._locate(runner)
-            output_path.check(located.places)
+            output_path.check(located.places, located.references.places if located.references else None)
             plan = make_plan(located, anew=not self.parameters.reuse_cache)
             report.report_plan(plan)
             run = output_path.prepare(plan.job)
@@ -120,6 +119,9 @@ def _run_stages(plan: Plan) -> None:
     """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
     p, compared = plan.job.parameters, plan.pairwise_manifest
     if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        # Not above: it imports Beam, which takes longer than all that needs no pipeline.
+        from beam_semdedup.transforms import SemanticDedup
+
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:
         duplicates.identify_duplicates(plan.job, compared.units)
@@ -131,7 +133,7 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+    with fit_centroids(plan.job).published(plan.job.model.options) as fitted:
         yield dataclasses.replace(plan, fitted=fitted)
 
 
@@ -152,7 +154,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     found = find_results(plan)
     removed, refusal = None, None
     looked_at = _look(plan)
-    unusable = too_many_rejected(plan, found) or _too_many_removed(p, looked_at)
+    unusable = too_many_rejected(plan, found.rejected)
+    if plan.references and not unusable:
+        unusable = too_many_rejected(plan.references, found.rejected_references, "against")
+    unusable = unusable or _too_many_removed(p, looked_at)
     if p.remove and unusable:
         clear(job.output / layout.DEDUPLICATED)  # of an earlier run
     elif p.remove:
@@ -226,15 +231,16 @@ def _remove(plan: Plan, found: Found) -> RemovalResult:
 
 
 def _check_unchanged(plan: Plan) -> None:
-    """Raises RunError where the input files are not those that were planned, if they were read in this run."""
-    if plan.assign_manifest:
-        return
-    try:
-        p = plan.job.parameters
-        check_unchanged(p, plan.files, plan.ids, warn=not p.remove)  # a removal will say it
-    except RunError:
-        forget(plan.job)  # what was read before and after does not belong together
-        raise
+    """Raises RunError where the files that were read in this run are not those that were planned."""
+    for part, name in ((plan, "input_path"), (plan.references, "against")):
+        if part is None or part.assign_manifest:
+            continue
+        try:
+            p = part.job.parameters
+            check_unchanged(p, part.files, part.ids, warn=not p.remove, name=name)  # a removal will say it
+        except RunError:
+            forget(part.job)  # what was read before and after does not belong together
+            raise
 
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:
