@@ -92,10 +92,12 @@ def measure_roles(command: Sequence[str | Path], role: Callable[[str, str], str]
             for each in [process, *_children(process)]:
                 try:
                     with each.oneshot():
-                        its = "driver" if each.pid == process.pid else role(each.name(), " ".join(each.cmdline()))
-                        memory, times = each.memory_info(), each.cpu_times()
+                        memory, times, command_line = each.memory_info(), each.cpu_times(), each.cmdline()
+                        its = "driver" if each.pid == process.pid else role(each.name(), " ".join(command_line))
                 except (psutil.Error, OSError):
                     continue
+                if not command_line:  # it has ended, and nobody has waited for it yet
+                    its = seconds.get(each.pid, (its, 0.0))[0]
                 seconds[each.pid] = its, times.user + times.system
                 private[its] = private.get(its, 0.0) + memory.rss - getattr(memory, "shared", 0)
             peaks = {its: max(peaks.get(its, 0.0), private.get(its, 0.0)) for its in {*peaks, *private}}

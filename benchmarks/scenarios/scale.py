@@ -93,11 +93,12 @@ def _planned(planned: Forecast) -> dict[str, Any]:
 
 def _slopes(table: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yields what one more reference takes: microseconds and bytes, from the smallest to the largest run of a kind."""
-    for (runner, probes), rows in groupby(list(table), key=lambda row: (row["runner"], row["n_probes"])):
-        first, *_, last = (*rows, None) if len(rows := list(rows)) == 1 else rows
-        if last is None:
-            continue
+    for (runner, probes), group in groupby(list(table), key=lambda row: (row["runner"], row["n_probes"])):
+        rows = list(group)
+        first, last = rows[0], rows[-1]
         more = last["references shuffled"] - first["references shuffled"]
+        if not more:
+            continue
         found: dict[str, Any] = {"runner": runner, "n_probes": probes, "units × keys": "each reference, µs and bytes"}
         for name, value in last.items():
             if isinstance(value, float) and isinstance(first.get(name), float):
