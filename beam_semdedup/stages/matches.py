@@ -5,6 +5,7 @@ And what comes of them: each row's best match wherever it was found.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup.compute.identical import first_identical
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match
+from beam_semdedup.compute.matches import NO_MATCH, Best, Elsewhere, Rows, match
 from beam_semdedup.compute.short_vectors import Basis
 from beam_semdedup.compute.threads import in_threads, slices
+from beam_semdedup.compute.visits import Clusters, is_place_of
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
@@ -33,7 +36,7 @@ from beam_semdedup.stages.pairwise import (
     repeated_in_clusters,
     result_of,
 )
-from beam_semdedup.stages.visits import find_basis
+from beam_semdedup.stages.visits import find_basis, segment_file
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS
 from beam_semdedup.storage.layout import comparison_name
@@ -48,41 +51,57 @@ _ROW_BITS = 40  # of a row's number in its file, in what identifies it
 class _Facts(Record):
     """What a file of matches says of itself.
 
-    `visits` counts the visitors, `pairs` those of rows that were compared; `began` is in seconds since the epoch.
+    `visits` counts the visitors, `pairs` those of rows that were compared, `parts` the units among which the visitors
+    of these rows are dealt out; `began` is in seconds since the epoch.
     """
 
     unit: UnitId
     visits: int
     pairs: int
+    parts: int
     began: float
 
 
 @dataclass(frozen=True)
 class MatchUnit(PairwiseUnit):
-    """The rows ranked `[low, high)` of a key, to be compared with those of their clusters, and with their visitors."""
+    """The rows ranked `[low, high)` of a key, to be compared with those that visit their clusters, or some of these.
+
+    The first of the `parts` among which the visitors are dealt out compares the rows with those of their clusters too.
+    """
 
     visits: tuple[Segment, ...]
+    part: int
+    parts: int
 
 
 def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]:
-    """Returns the units that compare the rows of a key, cut as by `pairwise_units`; none where it has no rows."""
+    """Returns the units that compare the rows of a key; none where it has no rows.
+
+    Rows are cut as by `pairwise_units`, and their visitors where they are more than `max_visitors`.
+    """
     parts = sorted(parts, key=lambda segment: (segment.file, segment.offset))
-    visits = tuple(segment for segment in parts if segment.kind == segments.VISITS)
+    visits = (segment for segment in parts if segment.kind == segments.VISITS)
+    groups = list(neighbours(visits, lambda segment: segment.num_rows, job.blocks.max_visitors)) or [[]]
     rows = [segment for segment in parts if segment.kind == segments.ROWS]
-    return [MatchUnit(**vars(unit), visits=visits) for unit in pairwise_units(job, key, rows)] if rows else []
+    return [
+        MatchUnit(**vars(unit), visits=tuple(group), part=part, parts=len(groups))
+        for unit in (pairwise_units(job, key, rows) if rows else [])
+        for part, group in enumerate(groups)
+    ]
 
 
 def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segment, ...]:
     """Writes the matches that a unit finds; returns references to them, by the keys where their rows live."""
     began = time.time()
-    name, wanted = _name(job, unit), UnitId(_name(job, unit), fitted.content_hash, unit.high - unit.low)
+    name = _name(job, unit, unit.part)
+    wanted = UnitId(name, fitted.content_hash, unit.high - unit.low)
     num_visits = sum(segment.num_rows for segment in unit.visits)
     with naming_unit(f"matches in {name}"):
         found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
-        if found and (found[0].unit, found[0].visits) == (wanted, num_visits):
+        if found and (found[0].unit, found[0].visits, found[0].parts) == (wanted, num_visits, unit.parts):
             return found[1]
-        table, pairs = _compare(job, unit)
-        facts = _Facts(wanted, num_visits, pairs, began)
+        table, pairs = _compare(job, unit, fitted)
+        facts = _Facts(wanted, num_visits, pairs, unit.parts, began)
         return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES)
 
 
@@ -96,29 +115,34 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, units[0].num_rows)
     with naming_unit(f"centroids {first} to {last}"):
         facts = tables.read_facts(file, PairwiseFacts)
-        compared = [_facts(job, unit) for unit in units]
+        compared = [facts for unit in units for facts in _all_facts(job, unit)]
         reused = facts is not None and facts.unit == wanted
         if facts is None or not reused:
-            with stored.discarding(job.pairwise):
-                matches = segments.read(job.matches, parts[len(rows) :], job.match_schema)
-            pairs = sum(facts.pairs for facts in compared)
-            table, facts = _merge(job, rows, pa.Table.from_batches(matches, job.match_schema), wanted, pairs)
+            matches = _best_of_each(job, parts[len(rows) :])
+            table, facts = _merge(job, rows, matches, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
 
-def _name(job: Job, unit: PairwiseUnit) -> str:
-    return f"{comparison_name(*centroids_of(job, unit.key), unit.low, unit.high, unit.num_rows)}.arrow"
+def _name(job: Job, unit: PairwiseUnit, part: int) -> str:
+    name = comparison_name(*centroids_of(job, unit.key), unit.low, unit.high, unit.num_rows)
+    return f"{name}-visitors{part}.arrow" if part else f"{name}.arrow"
 
 
-def _facts(job: Job, unit: PairwiseUnit) -> _Facts:
-    found = segments.read_index(job.matches.file(_name(job, unit)), _Facts, segments.MATCHES)
+def _all_facts(job: Job, unit: PairwiseUnit) -> list[_Facts]:
+    """Returns what the files of matches of some rows say of themselves."""
+    first = _facts(job, _name(job, unit, 0))
+    return [first, *(_facts(job, _name(job, unit, part)) for part in range(1, first.parts))]
+
+
+def _facts(job: Job, name: str) -> _Facts:
+    found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
     if found is None:
-        raise RuntimeError(f"{job.matches.file(_name(job, unit))} is gone, though the run wrote it; run again")
+        raise RuntimeError(f"{job.matches.file(name)} is gone, though the run wrote it; run again")
     return found[0]
 
 
-def _compare(job: Job, unit: MatchUnit) -> tuple[pa.Table, int]:
+def _compare(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[pa.Table, int]:
     """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared."""
     found = find_basis(job)
     if found is None:
@@ -138,61 +162,120 @@ def _compare(job: Job, unit: MatchUnit) -> tuple[pa.Table, int]:
     by_rank = job.ranking.order(everyone, within=())
     ranks = np.empty(len(by_rank), dtype=np.int64)
     ranks[by_rank] = np.arange(len(by_rank))
-    centroids, visited = table.column("centroid").to_numpy(), visits.column("centroid").to_numpy()
-    by_cluster = np.lexsort((ranks[len(table) :], visited))
+    centroids, homes = table.column("centroid").to_numpy(), visits.column("__home").to_numpy()
+    by_cluster, visited = _by_cluster(visits.column("__visited"), ranks[len(table) :])
     visitor_vectors = _VisitorVectors(job, unit, visits)
+    clusters = Clusters(fitted.centroids(job.kmeans.options), p.pairwise_batch_size)
+    best_natives, best_visitors = Best(len(table)), Best(len(visits))
 
-    def compare(centroid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], int]:
+    def compare(centroid: int) -> int:
         natives = own[slice(*np.searchsorted(centroids[own], [centroid, centroid + 1]))]
-        visitors = by_cluster[slice(*np.searchsorted(visited[by_cluster], [centroid, centroid + 1]))]
+        visitors = by_cluster[slice(*np.searchsorted(visited, [centroid, centroid + 1]))]
         low, high = np.searchsorted(natives, [unit.low, unit.high]).tolist()
-        mine = Rows(ranks[natives], _short(basis, vectors, natives), lambda at: vectors[natives[at]])
+        mine = Rows(
+            ranks[natives], _short(basis, vectors, natives), lambda at: vectors[natives[at]], best_natives, natives
+        )
         theirs = Rows(
             ranks[len(table) + visitors],
-            visitor_vectors.short(visitors),
+            visitor_vectors.short[visitors],
             lambda at: visitor_vectors.full(visitors[at]),
+            best_visitors,
+            visitors,
         )
-        found = match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size)
-        whose = [best.winners != NO_MATCH for best in found]
-        later = np.concatenate([natives[whose[0]], len(table) + visitors[whose[1]]])
-        winners = np.concatenate([best.winners[have] for best, have in zip(found, whose, strict=True)])
-        scores = np.concatenate([best.scores[have] for best, have in zip(found, whose, strict=True)])
-        pairs = (high - low) * (high + low - 1) // 2 + (high - low) * len(visitors)
-        return later, by_rank[winners], scores, pairs
+        elsewhere = None
+        if p.n_probes == "exact":
+            elsewhere = _elsewhere(clusters, centroid, homes[visitors], mine.gather, len(natives), p.matching_reach)
+        match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size, unit.part == 0, elsewhere)
+        among = (high - low) * (high + low - 1) // 2 if unit.part == 0 else 0
+        return among + (high - low) * len(visitors)
 
-    parts = in_threads(compare, np.unique(centroids[unit.low : unit.high]).tolist())
+    pairs = sum(in_threads(compare, np.unique(centroids[unit.low : unit.high]).tolist()))
     copies = unit.low + np.flatnonzero(first[unit.low :] != np.arange(unit.low, unit.high))
-    later = np.concatenate([copies, *(part[0] for part in parts)])
-    winners = np.concatenate([first[copies], *(part[1] for part in parts)])
-    scores = np.concatenate([np.ones(len(copies), dtype=np.float32), *(part[2] for part in parts)])
-    identical = (np.arange(len(later)) < len(copies)).astype(np.int8)
-    homes = np.concatenate([centroids, visits.column("__home").to_numpy()])
+    if unit.part:
+        copies = copies[:0]
+    scores = np.concatenate([best_natives.scores, best_visitors.scores])
+    winners = np.concatenate([best_natives.winners, best_visitors.winners])
+    matched = np.flatnonzero(winners != NO_MATCH)
+    later = np.concatenate([copies, matched])
     rows = everyone.select(["source_file", "source_row"]).take(pa.array(later))
-    columns = [pa.array(homes[later]), rows.column("source_file"), rows.column("source_row"), identical, scores]
-    matches = tables.take(everyone, winners)
+    columns = [
+        pa.array(np.concatenate([centroids, homes])[later]),
+        rows.column("source_file"),
+        rows.column("source_row"),
+        pa.array((np.arange(len(later)) < len(copies)).astype(np.int8)),
+        pa.array(np.concatenate([np.ones(len(copies), dtype=np.float32), scores[matched]])),
+    ]
+    matches = tables.take(everyone, np.concatenate([first[copies], by_rank[winners[matched]]]))
     for place, (column, values) in enumerate(zip(MATCH_COLUMNS, columns, strict=True)):
-        matches = matches.add_column(place, column, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
-    return matches.cast(job.match_schema), sum(part[3] for part in parts)
+        matches = matches.add_column(place, column, values)
+    return matches.cast(job.match_schema), pairs
+
+
+def _elsewhere(
+    clusters: Clusters, centroid: int, homes: npt.NDArray[np.int32], gather: Any, num_natives: int, reach: float
+) -> Elsewhere:
+    """Returns what says which pairs of visitors and natives of a cluster are compared where the visitor lives.
+
+    Args:
+        homes: (v,) where each visitor lives.
+        gather: gives the vectors of the natives.
+    """
+    others, which = np.unique(homes.astype(np.int64), return_inverse=True)
+    there = np.flatnonzero(~is_place_of(centroid, others))
+
+    @functools.cache
+    def sure() -> npt.NDArray[np.bool_]:
+        result = np.zeros((num_natives, len(others)), dtype=bool)
+        for part in slices(0, num_natives, _STEP_ROWS):
+            rows = gather(np.arange(part.start, part.stop))
+            result[part, there] = clusters.surely_visits(rows, centroid, others[there], reach)
+        return result
+
+    return lambda visitors, natives: sure()[natives, which[visitors]].T
+
+
+def _by_cluster(
+    visited: pa.ChunkedArray, ranks: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Returns the visits (v,) by cluster, in rank order within one: which visitor, and the cluster.
+
+    Args:
+        visited: (n,) lists of clusters.
+        ranks: (n,) of the visitors.
+    """
+    clusters = pc.list_flatten(visited).to_numpy()
+    who = pc.list_parent_indices(visited).to_numpy().astype(np.int64)
+    order = np.lexsort((ranks[who], clusters))
+    return who[order], clusters[order]
 
 
 class _VisitorVectors:
-    """The vectors of visitors, in the order of their table."""
+    """The vectors of visitors, in the order of their table.
+
+    Attributes:
+        short: (v, m + 1) float32 their short vectors.
+    """
 
     def __init__(self, job: Job, unit: MatchUnit, visits: pa.Table) -> None:
-        self._folder, self._dimension = job.segments, job.sizes.dimension
-        self._short = RankedRows(visits.to_batches(), np.arange(len(visits))) if len(visits) else None
-        self._names = np.repeat([segment.file for segment in unit.visits], [s.num_rows for s in unit.visits])
+        self._folder = job.segments
+        width = visits.schema.field("embedding").type.list_size
+        everyone = np.arange(len(visits))
+        self.short = RankedRows(visits.to_batches(), everyone)[:] if len(visits) else np.empty((0, width), np.float32)
+        self._files = np.array([segment_file(segment.file) for segment in unit.visits])
+        self._which = np.repeat(np.arange(len(unit.visits)), [segment.num_rows for segment in unit.visits])
         self._offsets = visits.column("__offset").to_numpy()
-        self._width = visits.schema.field("embedding").type.list_size
-
-    def short(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Returns their short vectors."""
-        return np.empty((0, self._width), np.float32) if self._short is None else self._short[positions]
+        self._read = np.zeros(len(visits), dtype=bool)
+        self._vectors = np.empty((len(visits), job.sizes.dimension), dtype=np.float32)  # what is not read takes none
 
     def full(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Reads the vectors themselves, from the segment files where they live."""
-        names = self._names[positions].tolist()
-        return segments.read_vectors(self._folder, names, self._offsets[positions], self._dimension)
+        """Returns the vectors themselves, read once from the segment files where they live."""
+        new = positions[~self._read[positions]]
+        if len(new):
+            names = self._files[self._which[new]].tolist()
+            found = segments.read_vectors(self._folder, names, self._offsets[new], self._vectors.shape[1])
+            self._vectors[new] = found
+            self._read[new] = True
+        return self._vectors[positions]
 
 
 def _short(basis: Basis, vectors: Any, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -213,11 +296,7 @@ def _merge(
     table = pa.Table.from_batches([batch.select(names) for batch in batches])
     repeated = repeated_in_clusters(table)
     table = tables.take(table, job.ranking.order(table))
-    best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
-    order = job.ranking.order(matches, within=[("__file", "ascending"), ("__row", "ascending"), *best_first])
-    matches = tables.take(matches, order)
-    whose, first = np.unique(_sources(matches, "__file", "__row"), return_index=True)
-    matches = tables.take(matches, first)
+    whose = _sources(matches, "__file", "__row")
     sources = _sources(table, "source_file", "source_row")
     by_source = np.argsort(sources)
     places = by_source[np.searchsorted(sources, whose, sorter=by_source)]
@@ -249,6 +328,20 @@ def _merge(
         examples=tuple(map(str, repeated.examples)),
     )
     return result, facts
+
+
+def _best_of_each(job: Job, references: Sequence[Segment]) -> pa.Table:
+    """Returns the best of the matches of each row, reading some of them at a time."""
+    best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
+    within = [("__file", "ascending"), ("__row", "ascending"), *best_first]
+    result = job.match_schema.empty_table()
+    for part in neighbours(references, lambda segment: segment.num_rows, job.blocks.max_visitors):
+        with stored.discarding(job.pairwise):
+            batches = segments.read(job.matches, part, job.match_schema)
+        found = pa.concat_tables([result, pa.Table.from_batches(batches, job.match_schema)])
+        found = tables.take(found, job.ranking.order(found, within))
+        result = tables.take(found, np.unique(_sources(found, "__file", "__row"), return_index=True)[1])
+    return result
 
 
 def _sources(table: pa.Table, file: str, row: str) -> npt.NDArray[np.int64]:
