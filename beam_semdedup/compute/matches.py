@@ -11,6 +11,7 @@ the rows leave out, and where still many are left, float64 ones. What is left is
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class Rows:
         ranks: (n,) int64, ascending: the place of each in the order of all rows; no two rows have the same.
         short: (n, m + 1) float32 short vectors.
         gather: gives vectors by position.
+        references: how many of the first ones others are compared with, and nothing is found for.
         best: what is found, of these rows and perhaps of others.
         places: (n,) int64 where in `best` each of these rows is.
     """
@@ -91,6 +93,7 @@ class Rows:
     ranks: npt.NDArray[np.int64]
     short: npt.NDArray[np.float32]
     gather: Gather
+    references: int
     best: Best
     places: npt.NDArray[np.int64]
 
@@ -106,35 +109,47 @@ def match(
     reach: float,
     batch: int,
     within: bool = True,
+    among_natives: bool = True,
     elsewhere: Elsewhere | None = None,
 ) -> None:
     """Finds the best earlier rows of the natives and the visitors of one cluster, and offers them to their `best`.
 
     Args:
-        natives, visitors: of whom no two natives are the same, bit for bit.
+        natives, visitors: of whom no two natives that are compared are the same, bit for bit. The references of both
+            rank before all others, and are not compared with each other.
         low, high: the natives that are looked at: each with the natives before it, and with all visitors.
         reach: scores of at least 1 - reach are matches; 2 or more: all scores are.
         batch: rows and columns of a tile.
-        within: whether natives are compared with each other too.
+        within: whether the others are compared with each other too, and not with references alone.
+        among_natives: whether natives are compared with natives, and not with visitors alone.
         elsewhere: says which of the pairs need not be compared here.
     """
     threshold = 1 - reach if reach < 2 else -np.inf
+    own, others = max(low, natives.references), high if within else min(high, natives.references)
 
-    def compare(task: tuple[slice, bool]) -> None:
-        part, visiting = task
+    def compare(task: tuple[slice, bool, int, int]) -> None:
+        part, visiting, start, stop = task
         block = _Block(visitors if visiting else natives, np.arange(part.start, part.stop))
-        for strip in slices(low, high, batch) if visiting else slices(0, part.stop, batch):
+        for strip in slices(start, stop, batch):
             columns = _Block(natives, np.arange(strip.start, strip.stop))
             cut = not visiting and strip.stop > part.start  # the diagonal goes through the tile
-            tile = _Tile(block, columns, visiting, cut, threshold)
-            if elsewhere is None or not visiting:
-                tile.compare(None)
-            else:
-                tile.compare(lambda strip=strip: elsewhere(block.at, strip))  # type: ignore[misc]
+            said = functools.partial(elsewhere, block.at, strip) if elsewhere and visiting else None
+            _Tile(block, columns, visiting, cut, threshold).compare(said)
 
-    parts = [(part, False) for part in slices(low, high if within else low, batch)][::-1]  # the most to do first
-    parts += [(part, True) for part in slices(0, len(visitors), batch)]
-    in_threads(compare, parts)
+    each = list(slices(own, high, batch))[::-1] if among_natives else []  # those with the most to do first
+    tasks = [(part, False, 0, part.stop if within else natives.references) for part in each]
+    tasks += [(part, True, own, high) for part in slices(0, visitors.references, batch)]
+    tasks += [(part, True, low, others) for part in slices(visitors.references, len(visitors), batch)]
+    in_threads(compare, tasks)
+
+
+def num_pairs(natives: Rows, visitors: Rows, low: int, high: int, within: bool, among_natives: bool) -> int:
+    """Returns how many pairs `match` compares, those that are compared elsewhere included."""
+    own, others = max(low, natives.references), high if within else min(high, natives.references)
+    asked = max(0, high - own)
+    pairs = asked * (own + high - 1) // 2 if within else asked * natives.references
+    visits = asked * visitors.references + max(0, others - low) * (len(visitors) - visitors.references)
+    return pairs * among_natives + visits
 
 
 class _Block:

@@ -9,7 +9,6 @@ import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup.compute.identical import first_identical
-from beam_semdedup.compute.matches import NO_MATCH, Best, Elsewhere, Rows, match
-from beam_semdedup.compute.short_vectors import Basis
+from beam_semdedup.compute.matches import NO_MATCH, Best, Elsewhere, Rows, match, num_pairs
 from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.visits import Clusters, is_place_of
 from beam_semdedup.errors import naming_unit
@@ -27,24 +25,25 @@ from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
+from beam_semdedup.stages import generations
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
+    blocks,
     centroids_of,
     gathered,
-    pairwise_units,
+    in_order,
     repeated_in_clusters,
     result_of,
 )
 from beam_semdedup.stages.visits import find_basis, segment_file
 from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS
+from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
 
 _STEP_ROWS = 4096
-_ROW_BITS = 40  # of a row's number in its file, in what identifies it
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,10 @@ class _Facts(Record):
 
 @dataclass(frozen=True)
 class MatchUnit(PairwiseUnit):
-    """The rows ranked `[low, high)` of a key, to be compared with those that visit their clusters, or some of these.
+    """The rows ranked `[low, high)` of a key, references too, to be compared with those of their clusters and `visits`.
 
-    The first of the `parts` among which the visitors are dealt out compares the rows with those of their clusters too.
+    For references nothing is found; they are compared with the visitors that are none. The first of the `parts` among
+    which the visitors are dealt out compares the rows with each other too.
     """
 
     visits: tuple[Segment, ...]
@@ -75,17 +75,22 @@ class MatchUnit(PairwiseUnit):
 
 
 def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]:
-    """Returns the units that compare the rows of a key; none where it has no rows.
+    """Returns the units that compare the rows of a key; none where there is nothing to find for any row.
 
-    Rows are cut as by `pairwise_units`, and their visitors where they are more than `max_visitors`.
+    Visitors that are more than `max_visitors` are dealt out to several.
     """
-    parts = sorted(parts, key=lambda segment: (segment.file, segment.offset))
-    visits = (segment for segment in parts if segment.kind == segments.VISITS)
+    parts = in_order(parts)
+    rows = tuple(segment for segment in parts if segment.kind == segments.ROWS)
+    visits = [segment for segment in parts if segment.kind == segments.VISITS]
+    if not any(segment.generation == job.generation for segment in rows):
+        visits = [segment for segment in visits if segment.generation == job.generation]
+        if not visits:
+            return []
+    num_rows = sum(segment.num_rows for segment in rows)
     groups = list(neighbours(visits, lambda segment: segment.num_rows, job.blocks.max_visitors)) or [[]]
-    rows = [segment for segment in parts if segment.kind == segments.ROWS]
     return [
-        MatchUnit(**vars(unit), visits=tuple(group), part=part, parts=len(groups))
-        for unit in (pairwise_units(job, key, rows) if rows else [])
+        MatchUnit(key, low, high, num_rows, rows, tuple(group), part, len(groups))
+        for low, high in blocks(job, num_rows)
         for part, group in enumerate(groups)
     ]
 
@@ -100,26 +105,34 @@ def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segme
         found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
         if found and (found[0].unit, found[0].visits, found[0].parts) == (wanted, num_visits, unit.parts):
             return found[1]
-        table, pairs = _compare(job, unit, fitted)
+        table, pairs = _compare(job, unit, wanted, fitted)
         facts = _Facts(wanted, num_visits, pairs, unit.parts, began)
         return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES)
 
 
-def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKMeans) -> PairwiseResult:
-    """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score."""
-    parts = sorted(parts, key=lambda segment: (segment.kind, segment.file, segment.offset))
+def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKMeans) -> PairwiseResult | None:
+    """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score.
+
+    Returns None where the key has references alone.
+    """
+    parts = in_order(parts)
+    matches = [segment for segment in parts if segment.kind == segments.MATCHES]
     rows = [segment for segment in parts if segment.kind == segments.ROWS]
-    units = pairwise_units(job, key, rows)
+    own = [segment for segment in rows if segment.generation == job.generation]
+    if not own:
+        return None
+    num_rows = sum(segment.num_rows for segment in own)
+    units = match_units(job, key, rows)
     first, last = centroids_of(job, key)
-    name = comparison_name(first, last, 0, units[0].num_rows, units[0].num_rows)
-    file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, units[0].num_rows)
+    name = comparison_name(first, last, 0, num_rows, num_rows)
+    file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, num_rows)
     with naming_unit(f"centroids {first} to {last}"):
         facts = tables.read_facts(file, PairwiseFacts)
         compared = [facts for unit in units for facts in _all_facts(job, unit)]
         reused = facts is not None and facts.unit == wanted
         if facts is None or not reused:
-            matches = _best_of_each(job, parts[len(rows) :])
-            table, facts = _merge(job, rows, matches, wanted, sum(facts.pairs for facts in compared))
+            best = _best_of_each(job, matches)
+            table, facts = _merge(job, own, best, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
@@ -142,96 +155,162 @@ def _facts(job: Job, name: str) -> _Facts:
     return found[0]
 
 
-def _compare(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[pa.Table, int]:
-    """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared."""
-    found = find_basis(job)
-    if found is None:
-        raise RuntimeError(f"{job.visits} has no directions any more, though the run wrote them; run again")
-    p, (basis, _) = job.parameters, found
-    schema = job.visit_schema(basis.width + 1)
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, unit.segments, job.segment_schema)
-        visits = pa.Table.from_batches(segments.read(job.visits, unit.visits, schema), schema)
-    table = pa.Table.from_batches([batch.select(_columns(job)) for batch in batches])
-    order = job.ranking.order(table)
-    table = tables.take(table, order)
-    vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
-    first = first_identical(vectors, unit.high, p.pairwise_batch_size)
-    own = np.flatnonzero(first == np.arange(len(first)))
-    everyone = pa.concat_tables([table.select(job.ranking.columns), visits.select(job.ranking.columns)])
-    by_rank = job.ranking.order(everyone, within=())
-    ranks = np.empty(len(by_rank), dtype=np.int64)
-    ranks[by_rank] = np.arange(len(by_rank))
-    centroids, homes = table.column("centroid").to_numpy(), visits.column("__home").to_numpy()
-    by_cluster, visited = _by_cluster(visits.column("__visited"), ranks[len(table) :])
-    visitor_vectors = _VisitorVectors(job, unit, visits)
-    clusters = Clusters(fitted.centroids(job.kmeans.options), p.pairwise_batch_size)
-    best_natives, best_visitors = Best(len(table)), Best(len(visits))
+def _compare(job: Job, unit: MatchUnit, wanted: UnitId, fitted: FittedKMeans) -> tuple[pa.Table, int]:
+    """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared.
+
+    Writes how similar the references are to them.
+    """
+    p, rows = job.parameters, _Everyone(job, unit)
+    table = rows.all
+    same = first_identical(rows.vectors, unit.high, p.pairwise_batch_size)
+    is_own, each = rows.is_own[: unit.high], np.arange(unit.high)
+    # What is the same as an earlier row has that one as its match, unless the two are not to be compared.
+    first = same if p.within else np.where(is_own & is_own[same], each, same)
+    different = np.flatnonzero(first == each)
+    resembled = Best(len(table))
+    resembled.scores[: unit.high][~is_own & np.isin(same, same[is_own])] = 1
+
+    clusters = Clusters(fitted.centroids(job.kmeans.options), p.pairwise_batch_size) if p.n_probes == "exact" else None
+    best, among_natives = Best(len(table)), unit.part == 0
 
     def compare(centroid: int) -> int:
-        natives = own[slice(*np.searchsorted(centroids[own], [centroid, centroid + 1]))]
-        visitors = by_cluster[slice(*np.searchsorted(visited, [centroid, centroid + 1]))]
+        natives, visitors = rows.of(centroid, different), rows.visiting(centroid)
         low, high = np.searchsorted(natives, [unit.low, unit.high]).tolist()
-        mine = Rows(
-            ranks[natives], _short(basis, vectors, natives), lambda at: vectors[natives[at]], best_natives, natives
-        )
-        theirs = Rows(
-            ranks[len(table) + visitors],
-            visitor_vectors.short[visitors],
-            lambda at: visitor_vectors.full(visitors[at]),
-            best_visitors,
-            visitors,
-        )
-        elsewhere = None
-        if p.n_probes == "exact":
-            elsewhere = _elsewhere(clusters, centroid, homes[visitors], mine.gather, len(natives), p.matching_reach)
-        match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size, unit.part == 0, elsewhere)
-        among = (high - low) * (high + low - 1) // 2 if unit.part == 0 else 0
-        return among + (high - low) * len(visitors)
+        mine, theirs = rows.ranked(natives, best), rows.ranked(visitors, best)
+        homes = rows.homes[visitors]
+        elsewhere = _elsewhere(clusters, centroid, mine, homes, p.matching_reach) if clusters else None
+        match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size, p.within, among_natives, elsewhere)
+        if job.references is not None:
+            _resemble(job, rows, rows.of(centroid, each), visitors, unit, resembled)
+        return num_pairs(mine, theirs, low, high, p.within, among_natives)
 
-    pairs = sum(in_threads(compare, np.unique(centroids[unit.low : unit.high]).tolist()))
-    copies = unit.low + np.flatnonzero(first[unit.low :] != np.arange(unit.low, unit.high))
-    if unit.part:
+    pairs = sum(in_threads(compare, np.unique(rows.centroids[unit.low : unit.high]).tolist()))
+    copies = unit.low + np.flatnonzero((is_own & (first != each))[unit.low :])
+    if not among_natives:
         copies = copies[:0]
-    scores = np.concatenate([best_natives.scores, best_visitors.scores])
-    winners = np.concatenate([best_natives.winners, best_visitors.winners])
-    matched = np.flatnonzero(winners != NO_MATCH)
+    matched = np.flatnonzero(best.winners != NO_MATCH)
     later = np.concatenate([copies, matched])
-    rows = everyone.select(["source_file", "source_row"]).take(pa.array(later))
+    sources = table.select(["source_file", "source_row"]).take(pa.array(later))
     columns = [
-        pa.array(np.concatenate([centroids, homes])[later]),
-        rows.column("source_file"),
-        rows.column("source_row"),
+        pa.array(rows.homes[later]),
+        sources.column("source_file"),
+        sources.column("source_row"),
         pa.array((np.arange(len(later)) < len(copies)).astype(np.int8)),
-        pa.array(np.concatenate([np.ones(len(copies), dtype=np.float32), scores[matched]])),
+        pa.array(np.concatenate([np.ones(len(copies), dtype=np.float32), best.scores[matched]])),
     ]
-    matches = tables.take(everyone, np.concatenate([first[copies], by_rank[winners[matched]]]))
+    matches = tables.take(table, np.concatenate([first[copies], rows.by_rank[best.winners[matched]]]))
     for place, (column, values) in enumerate(zip(MATCH_COLUMNS, columns, strict=True)):
         matches = matches.add_column(place, column, values)
+    if job.references is not None:
+        generations.write_resembled(job, wanted, table, ~rows.is_own, resembled.scores)
     return matches.cast(job.match_schema), pairs
 
 
 def _elsewhere(
-    clusters: Clusters, centroid: int, homes: npt.NDArray[np.int32], gather: Any, num_natives: int, reach: float
+    clusters: Clusters, centroid: int, natives: Rows, homes: npt.NDArray[np.int32], reach: float
 ) -> Elsewhere:
     """Returns what says which pairs of visitors and natives of a cluster are compared where the visitor lives.
 
     Args:
         homes: (v,) where each visitor lives.
-        gather: gives the vectors of the natives.
     """
     others, which = np.unique(homes.astype(np.int64), return_inverse=True)
     there = np.flatnonzero(~is_place_of(centroid, others))
 
     @functools.cache
     def sure() -> npt.NDArray[np.bool_]:
-        result = np.zeros((num_natives, len(others)), dtype=bool)
-        for part in slices(0, num_natives, _STEP_ROWS):
-            rows = gather(np.arange(part.start, part.stop))
+        result = np.zeros((len(natives), len(others)), dtype=bool)
+        for part in slices(0, len(natives), _STEP_ROWS):
+            rows = natives.gather(np.arange(part.start, part.stop))
             result[part, there] = clusters.surely_visits(rows, centroid, others[there], reach)
         return result
 
     return lambda visitors, natives: sure()[natives, which[visitors]].T
+
+
+class _Everyone:
+    """The rows of a key, in their order, and after them those that visit its clusters.
+
+    Attributes:
+        number: of the rows of the key.
+        visits: the visits, as they are stored.
+        all: (n,) the columns that the order depends on.
+        by_rank: (n,) the position of each from the first-ranked to the last.
+        is_own: (n,) which are no references.
+        centroids: (number,) where each of the key lives.
+        homes: (n,) where each lives.
+        vectors: of the rows of the key.
+    """
+
+    def __init__(self, job: Job, unit: MatchUnit) -> None:
+        found = find_basis(job)
+        if found is None:
+            raise RuntimeError(f"{job.basis} has no directions any more, though the run wrote them; run again")
+        self._job, (self._basis, _) = job, found
+        batches, table = generations.read_rows(job, unit.segments, _columns(job))
+        order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
+        table = tables.take(table, order)
+        self.number, self.centroids = len(table), table.column("centroid").to_numpy()
+        self.vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
+        self.visits = generations.read_visits(job, unit.visits, self._basis.width + 1)
+        self.all = pa.concat_tables([part.select(job.compared_columns) for part in (table, self.visits)])
+        self.is_own = generations.is_own(job, self.all)
+        self.by_rank = job.ranking.order(self.all, within=job.by_generation)
+        self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
+        self._ranks[self.by_rank] = np.arange(len(self.by_rank))
+        self._by_cluster, self._visited = _by_cluster(self.visits.column("__visited"), self._ranks[self.number :])
+        self.homes = np.concatenate([self.centroids, self.visits.column("__home").to_numpy()])
+        self._short = np.empty((0, self._basis.width + 1), dtype=np.float32)
+        if len(self.visits):
+            self._short = RankedRows(self.visits.to_batches(), np.arange(len(self.visits)))[:]
+        visits = [(segment_file(segment.file), segment.generation) for segment in unit.visits]
+        self._segment = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in unit.visits])
+        self._files, self._generations = (np.array(column) for column in zip(*(visits or [("", 0)]), strict=True))
+        self._offsets = self.visits.column("__offset").to_numpy()
+        self._is_read = np.zeros(len(self.visits), dtype=bool)
+        self._visitors = np.empty((len(self.visits), job.sizes.dimension), dtype=np.float32)  # none is touched yet
+
+    def of(self, centroid: int, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns those of some rows of the key, ascending, that live in a cluster."""
+        return chosen[slice(*np.searchsorted(self.centroids[chosen], [centroid, centroid + 1]))]
+
+    def visiting(self, centroid: int) -> npt.NDArray[np.int64]:
+        """Returns those that visit a cluster, in their order."""
+        return self.number + self._by_cluster[slice(*np.searchsorted(self._visited, [centroid, centroid + 1]))]
+
+    def ranked(
+        self, chosen: npt.NDArray[np.int64], best: Best, first: int | None = None, references: int | None = None
+    ) -> Rows:
+        """Returns some rows, of the key or visitors, to compare with others.
+
+        Args:
+            chosen: their positions, in their order.
+            best: what is found, of all rows.
+            first: the rank of the first of them, if they are to have other ranks than their own.
+            references: how many of the first are not asked for; None: those of earlier generations.
+        """
+        ranks = self._ranks[chosen] if first is None else first + np.arange(len(chosen))
+        number = int(np.count_nonzero(~self.is_own[chosen])) if references is None else references
+        if len(chosen) and chosen[0] >= self.number:
+            visitors = chosen - self.number
+            return Rows(ranks, self._short[visitors], lambda at: self._read(visitors[at]), number, best, chosen)
+        return Rows(ranks, self._shorten(chosen), lambda at: self.vectors[chosen[at]], number, best, chosen)
+
+    def _read(self, visitors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Returns the vectors themselves of visitors, read once from the segment files where they live."""
+        new = visitors[~self._is_read[visitors]]
+        if len(new):
+            whose = self._segment[new]
+            places = self._generations[whose], self._files[whose], self._offsets[new]
+            self._visitors[new] = generations.read_vectors(self._job, *places)
+            self._is_read[new] = True
+        return self._visitors[visitors]
+
+    def _shorten(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Returns the short vectors of rows of the key, whose vectors are gathered some at a time."""
+        none = np.empty((0, self._basis.width + 1), dtype=np.float32)
+        parts = slices(0, len(chosen), _STEP_ROWS)
+        return np.concatenate([none, *(self._basis.shorten(self.vectors[chosen[part]]) for part in parts)])
 
 
 def _by_cluster(
@@ -249,40 +328,37 @@ def _by_cluster(
     return who[order], clusters[order]
 
 
-class _VisitorVectors:
-    """The vectors of visitors, in the order of their table.
+def _resemble(
+    job: Job,
+    rows: _Everyone,
+    natives: npt.NDArray[np.int64],
+    visitors: npt.NDArray[np.int64],
+    unit: MatchUnit,
+    best: Best,
+) -> None:
+    """Finds how similar the references of a cluster are to the rows that a unit compares them with.
 
-    Attributes:
-        short: (v, m + 1) float32 their short vectors.
+    These rank before the references here. As for the rows themselves each pair is compared by one unit alone: that of
+    the native, of two natives that of the row that is no reference.
+
+    Args:
+        natives, visitors: of the cluster, positions in `rows`; `natives` ends with the last of the unit.
+        best: of all rows, in which the scores of references are raised; its winners say nothing.
     """
+    p = job.parameters
 
-    def __init__(self, job: Job, unit: MatchUnit, visits: pa.Table) -> None:
-        self._folder = job.segments
-        width = visits.schema.field("embedding").type.list_size
-        everyone = np.arange(len(visits))
-        self.short = RankedRows(visits.to_batches(), everyone)[:] if len(visits) else np.empty((0, width), np.float32)
-        self._files = np.array([segment_file(segment.file) for segment in unit.visits])
-        self._which = np.repeat(np.arange(len(unit.visits)), [segment.num_rows for segment in unit.visits])
-        self._offsets = visits.column("__offset").to_numpy()
-        self._read = np.zeros(len(visits), dtype=bool)
-        self._vectors = np.empty((len(visits), job.sizes.dimension), dtype=np.float32)  # what is not read takes none
+    def compare(natives: Rows, visitors: Rows) -> None:
+        of_natives = unit.part == 0
+        match(natives, visitors, 0, len(natives), p.matching_reach, p.pairwise_batch_size, False, of_natives)
 
-    def full(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Returns the vectors themselves, read once from the segment files where they live."""
-        new = positions[~self._read[positions]]
-        if len(new):
-            names = self._files[self._which[new]].tolist()
-            found = segments.read_vectors(self._folder, names, self._offsets[new], self._vectors.shape[1])
-            self._vectors[new] = found
-            self._read[new] = True
-        return self._vectors[positions]
-
-
-def _short(basis: Basis, vectors: Any, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Returns the short vectors of rows, whose vectors are gathered some at a time."""
-    none = np.empty((0, basis.width + 1), dtype=np.float32)
-    parts = slices(0, len(positions), _STEP_ROWS)
-    return np.concatenate([none, *(basis.shorten(vectors[positions[part]]) for part in parts)])
+    is_own, visits = rows.is_own[natives], rows.is_own[visitors]
+    asking, references = natives[is_own & (natives >= unit.low)], natives[~is_own]
+    if len(asking):
+        both, others = np.concatenate([asking, references]), visitors[~visits]
+        compare(rows.ranked(both, best, 0, len(asking)), rows.ranked(others, best, len(both), 0))
+    references, asking = references[references >= unit.low], visitors[visits]
+    if len(references) and len(asking):
+        compare(rows.ranked(references, best, len(asking), 0), rows.ranked(asking, best, 0, len(asking)))
 
 
 def _merge(
@@ -291,13 +367,11 @@ def _merge(
     """Returns the result rows of a key, and the facts of their file."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys([*_columns(job), *metadata]))
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, rows, job.segment_schema)
-    table = pa.Table.from_batches([batch.select(names) for batch in batches])
+    _, table = generations.read_rows(job, rows, names)
     repeated = repeated_in_clusters(table)
     table = tables.take(table, job.ranking.order(table))
-    whose = _sources(matches, "__file", "__row")
-    sources = _sources(table, "source_file", "source_row")
+    whose = generations.source_keys(matches, "__file", "__row")
+    sources = generations.source_keys(table, "source_file", "source_row")
     by_source = np.argsort(sources)
     places = by_source[np.searchsorted(sources, whose, sorter=by_source)]
     if not np.array_equal(sources[places], whose):
@@ -311,14 +385,18 @@ def _merge(
     centroids = table.column("centroid")
     result = pa.table(
         [
-            table.column("id"),
+            table.column("id").cast(job.id_type),
             tables.take(ids, at).column("id"),
             pa.array(scores, from_pandas=True),
             centroids,
-            *(table.column(name) for name in metadata),
+            *(table.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
+    if job.earlier:
+        files = pa.concat_tables([part.select([GENERATION, "source_file"]) for part in (table, matches)])
+        of_matches = generations.sources(job, tables.take(files, at), ~np.isnan(scores))
+        result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, of_matches)
     facts = PairwiseFacts(
         unit=wanted,
         starts_cluster=True,
@@ -332,22 +410,16 @@ def _merge(
 
 def _best_of_each(job: Job, references: Sequence[Segment]) -> pa.Table:
     """Returns the best of the matches of each row, reading some of them at a time."""
+    row = [("__file", "ascending"), ("__row", "ascending")]
     best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
-    within = [("__file", "ascending"), ("__row", "ascending"), *best_first]
     result = job.match_schema.empty_table()
     for part in neighbours(references, lambda segment: segment.num_rows, job.blocks.max_visitors):
         with stored.discarding(job.pairwise):
             batches = segments.read(job.matches, part, job.match_schema)
         found = pa.concat_tables([result, pa.Table.from_batches(batches, job.match_schema)])
-        found = tables.take(found, job.ranking.order(found, within))
-        result = tables.take(found, np.unique(_sources(found, "__file", "__row"), return_index=True)[1])
+        found = tables.take(found, job.ranking.order(found, within=[*row, *best_first, *job.by_generation]))
+        result = tables.take(found, np.unique(generations.source_keys(found, "__file", "__row"), return_index=True)[1])
     return result
-
-
-def _sources(table: pa.Table, file: str, row: str) -> npt.NDArray[np.int64]:
-    """Returns what identifies the rows (n,): the number of the file, and of the row in it."""
-    numbers: npt.NDArray[np.int64] = table.column(file).to_numpy().astype(np.int64) << _ROW_BITS
-    return numbers | table.column(row).to_numpy()
 
 
 def _columns(job: Job) -> list[str]:

@@ -23,7 +23,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
-from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -47,7 +47,7 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
     """Writes the visits of the rows of a segment file, whose references these are; returns references to them.
 
     A row that is the same as an earlier one, bit for bit, visits nothing: the earlier one, which lives in the same
-    cluster, is the best that it can find.
+    cluster, is the best that it can find, if the rows are compared with each other.
     """
     if not references:
         return ()
@@ -67,7 +67,7 @@ def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[Segment, ...] | 
     """Returns the references to the visits of a unit that were written before; None where these are not whole."""
     result: list[Segment] = []
     for number in itertools.count():
-        found = segments.read_index(job.visits.file(_file_name(unit, number)), _Facts, segments.VISITS)
+        found = segments.read_index(job.visits.file(_file_name(unit, number)), _Facts, segments.VISITS, job.generation)
         if not found or replace(found[0], last=True) != _Facts(unit, basis, number, last=True):
             return None
         result += found[1]
@@ -104,10 +104,11 @@ def _write(
     table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
     order = job.ranking.order(table)
     rows = RankedRows(batches, order)[:]
-    first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
-    own = np.flatnonzero(first == np.arange(len(rows)))
-    if len(own) < len(rows):
-        rows, order = rows[own], order[own]
+    if job.parameters.within:
+        first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
+        own = np.flatnonzero(first == np.arange(len(rows)))
+        if len(own) < len(rows):
+            rows, order = rows[own], order[own]
     labels = table.column("centroid").to_numpy()[order]
     short = basis[0].shorten(rows)
     schema = job.visit_schema(short.shape[1])
@@ -128,7 +129,8 @@ def _write(
     for number, (visits, last) in enumerate(parts):
         found = [(visit[0], one) for visit in visits for one in batch(*visit)]
         facts = _Facts(unit, basis[1], number, last)
-        yield from segments.write_batches(job.visits, _file_name(unit, number), schema, found, facts, segments.VISITS)
+        name, kind = _file_name(unit, number), segments.VISITS
+        yield from segments.write_batches(job.visits, name, schema, found, facts, kind, job.generation)
 
 
 _KeyVisits: TypeAlias = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int32]]
@@ -178,7 +180,7 @@ def _by_key(parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]], wi
 
 def find_basis(job: Job) -> tuple[Basis, str] | None:
     """Returns the directions of the run's short vectors, and what identifies them; None where there are none yet."""
-    file = job.visits.file(layout.BASIS)
+    file = job.basis
     try:
         data = file.read_bytes()
         vectors = model.from_npy(data)
@@ -200,7 +202,7 @@ def _bounds(vectors: npt.NDArray[np.float32]) -> bool:
 
 def _make_basis(job: Job, batches: list[pa.RecordBatch]) -> tuple[Basis, str]:
     """Stores the directions that suit the rows of a unit, if no other unit was faster: any give the same results."""
-    file = job.visits.file(layout.BASIS)
+    file = job.basis
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
     groups = int(np.searchsorted(starts, _SAMPLE_ROWS)) + 1
     rows = RankedRows(batches[:groups], np.arange(starts[: groups + 1][-1]))[:]

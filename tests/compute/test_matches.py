@@ -10,31 +10,29 @@ from beam_semdedup.compute.matches import NO_MATCH, Best, Rows, match
 from beam_semdedup.compute.short_vectors import Basis
 
 
-def make_rows(vectors, ranks, basis):
+def make_rows(vectors, ranks, basis, references=0):
     order = np.argsort(ranks)
     vectors = vectors[order]
-    return Rows(
-        np.asarray(ranks)[order],
-        basis.shorten(vectors),
-        lambda at: vectors[at],
-        Best(len(order)),
-        np.arange(len(order)),
-    )
+    earlier = int(np.count_nonzero(ranks < references))
+    best, places = Best(len(order)), np.arange(len(order))
+    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at], earlier, best, places)
 
 
-def found(vectors, visiting, reach, batch, width, low=0, high=None, elsewhere=None):
+def found(vectors, visiting, reach, batch, width, low=0, high=None, references=0, within=True, elsewhere=None):
     """Scores and winners of rows, in their order; `visiting` says which of them are visitors.
 
-    `elsewhere` (v, n) says which pairs of visitors and natives are compared elsewhere.
+    The first so many are `references`; `elsewhere` (v, n) says which pairs of visitors and natives are compared
+    elsewhere.
     """
     rng = np.random.default_rng(len(vectors))
     dimension = vectors.shape[1]
     basis = Basis(np.linalg.qr(rng.normal(size=(dimension, dimension)))[0][:, : min(width, dimension)].astype("f4"))
     ranks = np.arange(len(vectors))
-    natives = make_rows(vectors[~visiting], ranks[~visiting], basis)
-    visitors = make_rows(vectors[visiting], ranks[visiting], basis)
+    natives = make_rows(vectors[~visiting], ranks[~visiting], basis, references)
+    visitors = make_rows(vectors[visiting], ranks[visiting], basis, references)
+    high = len(natives) if high is None else high
     there = None if elsewhere is None else lambda visitors, natives: elsewhere[visitors, natives]
-    match(natives, visitors, low, len(natives) if high is None else high, reach, batch, elsewhere=there)
+    match(natives, visitors, low, high, reach, batch, within, elsewhere=there)
     scores, winners = np.full(len(vectors), np.nan, dtype=np.float32), ranks.copy()
     for rows in (natives, visitors):
         there = rows.best.winners != NO_MATCH
@@ -62,6 +60,24 @@ def test_every_row_has_the_best_row_before_it(drawn, reach, batch, width):
     true_scores, true_winners = expected(*drawn, reach)
     np.testing.assert_array_equal(scores, true_scores)
     np.testing.assert_array_equal(winners, true_winners)
+
+
+@given(distinct(), st.sampled_from([*EPS, 2.0]), st.sampled_from([1, 3, 8, 1024]), st.booleans(), st.data())
+def test_nothing_is_found_for_references_and_within_decides_on_the_others(drawn, reach, batch, within, data):
+    rows, visiting = drawn
+    references = data.draw(st.integers(0, len(rows)))
+    cut = data.draw(st.integers(0, int(np.count_nonzero(~visiting))))
+    parts = [found(rows, visiting, reach, batch, 3, *part, references, within) for part in ((0, cut), (cut, None))]
+    scores = np.fmax.reduce([part[0] for part in parts])
+    is_reference = np.arange(len(rows)) < references
+    pairs = ~(visiting[:, None] & visiting) & ~(is_reference[:, None] & is_reference)
+    if not within:
+        pairs &= is_reference[:, None] != is_reference
+    true_scores, true_winners = oracle.best_earlier(rows, range(len(rows)), pairs, reach)
+    np.testing.assert_array_equal(scores, true_scores)
+    best = [np.where(part[0] == scores, part[1], len(rows)) for part in parts]
+    there = ~np.isnan(scores)
+    np.testing.assert_array_equal(np.minimum(*best)[there], true_winners[there])
 
 
 @pytest.mark.parametrize("dense", [0.0, 1 / 64, 2.0])
@@ -112,7 +128,7 @@ def test_visitors_alone_are_compared_where_natives_were_before():
     basis = Basis(np.zeros((16, 0), dtype=np.float32))
     natives = make_rows(rows[~visiting], np.flatnonzero(~visiting), basis)
     visitors = make_rows(rows[visiting], np.flatnonzero(visiting), basis)
-    match(natives, visitors, 0, 150, 0.3, 64, within=False)
+    match(natives, visitors, 0, 150, 0.3, 64, among_natives=False)
     scores, winners = oracle.best_earlier(rows, range(200), visiting[:, None] != visiting, 0.3)
     winners[np.isnan(scores)] = NO_MATCH
     np.testing.assert_array_equal(natives.best.winners, winners[~visiting])
@@ -135,8 +151,8 @@ def test_vectors_of_rows_without_anything_similar_are_never_gathered():
     def gather(at):
         raise AssertionError(f"{len(at)} rows are gathered")
 
-    natives = Rows(np.arange(0, 400, 2), basis.shorten(rows[:200]), gather, Best(200), np.arange(200))
-    visitors = Rows(np.arange(1, 200, 2), basis.shorten(rows[200:]), gather, Best(100), np.arange(100))
+    natives = Rows(np.arange(0, 400, 2), basis.shorten(rows[:200]), gather, 0, Best(200), np.arange(200))
+    visitors = Rows(np.arange(1, 200, 2), basis.shorten(rows[200:]), gather, 0, Best(100), np.arange(100))
     match(natives, visitors, 0, 200, 0.01, 64)
     assert (natives.best.winners == NO_MATCH).all()
     assert (visitors.best.winners == NO_MATCH).all()
