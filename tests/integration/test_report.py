@@ -249,3 +249,23 @@ def test_without_the_segments_all_else_is_shown(run: Any, tmp_path: Path) -> Non
     assert content.groups.chains.measured == len(content.distances) == 0
     assert "segments" in content.groups.chains.why_not
     assert content.collected.found_at(0.05) == run.num_duplicates
+
+
+@pytest.mark.parametrize("n_probes", [1, "exact"])
+def test_rows_of_other_files_are_told_by_their_file(
+    make_dataset: Callable[..., Any], tmp_path: Path, n_probes: Any
+) -> None:
+    """Their ids are those of rows of the input too, which are others."""
+    data, others = make_dataset(rows=120, copies=20, clusters=3), make_dataset(rows=120, copies=20, clusters=3)
+    common = {"n_clusters": 3, "n_probes": n_probes, "metadata_fields": ["text"], "report": True}
+    run = dedup(data.path, tmp_path / "out", against=others.path, **common)
+    content = read(run)[1]
+    assert run.num_duplicates == content.collected.found_at(0.05) == 120
+    for pair in content.pairs:
+        row, other = content.rows[pair.row], content.rows[pair.other]
+        assert re.fullmatch(r"\d+ \(\S*part-\d\.parquet\)", other.id)
+        assert (row.values, other.values) == ((f"text of {row.id}",), ())
+    assert content.groups is not None
+    assert sum((size - 1) * times for size, times in content.groups.sizes.items()) == 120
+    assert content.groups.chains.count == 0
+    assert b'"references":[{"file":' in Path(run.paths["report"]).read_bytes()
