@@ -269,3 +269,37 @@ def test_rows_of_other_files_are_told_by_their_file(
     assert sum((size - 1) * times for size, times in content.groups.sizes.items()) == 120
     assert content.groups.chains.count == 0
     assert b'"references":[{"file":' in Path(run.paths["report"]).read_bytes()
+
+
+@pytest.mark.parametrize("probes", [{}, {"n_probes": "exact", "reach": 0.2}])
+def test_target_rows_finds_the_eps_that_leaves_so_many(
+    semdedup: Callable[..., Ended], tmp_path: Path, probes: dict[str, Any]
+) -> None:
+    given = {"input_path": DEMO, "cache_path": tmp_path / "cache", "n_clusters": 40, "n_probes": 1, **probes}
+    arguments = [f"{name}={value}" for name, value in given.items()]
+    for number, wanted in enumerate((3999, 6000)):
+        output = tmp_path / f"out-{number}"
+        ended = semdedup(*arguments, f"output_path={output}", f"target_rows={wanted}")
+        assert ended.code == 0
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["rows_kept"] <= wanted
+        eps = summary["eps"]
+        assert f"target_rows={wanted}: eps={eps} leaves {summary['rows_kept']:,} rows" in ended.err
+        assert (summary["configuration"]["eps"], summary["configuration"]["target_rows"]) == (eps, None)
+        again = dedup(output_path=tmp_path / "again", eps=eps, **{**given, "input_path": DEMO})
+        assert (again.rows_kept, again.stages["pairwise"].units_done) == (summary["rows_kept"], 0)
+        if eps:
+            assert dedup(output_path=tmp_path / "again", eps=eps - 1e-4, **given).rows_kept > wanted
+    ended = semdedup(*arguments, f"output_path={tmp_path}/none", "target_rows=1")
+    assert ended.code == 2
+    expected = (
+        "eps=0.2, the largest that the scores serve, leaves 2,8.. rows; a larger reach" if probes else "leaves 40 r"
+    )
+    assert re.search(expected, ended.err)
+
+
+def test_target_rows_is_one_of_two(semdedup: Callable[..., Ended]) -> None:
+    given = ["input_path=x", "output_path=y", "target_rows=5"]
+    assert "leave eps=0.1 out, or target_rows" in semdedup(*given, "eps=0.1").err
+    assert "needs reach" in semdedup(*given, "n_probes=exact").err
+    assert "precision=screened needs eps" in semdedup(*given, "precision=screened").err
