@@ -27,7 +27,7 @@ from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import read_ahead
 from beam_semdedup.text import printable
 
-PER_BAND, PER_STEP, AT_EPS = 48, 3, 20
+PER_BAND, PER_STEP, AT_EPS = 64, 3, 20
 """Pairs of each band that are drawn for labels, of each step, and on either side of the run's eps."""
 MOST_SOURCES = 20_000
 ID_HASH, PAIR_HASH = 0, 1

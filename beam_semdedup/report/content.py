@@ -164,7 +164,7 @@ def as_json(run: FinishedRun, content: Content, longest: int, every: int) -> dic
         return places[hash_]
 
     pairs = [
-        [pair.key, place(pair.row), place(pair.other), _number(pair.score), pair.place, pair.band]
+        [pair.key, place(pair.row), place(pair.other), pair.score, pair.place, pair.band]
         for pair in content.pairs[::every]
         if pair.row in content.rows and pair.other in content.rows
     ]
@@ -175,14 +175,14 @@ def as_json(run: FinishedRun, content: Content, longest: int, every: int) -> dic
             {
                 "root": place(group.root),
                 "size": group.size,
-                "members": [[place(row), _number(score), steps] for row, score, steps in group.members],
+                "members": [[place(row), score, steps] for row, score, steps in group.members],
             }
             for group in groups.largest
         ],
         "chains": {
             **{name: getattr(groups.chains, name) for name in ("count", "measured", "below", "why_not")},
             "similarities": _histogram(np.array(groups.chains.similarities), 40),
-            "worst": [[place(a), place(b), _number(score), steps] for a, b, score, steps in groups.chains.worst],
+            "worst": [[place(a), place(b), score, steps] for a, b, score, steps in groups.chains.worst],
         },
     }
     configuration = results.configuration
@@ -302,7 +302,3 @@ def _histogram(values: np.ndarray, number: int) -> dict[str, Any] | None:
 
 def _cut(text: str | None, longest: int) -> str | None:
     return text if text is None or len(text) <= longest else f"{text[:longest]}…"
-
-
-def _number(score: float) -> float:
-    return round(score, 7)

@@ -241,7 +241,10 @@
       else if (!skipped.has(pair.key)) bands[pair.band].open.push(pair);
     }
     const open = bands.filter(({ band, open }) => open.length && (band === 0 || values[scale.edges[band]] < limit));
-    open.sort((x, y) => x.done - y.done || x.band - y.band);
+    // A label in each band; then where one more narrows the interval most, which is where a label stands for most rows.
+    const last = placeOf(limit);
+    const gain = ({ band, done }) => (done ? rowsOf(band, last) ** 2 / (done * (done + 1)) : Infinity);
+    open.sort((x, y) => (gain(y) === gain(x) ? x.band - y.band : gain(y) - gain(x)));
     return open.length ? open[0].open[0] : null;
   }
   const Z = 1.959963984540054;
@@ -282,10 +285,11 @@
     precisions = [];
     if (labels.size) {
       const stop = Math.min(placeOf(end), lastPlace);
-      for (let place = 0; place <= stop; place++)
+      for (let place = 0, from = 0; place <= stop; place++)
         if (place === stop || found[place] !== found[place + 1]) {
           const precision = precisionAt(place);
-          if (precision) precisions.push({ place, ...precision });
+          if (precision) precisions.push({ place, from, ...precision });
+          from = place + 1;
         }
     }
     for (const id of ["precision-plot", "precision-axis"]) $(id).hidden = !precisions.length;
@@ -320,7 +324,7 @@
     lowest = precisions.length ? Math.max(0, Math.min(0.8, Math.floor(10 * Math.min(...precisions.map((p) => p.low))) / 10)) : 0.5;
     precisions.forEach((precision, number) => {
       const next = precisions[number + 1];
-      const from = 1000 * positionOf(values[precision.place]), to = next ? 1000 * positionOf(values[next.place]) : from;
+      const from = 1000 * positionOf(values[precision.from]), to = 1000 * (next ? positionOf(values[next.from]) : 1);
       for (const x of [from, to]) {
         line.push(`${x.toFixed(1)},${heightOf(precision.share).toFixed(1)}`);
         upper.push(`${x.toFixed(1)},${heightOf(precision.high).toFixed(1)}`);

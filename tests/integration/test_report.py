@@ -75,7 +75,7 @@ def test_pairs_are_drawn_from_every_band_and_told_with_their_texts(run: Any) -> 
     edges = content.collected.scale.edges(16)
     rows = np.bincount(content.collected.scale.parts_of(places, edges), minlength=17)[:16]
     drawn = Counter(pair.band for pair in content.pairs if pair.band >= 0)
-    assert [drawn[band] for band in range(16)] == np.minimum(rows, 48).tolist()
+    assert [drawn[band] for band in range(16)] == np.minimum(rows, 64).tolist()
     for pair in content.pairs:
         row, other = content.rows[pair.row], content.rows[pair.other]
         assert known[row.id][:2] == (other.id, pytest.approx(pair.score))
