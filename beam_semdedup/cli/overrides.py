@@ -1,4 +1,4 @@
-"""Overrides, the `name=value` of a command line: as a person types them, as Hydra takes them, of each job of a sweep."""
+"""The `name=value` of a command line: as a person types them, as Hydra takes them, and those of each job of a sweep."""
 
 from __future__ import annotations
 
