@@ -88,7 +88,7 @@ def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[i
         first_ranked = np.diff(centroids, prepend=previous) != 0
         scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)  # NaN where a row has no match
         similar = scores >= threshold
-        if job.earlier:
+        if job.has_generations:
             similar &= table.column(SOURCE_COLUMN).is_valid().to_numpy()
         elif not job.has_visits:
             similar &= ~first_ranked

@@ -68,7 +68,8 @@ class TestDeclarations:
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
             **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None},
             **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
-            **{"against_embedding_field": None, "within": True},
+            **{"against_embedding_field": None, "within": True, "corpus_path": None, "corpus_kwargs": None},
+            "corpus_timeout": 600.0,
         }
 
     def test_two_instances_share_no_default(self):
