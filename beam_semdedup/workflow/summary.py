@@ -332,6 +332,8 @@ def _paths(plan: Plan, removed: bool) -> dict[str, str]:
     }
     if job.parameters.eps is not None:
         paths[layout.DUPLICATES] = job.duplicates.url
+    if job.parameters.report:
+        paths["report"] = job.output.file(layout.REPORT).url
     if removed:
         paths[layout.DEDUPLICATED] = (job.output / layout.DEDUPLICATED).url
     return paths
