@@ -82,6 +82,9 @@ def print_summary(summary: Any) -> None:
     lines.append(f"Total: {summary.total_time:.1f} s, {summary.startup_time:.1f} s of them to start")
     if summary.repeated_ids.count:
         lines.append(f"Warning: {summary.repeated_ids}")
+    if summary.generation is not None:
+        corpus = summary.configuration["corpus_path"]
+        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")

@@ -299,7 +299,21 @@ class ReferenceParameters:
     against_embedding_field: str | None = None
     """null: embedding_field"""
     within: bool = True
-    """false: rows of the input are compared with those of against alone, not with each other"""
+    """false: rows of the input are compared with those of against or of the corpus alone, not with each other"""
+    corpus_path: str | None = None
+    """directory or URL of a corpus, which a first run begins: the input is compared with all inputs that earlier runs
+    added to it, which rank before, and is added too"""
+    corpus_kwargs: ReadKwargs | None = None
+    """the same as write_kwargs for corpus_path; null: write_kwargs"""
+    corpus_timeout: Annotated[Number, Field(gt=0)] = 600.0
+    """seconds to wait for another run that adds rows to the corpus, from when its assignment was last seen to go on"""
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        given = self.write_kwargs if self.corpus_kwargs is None else self.corpus_kwargs  # type: ignore[attr-defined]
+        options: dict[str, Any] = given.get("storage_options", {})
+        return options
 
 
 @dataclass(kw_only=True, config=CHECKED)

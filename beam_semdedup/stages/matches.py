@@ -393,7 +393,7 @@ def _merge(
         ],
         names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
-    if job.earlier:
+    if job.has_generations:
         files = pa.concat_tables([part.select([GENERATION, "source_file"]) for part in (table, matches)])
         of_matches = generations.sources(job, tables.take(files, at), ~np.isnan(scores))
         result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, of_matches)

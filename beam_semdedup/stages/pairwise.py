@@ -173,7 +173,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
         ],
         names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
-    if job.earlier:
+    if job.has_generations:
         sources = generations.sources(job, tables.take(table, order[winners]), winners != asked)
         result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, sources)
     if job.references is not None:

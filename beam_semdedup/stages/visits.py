@@ -58,7 +58,7 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         finished = basis and _find_finished(job, wanted, basis[1])
         if finished is not None:
             return finished
-        with stored.discarding(job.kmeans):
+        with stored.discarding(job.kmeans, remedy=job.remedy):
             batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
         return tuple(_write(job, wanted, batches, offsets, fitted, basis or _make_basis(job, batches)))
 
@@ -104,7 +104,7 @@ def _write(
     table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
     order = job.ranking.order(table)
     rows = RankedRows(batches, order)[:]
-    if job.parameters.within:
+    if job.compares_itself:
         first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
         own = np.flatnonzero(first == np.arange(len(rows)))
         if len(own) < len(rows):
