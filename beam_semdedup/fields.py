@@ -22,11 +22,12 @@ WHERE = "Where things are"
 COLUMNS = "What is in the files"
 KMEANS = "KMeans"
 SIMILARITY = "Similarity and duplicates"
+REFERENCES = "What the input is compared with besides"
 EXECUTION = "Cache, memory and execution"
 GROUP = "Groups"
 SIZE, MACHINES = "What to plan for", "The machines"
 REPORT = "Report"
-HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REPORT, MACHINES, EXECUTION, GROUP)
+HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REFERENCES, REPORT, MACHINES, EXECUTION, GROUP)
 """The parts of `--help`, in their order."""
 
 

@@ -86,18 +86,21 @@ class AssignCentroids(beam.PTransform):
 
 @dataclasses.dataclass
 class FindAssigned(beam.PTransform):
-    """Gives what `AssignCentroids` does from the files that a finished assign stage's manifest names."""
+    """Gives what `AssignCentroids` does from the files that the manifests of finished assign stages name.
+
+    Each with the number of the generation that it is of, the job's own or an earlier one.
+    """
 
     job: Job
     fitted: PCollection[FittedKMeans]
-    files: list[str]
+    files: list[tuple[int, str]]
 
     def expand(self, root: PBegin) -> PCollection[Segment]:
         """Starts at the root of the pipeline."""
         job = self.job
         return (
             root
-            | "List segment files" >> beam.Create(self.files)
+            | "List segment files" >> beam.Create(self.files).with_output_types(tuple[int, str])
             | "Spread segment files" >> beam.Reshuffle()
             | "Read references" >> beam.ParDo(_FindAssigned(job), AsSingleton(self.fitted))
         )
@@ -230,10 +233,21 @@ class SemanticDedup(beam.PTransform):
         """Starts at the root of the pipeline."""
         job, plan = self.plan.job, self.plan
         if not (plan.comparisons and plan.has_recall):
-            found, fitted = self._assigned(root)
+            if plan.assign_manifest:
+                handle = FittedKMeans(job.model.file(CENTROIDS).url, plan.assign_manifest.centroids)
+                fitted = root | "Find centroids" >> beam.Create([handle])
+            else:
+                fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
+            found = _assigned(root, plan, fitted)
         if plan.comparisons:
             compared = root | "Find comparisons" >> beam.Create(plan.comparisons.units)
         else:
+            if plan.references:
+                references = _assigned(root, plan.references, fitted, "references")
+                found = (found, references) | "With references" >> beam.Flatten()
+            if plan.earlier:
+                earlier = root | "Find earlier generations" >> FindAssigned(job, fitted, list(plan.earlier))
+                found = (found, earlier) | "With earlier generations" >> beam.Flatten()
             compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
             compared = found | "Compare" >> compare(job, fitted)
         if not plan.has_recall:
@@ -242,15 +256,15 @@ class SemanticDedup(beam.PTransform):
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
 
-    def _assigned(self, root: PBegin) -> tuple[PCollection[Segment], PCollection[FittedKMeans]]:
-        job, plan = self.plan.job, self.plan
-        if plan.assign_manifest:
-            handle = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assign_manifest.centroids)
-            fitted = root | "Find centroids" >> beam.Create([handle])
-            return root | "Find assigned rows" >> FindAssigned(job, fitted, list(plan.assign_manifest.files)), fitted
-        units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
-        fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
-        return units | "Assign" >> AssignCentroids(job, fitted), fitted
+
+def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[Segment]:
+    """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
+    if plan.assign_manifest:
+        files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
+        return root | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted, files)
+    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
+    units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
+    return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 
 
 class _Assign(beam.DoFn):
@@ -278,8 +292,10 @@ class _FindAssigned(beam.DoFn):
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, name: str, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from _addressed(self._job, assign.find_assigned(self._job, name), fitted)
+    def process(self, file: tuple[int, str], fitted: FittedKMeans) -> Iterator[Segment]:
+        generation, name = file
+        job = self._job.at(generation)
+        yield from _addressed(job, assign.find_assigned(job, name), fitted)
 
 
 class _Match(beam.DoFn):
@@ -297,8 +313,9 @@ class _Merge(beam.DoFn):
 
     def process(self, parts: tuple[int, Iterable[Segment]], fitted: FittedKMeans) -> Iterator[PairwiseResult]:
         merged = matches.merge_matches(self._job, *parts, fitted)
-        self._compared.inc(merged.num_rows)
-        yield merged
+        if merged is not None:
+            self._compared.inc(merged.num_rows)
+            yield merged
 
 
 class _Search(beam.DoFn):

@@ -81,7 +81,7 @@ EDGES = {
 """What the cache holds, and the element types that cross edges then."""
 
 STEPS = {
-    "nothing": ["List input", "Spread input", "Fit", "Assign", "Compare", "Estimate recall", "Identify duplicates"],
+    "nothing": ["Fit", "List input", "Spread input", "Assign", "Compare", "Estimate recall", "Identify duplicates"],
     "assigned rows": ["Find centroids", "Find assigned rows", "Compare", "Estimate recall", "Identify duplicates"],
     "similarities": ["Find comparisons", "Identify duplicates"],
 }

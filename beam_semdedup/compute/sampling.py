@@ -8,14 +8,8 @@ import pyarrow as pa
 
 from beam_semdedup.compute.ranking import hash_ids
 
-_ROW_BITS = 40  # of a row's number in its file, in what identifies it
 _SALT = 0x726563616C6C  # the order of random ranking must not be that of the sample
 _ALL = 2**64 - 1
-
-
-def source_of(files: npt.NDArray[np.int32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Returns what identifies rows (n,), by the numbers of their files, and of the rows in these."""
-    return files.astype(np.int64) << _ROW_BITS | rows
 
 
 def sampled(sources: npt.NDArray[np.int64], seed: int, size: int, of: int) -> npt.NDArray[np.bool_]:

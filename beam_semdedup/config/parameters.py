@@ -12,7 +12,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationInfo, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -24,6 +24,7 @@ from beam_semdedup.fields import (
     KMEANS,
     LARGEST,
     MACHINES,
+    REFERENCES,
     REPORT,
     SIMILARITY,
     SIZE,
@@ -58,10 +59,10 @@ def number_of_bytes(value: Any) -> int:
     return LARGEST + 1 if math.isinf(size) else int(size)
 
 
-def _list_of_paths(value: Any) -> list[str]:
+def _list_of_paths(value: Any, info: ValidationInfo) -> list[str]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {shown(value)}")
+        raise InputError(f"{info.field_name} must be a path or a list of paths, found {shown(value)}")
     return paths
 
 
@@ -244,6 +245,8 @@ class SimilarityParameters:
     eps: Annotated[Number, Field(ge=0, lt=2)] | None = None
     """a row is a duplicate if its cosine similarity to a row ranked before it is at least 1 - eps; null: stop after the
     similarities"""
+    target_rows: Positive | None = None
+    """in place of eps: the smallest one that leaves at most so many rows, which is found in the scores, and said"""
     n_probes: PositiveOrExact = 1
     """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
     it, so that no duplicate is missed"""
@@ -283,6 +286,40 @@ class SimilarityParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class ReferenceParameters:
+    """Rows that those of the input are compared with, and that are kept whatever they resemble."""
+
+    heading: ClassVar[str] = REFERENCES
+
+    against: Paths | None = None
+    """files as of input_path: rows of the input that are within eps of one of theirs are duplicates of it"""
+    against_filetype: Annotated[str | None, OneOf(FORMATS)] = None
+    """the format of the files of against; null: found out"""
+    against_kwargs: ReadKwargs | None = None
+    """the same as read_kwargs for against; null: read_kwargs"""
+    against_id_field: str | None = None
+    """null: id_field; ids there may be the same as in the input: they are other rows"""
+    against_embedding_field: str | None = None
+    """null: embedding_field"""
+    within: bool = True
+    """false: rows of the input are compared with those of against or of the corpus alone, not with each other"""
+    corpus_path: str | None = None
+    """directory or URL of a corpus, which a first run begins: the input is compared with all inputs that earlier runs
+    added to it, which rank before, and is added too"""
+    corpus_kwargs: ReadKwargs | None = None
+    """the same as write_kwargs for corpus_path; null: write_kwargs"""
+    corpus_timeout: Annotated[Number, Field(gt=0)] = 600.0
+    """seconds to wait for another run that adds rows to the corpus, from when its assignment was last seen to go on"""
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        given = self.write_kwargs if self.corpus_kwargs is None else self.corpus_kwargs  # type: ignore[attr-defined]
+        options: dict[str, Any] = given.get("storage_options", {})
+        return options
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class SizeParameters:
     """How the work of a run is cut."""
 
@@ -298,6 +335,7 @@ class SizeParameters:
 
 @dataclass(kw_only=True, config=CHECKED)
 class Parameters(
+    ReferenceParameters,
     SimilarityParameters,
     FitParameters,
     SizeParameters,
@@ -314,6 +352,27 @@ class Parameters(
     """also write report.html to output_path: what each eps would remove, with the pairs"""
     max_removed_share: Annotated[Annotated[Number, Field(ge=0, le=1)] | None, REPORT] = None
     """a run ends with 2, before it removes, where more than this share of a source's rows is removed; null: no limit"""
+
+    def of_references(self, ranking_strategy: Any) -> Parameters:
+        """Returns the parameters by which the rows of `against` are read and assigned.
+
+        Args:
+            ranking_strategy: what their order depends on.
+        """
+        assert self.against is not None
+        return dataclasses.replace(
+            self,
+            input_path=self.against,
+            input_filetype=self.against_filetype,
+            input_file_extensions=None,
+            ids_path=None,
+            read_kwargs=self.read_kwargs if self.against_kwargs is None else self.against_kwargs,
+            id_field=self.against_id_field or self.id_field,
+            embedding_field=self.against_embedding_field or self.embedding_field,
+            metadata_fields=[],
+            ranking_strategy=ranking_strategy,
+            within=True,
+        )
 
 
 @dataclass(kw_only=True, config=CHECKED)

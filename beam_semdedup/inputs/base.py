@@ -172,6 +172,14 @@ class Copier(ABC):
         """
         return (name,)
 
+    def companions(self, files: Sequence[File]) -> list[File]:
+        """Returns what belongs to some files, lies beside them or a directory above, and has to be written too."""
+        return []
+
+    def changed(self, companion: File, key: str) -> bytes:
+        """Returns the content of a companion for the copies of its files, which `key` names."""
+        return companion.read_bytes()
+
     @abstractmethod
     def copy_without(
         self,

@@ -151,7 +151,8 @@ class Npy(Format, Copier):
             (field,) = schema
             for first, last in self._batches(array, unit.first_row, stop):
                 positions = np.arange(first, last)
-                column = _as_column(array.read(source, first, last))
+                with as_input_error(f"{file}: rows {first} to {last - 1} are damaged"):
+                    column = _as_column(array.read(source, first, last))
                 if len(array.shape) == 1:
                     column = column.cast(field.type)
                 yield RowBatch(pa.table([column], names=schema.names), positions, positions, no_lines)

@@ -32,7 +32,13 @@ def _npy() -> Format:
     return Npy()
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl, "npy": _npy}
+def _arrow() -> Format:
+    from beam_semdedup.inputs.arrow import Arrow
+
+    return Arrow()
+
+
+FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl, "npy": _npy, "arrow": _arrow}
 """What makes a format: a function, or its class."""
 
 

@@ -2,36 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.inputs.base import Format
+from beam_semdedup.inputs.base import Format, joined_type
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import MATCH_COLUMNS, MATCH_TYPES, SAMPLE_COLUMNS, VISIT_COLUMNS, VISIT_TYPES
+from beam_semdedup.storage.columns import (
+    GENERATION,
+    MATCH_COLUMNS,
+    MATCH_TYPES,
+    SAMPLE_COLUMNS,
+    VISIT_COLUMNS,
+    VISIT_TYPES,
+)
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
+
+_VISITS_FORMAT = 2
+"""The version of the files of visits."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a run's results lie, by keys that hash everything they depend on.
+    """Where the results of a run lie, by keys that hash everything they depend on.
 
-    `parameters` have absolute paths, and `n_clusters` set.
+    Attributes:
+        parameters: with absolute paths, and `n_clusters` set.
+        model_fingerprint: the key of the k-means results with the centroids that rows are assigned to; of a corpus the
+            folder with its model and its generations.
+        generation: the number of the rows that are assigned; they rank after those of the `earlier` ones.
+        without_clusters: whether each row is compared with all references, so that there is nothing to fit.
     """
 
     parameters: Parameters
     kmeans_fingerprint: str
     pairwise_fingerprint: str
     output_fingerprint: str
+    model_fingerprint: str
+    generation: int = 0
+    earlier: tuple[int, ...] = ()
+    without_clusters: bool = False
+
+    @property
+    def model(self) -> Folder:
+        """What the fit leaves: the centroids, and the directions of short vectors."""
+        corpus = self.corpus
+        return corpus / layout.MODEL_FOLDER if corpus else self._cache / layout.KMEANS / self.model_fingerprint
+
+    @property
+    def corpus(self) -> Folder | None:
+        """The model and the generations of the corpus, where there is one."""
+        p = self.parameters
+        if p.corpus_path is None:
+            return None
+        return Folder(p.corpus_path, p.corpus_options) / self.model_fingerprint
 
     @property
     def kmeans(self) -> Folder:
         """The results of the fit and the assign stage."""
+        corpus = self.corpus
+        if corpus:
+            return corpus / layout.GENERATIONS / f"{self.generation:06d}"
         return self._cache / layout.KMEANS / self.kmeans_fingerprint
 
     @property
@@ -48,8 +84,35 @@ class Places:
     def visits(self) -> Folder:
         """Which rows of the segment files visit which clusters, a file for each."""
         p = self.parameters
-        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns]
+        order = ranking_of(p).columns
+        facts = [_VISITS_FORMAT, p.n_probes, p.matching_reach, order, self.model_fingerprint, self.compares_itself]
         return self.kmeans / layout.VISITS / layout.fingerprint(facts)
+
+    @property
+    def has_generations(self) -> bool:
+        """Whether rows are compared with such of earlier generations, if there are any."""
+        return bool(self.parameters.against or self.parameters.corpus_path)
+
+    @property
+    def compares_itself(self) -> bool:
+        """Whether rows of the generation are compared with each other, and not with earlier ones alone."""
+        return self.parameters.within or not self.earlier
+
+    @property
+    def remedy(self) -> str:
+        """What a message says of a file of the generation that is damaged."""
+        if self.corpus and not self.earlier:
+            return (
+                f"the command that added generation {self.generation} to the corpus computes it again; or drop it: "
+                f"semdedup-corpus drop corpus_path={self.parameters.corpus_path} generation={self.generation}"
+            )
+        return "the same command computes it again"
+
+    @property
+    def basis(self) -> File:
+        """The directions of the short vectors of all rows that are assigned to the model."""
+        p = self.parameters
+        return (self.model / layout.VISITS / layout.fingerprint([p.n_probes, p.matching_reach])).file(layout.BASIS)
 
     @property
     def matches(self) -> Folder:
@@ -61,6 +124,11 @@ class Places:
         """The rows that are drawn at random, with what was found for them."""
         facts = [self.parameters.recall_sample, self.parameters.random_state]
         return self.pairwise / layout.RECALL / layout.fingerprint(facts)
+
+    @property
+    def resembled(self) -> Folder:
+        """How similar the references are to rows of the input, a file for each unit that compared them."""
+        return self.pairwise / layout.RESEMBLED
 
     @property
     def output(self) -> Folder:
@@ -77,7 +145,7 @@ class Places:
         return Folder(self.parameters.cache_root, self.parameters.cache_options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job(Places):
     """What a worker must know of the run; small, and pickled into the transforms.
 
@@ -86,13 +154,15 @@ class Job(Places):
         sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
         recall_reach: how far apart, as `eps` is, two rows may be that are found for the recall.
+        references: the job that assigns the rows of `against`, which are the earlier generation.
     """
 
     input_schema: pa.Schema
     sizes: Sizes
     blocks: Blocks
     rows_per_file: int
-    recall_reach: float
+    recall_reach: float = 2.0
+    references: Job | None = None
 
     @property
     def recall(self) -> Folder:
@@ -103,6 +173,14 @@ class Job(Places):
     def recall_manifest(self) -> File:
         """The manifest of the stage that finds it."""
         return self.sample.file(layout.recall_manifest(self.recall_reach))
+
+    def at(self, generation: int) -> Job:
+        """Returns the job that assigned, or assigns, the rows of this generation or of an earlier one."""
+        if generation == self.generation:
+            return self
+        if generation not in self.earlier:
+            raise RuntimeError(f"the run has no generation {generation}")
+        return self.references or replace(self, generation=generation, earlier=())
 
     @property
     def keys_per_file(self) -> int:
@@ -134,12 +212,13 @@ class Job(Places):
     @property
     def has_visits(self) -> bool:
         """Whether rows are compared in other clusters than their own, and have one order of the whole dataset."""
-        return self.parameters.n_probes != 1
+        return self.parameters.n_probes != 1 and not self.without_clusters
 
     @property
     def has_sample(self) -> bool:
-        """Whether rows are drawn by which the recall can be estimated."""
-        return self.parameters.recall_sample > 0 and self.parameters.n_probes != "exact"
+        """Whether rows are drawn by which the recall can be estimated, which it is among rows of one generation."""
+        p = self.parameters
+        return p.recall_sample > 0 and p.n_probes != "exact" and not self.has_generations
 
     @property
     def has_recall(self) -> bool:
@@ -148,13 +227,42 @@ class Job(Places):
 
     @property
     def order_schema(self) -> pa.Schema:
-        """The columns that the order of rows depends on."""
+        """The columns of this generation's rows that their order depends on."""
         return pa.schema([self.segment_schema.field(name) for name in self.ranking.columns])
+
+    @property
+    def compared_schema(self) -> pa.Schema:
+        """The columns of segments without the embedding, as rows of several generations have them together."""
+        fields = [f for f in self.segment_schema if f.name not in ("id", "embedding")]
+        return pa.schema(
+            [("id", self.max_id_type), *fields, *([(GENERATION, pa.int32())] if self.has_generations else [])]
+        )
+
+    @property
+    def max_id_type(self) -> pa.DataType:
+        """The type of the ids of all generations."""
+        if self.references is None:
+            return self.id_type
+        common = joined_type(self.id_type, self.references.id_type)
+        if common is None:
+            raise RuntimeError(f"ids of {self.id_type} and {self.references.id_type}")
+        return common
+
+    @property
+    def compared_columns(self) -> list[str]:
+        """The names of the columns that the order of rows of several generations depends on."""
+        return [*self.ranking.columns, *([GENERATION] if self.has_generations else [])]
+
+    @property
+    def by_generation(self) -> list[tuple[str, str]]:
+        """What an order of rows of several generations begins with."""
+        return [(GENERATION, "ascending")] if self.has_generations else []
 
     @property
     def match_schema(self) -> pa.Schema:
         """The columns of matches: of the row, its score, and of the earlier row what its order depends on."""
-        return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *self.order_schema])
+        earlier = [self.compared_schema.field(name) for name in self.compared_columns]
+        return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *earlier])
 
     @property
     def sample_schema(self) -> pa.Schema:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
+from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import copier, format_named
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
-from beam_semdedup.plan import stored
+from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
-from beam_semdedup.plan.fingerprints import stage_fingerprints
+from beam_semdedup.plan.corpus import Common, Corpus
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
 from beam_semdedup.plan.stored import (
@@ -42,6 +43,7 @@ from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.text import without_secrets
 
 _LOG = logging.getLogger(__name__)
 _R = TypeVar("_R", bound=Record)
@@ -52,7 +54,8 @@ class Located:
     """A run whose input is found and whose places are known.
 
     `ids` are the files with the ids of each of `files`, where these hold none. `carried` are the columns to read
-    besides id and embedding; `inspect` opens the files, once.
+    besides id and embedding; `inspect` opens the files, once. `references` are the rows of `against`, and `corpus` is
+    what the input is added to.
     """
 
     places: Places
@@ -60,6 +63,8 @@ class Located:
     ids: tuple[FileInfo, ...]
     carried: tuple[str, ...]
     inspect: Callable[[], InputFacts]
+    references: Located | None = None
+    corpus: Corpus | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
     The manifests are those of the stages that are finished; `is_sampled` says whether rows are drawn, if they are to
-    be; `fitted` is the model where it was fitted before the pipeline.
+    be; `fitted` is the model where it was fitted before the pipeline. `references` is the plan of how the rows of
+    `against` are assigned; `earlier` are the generations and names of the segment files that a corpus has.
     """
 
     job: Job
@@ -76,11 +82,13 @@ class Plan:
     units: tuple[AssignUnit, ...]
     assign_manifest: AssignManifest | None
     pairwise_manifest: PairwiseManifest | None
-    recall_manifest: RecallManifest | None
-    is_sampled: bool
     memory: int
     num_workers: int
     fitted: FittedKMeans | None = None
+    references: Plan | None = None
+    earlier: tuple[tuple[int, str], ...] = ()
+    recall_manifest: RecallManifest | None = None
+    is_sampled: bool = True
 
     @property
     def comparisons(self) -> PairwiseManifest | None:
@@ -94,39 +102,131 @@ class Plan:
 
 
 def locate(parameters: Parameters) -> Located:
-    """Finds the input and names the places of the results; writes nothing.
+    """Finds the input and names the places of the results; writes nothing, but for the number that it has in a corpus.
 
     Raises:
         InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
-            centroids, no GPU where one is asked for.
+            centroids, no GPU where one is asked for, rows that do not fit to those of a corpus.
+        RunError: another run does not go on that adds rows to the corpus.
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
     files = list_input(p)
-    p.input_filetype = filetype = p.input_filetype or filetype_of(files)
+    p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
-        copier(filetype)
+        copier(p.input_filetype)
     ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
-    init = init_file(p)
+    corpus = None if p.corpus_path is None else Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
+    init = None if corpus and corpus.model.file(layout.CENTROIDS).exists() else init_file(p)
     if init:
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
+    inspect = _inspector(p, files, ids, carried)
+    if corpus:
+        p.corpus_path = corpus.place.url
+        key = fingerprints.generation_fingerprint(p, [*files, *(ids or ())], carried)
+        places = _in_corpus(p, corpus, key, [file.url for file in files], inspect)
+        return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect, corpus=corpus)
+    _choose_clusters(p, inspect)
+    places = _places(p, fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried))
+    located = Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
+    return located if p.against is None else _with_references(located)
+
+
+def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
+    if p.n_clusters is None:
+        p.n_clusters = default_clusters(inspect().num_rows)
+        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+
+
+def _in_corpus(
+    p: Parameters, corpus: Corpus, key: str, files: Sequence[str], inspect: Callable[[], InputFacts]
+) -> Places:
+    """Claims a number for the input in a corpus, and waits until what has an earlier one is assigned.
+
+    Args:
+        p: gets the parameters that the corpus decides.
+        key: of the input.
+    """
+
+    def check() -> None:
+        common = corpus.common()
+        if common:
+            common.check(corpus.place.url, p, inspect())
+
+    inspect()  # what cannot be read has no number
+    check()
+    corpus.begin()
+    number = corpus.claim(key, without_secrets(files))
+    try:
+        claims = corpus.wait(number, p.corpus_timeout)
+        check()  # what the first generation may have decided meanwhile
+    except InputError:
+        corpus.release(number)
+        raise
+    common = corpus.common()
+    if common:
+        p.n_clusters = common.n_clusters
+        p.reach = None if p.n_probes == 1 else common.reach
+    _choose_clusters(p, inspect)
+    pairwise = fingerprints.pairwise_fingerprint(p, key, [claim.key for claim in claims.values()])
+    output = fingerprints.output_fingerprint(p, pairwise)
+    return Places(p, key, pairwise, output, corpus.home, generation=number, earlier=tuple(claims))
+
+
+def _with_references(located: Located) -> Located:
+    """Finds the rows of `against` too."""
+    p, files = located.places.parameters, located.files
+    q = p.of_references(ranking_of(p).without_columns())
+    theirs = list_files(q, name="against")
+    check_places(q, theirs, "against")
+    both = {file.url for file in files} & {file.url for file in theirs}
+    if both:
+        raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
+    q.input_filetype = q.input_filetype or filetype_of(theirs)
+    q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
+    ids = list_ids(q, theirs)
+    inspect = _inspector(q, theirs, ids, [], "against")
+    assert p.n_clusters is not None
+    # Products with all of them cost no more then than those with the centroids, and leave out no pair.
+    without_clusters = not p.within and inspect().num_rows <= p.n_clusters
+    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *located.ids], located.carried, without_clusters)
+    key = fingerprints.references_fingerprint(q, [*theirs, *(ids or ())], kmeans)
+    places = dataclasses.replace(
+        _places(p, kmeans, [key], without_clusters), generation=1, earlier=(0,), without_clusters=without_clusters
+    )
+    of_theirs = dataclasses.replace(places, parameters=q, kmeans_fingerprint=key, generation=0, earlier=())
+    references = Located(of_theirs, tuple(theirs), tuple(ids or ()), (), inspect)
+    return dataclasses.replace(located, places=places, references=references)
+
+
+def _places(p: Parameters, kmeans: str, earlier: Sequence[str] = (), without_clusters: bool = False) -> Places:
+    pairwise = fingerprints.pairwise_fingerprint(p, kmeans, earlier, without_clusters)
+    return Places(p, kmeans, pairwise, fingerprints.output_fingerprint(p, pairwise), kmeans)
+
+
+def _inspector(
+    p: Parameters,
+    files: Sequence[FileInfo],
+    ids: Sequence[FileInfo] | None,
+    carried: Sequence[str],
+    name: str = "input_path",
+) -> Callable[[], InputFacts]:
+    """Returns what opens the files, once."""
+    assert p.input_filetype is not None
+    kind = format_named(p.input_filetype)
 
     @functools.cache
     def inspect() -> InputFacts:
         columns = Columns(p.id_column, p.embedding_field, carried, p.embedding_dim, ids)
-        return dataset.inspect(files, format_named(filetype), columns)
+        return dataset.inspect(files, kind, columns, name)
 
-    if p.n_clusters is None:
-        p.n_clusters = default_clusters(inspect().num_rows)
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
-    places = Places(p, *stage_fingerprints(p, files, ids or (), carried))
-    return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
+    return inspect
 
 
 def make_plan(located: Located, anew: bool = False) -> Plan:
@@ -138,14 +238,18 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     Raises:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
-    places, p = located.places, located.places.parameters
+    places, p, theirs = located.places, located.places.parameters, located.references
     runner = make_runner(p)
     workers = runner.num_workers()
     memory = memory_per_worker(runner, workers, p.memory_budget)
     plan_kmeans = functools.cache(lambda: _plan_kmeans(located, memory))
+    if theirs is not None and not AssignManifest.find(theirs.places.kmeans):
+        _check_alike(located.inspect(), theirs.inspect(), p)
     if anew:
         plan_kmeans()
         forget(places)
+        if theirs is not None:
+            forget(theirs.places)
     urls = [file.url for file in located.files]
     kmeans_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, plan_kmeans, lambda plan: plan.is_of(urls))
     sizes = kmeans_plan.sizes
@@ -166,6 +270,10 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     if assigned:
         # A run that started at the same time may have stored another plan than the one that finished the stage.
         sizes = dataclasses.replace(sizes, centroids_per_key=assigned.centroids_per_key)
+    corpus = located.corpus
+    if corpus:
+        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key))
+        sizes = dataclasses.replace(sizes, centroids_per_key=common.centroids_per_key)
     job = Job(
         **vars(places),
         input_schema=kmeans_plan.input_schema(),
@@ -174,22 +282,41 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         rows_per_file=sizing.rows_per_file,
         recall_reach=_recall_reach(places),
     )
+    units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
     estimated = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
     if estimated and compared and estimated.centroids != compared.centroids:
         estimated = None
     is_sampled = not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None
-    return Plan(
+    plan = Plan(
         job,
         located.files,
         located.ids,
-        kmeans_plan.assign_units(urls, [file.url for file in located.ids]),
+        units,
         assigned,
         compared,
-        estimated,
-        is_sampled,
         memory,
         workers,
+        recall_manifest=estimated,
+        is_sampled=is_sampled,
     )
+    if corpus:
+        fitted, earlier = corpus.fitted(common), []
+        for number in places.earlier:
+            manifest = corpus.finished(number)
+            if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
+                raise RunError(
+                    f"generation {number} of the corpus {corpus.place} is gone, or not assigned to its model; see "
+                    f"semdedup-corpus verify corpus_path={corpus.place}"
+                )
+            earlier += [(number, name) for name in manifest.files]
+        return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
+    if theirs is None:
+        return plan
+    references = _plan_references(theirs, plan)
+    if references.assign_manifest is None:
+        compared = None
+    job = dataclasses.replace(job, references=references.job)
+    return dataclasses.replace(plan, job=job, references=references, pairwise_manifest=compared)
 
 
 def _recall_reach(places: Places) -> float:
@@ -198,9 +325,55 @@ def _recall_reach(places: Places) -> float:
     return next((reach for reach in layout.recall_reaches(places.sample) if reach >= wanted), wanted)
 
 
+def _plan_references(located: Located, plan: Plan) -> Plan:
+    """Plans how the rows of `against` are assigned to the model of a run."""
+    places, sizes, assigned = located.places, plan.job.sizes, plan.assign_manifest
+    urls = [file.url for file in located.files]
+
+    def make() -> KMeansPlan:
+        facts = located.inspect()
+        theirs = dataclasses.replace(sizes, num_rows=facts.num_rows, carried_bytes=0, sample_rows=0)
+        return KMeansPlan.of(
+            theirs, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows)
+        )
+
+    stored_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, make, lambda plan: plan.is_of(urls))
+    job = Job(
+        **vars(places),
+        input_schema=stored_plan.input_schema(),
+        sizes=dataclasses.replace(stored_plan.sizes, centroids_per_key=sizes.centroids_per_key),
+        blocks=plan.job.blocks,
+        rows_per_file=plan.job.rows_per_file,
+    )
+    found = AssignManifest.find(places.kmeans)
+    if found and assigned:
+        same = (found.centroids, found.centroids_per_key) == (assigned.centroids, sizes.centroids_per_key)
+    else:
+        same = False  # what the centroids will be, is not known yet; finished units say what theirs were
+    made = stored_plan.assign_units(urls, [file.url for file in located.ids])
+    return Plan(job, located.files, located.ids, made, found if same else None, None, plan.memory, plan.num_workers)
+
+
+def _check_alike(own: InputFacts, theirs: InputFacts, p: Parameters) -> None:
+    """Raises InputError where the rows of `against` cannot be compared with those of the input."""
+    if own.dimension != theirs.dimension:
+        raise InputError(
+            f"vectors have {own.dimension} values in input_path and {theirs.dimension} in against: take one model's"
+        )
+    q = p.of_references(None)
+    types = own.schema.field(p.id_column).type, theirs.schema.field(q.id_column).type
+    if joined_type(*types) is None:
+        raise InputError(
+            f"ids are {types[0]} in input_path ({p.id_column}) and {types[1]} in against ({q.id_column}): max_id "
+            "cannot hold both; give another against_id_field, or write them with one type"
+        )
+
+
 def forget(places: Places) -> None:
-    """Removes what the cache holds for a run."""
+    """Removes what the cache holds for a run, and its number in a corpus."""
     stored.forget([places.pairwise, places.kmeans])
+    if places.corpus:
+        (places.corpus / layout.GENERATIONS).file(f"{places.generation:06d}.json").delete()
 
 
 def list_input(p: Parameters, *, warn: bool = True) -> list[FileInfo]:
@@ -246,11 +419,17 @@ def _stored_plan(
 def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     p, facts = located.places.parameters, located.inspect()
     assert p.n_clusters is not None
-    carried_bytes = facts.row_bytes(located.carried)
-    sizing = Sizing(p, facts.num_rows, facts.dimension, carried_bytes, p.n_clusters, memory)
+    carried_bytes, n_clusters = facts.row_bytes(located.carried), p.n_clusters
+    if located.places.without_clusters:
+        n_clusters = 1
+    fits = not located.places.without_clusters
+    if located.corpus:  # whose model, once it is there, stays
+        fits = not located.places.model.file(layout.CENTROIDS).exists()
+    sizing = Sizing(p, facts.num_rows, facts.dimension, carried_bytes, n_clusters, memory)
     ranking_of(p).check(facts.schema)
-    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter else 0)
-    _check_rows(p, sizes)
+    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and fits else 0)
+    if fits:
+        _check_rows(p, sizes)
     return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows))
 
 

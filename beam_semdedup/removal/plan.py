@@ -12,7 +12,7 @@ import itertools
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs.base import Copier
 from beam_semdedup.inputs.ids import Places, StoredIds
 from beam_semdedup.inputs.listing import list_ids, relative_names
 from beam_semdedup.inputs.registry import copier, format_named
@@ -92,6 +93,7 @@ class RemovalJob:
     Attributes:
         key: of all that the written files depend on.
         memory: of a worker, in bytes.
+        companions: what is written besides: the URLs of the sources, and the names in the output.
     """
 
     parameters: RemovalParameters
@@ -99,6 +101,7 @@ class RemovalJob:
     output: Folder
     key: str
     memory: int
+    companions: tuple[tuple[str, str], ...] = ()
 
     @property
     def stage(self) -> Folder:
@@ -121,7 +124,8 @@ def make_plan(
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
     copies = {name: copier(str(p.input_filetype)).copies(name, p.write_arrays) for name in targets}
-    written = Counter(itertools.chain.from_iterable(copies.values()))
+    companions = _companions(copier(str(p.input_filetype)), targets)
+    written = Counter([*itertools.chain.from_iterable(copies.values()), *(name for _, name in companions)])
     if twice := [name for name, count in written.items() if count > 1]:
         raise InputError(f"input_path: two files would both be written to {output.file(twice[0])}: rename one")
     listed = list_ids(p, files)
@@ -148,7 +152,7 @@ def make_plan(
         )
         for names in neighbours(targets, lambda name: targets[name].size, _UNIT_BYTES)
     ]
-    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
+    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory, companions), units
 
 
 def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
@@ -160,7 +164,7 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    targets = sorted(target for unit in units for target in unit.written)
+    targets = sorted([*(target for unit in units for target in unit.written), *(name for _, name in job.companions)])
     plan = RemovalPlan(tuple(targets), job.key)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
@@ -214,6 +218,15 @@ def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) ->
         if place.is_inside(root.realpath()):
             raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
     return targets
+
+
+def _companions(kind: Copier, targets: Mapping[str, FileInfo]) -> tuple[tuple[str, str], ...]:
+    """Returns the URLs of what belongs to the files, and the names beside theirs that it gets."""
+    folders = {file.parent.url: posixpath.dirname(target) for target, file in targets.items()}
+    above = {posixpath.dirname(url): posixpath.dirname(target) for url, target in folders.items() if target}
+    places = above | folders
+    found = [file for file in kind.companions(list(targets.values())) if file.parent.url in places]
+    return tuple((file.url, posixpath.join(places[file.parent.url], file.name)) for file in found)
 
 
 def _check_ids_apart(p: RemovalParameters, apart: Sequence[FileInfo], ids: IdList) -> None:

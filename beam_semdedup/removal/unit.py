@@ -59,7 +59,11 @@ def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> Remo
 
 
 def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
-    """Writes the manifest."""
+    """Writes what belongs to the files besides, and the manifest."""
+    p = job.parameters
+    for url, name in job.companions:
+        content = copier(str(p.input_filetype)).changed(File(url, p.read_options), job.key)
+        job.output.file(name).write_bytes(content)
     units = sorted(units, key=lambda unit: unit.targets)
     notes = [job.note(unit.targets) for unit in units if unit.matches]
     with stored.discarding(job.stage):
@@ -67,7 +71,7 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     manifest = RemovalManifest(
         counts=Counts.of(units),
         finished=time.time(),
-        files=tuple(target for unit in units for target in unit.targets),
+        files=tuple([*(target for unit in units for target in unit.targets), *(name for _, name in job.companions)]),
         rows_removed=sum(unit.rows_removed for unit in units),
         ids_removed=found.distinct,
         repeated_ids=found.count,

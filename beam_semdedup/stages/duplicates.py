@@ -16,7 +16,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages.pairwise import PairwiseFacts
 from beam_semdedup.storage import layout, tables
-from beam_semdedup.storage.columns import SOURCE
+from beam_semdedup.storage.columns import SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.records import Record
@@ -90,14 +90,18 @@ def read_scored(
         raise DamagedFile(file, "what it says of itself cannot be read")
     with as_damage(file), file.open() as source:
         parquet = tables.opened(source)
-        chosen = columns or [name for name in parquet.schema_arrow.names if name != SOURCE]
+        names = parquet.schema_arrow.names
+        chosen = columns or [name for name in names if name != SOURCE]
         previous = -1 if facts.starts_cluster else parquet.read_row_group(0, columns=["centroid"])[0][0].as_py()
         for group in range(parquet.num_row_groups):
             table = parquet.read_row_group(group, columns=chosen)
             centroids = table.column("centroid").to_numpy()
             scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)
             scores[np.isnan(scores)] = -np.inf
-            if not has_visits:
+            if SOURCE_COLUMN in names:
+                matches = parquet.read_row_group(group, columns=[SOURCE_COLUMN]).column(0)
+                scores[matches.is_null().to_numpy()] = -np.inf
+            elif not has_visits:
                 scores[np.diff(centroids, prepend=previous) != 0] = -np.inf
             yield table, scores
             previous = centroids[-1]

@@ -15,19 +15,19 @@ import pyarrow as pa
 
 from beam_semdedup.compute.arrays import rounding_error, row_dot
 from beam_semdedup.compute.identical import first_identical
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match_earlier
+from beam_semdedup.compute.matches import NO_MATCH, Best, Gather, Rows, match
 from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.tiles import multiply
 from beam_semdedup.compute.visits import SCORE_ROUNDING
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, RecallManifest, UnitId
 from beam_semdedup.stages import sample as samples
+from beam_semdedup.stages.generations import read_rows
 from beam_semdedup.stages.pairwise import centroids_of
 from beam_semdedup.stages.sample import Sample, SampleFile
-from beam_semdedup.storage import segments, tables
+from beam_semdedup.storage import tables
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -113,13 +113,12 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     left the order is found, and from it and their vectors the scores.
     """
     p = job.parameters
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, parts, job.segment_schema)
-    table = pa.Table.from_batches([batch.select([*job.ranking.columns, "centroid"]) for batch in batches])
+    batches, table = read_rows(job, parts, [*job.ranking.columns, "centroid"])
     labels = table.column("centroid").to_numpy()
     by_cluster = np.argsort(labels, kind="stable")
     vectors = RankedRows(batches, by_cluster)
-    asked, near, pairs = _close(job, sample, vectors, labels[by_cluster])
+    longest = _longest(job, sample, vectors)
+    asked, near, pairs = _close(job, sample, vectors, labels[by_cluster], longest)
     if not len(near):
         return [], [], pairs
     found, columns = by_cluster[near], job.ranking.columns
@@ -132,18 +131,33 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     ranked = RankedRows(batches, found[theirs - len(asked)])
     own = np.flatnonzero(first_identical(ranked, len(theirs), p.pairwise_batch_size) == np.arange(len(theirs)))
     asking = asked[mine]
-    best = match_earlier(
-        Rows(ranks[mine], _no_bounds(len(mine)), lambda at: sample.vectors[asking[at]]),
-        Rows(ranks[theirs[own]], _no_bounds(len(own)), lambda at: ranked[own[at]]),
+    best = Best(len(asking))
+    match(
+        _rows(ranks[theirs[own]], lambda at: ranked[own[at]], longest, Best(len(own))),
+        _rows(ranks[mine], lambda at: sample.vectors[asking[at]], longest, best),
+        0,
+        len(own),
         job.recall_reach,
         p.pairwise_batch_size,
+        among_natives=False,
     )
     have = best.winners != NO_MATCH
     return asking[have].tolist(), best.scores[have].tolist(), pairs
 
 
-def _no_bounds(number: int) -> npt.NDArray[np.float32]:
-    return np.empty((number, 1), dtype=np.float32)
+def _rows(ranks: npt.NDArray[np.int64], gather: Gather, longest: float, best: Best) -> Rows:
+    """Returns rows of which no more is known than that none is longer."""
+    short = np.full((len(ranks), 1), longest, dtype=np.float32)
+    return Rows(ranks, short, gather, 0, best, np.arange(len(ranks)))
+
+
+def _longest(job: Job, sample: Sample, vectors: RankedRows) -> float:
+    """Returns a length that none of the vectors exceeds."""
+    if not job.parameters.assume_normalized:
+        return _UNIT_LENGTH
+    parts = list(slices(0, len(vectors), job.parameters.pairwise_batch_size))
+    squares = in_threads(lambda part: float(row_dot(vectors[part], vectors[part]).max()), parts)
+    return max(*squares, float(row_dot(sample.vectors, sample.vectors).max())) ** 0.5 * _UNIT_LENGTH
 
 
 def _close(
@@ -151,6 +165,7 @@ def _close(
     sample: Sample,
     vectors: RankedRows,
     labels: npt.NDArray[np.int32],
+    longest: float,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
     """Returns the positions of the rows of the sample, and of those among `vectors`, that may be within the reach.
 
@@ -159,21 +174,18 @@ def _close(
     Args:
         vectors: n rows, cluster after cluster.
         labels: (n,) their clusters.
+        longest: the largest length.
     """
-    p, batch = job.parameters, job.parameters.pairwise_batch_size
+    batch = job.parameters.pairwise_batch_size
     clusters, starts = np.unique(labels, return_index=True)
     tiles = [
         (column, slice(part.start, part.stop))
         for column, (start, stop) in enumerate(zip(starts.tolist(), [*starts[1:].tolist(), len(labels)], strict=True))
         for part in slices(start, stop, batch)
     ]
-    longest = _UNIT_LENGTH
-    if p.assume_normalized:
-        norms = in_threads(lambda tile: float(row_dot(vectors[tile[1]], vectors[tile[1]]).max()), tiles)
-        longest = max(longest, max(norms) ** 0.5 * _UNIT_LENGTH)
     reached = sample.around.may_hold(clusters, longest)
-    largest = longest * max(longest, float(row_dot(sample.vectors, sample.vectors).max()) ** 0.5)
-    least = np.float32(1 - job.recall_reach - SCORE_ROUNDING - 2.0**-22 - rounding_error(job.sizes.dimension) * largest)
+    error = rounding_error(job.sizes.dimension) * max(1.0, longest**2)
+    least = np.float32(1 - job.recall_reach - SCORE_ROUNDING - 2.0**-22 - error)
     asked, near = np.zeros(len(sample), dtype=bool), np.zeros(len(labels), dtype=bool)
 
     def look(tile: tuple[int, slice]) -> None:

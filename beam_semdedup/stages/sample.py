@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_semdedup.compute.sampling import sampled, source_of
+from beam_semdedup.compute.sampling import sampled
 from beam_semdedup.compute.visits import Surroundings
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, SampleFacts, UnitId
+from beam_semdedup.stages.generations import read_rows, source_keys
 from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
@@ -45,7 +46,7 @@ def draw(
     if not job.has_sample or is_drawn(job, wanted):
         return
     p = job.parameters
-    sources = source_of(table.column("source_file").to_numpy(), table.column("source_row").to_numpy())
+    sources = source_keys(table, "source_file", "source_row")
     chosen = sampled(sources, p.random_state, p.recall_sample, job.sizes.num_rows)[order] & ~(scores >= 1)
     rows = order[chosen]
     drawn = tables.take(table.select([name for name in job.sample_schema.names if name in table.schema.names]), rows)
@@ -63,9 +64,7 @@ def draw_again(job: Job, wanted: UnitId, parts: Sequence[Segment], low: int, hig
     """
     if not job.has_sample or is_drawn(job, wanted):
         return
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, parts, job.segment_schema)
-    table = pa.Table.from_batches([batch.select([*job.ranking.columns, "centroid"]) for batch in batches])
+    batches, table = read_rows(job, parts, [*job.ranking.columns, "centroid"])
     order = job.ranking.order(table)
     with stored.discarding(job.pairwise), as_damage(results), results.open() as source:
         scores = tables.opened(source).read(columns=["cosine_sim_score"]).column(0).to_numpy()
@@ -104,7 +103,7 @@ def collect(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> 
         with stored.discarding(job.pairwise):
             batches = segments.read(job.sample, parts, job.sample_schema)
         table = pa.Table.from_batches(batches, job.sample_schema)
-        order = np.argsort(source_of(*(table.column(name).to_numpy() for name in ("source_file", "source_row"))))
+        order = np.argsort(source_keys(table, "source_file", "source_row"))
         vectors = _vectors(job, batches, order)
         table = tables.take(table.drop_columns(["embedding"]), order)
         table = table.append_column("embedding", segments.to_column(vectors))

@@ -6,6 +6,12 @@ RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
 """Of pairwise_results and duplicates."""
 SOURCE = "source_file"
 """Of pairwise_results besides: the number of the input file that the row is from, in the plan of kmeans_results."""
+SOURCE_COLUMN = "max_source"
+"""Of pairwise_results and duplicates, besides, where rows are compared with earlier generations: what the row with the
+`max_id` is of, `input` or the file of that generation; null where there is no such row."""
+INPUT = "input"
+GENERATION = "__generation"
+"""Of rows that are compared: which generation each is of."""
 SEGMENT_COLUMNS = (
     "id",
     "embedding",
@@ -16,13 +22,13 @@ SEGMENT_COLUMNS = (
     "source_row",
 )
 """Of a segment file."""
-VISIT_COLUMNS = ("embedding", "centroid", "__home", "__offset")
-"""Of the visits of rows, before what their order depends on: a short vector, the cluster that is visited, the own one,
-and the byte of the segment file at which the vector begins."""
+VISIT_COLUMNS = ("embedding", "__visited", "__home", "__offset")
+"""Of rows that visit clusters of a key, before what their order depends on: a short vector, these clusters, the own
+one, and the byte of the segment file at which the vector begins."""
 MATCH_COLUMNS = ("centroid", "__file", "__row", "__identical", "cosine_sim_score")
 """Of the matches of rows, before what the order of the earlier row depends on: the cluster and the source of the row,
 whether both are the same, bit for bit, and the score."""
 SAMPLE_COLUMNS = ("embedding", "centroid", "__found")
 """Of sampled rows, before what their order depends on: the vector, the cluster, and the score that the run found."""
-VISIT_TYPES = (pa.int32(), pa.int32(), pa.int64())
+VISIT_TYPES = (pa.list_(pa.int32()), pa.int32(), pa.int64())
 MATCH_TYPES = (pa.int32(), pa.int32(), pa.int64(), pa.int8(), pa.float32())

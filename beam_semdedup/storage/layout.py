@@ -1,9 +1,14 @@
 """What the files and folders of a run are called, and what their names say.
 
 cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json;
-                                    with n_probes visits/<key>/: basis.npy, a file for each file in segments/
+                                    with n_probes visits/<key>/: basis.npy, a file for each file in segments/;
+                                    the rows of against have a folder of their own, without centroids
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
-                                    recall/<key>/: the sampled rows, <reach>/: what is found for them, <reach>.json
+                                    with against resembled/: a file for each unit; recall/<key>/: the sampled
+                                    rows, <reach>/: what is found for them, <reach>.json
+corpus_path/                        corpus.json, which says which of fits/ counts
+corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
+                                    generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has
 output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
 """
 
@@ -19,7 +24,8 @@ from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
-VISITS, MATCHES, BASIS = "visits", "matches", "basis.npy"
+CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
+VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 RECALL, SAMPLE = "recall", "sample.arrow"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"

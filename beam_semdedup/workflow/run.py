@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +21,9 @@ from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan import stored
+from beam_semdedup.plan.fingerprints import output_fingerprint
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
+from beam_semdedup.plan.stored import PairwiseManifest
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
@@ -28,6 +31,7 @@ from beam_semdedup.report.collect import Collected
 from beam_semdedup.report.content import count_rows, gather
 from beam_semdedup.report.job import memory_of, write_report
 from beam_semdedup.report.results import FinishedRun, Results
+from beam_semdedup.report.target import find_target
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -36,10 +40,10 @@ from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.text import counted, without_secrets
-from beam_semdedup.transforms import SemanticDedup
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
+_LOG = logging.getLogger(__name__)
 _FEW_ROWS = 10_000_000
 """To as many rows this process applies an eps in less time than a cluster starts its workers."""
 
@@ -94,7 +98,7 @@ class SemanticDeduplicationWorkflow:
         started = time.time()
         with naming_places(self.parameters, InputError):
             located = self._locate(runner)
-            output_path.check(located.places)
+            output_path.check(located.places, located.references.places if located.references else None)
             plan = make_plan(located, anew=not self.parameters.reuse_cache)
             report.report_plan(plan)
             run = output_path.prepare(plan.job)
@@ -104,6 +108,10 @@ class SemanticDeduplicationWorkflow:
             _fitted_ahead(plan) as plan,
         ):
             _run_stages(plan)
+        if p.target_rows is not None:
+            plan = _at_target(plan)
+            run = output_path.prepare(plan.job)
+            _run_stages(dataclasses.replace(plan, pairwise_manifest=PairwiseManifest.find(plan.job.pairwise)))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -120,18 +128,35 @@ def _run_stages(plan: Plan) -> None:
     """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
     p, compared = plan.job.parameters, plan.pairwise_manifest
     if compared is None or not plan.has_recall or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        # Not above: it imports Beam, which takes longer than all that needs no pipeline.
+        from beam_semdedup.transforms import SemanticDedup
+
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:
         duplicates.identify_duplicates(plan.job, compared.units)
 
 
+def _at_target(plan: Plan) -> Plan:
+    """Returns the plan with the eps that leaves `target_rows`, found in the scores; InputError where none does."""
+    job, p = plan.job, plan.job.parameters
+    results = Results.of(without_secrets(dataclasses.asdict(p)), job.kmeans, job.pairwise)
+    if p.target_rows is None or results is None:
+        raise RunError("the pipeline ended without finishing its stages; run the same command again")
+    with stored.discarding(job.pairwise):
+        eps, left = find_target(results, p.target_rows)
+    _LOG.info("target_rows=%s: eps=%s leaves %s", p.target_rows, eps, counted(left, "row"))
+    p = dataclasses.replace(p, eps=eps, target_rows=None)
+    key = output_fingerprint(p, job.pairwise_fingerprint)
+    return dataclasses.replace(plan, job=dataclasses.replace(job, parameters=p, output_fingerprint=key))
+
+
 @contextlib.contextmanager
 def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     """Yields the plan with the model, where its engine fits before the pipeline starts."""
-    if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
+    if plan.assign_manifest or plan.fitted or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+    with fit_centroids(plan.job).published(plan.job.model.options) as fitted:
         yield dataclasses.replace(plan, fitted=fitted)
 
 
@@ -152,7 +177,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     found = find_results(plan)
     removed, refusal = None, None
     looked_at = _look(plan)
-    unusable = too_many_rejected(plan, found) or _too_many_removed(p, looked_at)
+    unusable = too_many_rejected(plan, found.rejected)
+    if plan.references and not unusable:
+        unusable = too_many_rejected(plan.references, found.rejected_references, "against")
+    unusable = unusable or _too_many_removed(p, looked_at)
     if p.remove and unusable:
         clear(job.output / layout.DEDUPLICATED)  # of an earlier run
     elif p.remove:
@@ -226,15 +254,16 @@ def _remove(plan: Plan, found: Found) -> RemovalResult:
 
 
 def _check_unchanged(plan: Plan) -> None:
-    """Raises RunError where the input files are not those that were planned, if they were read in this run."""
-    if plan.assign_manifest:
-        return
-    try:
-        p = plan.job.parameters
-        check_unchanged(p, plan.files, plan.ids, warn=not p.remove)  # a removal will say it
-    except RunError:
-        forget(plan.job)  # what was read before and after does not belong together
-        raise
+    """Raises RunError where the files that were read in this run are not those that were planned."""
+    for part, name in ((plan, "input_path"), (plan.references, "against")):
+        if part is None or part.assign_manifest:
+            continue
+        try:
+            p = part.job.parameters
+            check_unchanged(p, part.files, part.ids, warn=not p.remove, name=name)  # a removal will say it
+        except RunError:
+            forget(part.job)  # what was read before and after does not belong together
+            raise
 
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:

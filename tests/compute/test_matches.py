@@ -6,29 +6,37 @@ from hypothesis import strategies as st
 from strategies import EPS, blobs, clusters, grids, seeds, unit_rows
 
 from beam_semdedup.compute import matches
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match, match_earlier
+from beam_semdedup.compute.matches import NO_MATCH, Best, Rows, match
 from beam_semdedup.compute.short_vectors import Basis
 
 
-def make_rows(vectors, ranks, basis):
+def make_rows(vectors, ranks, basis, references=0):
     order = np.argsort(ranks)
     vectors = vectors[order]
-    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at])
+    earlier = int(np.count_nonzero(ranks < references))
+    best, places = Best(len(order)), np.arange(len(order))
+    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at], earlier, best, places)
 
 
-def found(vectors, visiting, reach, batch, width, low=0, high=None):
-    """Scores and winners of rows, in their order; `visiting` says which of them are visitors."""
+def found(vectors, visiting, reach, batch, width, low=0, high=None, references=0, within=True, elsewhere=None):
+    """Scores and winners of rows, in their order; `visiting` says which of them are visitors.
+
+    The first so many are `references`; `elsewhere` (v, n) says which pairs of visitors and natives are compared
+    elsewhere.
+    """
     rng = np.random.default_rng(len(vectors))
     dimension = vectors.shape[1]
     basis = Basis(np.linalg.qr(rng.normal(size=(dimension, dimension)))[0][:, : min(width, dimension)].astype("f4"))
     ranks = np.arange(len(vectors))
-    natives = make_rows(vectors[~visiting], ranks[~visiting], basis)
-    visitors = make_rows(vectors[visiting], ranks[visiting], basis)
-    bests = match(natives, visitors, low, len(natives) if high is None else high, reach, batch)
+    natives = make_rows(vectors[~visiting], ranks[~visiting], basis, references)
+    visitors = make_rows(vectors[visiting], ranks[visiting], basis, references)
+    high = len(natives) if high is None else high
+    there = None if elsewhere is None else lambda visitors, natives: elsewhere[visitors, natives]
+    match(natives, visitors, low, high, reach, batch, within, elsewhere=there)
     scores, winners = np.full(len(vectors), np.nan, dtype=np.float32), ranks.copy()
-    for rows, best in zip((natives, visitors), bests, strict=True):
-        there = best.winners != NO_MATCH
-        scores[rows.ranks[there]], winners[rows.ranks[there]] = best.scores[there], best.winners[there]
+    for rows in (natives, visitors):
+        there = rows.best.winners != NO_MATCH
+        scores[rows.ranks[there]], winners[rows.ranks[there]] = rows.best.scores[there], rows.best.winners[there]
     return scores, winners
 
 
@@ -54,16 +62,22 @@ def test_every_row_has_the_best_row_before_it(drawn, reach, batch, width):
     np.testing.assert_array_equal(winners, true_winners)
 
 
-@given(distinct(), st.sampled_from([*EPS, 2.0]), st.sampled_from([1, 3, 8, 1024]), st.sampled_from([0, 2, 8]))
-def test_rows_have_the_best_row_before_them_among_others(drawn, reach, batch, width):
-    rows, asking = drawn
-    ranks, dimension = np.arange(len(rows)), rows.shape[1]
-    basis = Basis(np.eye(dimension, min(width, dimension), dtype=np.float32))
-    mine, theirs = make_rows(rows[asking], ranks[asking], basis), make_rows(rows[~asking], ranks[~asking], basis)
-    best = match_earlier(mine, theirs, reach, batch)
-    scores, winners = oracle.best_earlier(rows, ranks, asking[:, None] & ~asking, reach)
-    np.testing.assert_array_equal(np.where(best.winners == NO_MATCH, np.nan, best.scores), scores[asking])
-    np.testing.assert_array_equal(np.where(best.winners == NO_MATCH, mine.ranks, best.winners), winners[asking])
+@given(distinct(), st.sampled_from([*EPS, 2.0]), st.sampled_from([1, 3, 8, 1024]), st.booleans(), st.data())
+def test_nothing_is_found_for_references_and_within_decides_on_the_others(drawn, reach, batch, within, data):
+    rows, visiting = drawn
+    references = data.draw(st.integers(0, len(rows)))
+    cut = data.draw(st.integers(0, int(np.count_nonzero(~visiting))))
+    parts = [found(rows, visiting, reach, batch, 3, *part, references, within) for part in ((0, cut), (cut, None))]
+    scores = np.fmax.reduce([part[0] for part in parts])
+    is_reference = np.arange(len(rows)) < references
+    pairs = ~(visiting[:, None] & visiting) & ~(is_reference[:, None] & is_reference)
+    if not within:
+        pairs &= is_reference[:, None] != is_reference
+    true_scores, true_winners = oracle.best_earlier(rows, range(len(rows)), pairs, reach)
+    np.testing.assert_array_equal(scores, true_scores)
+    best = [np.where(part[0] == scores, part[1], len(rows)) for part in parts]
+    there = ~np.isnan(scores)
+    np.testing.assert_array_equal(np.minimum(*best)[there], true_winners[there])
 
 
 @pytest.mark.parametrize("dense", [0.0, 1 / 64, 2.0])
@@ -79,6 +93,46 @@ def test_every_way_to_settle_a_tile_gives_the_same(monkeypatch, dense, reach):
     true_scores, true_winners = expected(rows, visiting, reach)
     np.testing.assert_array_equal(scores, true_scores)
     np.testing.assert_array_equal(winners, true_winners)
+
+
+@pytest.mark.parametrize("dense", [0.0, 1 / 64, 2.0])
+@given(distinct(), st.sampled_from([1e-6, 0.1, 2.0]), seeds, st.sampled_from([3, 1024]))
+def test_a_row_has_the_best_row_before_it_unless_that_pair_is_compared_elsewhere(dense, drawn, reach, seed, batch):
+    vectors, visiting = drawn
+    elsewhere = np.random.default_rng(seed).random((visiting.sum(), (~visiting).sum())) < 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matches, "_DENSE", dense)
+        scores, winners = found(vectors, visiting, reach, batch, 2, elsewhere=elsewhere)
+    true_scores, true_winners = expected(vectors, visiting, reach)
+    apart = np.zeros((len(vectors),) * 2, dtype=bool)
+    apart[np.ix_(np.flatnonzero(visiting), np.flatnonzero(~visiting))] = elsewhere
+    there = (apart | apart.T)[np.arange(len(vectors)), true_winners]
+    np.testing.assert_array_equal(scores[~there], true_scores[~there])
+    np.testing.assert_array_equal(winners[~there], true_winners[~there])
+    assert not (scores[there] > true_scores[there]).any()
+
+
+def test_pairs_that_are_compared_elsewhere_are_not_multiplied_in_full(monkeypatch):
+    multiplied = []
+    real = matches.multiply
+    monkeypatch.setattr(matches, "multiply", lambda a, b: multiplied.append(len(a) * len(b)) or real(a, b))
+    rows, visiting = blobs(9, 600, 32, 1, 0.05), np.arange(600) >= 200
+    elsewhere = np.zeros((400, 200), dtype=bool)
+    elsewhere[:300] = True
+    found(rows, visiting, 0.3, 1024, 0, elsewhere=elsewhere)
+    assert sum(multiplied) == 199 * 199 + 100 * 200
+
+
+def test_visitors_alone_are_compared_where_natives_were_before():
+    rows, visiting = blobs(1, 200, 16, 3, 0.1), np.arange(200) % 4 == 0
+    basis = Basis(np.zeros((16, 0), dtype=np.float32))
+    natives = make_rows(rows[~visiting], np.flatnonzero(~visiting), basis)
+    visitors = make_rows(rows[visiting], np.flatnonzero(visiting), basis)
+    match(natives, visitors, 0, 150, 0.3, 64, among_natives=False)
+    scores, winners = oracle.best_earlier(rows, range(200), visiting[:, None] != visiting, 0.3)
+    winners[np.isnan(scores)] = NO_MATCH
+    np.testing.assert_array_equal(natives.best.winners, winners[~visiting])
+    np.testing.assert_array_equal(visitors.best.winners, winners[visiting])
 
 
 def test_blocks_of_natives_add_up_to_the_whole():
@@ -97,11 +151,11 @@ def test_vectors_of_rows_without_anything_similar_are_never_gathered():
     def gather(at):
         raise AssertionError(f"{len(at)} rows are gathered")
 
-    natives = Rows(np.arange(0, 400, 2), basis.shorten(rows[:200]), gather)
-    visitors = Rows(np.arange(1, 200, 2), basis.shorten(rows[200:]), gather)
-    of_natives, of_visitors = match(natives, visitors, 0, 200, 0.01, 64)
-    assert (of_natives.winners == NO_MATCH).all()
-    assert (of_visitors.winners == NO_MATCH).all()
+    natives = Rows(np.arange(0, 400, 2), basis.shorten(rows[:200]), gather, 0, Best(200), np.arange(200))
+    visitors = Rows(np.arange(1, 200, 2), basis.shorten(rows[200:]), gather, 0, Best(100), np.arange(100))
+    match(natives, visitors, 0, 200, 0.01, 64)
+    assert (natives.best.winners == NO_MATCH).all()
+    assert (visitors.best.winners == NO_MATCH).all()
 
 
 def test_rows_that_cannot_be_told_apart_do_not_cost_a_score_for_each_pair(monkeypatch):

@@ -122,6 +122,13 @@ class TestBrokenOnes:
         said = self.said(path)
         assert "not a readable npy file" in said if cut < 128 else said.endswith("it is truncated, or damaged")
 
+    def test_a_text_that_is_none_of_unicode(self, tmp_path):
+        path = saved(tmp_path / "ids.npy", np.array(["ab", "cd"]))
+        path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+        found = facts(path, Npy())
+        with pytest.raises(InputError, match=r"ids\.npy: rows 0 to 1 are damaged: UnicodeDecodeError"):
+            read(found.parts, Npy(), found.schema)
+
     def test_what_follows_the_array(self, tmp_path):
         path = saved(tmp_path / "a.npy", np.ones((100, 4), np.float32))
         path.write_bytes(path.read_bytes() * 2)

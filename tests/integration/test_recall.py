@@ -19,7 +19,8 @@ from strategies import blobs, unit_rows
 
 from beam_semdedup import Summary
 from beam_semdedup.compute.proportions import recall
-from beam_semdedup.compute.sampling import sampled, source_of
+from beam_semdedup.compute.sampling import sampled
+from beam_semdedup.stages.generations import source_keys
 
 ALL = 10**6
 """More rows than there are: the sample is all of them, and the recall is known."""
@@ -64,11 +65,9 @@ def brute_force(summary: Summary, keys: list[tuple[str, bool]], reach: float) ->
     order = oracle.rank_order([0] * table.num_rows, columns)
     scores, _ = oracle.best_earlier(vectors(table), order, reach=reach)
     there = np.flatnonzero(~np.isnan(scores))
-    return dict(zip(sources(table)[there].tolist(), scores[there].tolist(), strict=True))
-
-
-def sources(table: pa.Table) -> np.ndarray:
-    return source_of(table.column("source_file").to_numpy(), table.column("source_row").to_numpy())
+    return dict(
+        zip(source_keys(table, "source_file", "source_row")[there].tolist(), scores[there].tolist(), strict=True)
+    )
 
 
 def stored(summary: Summary) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -77,7 +76,7 @@ def stored(summary: Summary) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     (manifest,) = file.parent.glob("*.json")
     said = json.loads(manifest.read_text())
     scores = (np.array(said[name], dtype=np.float64) for name in ("found", "best"))
-    return sources(pa.ipc.open_file(file).read_all()), *scores
+    return source_keys(pa.ipc.open_file(file).read_all(), "source_file", "source_row"), *scores
 
 
 def assert_known(summary: Summary, true: dict[int, float]) -> None:
