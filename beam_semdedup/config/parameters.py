@@ -260,8 +260,8 @@ class SimilarityParameters:
     """{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides which_to_keep"""
     pairwise_batch_size: PairwiseBatchSize = 1024
     precision: Literal["exact", "screened"] = "exact"
-    """exact: float32 products; screened: float16 ones, and float64 where these do not settle which rows are duplicates
-    at eps (the same ones; other rows' max_id may be another row about as similar)"""
+    """exact: float32 products; screened: cheap ones, of short vectors on a CPU and in float16 on a GPU, and better ones
+    where these do not settle which rows are duplicates at eps (the same; the max_id of others may be less similar)"""
     remove: bool = False
     """also write the input without its duplicates to output_path/deduplicated"""
     repeated_ids: Literal["error", "allow"] = "error"
