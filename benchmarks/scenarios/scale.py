@@ -26,8 +26,10 @@ from benchmarks.bench import Bench, Result, probe, references
 from benchmarks.data import Dataset
 from benchmarks.measure import clear, measure_roles
 
-SHAPES = ((1000, 25), (1000, 250), (1000, 1000))
-"""How many assign units and keys; what a reference takes is the difference between the first and the last."""
+SHAPES = ((1000, 25), (1000, 100), (1000, 250), (1000, 1000))
+"""How many assign units and keys; what a reference takes is the difference between the first and the last that ran."""
+USUAL = (25_000, 100_000)
+"""The rows of the shapes that run unless `--rows` chooses others: a million take a quarter of an hour each."""
 RUNNERS = {"direct": (), "ray": ("runner.num_cpus=1",), "flink": ()}
 FEW = (40, 20)
 """So few that what 2 and 12 workers take differs by the workers alone."""
@@ -35,7 +37,7 @@ _DIMENSION, _NOISE, _EPS, _WORKERS, _MORE_WORKERS = 8, 0.15, 0.03, 2, 12
 
 
 def run(bench: Bench) -> Result:
-    """Each runner with two workers, within clusters and across them; `--peers` chooses runners, `--rows` sizes.
+    """Each runner with two workers, within clusters and across them; `--peers` chooses runners, `--rows` shapes.
 
     And the local runner, which serves the actors of Ray too, with a dozen; and what the driver does by itself.
     """
@@ -45,7 +47,7 @@ def run(bench: Bench) -> Result:
             continue
         for probes in ("1", "exact"):
             for units, keys in SHAPES:
-                if units * keys in bench.sizes([units * keys]):
+                if units * keys in (bench.rows or USUAL):
                     row, raw = _measured(bench, runner, probes, units, keys)
                     result.table.append(row)
                     result.runs[f"{runner}, {probes}, {units} x {keys}"] = raw
