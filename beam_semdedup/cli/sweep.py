@@ -29,7 +29,7 @@ _COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exi
 
 def outputs(line: CommandLine) -> list[str]:
     """Returns the output path of each job of the sweep."""
-    return [str(line.compose(overrides).output_path) for overrides in jobs_of(line.overrides)]
+    return [str(plain(line.compose(overrides)).get("output_path")) for overrides in jobs_of(line.overrides)]
 
 
 def shared(outputs: Sequence[str]) -> set[str]:
