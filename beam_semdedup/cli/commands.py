@@ -19,6 +19,7 @@ from typing import Any
 
 from beam_semdedup.cli import composition, console, interrupts, sweep
 from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
+from beam_semdedup.cli.overrides import LISTED, shown
 from beam_semdedup.config.parameters import (
     CorpusParameters,
     ForecastParameters,
@@ -184,7 +185,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         outcome: dict[str, Any] = {"overrides": overrides}
 
         def run() -> int:
-            parameters = resolve(composition.plain(composed), schema, composition.LISTED)
+            parameters = resolve(composition.plain(composed), schema, LISTED)
             if writes and not RUNNERS[parameters.runner.name].workers_are_here:
                 interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
@@ -196,7 +197,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
             return DONE
 
         if overrides:
-            console.tell(f"\n{', '.join(map(composition.shown, overrides))}")
+            console.tell(f"\n{', '.join(map(shown, overrides))}")
         outcome["exit_code"] = _guarded(run)
         Path(scratch, f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):

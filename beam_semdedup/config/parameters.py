@@ -245,6 +245,8 @@ class SimilarityParameters:
     eps: Annotated[Number, Field(ge=0, lt=2)] | None = None
     """a row is a duplicate if its cosine similarity to a row ranked before it is at least 1 - eps; null: stop after the
     similarities"""
+    target_rows: Positive | None = None
+    """in place of eps: the smallest one that leaves at most so many rows, which is found in the scores, and said"""
     n_probes: PositiveOrExact = 1
     """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
     it, so that no duplicate is missed"""

@@ -237,6 +237,13 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
     if p.max_iter == 0 and not p.centroids_given:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
+    has_duplicates = p.eps is not None or p.target_rows is not None
+    if p.eps is not None and p.target_rows is not None:
+        raise InputError(f"target_rows={p.target_rows} finds an eps: leave eps={p.eps} out, or target_rows")
+    if p.target_rows is not None and p.n_probes != 1 and p.reach is None:
+        raise InputError(
+            f"target_rows={p.target_rows} with n_probes={p.n_probes} needs reach: the largest eps that it may find"
+        )
     if p.n_probes == "exact" and p.eps is None and p.reach is None:
         raise InputError(
             "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
@@ -250,7 +257,7 @@ def _check_together(p: Parameters) -> None:
     for name in ("group_field", "image_field"):
         if getattr(p, name) not in (None, *p.metadata_fields):
             raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
-    if p.max_removed_share is not None and p.eps is None:
+    if p.max_removed_share is not None and not has_duplicates:
         raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
     if p.against is not None and p.corpus_path is not None:
         raise InputError("against and corpus_path are given: a run takes one of them")
@@ -263,7 +270,7 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
-    if p.remove and p.eps is None:
+    if p.remove and not has_duplicates:
         raise InputError("remove=true needs eps: without it there are no duplicates to remove")
 
 

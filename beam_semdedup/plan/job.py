@@ -16,6 +16,9 @@ from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MATCH_TYPES
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
+_VISITS_FORMAT = 2
+"""The version of the files of visits."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -74,7 +77,8 @@ class Places:
     def visits(self) -> Folder:
         """Which rows of the segment files visit which clusters, a file for each."""
         p = self.parameters
-        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns, self.model_fingerprint, self.compares_itself]
+        order = ranking_of(p).columns
+        facts = [_VISITS_FORMAT, p.n_probes, p.matching_reach, order, self.model_fingerprint, self.compares_itself]
         return self.kmeans / layout.VISITS / layout.fingerprint(facts)
 
     @property
