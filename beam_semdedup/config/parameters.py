@@ -464,6 +464,34 @@ class ReportParameters(SourceParameters, PlaceParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class CorpusParameters(SizeParameters, FitParameters):
+    """What `semdedup-corpus` depends on; see `semdedup-corpus --help`."""
+
+    action: Annotated[Literal["list", "verify", "refit", "drop"], WHERE] = "list"
+    """list: what is in the corpus; verify: read all of it; refit: cluster its rows anew, for which no other run may add
+    any; drop: take a generation out; given without action="""
+    corpus_path: Annotated[str, WHERE]
+    """directory or URL of the corpus"""
+    corpus_kwargs: Annotated[ReadKwargs, WHERE] = field(default_factory=ReadKwargs)
+    """{storage_options: {…}} for fsspec"""
+    generation: Annotated[NotNegative | None, WHERE] = None
+    """the number of the generation to drop"""
+    memory_budget: Annotated[Size | None, EXECUTION] = None
+    """memory for refit, such as 4GiB; null: half of what is free"""
+    ray_address: Annotated[str | None, EXECUTION] = None
+    """the Ray cluster of kmeans=ray: auto, or host:port; null: one on this machine"""
+    ray_timeout: Annotated[Number, Field(gt=0), EXECUTION] = 60.0
+    """seconds to wait until the Ray cluster has room for the actors"""
+    verbose: Verbose = True
+    kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        return self.corpus_kwargs.get("storage_options", {})
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class MachineParameters:
     """The machines to plan for, but for their memory."""
 
