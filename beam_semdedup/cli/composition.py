@@ -340,7 +340,7 @@ def understood(schema: type[Any], overrides: Sequence[str], multirun: bool = Fal
     Raises:
         InputError: an override that nothing can be made of, or a sweep without -m.
     """
-    texts = [f.name for f in declared(schema) if f.is_text or f.name == "input_path"]
+    texts = [f.name for f in declared(schema) if f.is_text or f.name in ("input_path", "against")]
     for group, choices in GROUPS.items():
         texts += [f"{group}.{f.name}" for choice in choices.values() for f in declared(choice.settings) if f.is_text]
     return [_understood(override, key_of(override) in texts, multirun) for override in overrides]

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, printable, without_secrets
+
+_MOST_FILES = 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ def print_summary(summary: Any) -> None:
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
     )
-    lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
+    if summary.without_clusters:
+        lines.append("Each row was compared with all references, without clusters")
+    else:
+        lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
     lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")
     for name, stage in summary.stages.items():
         rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
@@ -75,10 +80,23 @@ def print_summary(summary: Any) -> None:
     results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
     lines.append(f"Results: {paths['output']} ({results})")
     tell(*lines)
+    if summary.references:
+        _print_references(summary.references)
     if summary.removal:
         print_removal(summary.removal, paths["deduplicated"])
         if summary.rows_rejected:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
+
+
+def _print_references(references: Sequence[Any]) -> None:
+    """Prints what was found of each file of `against`, a `summary.ReferenceFile`, of many of those with the most."""
+    table = _table("Against", ">rows", ">rejected", ">resembled", ">removes")
+    for file in sorted(references, key=lambda file: (-(file.resembled or 0), file.file))[:_MOST_FILES]:
+        numbers = (file.rows, file.rejected, file.resembled, file.removes)
+        table.add_row(printable(file.file), *("" if number is None else f"{number:,}" for number in numbers))
+    wide().print(table)
+    if len(references) > _MOST_FILES:
+        tell(f"and {counted(len(references) - _MOST_FILES, 'other file')}, in summary.json")
 
 
 def print_removal(result: Any, output: str) -> None:

@@ -12,7 +12,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationInfo, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -24,6 +24,7 @@ from beam_semdedup.fields import (
     KMEANS,
     LARGEST,
     MACHINES,
+    REFERENCES,
     SIMILARITY,
     SIZE,
     WHERE,
@@ -57,10 +58,10 @@ def number_of_bytes(value: Any) -> int:
     return LARGEST + 1 if math.isinf(size) else int(size)
 
 
-def _list_of_paths(value: Any) -> list[str]:
+def _list_of_paths(value: Any, info: ValidationInfo) -> list[str]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {shown(value)}")
+        raise InputError(f"{info.field_name} must be a path or a list of paths, found {shown(value)}")
     return paths
 
 
@@ -245,6 +246,26 @@ class SimilarityParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class ReferenceParameters:
+    """Rows that those of the input are compared with, and that are kept whatever they resemble."""
+
+    heading: ClassVar[str] = REFERENCES
+
+    against: Paths | None = None
+    """files as of input_path: rows of the input that are within eps of one of theirs are duplicates of it"""
+    against_filetype: Annotated[str | None, OneOf(FORMATS)] = None
+    """null: that of the input"""
+    against_kwargs: ReadKwargs | None = None
+    """the same as read_kwargs for against; null: read_kwargs"""
+    against_id_field: str | None = None
+    """null: id_field; ids there may be the same as in the input: they are other rows"""
+    against_embedding_field: str | None = None
+    """null: embedding_field"""
+    within: bool = True
+    """false: rows of the input are compared with those of against alone, not with each other"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class SizeParameters:
     """How the work of a run is cut."""
 
@@ -260,6 +281,7 @@ class SizeParameters:
 
 @dataclass(kw_only=True, config=CHECKED)
 class Parameters(
+    ReferenceParameters,
     SimilarityParameters,
     FitParameters,
     SizeParameters,
@@ -271,6 +293,27 @@ class Parameters(
     """Everything that a run depends on; see `semdedup --help`."""
 
     kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
+
+    def of_references(self, ranking_strategy: Any) -> Parameters:
+        """Returns the parameters by which the rows of `against` are read and assigned.
+
+        Args:
+            ranking_strategy: what their order depends on.
+        """
+        assert self.against is not None
+        same = self.against_filetype in (None, self.input_filetype)
+        return dataclasses.replace(
+            self,
+            input_path=self.against,
+            input_filetype=self.against_filetype or self.input_filetype,
+            input_file_extensions=self.input_file_extensions if same else None,
+            read_kwargs=self.read_kwargs if self.against_kwargs is None else self.against_kwargs,
+            id_field=self.against_id_field or self.id_field,
+            embedding_field=self.against_embedding_field or self.embedding_field,
+            metadata_fields=[],
+            ranking_strategy=ranking_strategy,
+            within=True,
+        )
 
 
 @dataclass(kw_only=True, config=CHECKED)

@@ -20,7 +20,14 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
-from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS
+from beam_semdedup.storage.columns import (
+    GENERATION,
+    MATCH_COLUMNS,
+    RESULT_COLUMNS,
+    SEGMENT_COLUMNS,
+    SOURCE_COLUMN,
+    VISIT_COLUMNS,
+)
 from beam_semdedup.text import hidden_in, shown
 
 _LOG = logging.getLogger(__name__)
@@ -232,6 +239,11 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
+    if p.against is None and not p.within:
+        raise InputError("within=false compares with the rows of against alone: give against=…")
+    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
+    if p.against is None and given:
+        raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
     if p.remove and p.eps is None:
@@ -249,7 +261,7 @@ def _check_size(p: ForecastParameters) -> None:
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
     """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
-    reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
+    reserved = sorted({*RESULT_COLUMNS, SOURCE_COLUMN, GENERATION, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
     for column in columns:
         if column in reserved:
             raise InputError(

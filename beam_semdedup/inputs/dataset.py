@@ -58,8 +58,11 @@ class InputFacts:
         return sum(f.num_rows for f in self.files)
 
 
-def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns) -> InputFacts:
+def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns, name: str = "input_path") -> InputFacts:
     """Opens every file and checks that they fit together.
+
+    Args:
+        name: of the parameter that says where they are, for messages.
 
     Raises:
         InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
@@ -67,7 +70,7 @@ def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns) -> InputF
     facts = in_io_threads(kind.inspect, files)
     used = [f for f in facts if f.num_rows]
     if not used:
-        raise InputError(f"input_path: {counted(len(files), 'file')} without a single row")
+        raise InputError(f"{name}: {counted(len(files), 'file')} without a single row")
     schema = _common_schema(kind, used, columns)
     return InputFacts(kind, tuple(facts), schema, _common_dimension(kind, used, columns))
 

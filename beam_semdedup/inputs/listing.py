@@ -34,13 +34,14 @@ class InputPlace(Protocol):
     def read_options(self) -> Options: ...
 
 
-def list_files(p: InputPlace, *, warn: bool = True) -> list[FileInfo]:
+def list_files(p: InputPlace, *, warn: bool = True, name: str = "input_path") -> list[FileInfo]:
     """Returns the input files, each once, sorted by URL.
 
     A path that names a file is taken whatever its extension; directories and globs are filtered by it.
 
     Args:
         warn: of files that are there, but not read.
+        name: of the parameter that says where they are, for messages.
 
     Raises:
         InputError: a path does not exist, no file is left, or it is a table whose log says which files count.
@@ -57,38 +58,38 @@ def list_files(p: InputPlace, *, warn: bool = True) -> list[FileInfo]:
     for path in p.input_path:
         place = Folder.at(path, p.read_options)
         found = place.search()
-        check_no_table(place, found)
+        check_no_table(place, found, name)
         files = found.files
         if not files:
             besides = f" but {counted(len(found.hidden), 'hidden one')}" if found.hidden else ""
-            raise InputError(f"input_path: no files at {path}{besides}")
+            raise InputError(f"{name}: no files at {path}{besides}")
         matching = [f for f in files if is_wanted(f.name) or (f.url == place.url and not given)]
         others = sorted({f.url for f in files} - {f.url for f in matching})
         if not matching:
             raise InputError(
-                f"input_path: no {' or '.join(wanted)} files at {path}; it has {len(files)} with {_endings(others)}: "
+                f"{name}: no {' or '.join(wanted)} files at {path}; it has {len(files)} with {_endings(others)}: "
                 "set input_filetype or input_file_extensions"
             )
         if warn:
             hidden = sum(is_wanted(posixpath.basename(url)) for url in found.hidden)
-            _warn(path, matching, others, hidden)
+            _warn(f"{name}={path}", matching, others, hidden)
         listed.update((f.url, f) for f in matching)
     return [listed[url] for url in sorted(listed)]
 
 
-def _warn(path: str, matching: Sequence[FileInfo], others: Sequence[str], hidden: int) -> None:
-    """Warns of files that lie at an input path, but are not read, and of those whose changes may not be noticed."""
+def _warn(place: str, matching: Sequence[FileInfo], others: Sequence[str], hidden: int) -> None:
+    """Warns of files that lie at a place, but are not read, and of those whose changes may not be noticed."""
     left_out = [f"{len(others):,} with other endings ({_endings(others)})"] if others else []
     left_out += [f"{hidden:,} hidden by the _ or . before the name"] if hidden else []
     if left_out:
         number = counted(len(matching) + len(others) + hidden, "file")
-        _LOG.warning("input_path=%s: %s of %s are read; not %s", path, len(matching), number, ", ".join(left_out))
+        _LOG.warning("%s: %s of %s are read; not %s", place, len(matching), number, ", ".join(left_out))
     vague = [file.url for file in matching if is_vague(file.version)]
     if vague:
         _LOG.warning(
-            "input_path=%s: no version and no time is known of %s, %s first: a change of one that keeps its size may "
+            "%s: no version and no time is known of %s, %s first: a change of one that keeps its size may "
             "not be noticed",
-            path,
+            place,
             counted(len(vague), "file"),
             vague[0],
         )
@@ -100,14 +101,14 @@ def _endings(urls: Sequence[str]) -> str:
     return ", ".join(sorted({name[name.index(".", 1) :] if "." in name[1:] else "no extension" for name in names})[:5])
 
 
-def check_unchanged(p: InputPlace, files: Sequence[FileInfo], *, warn: bool = True) -> None:
+def check_unchanged(p: InputPlace, files: Sequence[FileInfo], *, warn: bool = True, name: str = "input_path") -> None:
     """Checks that the input files are those that were listed; warns (unless told not to) of files that appeared since.
 
     Raises:
         RunError: one of those changed since, or is gone.
     """
     try:
-        now = {file.url: file for file in list_files(p, warn=False)}
+        now = {file.url: file for file in list_files(p, warn=False, name=name)}
     except InputError:  # there is no file any more
         now = {}
     if changed := [file.url for file in files if now.pop(file.url, None) != file]:

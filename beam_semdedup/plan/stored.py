@@ -78,7 +78,7 @@ class PairwisePlan(Record):
 
 
 @dataclass(frozen=True)
-class UnitId:
+class UnitId(Record):
     """What a finished unit's file is of: the unit's name, which says its content, the centroids' hash, and its rows."""
 
     name: str

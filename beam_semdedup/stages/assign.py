@@ -68,7 +68,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
     name = f"{first.file:06d}-{first.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
     with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
-        finished = segments.read_index(job.segments.file(file_name), AssignFacts)
+        finished = segments.read_index(job.segments.file(file_name), AssignFacts, generation=job.generation)
         if finished and finished[0].unit == wanted:
             return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
@@ -76,7 +76,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, facts, job.parameters.cache_compression)
-        index = segments.write(job.segments, file_name, table, width, facts)
+        index = segments.write(job.segments, file_name, table, width, facts, generation=job.generation)
         return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, began, index)
 
 
@@ -84,7 +84,7 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
     file = job.segments.file(name)
     with stored.discarding(job.kmeans):
-        finished = segments.read_index(file, AssignFacts)
+        finished = segments.read_index(file, AssignFacts, generation=job.generation)
         if finished is None:
             raise DamagedFile(file, "its index cannot be read")
     return finished[1]

@@ -16,6 +16,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages.pairwise import PairwiseFacts
 from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.columns import SOURCE_COLUMN
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.records import Record
 
@@ -52,7 +53,7 @@ def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) ->
 
 
 def _split(job: Job, unit: PairwiseResult) -> tuple[int, pa.Table]:
-    """Returns how many rows of a unit are kept, and its duplicates; the first-ranked row of a cluster is never one."""
+    """Returns how many rows of a unit are kept, and its duplicates; a row that none is before is never one."""
     file = job.pairwise.file(unit.name)
     with stored.discarding(job.pairwise):
         facts = tables.read_facts(file, PairwiseFacts)
@@ -72,7 +73,11 @@ def _split_file(job: Job, file: pq.ParquetFile, starts_cluster: bool) -> tuple[i
         centroids = table.column("centroid").to_numpy()
         first_ranked = np.diff(centroids, prepend=previous) != 0
         scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)  # NaN where a row has no match
-        similar = scores >= threshold if job.has_visits else (scores >= threshold) & ~first_ranked
+        similar = scores >= threshold
+        if job.earlier:
+            similar &= table.column(SOURCE_COLUMN).is_valid().to_numpy()
+        elif not job.has_visits:
+            similar &= ~first_ranked
         kept += int((~similar).sum())
         duplicates.append(table.filter(pa.array(similar)))
         previous = centroids[-1]

@@ -4,6 +4,12 @@ import pyarrow as pa
 
 RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
 """Of pairwise_results and duplicates."""
+SOURCE_COLUMN = "max_source"
+"""Of pairwise_results and duplicates, besides, where rows are compared with earlier generations: what the row with the
+`max_id` is of, `input` or the file of that generation; null where there is no such row."""
+INPUT = "input"
+GENERATION = "__generation"
+"""Of rows that are compared: which generation each is of."""
 SEGMENT_COLUMNS = (
     "id",
     "embedding",

@@ -89,7 +89,7 @@ class SemanticDeduplicationWorkflow:
         started = time.time()
         with naming_places(self.parameters, InputError):
             located = self._locate(runner)
-            output_path.check(located.places)
+            output_path.check(located.places, located.references.places if located.references else None)
             plan = make_plan(located, anew=not self.parameters.reuse_cache)
             report.report_plan(plan)
             run = output_path.prepare(plan.job)
@@ -125,7 +125,7 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+    with fit_centroids(plan.job).published(plan.job.model.options) as fitted:
         yield dataclasses.replace(plan, fitted=fitted)
 
 
@@ -144,7 +144,9 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     output_path.check_alone(job, run)
     found = find_results(plan)
     removed, refusal = None, None
-    unusable = too_many_rejected(plan, found)
+    unusable = too_many_rejected(plan, found.rejected)
+    if plan.references and not unusable:
+        unusable = too_many_rejected(plan.references, found.rejected_references, "against")
     if p.remove and unusable:
         clear(job.output / layout.DEDUPLICATED)  # of an earlier run
     elif p.remove:
@@ -175,15 +177,16 @@ def _remove(plan: Plan, found: Found) -> RemovalResult:
 
 
 def _check_unchanged(plan: Plan) -> None:
-    """Raises RunError where the input files are not those that were planned, if they were read in this run."""
-    if plan.assign_manifest:
-        return
-    try:
-        p = plan.job.parameters
-        check_unchanged(p, plan.files, warn=not p.remove)  # a removal will say it
-    except RunError:
-        forget(plan.job)  # what was read before and after does not belong together
-        raise
+    """Raises RunError where the files that were read in this run are not those that were planned."""
+    for part, name in ((plan, "input_path"), (plan.references, "against")):
+        if part is None or part.assign_manifest:
+            continue
+        try:
+            p = part.job.parameters
+            check_unchanged(p, part.files, warn=not p.remove, name=name)  # a removal will say it
+        except RunError:
+            forget(part.job)  # what was read before and after does not belong together
+            raise
 
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:
