@@ -5,7 +5,8 @@ cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segmen
                                     the rows of against have a folder of their own, without centroids
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
                                     with against resembled/: a file for each unit
-output_path/                        duplicates/, rejected/, deduplicated/, summary.json
+output_path/                        duplicates/, rejected/, deduplicated/, summary.json; of a watched input
+                                    arrivals/, set_aside/, generations/: a record for each
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from beam_semdedup.storage.folder import Folder
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
+ARRIVALS, SET_ASIDE, GENERATIONS = "arrivals", "set_aside", "generations"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
