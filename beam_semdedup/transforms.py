@@ -158,7 +158,7 @@ class IdentifyDuplicates(beam.PTransform):
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit: (unit.key // job.keys_per_file, unit)).with_output_types(
+            >> beam.Map(lambda unit: (duplicates.number_of_file(job, unit), unit)).with_output_types(
                 tuple[int, PairwiseResult]
             )
             | "Group by output file" >> beam.GroupByKey()

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.bench import Bench
+from benchmarks.mixed import EXAMPLES
 
 SCENARIOS = (
     "start",
     "kernel",
     "given",
+    "exact",
     "fit",
     "workers",
     "sweep",
@@ -40,6 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs")
     parser.add_argument("--rows", type=int, nargs="+", default=[], help="only sets of these sizes")
+    parser.add_argument("--eps", type=float, nargs="+", default=[], help="only these values, where there are several")
+    parser.add_argument("--source", type=Path, default=EXAMPLES, help="directory of real embeddings to mix others from")
     parser.add_argument("--peers", nargs="+", default=[], help="only these contenders, where several compete")
     parser.add_argument("--results", type=Path, default=here / "results", help="directory of the reports")
     parser.add_argument("--name", default="cpu", help="of the report")
@@ -50,7 +54,16 @@ def main() -> None:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     results = options.results / f"{options.name}.json"
-    bench = Bench(work, options.descriptions.resolve(), options.rounds, options.rows, options.peers, results)
+    bench = Bench(
+        work,
+        options.descriptions.resolve(),
+        options.rounds,
+        options.rows,
+        options.peers,
+        results,
+        options.eps,
+        options.source.resolve(),
+    )
     for name in options.scenarios or SCENARIOS:
         print(name, flush=True)
         started = time.time()

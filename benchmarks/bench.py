@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks import data
+from benchmarks import data, mixed
 from benchmarks.data import EPS, Dataset
 from benchmarks.measure import Contender, Run, measure
 
@@ -61,7 +61,8 @@ class Result:
 class Bench:
     """Where the sets lie, how much is measured, and in which `report` the results will be.
 
-    `rows` and `peers`, where given, limit the scenarios to sets of these sizes and to these contenders.
+    `rows`, `peers` and `eps`, where given, limit the scenarios to sets of these sizes, to these contenders and values.
+    `source` has the real embeddings that others are mixed from.
     """
 
     work: Path
@@ -70,6 +71,8 @@ class Bench:
     rows: Sequence[int] = ()
     peers: Sequence[str] = ()
     report: Path | None = None
+    eps: Sequence[float] = ()
+    source: Path = mixed.EXAMPLES
 
     def stored(self, scenario: str) -> list[dict[str, Any]]:
         """The table of a scenario that is in the report already; empty where it is not."""
@@ -80,6 +83,10 @@ class Bench:
     def generated(self, rows: int, clusters: int | None = None) -> Dataset:
         """A generated set; by default of as many clusters as our default, the square root of the rows."""
         return data.generate(self.work, rows, clusters or round(rows**0.5))
+
+    def mixed(self, rows: int) -> Dataset:
+        """A set of rows mixed from real ones, with their spectrum."""
+        return mixed.generate(self.work, rows, self.source)
 
     def sizes(self, sizes: Sequence[int]) -> list[int]:
         """Those of the sizes that were asked for."""
@@ -100,7 +107,7 @@ class Bench:
         self, name: str, dataset: Dataset, *overrides: str, env: dict[str, str] | None = None, eps: float | None = EPS
     ) -> Contender:
         """The `semdedup` command."""
-        output = self.work / "out" / name.replace(" ", "-").replace(",", "")
+        output = self.work / "out" / name.replace(" ", "-").replace("=", "-").replace(",", "")
         command = [semdedup(), f"input_path={dataset.path}", f"output_path={output}", *overrides]
         return Contender(name, command if eps is None else [*command, f"eps={eps}"], output, env or {})
 
@@ -108,7 +115,7 @@ class Bench:
         """A module of `benchmarks.peers`."""
         output = self.work / "out" / f"{name}.parquet"
         output.parent.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", f"benchmarks.peers.{name}", dataset.path, output, "--eps", str(eps), *options]
+        command = python_module(f"benchmarks.peers.{name}", dataset.path, output, "--eps", eps, *options)
         return Contender(name, command, output)
 
     def contenders(self, *contenders: Contender) -> list[Contender]:
@@ -131,9 +138,14 @@ def semdedup() -> Path:
     return Path(sys.executable).with_name("semdedup")
 
 
+def python_module(module: str, *arguments: Any) -> list[str]:
+    """The command that runs a module in this environment."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
 def probe(module: str, *arguments: Any, env: dict[str, str] | None = None) -> Any:
     """What a module of `benchmarks.probes` prints."""
-    command = [sys.executable, "-m", f"benchmarks.probes.{module}", *map(str, arguments)]
+    command = python_module(f"benchmarks.probes.{module}", *arguments)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **(env or {})})
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -25,7 +25,7 @@ EPS = 0.03
 """Rows of a group have a cosine similarity of at least 1 - EPS, any other two rows less."""
 
 ROW_GROUP = 50_000
-_ROWS_PER_FILE = 5 * ROW_GROUP
+ROWS_PER_FILE = 5 * ROW_GROUP
 _REDUNDANT = 0.1
 _LARGEST_GROUP = 64
 _FIT_ROWS, _FIT_ITERATIONS = 100_000, 10
@@ -135,8 +135,8 @@ def _write(directory: Path, rows: int, clusters: int, dimension: int, dtype: str
     rng.shuffle(groups)
     type_ = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), dimension)
     schema = pa.schema([("id", pa.int64()), ("embeddings", type_), ("group", pa.int32())])
-    for number, start in enumerate(range(0, rows, _ROWS_PER_FILE)):
-        stop = min(start + _ROWS_PER_FILE, rows)
+    for number, start in enumerate(range(0, rows, ROWS_PER_FILE)):
+        stop = min(start + ROWS_PER_FILE, rows)
         with pq.ParquetWriter(directory / f"part-{number:05d}.parquet", schema, use_dictionary=False) as writer:
             for low in range(start, stop, ROW_GROUP):
                 part = groups[low : min(low + ROW_GROUP, stop)]

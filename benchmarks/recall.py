@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,14 @@ def similar_pairs(bench: Bench, dataset: Dataset, eps: float = EPS) -> tuple[np.
     if not path.exists():
         print(f"  brute force over all pairs of {dataset.name}", flush=True)
         probe("pairs", dataset.path, path, eps)
+    return read_pairs(path, eps)
+
+
+def read_pairs(path: Path, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of both rows of each pair within eps that the probe `pairs` has written, perhaps for a larger one."""
     table = pq.read_table(path)
-    return tuple(np.asarray(table.column(side).to_numpy(), dtype=object) for side in ("a", "b"))
+    near = np.flatnonzero(table.column("cosine").to_numpy() >= 1 - eps)
+    return tuple(np.asarray(table.column(side).to_numpy()[near], dtype=object) for side in ("a", "b"))
 
 
 def recall(pairs: tuple[np.ndarray, np.ndarray], removed: set[Any]) -> float:

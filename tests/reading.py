@@ -65,9 +65,10 @@ def inspect(
     filetype: str = "parquet",
     carried: Sequence[str] = (),
     embedding_dim: int | None = None,
+    ids: Sequence[FileInfo] | None = None,
 ) -> InputFacts:
     files = list_files(Place([str(p) for p in paths], filetype))
-    return dataset.inspect(files, format_named(filetype), Columns("id", "embeddings", carried, embedding_dim))
+    return dataset.inspect(files, format_named(filetype), Columns("id", "embeddings", carried, embedding_dim, ids))
 
 
 def input_of(kind: Format, *files: FileFacts) -> InputFacts:

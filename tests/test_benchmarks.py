@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_semdedup import SemanticDeduplicationWorkflow
-from benchmarks import data, recall, report
+from benchmarks import data, mixed, recall, report
 from benchmarks.bench import Bench, Goal, Result, found
+from benchmarks.mixed import EXAMPLES, Mixture
 from benchmarks.peers.bare import assign
 from benchmarks.peers.vectors import load
 from benchmarks.probes.pairs import similar_pairs
@@ -40,7 +41,7 @@ def test_the_largest_cluster_has_the_promised_skew(bench, dataset):
 def test_similar_pairs_are_the_planted_ones(bench, dataset):
     ids, rows = load(dataset.path)
     ids = ids.to_numpy()
-    brute = {tuple(sorted(pair)) for pair in ids[similar_pairs(rows, 1 - data.EPS)].tolist()}
+    brute = {tuple(sorted(pair)) for pair in ids[similar_pairs(rows, 1 - data.EPS)[0]].tolist()}
     known = recall.similar_pairs(bench, dataset)
     assert {tuple(sorted(map(int, pair))) for pair in zip(*known, strict=True)} == brute
     _, groups = data.truth(dataset)
@@ -52,6 +53,43 @@ def test_a_set_depends_on_its_parameters_alone(tmp_path):
     assert pq.read_table(first.path).equals(pq.read_table(again.path))
     (file,) = first.path.glob("*.parquet")
     assert pq.read_schema(file).field("embeddings").type == pa.list_(pa.float16(), 8)
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Mixture:
+    return Mixture.draw(load(EXAMPLES)[1], 6000, 0)
+
+
+def test_mixed_rows_have_the_mean_and_the_spectrum_of_the_real_ones(mixture):
+    rows, real = (x.astype(np.float64) for x in (mixture.rows(slice(0, 6000)), mixture.source))
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-5)
+    assert np.linalg.norm(rows.mean(axis=0) - real.mean(axis=0)) < 0.05
+    of_rows, of_real = (np.linalg.eigvalsh(x.T @ x / len(x))[::-1].cumsum() for x in (rows, real))
+    assert of_rows == pytest.approx(of_real, abs=0.02)
+
+
+def test_mixed_rows_have_copies_at_the_cosines_that_were_drawn(mixture):
+    rows = mixture.rows(slice(0, 6000))
+    copies = np.flatnonzero(mixture.originals != np.arange(6000))
+    assert len(copies) == pytest.approx(mixed.COPIES * 6000, rel=0.1)
+    cosines = np.einsum("ij,ij->i", rows[copies], rows[mixture.originals[copies]])
+    assert cosines == pytest.approx(mixture.cosines[copies], abs=1e-4)
+    assert np.mean(cosines >= 1 - 0.03) * len(copies) / 6000 == pytest.approx(0.0913, rel=0.15)
+    same = copies[mixture.cosines[copies] == 1]
+    assert len(same) > 200
+    assert np.array_equal(rows[same], rows[mixture.originals[same]])
+    assert np.array_equal(mixture.rows(slice(10, 99)), rows[10:99])
+
+
+def test_a_sample_of_queries_has_its_share_of_the_pairs(dataset):
+    _, rows = load(dataset.path)
+    all_pairs, cosines = similar_pairs(rows, 1 - data.EPS)
+    some, _ = similar_pairs(rows, 1 - data.EPS, 1500)
+    asked = set(some[:, 1].tolist())
+    expected = {(a, b) for pair in all_pairs.tolist() for a, b in (pair, pair[::-1]) if b in asked}
+    assert set(map(tuple, some.tolist())) == expected
+    assert len(expected) == pytest.approx(len(all_pairs) / 2, rel=0.2)
+    assert cosines.min() >= 1 - data.EPS
 
 
 @pytest.mark.parametrize("name", ["bare", "batches"])

@@ -102,13 +102,18 @@ class InputParameters:
     input_path: Paths
     """file, directory (searched recursively; names that begin with _ or . are skipped), glob, fsspec URL, or a list of
     them"""
-    input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
+    input_filetype: Annotated[str | None, OneOf(FORMATS)] = None
+    """null: as the names of the files say, or how they begin; all have one"""
     input_file_extensions: list[str] | None = None
     """how the names of files end that are read, in any case; null: as input_filetype says, or part-00000 without any"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
     """{storage_options: {…}} for fsspec when reading the input"""
-    id_field: Annotated[str, COLUMNS] = "id"
-    """column with a unique id: integer, string or binary (a UUID too)"""
+    id_field: Annotated[str | None, COLUMNS] = "id"
+    """column with a unique id: integer, string or binary (a UUID too); null: the rows have none, and are called by the
+    places where they are: file:row"""
+    ids_path: Annotated[str | None, COLUMNS] = None
+    """the file with the ids of an input file that has none in it (its column id_field), row by row; of several files a
+    directory, which has them under the same names"""
     memory_budget: Annotated[Size | None, EXECUTION] = None
     """memory per worker, such as 4GiB; null: half of what is free, divided by the workers"""
 
@@ -116,6 +121,11 @@ class InputParameters:
     def read_options(self) -> dict[str, Any]:
         """Storage options of `input_path`."""
         return self.read_kwargs.get("storage_options", {})
+
+    @property
+    def id_column(self) -> str:
+        """What the ids are called among the columns that are read."""
+        return self.id_field or "id"
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -254,7 +264,7 @@ class ReferenceParameters:
     against: Paths | None = None
     """files as of input_path: rows of the input that are within eps of one of theirs are duplicates of it"""
     against_filetype: Annotated[str | None, OneOf(FORMATS)] = None
-    """null: that of the input"""
+    """the format of the files of against; null: found out"""
     against_kwargs: ReadKwargs | None = None
     """the same as read_kwargs for against; null: read_kwargs"""
     against_id_field: str | None = None
@@ -301,12 +311,12 @@ class Parameters(
             ranking_strategy: what their order depends on.
         """
         assert self.against is not None
-        same = self.against_filetype in (None, self.input_filetype)
         return dataclasses.replace(
             self,
             input_path=self.against,
-            input_filetype=self.against_filetype or self.input_filetype,
-            input_file_extensions=self.input_file_extensions if same else None,
+            input_filetype=self.against_filetype,
+            input_file_extensions=None,
+            ids_path=None,
             read_kwargs=self.read_kwargs if self.against_kwargs is None else self.against_kwargs,
             id_field=self.against_id_field or self.id_field,
             embedding_field=self.against_embedding_field or self.embedding_field,

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, Parameters
+from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
@@ -68,6 +68,8 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         given = values.pop(name, None)
         values |= {} if given is None else {name: _group(name, given, listed)}
     parameters = _checked(schema, values, "", listed)
+    if issubclass(schema, InputParameters):
+        _check_ids(parameters)
     if schema is Parameters:
         _check_together(parameters)
     if schema is ForecastParameters:
@@ -210,12 +212,18 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def _check_ids(p: InputParameters) -> None:
+    """Raises InputError where the parameters say two things about where the ids are."""
+    if p.ids_path is not None and p.id_field is None:
+        raise InputError(f"ids_path={p.ids_path} is where the ids are, and id_field=null says that there are none")
+
+
 def _check_together(p: Parameters) -> None:
     """Checks what no single parameter can say, and gives those with several spellings their normal form."""
-    p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_field]
+    p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_column]
     _check_carried("metadata_fields", p.metadata_fields, p)
-    if p.id_field == p.embedding_field:
-        raise InputError(f"id_field and embedding_field are both {p.id_field!r}")
+    if p.id_column == p.embedding_field:
+        raise InputError(f"id_field and embedding_field are both {p.id_column!r}")
     if p.ranking_strategy is not None:
         # Not above: it imports pyarrow, which `--help` and bad input need not wait for.
         from beam_semdedup.compute.ranking import RankingStrategy
@@ -223,7 +231,7 @@ def _check_together(p: Parameters) -> None:
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
         # The id column is called `id` from the first stage on, so that another one of that name is not carried.
         named = {*strategy.input_columns, *(name for name in strategy.metadata_cols if name == "id")}
-        _check_carried("ranking_strategy", sorted(named - {p.id_field}), p)
+        _check_carried("ranking_strategy", sorted(named - {p.id_column}), p)
         p.ranking_strategy = strategy.to_value()
     if p.centroids_given and not p.init.endswith(".npy"):
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")

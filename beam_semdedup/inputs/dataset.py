@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.inputs import embeddings, partitions
+from beam_semdedup.inputs import embeddings, ids, partitions
 from beam_semdedup.inputs.base import FileFacts, Format
 from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.threads import in_io_threads
@@ -29,6 +29,8 @@ class Columns:
     Attributes:
         id, embedding: their names.
         carried: the names of those besides.
+        ids: the files that hold the ids in place of the input files, one for each; None: the input files hold them;
+            none: the ids are the places of the rows.
         dimension: d, where the user gave it.
     """
 
@@ -36,6 +38,7 @@ class Columns:
     embedding: str
     carried: Sequence[str] = ()
     dimension: int | None = None
+    ids: Sequence[FileInfo] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns, name: str
     if not used:
         raise InputError(f"{name}: {counted(len(files), 'file')} without a single row")
     schema = _common_schema(kind, used, columns)
+    if columns.ids is not None:
+        schema = pa.schema([ids.column(columns.id, facts, columns.ids), *schema])
     return InputFacts(kind, tuple(facts), schema, _common_dimension(kind, used, columns))
 
 
@@ -132,7 +137,9 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
     stored = {name for file in files for name in file.schema.names}
     outside = [partitions.column(name, [f.info.url for f in files]) for name in columns.carried if name not in stored]
     partitioned = {field.name: field for field in outside if field is not None}
-    wanted = dict.fromkeys([columns.id, columns.embedding, *columns.carried])
+    wanted = dict.fromkeys([columns.embedding, *columns.carried])
+    if columns.ids is None:
+        wanted = {columns.id: None} | wanted
     names = [name for name in wanted if name not in partitioned]
 
     def types_of(file: FileFacts) -> list[pa.DataType]:

@@ -18,6 +18,7 @@ from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
 from beam_semdedup.inputs.parquet_check import checked_metadata
+from beam_semdedup.inputs.parquet_footer import MAGIC
 from beam_semdedup.inputs.parquet_pages import leaf_columns
 from beam_semdedup.inputs.parquet_read import ColumnReader
 from beam_semdedup.inputs.parquet_sizes import ColumnSizes, may_exceed, stored_bytes
@@ -44,6 +45,10 @@ class Parquet(Format, Copier):
     batch_bytes: int = 4 << 20
 
     extensions = (".parquet", ".parq", ".pq")
+
+    def begins_so(self, start: bytes) -> bool:
+        """See `Format.begins_so`."""
+        return start.startswith(MAGIC)
 
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
@@ -154,11 +159,12 @@ class Parquet(Format, Copier):
         return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
 
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
+        self, source: File, target: Path, id_column: pa.Field | None, is_listed: IsListed, batch_bytes: int
     ) -> tuple[int, int]:
         """See `Copier.copy_without` and `parquet_copy`."""
         with source.open() as stream, target.open("wb") as sink:
-            return parquet_copy.copy_without(source, stream, sink, id_column.name, is_listed, batch_bytes)
+            name = None if id_column is None else id_column.name
+            return parquet_copy.copy_without(source, stream, sink, name, is_listed, batch_bytes)
 
     def _batch_rows(
         self, reader: ColumnReader, groups: Sequence[int], columns: Mapping[str, Sequence[int]]

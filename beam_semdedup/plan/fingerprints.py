@@ -24,7 +24,7 @@ def kmeans_fingerprint(
 
     Args:
         p: with absolute paths, and `n_clusters` set.
-        files: the input.
+        files: the input, and the files with its ids, where it holds none.
         carried: the columns that are read besides id and embedding.
         without_clusters: whether nothing is fitted.
     """
@@ -37,7 +37,7 @@ def references_fingerprint(p: Parameters, files: Sequence[FileInfo], model: str)
 
     Args:
         p: by which they are read.
-        files: of `against`.
+        files: of `against`, as for `kmeans_fingerprint`.
     """
     return fingerprint([_FORMAT, _rows(p, files, []), model])
 

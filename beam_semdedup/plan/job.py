@@ -134,13 +134,13 @@ class Job(Places):
     def carried(self) -> list[pa.Field]:
         """The input's columns that segments hold besides id and embedding."""
         p = self.parameters
-        fields = [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
+        fields = [f for f in self.input_schema if f.name not in (p.id_column, p.embedding_field)]
         return [field.remove_metadata() for field in fields]
 
     @property
     def id_type(self) -> pa.DataType:
         """The type of the ids."""
-        return self.input_schema.field(self.parameters.id_field).type
+        return self.input_schema.field(self.parameters.id_column).type
 
     @property
     def segment_schema(self) -> pa.Schema:
@@ -197,6 +197,7 @@ class Job(Places):
     @property
     def input_format(self) -> Format:
         """The format of the input files."""
+        assert self.parameters.input_filetype is not None
         return format_named(self.parameters.input_filetype)
 
     def input_file(self, url: str) -> File:
@@ -208,7 +209,7 @@ def ranking_of(p: Parameters) -> RankingStrategy:
     """Returns the order that the parameters ask for, by the columns of segments, where the id column is called `id`."""
     if p.ranking_strategy is not None:
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
-        strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
+        strategy.metadata_cols = ["id" if name == p.id_column else name for name in strategy.metadata_cols]
         return strategy
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
 

@@ -19,6 +19,8 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs.ids import Places, StoredIds
+from beam_semdedup.inputs.listing import list_ids, relative_names
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
@@ -67,12 +69,13 @@ class RemovalManifest(Manifest):
 class RemovalUnit:
     """Files of the dataset, by their URLs, and where they go, by their names in the output; many, where they are small.
 
-    `size` is that of all of them, in bytes.
+    `size` is that of all of them, in bytes; `ids` are the URLs of the files with their ids, where these are apart.
     """
 
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     size: int
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,16 +113,27 @@ def make_plan(
     """
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
-    _check_id_column(p, files, ids)
+    listed = list_ids(p, files)
+    if listed is None:
+        _check_id_column(p, files, ids)
+    else:
+        _check_ids_apart(p, listed, ids)
+    apart = {file.url: found for file, found in zip(files, listed or (), strict=bool(listed))}
     facts = {
         "format": _FORMAT,
         "list": [[f.url, f.size, f.version] for f in ids.files],
         "input": [[target, f.url, f.size, f.version] for target, f in targets.items()],
+        "ids": [[f.url, f.size, f.version] for f in apart.values()],
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
     }
     units = [
-        RemovalUnit(tuple(targets[name].url for name in names), tuple(names), sum(targets[name].size for name in names))
+        RemovalUnit(
+            tuple(targets[name].url for name in names),
+            tuple(names),
+            sum(targets[name].size for name in names),
+            tuple(apart[targets[name].url].url for name in names if apart),
+        )
         for names in neighbours(targets, lambda name: targets[name].size, _UNIT_BYTES)
     ]
     return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
@@ -173,12 +187,9 @@ def clear(output: Folder) -> None:
 def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> dict[str, FileInfo]:
     """Returns the files by the names that they get in `output`, which they have in their input_path."""
     roots = [Folder.at(path, p.read_options) for path in p.input_path]
-    fixed = [root.fixed_part() for root in roots]
     place = output.realpath()
     targets: dict[str, FileInfo] = {}
-    for file in files:
-        root = max((r for r in fixed if file.is_inside(r)), key=lambda r: len(r.url), default=None)
-        target = (root and root.name_of(file)) or file.name
+    for file, target in zip(files, relative_names(p, files), strict=True):
         if target in targets:
             raise InputError(
                 f"input_path: {targets[target]} and {file} would both be written to {output.file(target)}: give a "
@@ -193,13 +204,21 @@ def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) ->
     return targets
 
 
+def _check_ids_apart(p: RemovalParameters, apart: Sequence[FileInfo], ids: IdList) -> None:
+    """Raises InputError where ids that are apart from the dataset, or places, are of another kind than the list's."""
+    types = {file.url: StoredIds.open(file, p.id_column).type_ for file in apart} or {"id_field=null": Places.type_}
+    for where, type_ in types.items():
+        if ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type):
+            raise InputError(f"{where}: the ids are {type_}, those in the list of duplicates {ids.id_type}")
+
+
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:
     """Raises InputError where a file has no ids, or ids of another kind than the list's."""
-    kind = format_named(p.input_filetype)
+    kind = format_named(str(p.input_filetype))
 
     def check_type(info: FileInfo, schema: pa.Schema) -> None:
-        dataset.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
-        type_ = embeddings.plain_type(schema.field(p.id_field).type)
+        dataset.check_column(info.url, schema, p.id_column, f"id_field={p.id_field!r}")
+        type_ = embeddings.plain_type(schema.field(p.id_column).type)
         differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
             raise InputError(

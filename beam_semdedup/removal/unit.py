@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.errors import naming_unit
+from beam_semdedup.inputs.ids import of_file
 from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.stored import Counts
@@ -45,8 +46,8 @@ def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> Remo
     if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.targets)):
         return replace(found, reused=True)
     batch_bytes = job.memory // 8 // min(IO_THREADS, len(unit.sources))
-    pairs = zip(unit.sources, unit.targets, strict=True)
-    written = in_io_threads(lambda pair: _write_file(job, *pair, ids, batch_bytes), pairs)
+    files = zip(unit.sources, unit.targets, unit.ids or [""] * len(unit.sources), strict=True)
+    written = in_io_threads(lambda file: _write_file(job, *file, ids, batch_bytes), files)
     rows_read, rows_removed, entries = zip(*written, strict=True)
     matches = np.sort(np.concatenate(entries))
     removed = RemovedUnit(unit.targets, sum(rows_read), sum(rows_removed), len(matches))
@@ -75,20 +76,26 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
 
 
 def _write_file(
-    job: RemovalJob, source: str, target: str, ids: IdReader, batch_bytes: int
+    job: RemovalJob, source: str, target: str, apart: str, ids: IdReader, batch_bytes: int
 ) -> tuple[int, int, np.ndarray]:
-    """Returns how many rows were read and removed, and the numbers of the entries that were found."""
+    """Returns how many rows were read and removed, and the numbers of the entries that were found.
+
+    Args:
+        apart: the URL of the file with the ids of the source, where they are not in it.
+    """
     p = job.parameters
     found = [np.empty(0, dtype=np.int64)]
+    file = File(source, p.read_options)
+    id_column = pa.field(p.id_column, job.ids.id_type)
+    row_ids = None if p.id_field is not None and not apart else of_file(file, apart, p.id_column)
 
     def is_listed(batch: pa.ChunkedArray) -> np.ndarray:
-        mask, entries = ids.find(batch)
+        mask, entries = ids.find(batch if row_ids is None else row_ids.of(batch.to_numpy()))
         found.append(entries)
         return mask
 
-    id_column = pa.field(p.id_field, job.ids.id_type)
     with naming_unit(source), job.output.file(target).atomic_write() as scratch:
-        rows_read, rows_removed = copier(p.input_filetype).copy_without(
-            File(source, p.read_options), scratch, id_column, is_listed, batch_bytes
+        rows_read, rows_removed = copier(str(p.input_filetype)).copy_without(
+            file, scratch, id_column if row_ids is None else None, is_listed, batch_bytes
         )
     return rows_read, rows_removed, np.concatenate(found)

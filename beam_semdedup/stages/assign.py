@@ -17,8 +17,9 @@ from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import embeddings, partitions
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import InputUnit, RowBatch
+from beam_semdedup.inputs.rows import read
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
@@ -144,7 +145,7 @@ def _read(job: Job, unit: AssignUnit) -> Iterator[_Rows]:
 def _read_part(job: Job, part: InputUnit) -> Iterator[_Rows]:
     found = 0
     with naming_unit(job.input_format.describe(part)):
-        for rows in partitions.read(job.input_format, job.input_file(part.path), part, job.input_schema):
+        for rows in read(job.input_format, job.input_file(part.path), part, job.input_schema):
             found += rows.table.num_rows + len(rows.malformed)
             yield part, rows
         if found != part.num_rows:
@@ -170,7 +171,7 @@ class _Batch:
 
 def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
     p, table = job.parameters, pa.concat_tables([rows.table for _, rows in batches]).combine_chunks()
-    ids = table.column(p.id_field)
+    ids = table.column(p.id_column)
     reasons = embeddings.id_reasons(ids)
     if (reasons == embeddings.INVALID_ID).any():  # which no file can hold as the text that it is said to be
         ids = pc.if_else(pa.array(reasons == embeddings.INVALID_ID), pa.scalar(None, ids.type), ids)

@@ -36,6 +36,20 @@ class DuplicatesFile(DuplicatesFacts):
     path: str
 
 
+def number_of_file(job: Job, unit: PairwiseResult) -> int:
+    """Returns the number of the file that the duplicates among a unit's rows go into."""
+    return unit.key // job.keys_per_file
+
+
+def identify_duplicates(job: Job, units: Sequence[PairwiseResult]) -> None:
+    """Writes all files of duplicates in this process, one after the other."""
+    by_file: dict[int, list[PairwiseResult]] = {}
+    for unit in units:
+        by_file.setdefault(number_of_file(job, unit), []).append(unit)
+    for number, parts in by_file.items():
+        select_duplicates(job, number, parts)
+
+
 def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) -> DuplicatesFile:
     """Writes the rows of some pairwise units whose score reaches 1 - eps, sorted by id."""
     p = job.parameters

@@ -25,8 +25,8 @@ from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.direct import DirectRunner
 from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.stages import duplicates
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -59,7 +59,7 @@ class SemanticDeduplicationWorkflow:
             parameters["init"] = f"{model.content_hash(model.to_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
-        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
+        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None or k == "id_field"})
 
     def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
         """Plans what `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
@@ -98,7 +98,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), _runner(plan))
+            _run_stages(plan)
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -111,12 +111,13 @@ class SemanticDeduplicationWorkflow:
         return locate(p)
 
 
-def _runner(plan: Plan) -> runners.Runner[Any]:
-    """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
-    p = plan.job.parameters
-    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
-        return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
-    return make_runner(p)
+def _run_stages(plan: Plan) -> None:
+    """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
+    p, compared = plan.job.parameters, plan.pairwise_manifest
+    if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
+    elif p.eps is not None:
+        duplicates.identify_duplicates(plan.job, compared.units)
 
 
 @contextlib.contextmanager
@@ -183,7 +184,7 @@ def _check_unchanged(plan: Plan) -> None:
             continue
         try:
             p = part.job.parameters
-            check_unchanged(p, part.files, warn=not p.remove, name=name)  # a removal will say it
+            check_unchanged(p, part.files, part.ids, warn=not p.remove, name=name)  # a removal will say it
         except RunError:
             forget(part.job)  # what was read before and after does not belong together
             raise

@@ -13,14 +13,20 @@ import pyarrow.parquet as pq
 _BATCH = 8192
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What the command lines of all peers have."""
+    result = argparse.ArgumentParser(description=description)
+    result.add_argument("input", type=Path, help="directory of parquet files with the columns id and embeddings")
+    result.add_argument("output", type=Path, help="parquet file for the ids of the duplicates")
+    result.add_argument("--eps", type=float, required=True)
+    return result
+
+
 def arguments(description: str | None) -> argparse.Namespace:
-    """The command line of a peer."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("input", type=Path, help="directory of parquet files with the columns id and embeddings")
-    parser.add_argument("output", type=Path, help="parquet file for the ids of the duplicates")
-    parser.add_argument("--eps", type=float, required=True)
-    parser.add_argument("--centroids", type=Path, help=".npy file (k, d)")
-    return parser.parse_args()
+    """The command line of a peer that clusters."""
+    result = parser(description)
+    result.add_argument("--centroids", type=Path, help=".npy file (k, d)")
+    return result.parse_args()
 
 
 def load(directory: Path) -> tuple[pa.ChunkedArray, np.ndarray]:

@@ -56,7 +56,7 @@ class TestDeclarations:
         assert found == {
             **dict.fromkeys(["input_path", "output_path"], MISSING),
             **{"n_clusters": None, "cache_path": None, "id_field": "id", "embedding_field": "embeddings"},
-            **{"embedding_dim": None, "metadata_fields": [], "input_filetype": "parquet"},
+            **{"embedding_dim": None, "metadata_fields": [], "input_filetype": None, "ids_path": None},
             **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "min_moved": 0.02},
             **{"random_state": 42, "ray_address": None, "ray_timeout": 60.0},
             **{"init": "k-means||", "n_init": 1, "oversampling_factor": 2.0, "max_samples_per_batch": 32768},
@@ -67,6 +67,8 @@ class TestDeclarations:
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
             **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None},
+            **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
+            **{"against_embedding_field": None, "within": True},
         }
 
     def test_two_instances_share_no_default(self):
