@@ -26,7 +26,8 @@ REFERENCES = "What the input is compared with besides"
 EXECUTION = "Cache, memory and execution"
 GROUP = "Groups"
 SIZE, MACHINES = "What to plan for", "The machines"
-HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REFERENCES, MACHINES, EXECUTION, GROUP)
+REPORT = "Report"
+HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REFERENCES, REPORT, MACHINES, EXECUTION, GROUP)
 """The parts of `--help`, in their order."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters, ReportParameters
 from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, printable, without_secrets
 
@@ -40,6 +40,11 @@ _COMMANDS: dict[type, Command] = {
         "semdedup-remove",
         "input_path=… duplicates_path=… output_path=…",
         "Writes a dataset without its duplicates.",
+    ),
+    ReportParameters: Command(
+        "semdedup-report",
+        "output_path=… [eps=…]",
+        "Writes report.html of a finished run from its cache: what each eps would remove, and the pairs.",
     ),
     ForecastParameters: Command(
         "semdedup-plan",
@@ -77,8 +82,12 @@ def print_summary(summary: Any) -> None:
     lines.append(f"Total: {summary.total_time:.1f} s, {summary.startup_time:.1f} s of them to start")
     if summary.repeated_ids.count:
         lines.append(f"Warning: {summary.repeated_ids}")
-    results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
-    lines.append(f"Results: {paths['output']} ({results})")
+    if summary.generation is not None:
+        corpus = summary.configuration["corpus_path"]
+        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
+    there = [*(["report.html"] if "report" in paths else []), "summary.json"]
+    there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
+    lines.append(f"Results: {paths['output']} ({', '.join(there)})")
     tell(*lines)
     if summary.references:
         _print_references(summary.references)
@@ -106,6 +115,11 @@ def print_removal(result: Any, output: str) -> None:
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )
+
+
+def print_report(file: Any, size: int) -> None:
+    """Prints where the report of a run is, and its size in bytes."""
+    tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
 
 
 def print_plan(report: Any) -> None:

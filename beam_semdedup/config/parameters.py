@@ -25,6 +25,7 @@ from beam_semdedup.fields import (
     LARGEST,
     MACHINES,
     REFERENCES,
+    REPORT,
     SIMILARITY,
     SIZE,
     WHERE,
@@ -87,6 +88,9 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
+WriteArrays: TypeAlias = Annotated[
+    bool, Field(description="npy: a removal writes the arrays too, not only the numbers of the rows that are kept")
+]
 PairwiseBatchSize: TypeAlias = Annotated[
     Positive, Field(description="rows per tile of similarities; on a GPU its cache and memory decide"), SIMILARITY
 ]
@@ -163,8 +167,8 @@ class ClusterParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class OutputParameters:
-    """Where a run writes, and what it may reuse of what is there."""
+class PlaceParameters:
+    """Where the results of a run are, and what later runs reuse."""
 
     heading: ClassVar[str] = WHERE
 
@@ -177,10 +181,6 @@ class OutputParameters:
     compression of the input's"""
     cache_kwargs: WriteKwargs | None = None
     """the same for cache_path; null: write_kwargs"""
-    clear_output: bool = True
-    """remove an earlier run's results from output_path first (never foreign files)"""
-    reuse_cache: Annotated[bool, EXECUTION] = True
-    """false: compute everything again"""
 
     @property
     def write_options(self) -> dict[str, Any]:
@@ -213,6 +213,30 @@ class OutputParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class OutputParameters(PlaceParameters):
+    """Where a run writes, and what it may reuse of what is there."""
+
+    heading: ClassVar[str] = WHERE
+
+    clear_output: bool = True
+    """remove an earlier run's results from output_path first (never foreign files)"""
+    reuse_cache: Annotated[bool, EXECUTION] = True
+    """false: compute everything again"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class SourceParameters:
+    """What is told of the rows that are removed."""
+
+    heading: ClassVar[str] = REPORT
+
+    group_field: str | None = None
+    """one of metadata_fields that says the source of a row; null: the file that it is from"""
+    image_field: str | None = None
+    """one of metadata_fields that holds paths or URLs of images, which the report shows"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class SimilarityParameters:
     """Which rows are similar, which of them is kept, and what becomes of the others."""
 
@@ -240,6 +264,7 @@ class SimilarityParameters:
     """also write the input without its duplicates to output_path/deduplicated"""
     repeated_ids: Literal["error", "allow"] = "error"
     """what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included"""
+    write_arrays: WriteArrays = False
     duplicates_num_row_groups_hint: Positive | None = None
     """row groups per file in duplicates/; null: one per 65536 rows"""
 
@@ -272,7 +297,21 @@ class ReferenceParameters:
     against_embedding_field: str | None = None
     """null: embedding_field"""
     within: bool = True
-    """false: rows of the input are compared with those of against alone, not with each other"""
+    """false: rows of the input are compared with those of against or of the corpus alone, not with each other"""
+    corpus_path: str | None = None
+    """directory or URL of a corpus, which a first run begins: the input is compared with all inputs that earlier runs
+    added to it, which rank before, and is added too"""
+    corpus_kwargs: ReadKwargs | None = None
+    """the same as write_kwargs for corpus_path; null: write_kwargs"""
+    corpus_timeout: Annotated[Number, Field(gt=0)] = 600.0
+    """seconds to wait for another run that adds rows to the corpus, from when its assignment was last seen to go on"""
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        given = self.write_kwargs if self.corpus_kwargs is None else self.corpus_kwargs  # type: ignore[attr-defined]
+        options: dict[str, Any] = given.get("storage_options", {})
+        return options
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -295,6 +334,7 @@ class Parameters(
     SimilarityParameters,
     FitParameters,
     SizeParameters,
+    SourceParameters,
     ColumnParameters,
     OutputParameters,
     ClusterParameters,
@@ -303,6 +343,10 @@ class Parameters(
     """Everything that a run depends on; see `semdedup --help`."""
 
     kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
+    report: Annotated[bool, REPORT] = False
+    """also write report.html to output_path: what each eps would remove, with the pairs"""
+    max_removed_share: Annotated[Annotated[Number, Field(ge=0, le=1)] | None, REPORT] = None
+    """a run ends with 2, before it removes, where more than this share of a source's rows is removed; null: no limit"""
 
     def of_references(self, ranking_strategy: Any) -> Parameters:
         """Returns the parameters by which the rows of `against` are read and assigned.
@@ -353,6 +397,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
     """allow: accept a list that no finished run stands behind"""
     repeated_ids: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
     """allow: remove although ids repeat: all rows of a listed id go, the kept one included"""
+    write_arrays: Annotated[WriteArrays, SIMILARITY] = False
     duplicates_kwargs: ReadKwargs | None = None
     """the same for duplicates_path; null: read_kwargs"""
     write_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
@@ -371,6 +416,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
             output_path=output_path,
             write_kwargs=storage,
             repeated_ids=p.repeated_ids,
+            write_arrays=p.write_arrays,
             clear_output=p.clear_output,
         )
 
@@ -385,6 +431,34 @@ class RemovalParameters(ClusterParameters, InputParameters):
         return (self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs).get(
             "storage_options", {}
         )
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class ReportParameters(SourceParameters, PlaceParameters):
+    """What `semdedup-report` depends on; see `semdedup-report --help`."""
+
+    heading: ClassVar[str] = REPORT
+
+    output_path: Annotated[str, WHERE]
+    """the output_path of a finished run, where report.html goes too"""
+    cache_path: Annotated[str | None, WHERE] = None
+    """where the run's cache is now; null: where the run left it"""
+    eps: Annotated[Number, Field(ge=0, lt=2)] | None = None
+    """the threshold to begin with, which groups and chains are of; null: the run's, or 0.05"""
+    labels: str | None = None
+    """a file of labels that the report saved"""
+    text: bool = False
+    """true: print what there is to see, and write no page"""
+    pairs: Annotated[Positive, Field(le=20)] = 5
+    """with text=true: pairs of each kind"""
+    memory_budget: Annotated[Size | None, EXECUTION] = None
+    """memory to use, such as 4GiB; null: half of what is free"""
+    verbose: Verbose = True
+
+    @classmethod
+    def of_run(cls, p: Parameters) -> ReportParameters:
+        """Returns the report of a run, where and as the run itself was done."""
+        return cls(**_shared(p, SourceParameters, PlaceParameters), memory_budget=p.memory_budget, verbose=p.verbose)
 
 
 @dataclass(kw_only=True, config=CHECKED)

@@ -164,14 +164,35 @@ class Format(ABC):
 class Copier(ABC):
     """What a format does besides if a removal can copy its files."""
 
+    def copies(self, name: str, arrays: bool) -> tuple[str, ...]:
+        """Returns the names of the files that are written in place of a file of that name.
+
+        Args:
+            arrays: also write vectors where the numbers of the kept rows say enough.
+        """
+        return (name,)
+
+    def companions(self, files: Sequence[File]) -> list[File]:
+        """Returns what belongs to some files, lies beside them or a directory above, and has to be written too."""
+        return []
+
+    def changed(self, companion: File, key: str) -> bytes:
+        """Returns the content of a companion for the copies of its files, which `key` names."""
+        return companion.read_bytes()
+
     @abstractmethod
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field | None, is_listed: IsListed, batch_bytes: int
+        self,
+        source: File,
+        targets: Sequence[Path],
+        id_column: pa.Field | None,
+        is_listed: IsListed,
+        batch_bytes: int,
     ) -> tuple[int, int]:
         """Copies a file without the rows whose ids are listed, and changes nothing else.
 
         Args:
-            target: the local file to write, compressed as `source` is.
+            targets: the local files to write, which will have the names of `copies`, compressed as `source` is.
             id_column: the name of the column with the ids, and the type of the listed ids; None: the file has none, and
                 `is_listed` is asked for the numbers of its rows, from 0.
             is_listed: is asked for one batch of rows after another.

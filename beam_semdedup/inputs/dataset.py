@@ -20,6 +20,8 @@ _FLOATING_IDS = (
     "; integers become floats in pandas where one is missing: write them as Int64, or without that row; write integers "
     "beyond int64, which jsonl has as floats, and numbers with fractions as strings"
 )
+HINT_WITHOUT_IDS = "; where the rows have no ids, give id_field=null, or a file of ids as ids_path"
+"""What a message about a column of ids that is not there ends with, where there is none that could be it."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns, name: str
     return InputFacts(kind, tuple(facts), schema, _common_dimension(kind, used, columns))
 
 
-def check_column(url: str, schema: pa.Schema, name: str, shown: str) -> None:
-    """Checks that a file has one column of that name, `shown` in a message; InputError otherwise."""
+def check_column(url: str, schema: pa.Schema, name: str, shown: str, hint: str = "") -> None:
+    """Checks that a file has one column of that name, `shown` in a message; InputError otherwise, with a `hint`."""
     count = schema.names.count(name)
     if not count:
-        raise InputError(f"{url}: no column {shown}; it has: {_some_of(schema.names, name)}")
+        raise InputError(f"{url}: no column {shown}; it has: {_some_of(schema.names, name)}{hint}")
     if count > 1:
         raise InputError(f"{url}: column {shown} stands there {count} times; rename all but one")
 
@@ -167,7 +169,8 @@ def hint_on_ids(type_: pa.DataType) -> str:
 
 def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> pa.DataType:
     """Returns the type that a file's column is read as; InputError where that is none for the column's purpose."""
-    check_column(file.info.url, file.schema, name, repr(name))
+    hint = HINT_WITHOUT_IDS if name == columns.id and len(file.schema) == 1 else ""
+    check_column(file.info.url, file.schema, name, repr(name), hint)
     if name in file.conflicts and name != columns.embedding:
         raise InputError(f"{file.info}: column {name!r} is {file.conflicts[name]}: write it with one type")
     type_ = kind.column_type(file, name)

@@ -131,10 +131,15 @@ class Jsonl(Format, Copier):
                     break
 
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field | None, is_listed: IsListed, batch_bytes: int
+        self,
+        source: File,
+        targets: Sequence[Path],
+        id_column: pa.Field | None,
+        is_listed: IsListed,
+        batch_bytes: int,
     ) -> tuple[int, int]:
         """See `Copier.copy_without`; the other lines stay byte for byte, malformed and blank ones too."""
-        rows_read = rows_listed = 0
+        (target,), rows_read, rows_listed = targets, 0, 0
         columns = [] if id_column is None else [_as_read(id_column)]
         with (
             _opened(source) as stream,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from beam_semdedup.errors import InputError, RunError
+from beam_semdedup.inputs import saved_datasets
 from beam_semdedup.inputs.registry import FORMATS, format_named
 from beam_semdedup.inputs.table_logs import check_no_table
 from beam_semdedup.storage.filesystems import Options
@@ -74,7 +75,7 @@ def list_files(
         place = Folder.at(path, p.read_options)
         found = place.search()
         check_no_table(place, found, name)
-        files = found.files
+        files = saved_datasets.without_others(found.files)
         if not files and not may_be_none:
             besides = f" but {counted(len(found.hidden), 'hidden one')}" if found.hidden else ""
             raise InputError(f"{name}: no files at {path}{besides}")

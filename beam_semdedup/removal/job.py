@@ -21,7 +21,6 @@ from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.plan import RemovalManifest, clear, make_plan, prepare
 from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
-from beam_semdedup.removal.transform import RemoveDuplicates
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -85,6 +84,9 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         counted(sum(len(unit.sources) for unit in units), "file"),
         in_bytes(sum(unit.size for unit in units)),
     )
+    # Not above: it imports Beam, for which what is wrong need not wait.
+    from beam_semdedup.removal.transform import RemoveDuplicates
+
     done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))
     with progress.shown([done], p.verbose, progress.interval(job.output.url)):
         runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)

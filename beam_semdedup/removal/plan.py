@@ -8,9 +8,11 @@ folder goes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import posixpath
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,9 +21,10 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
+from beam_semdedup.inputs.base import Copier
 from beam_semdedup.inputs.ids import Places, StoredIds
 from beam_semdedup.inputs.listing import list_ids, relative_names
-from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.inputs.registry import copier, format_named
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
@@ -67,15 +70,20 @@ class RemovalManifest(Manifest):
 
 @dataclass(frozen=True)
 class RemovalUnit:
-    """Files of the dataset, by their URLs, and where they go, by their names in the output; many, where they are small.
+    """Files of the dataset, by their URLs, and what is written of each, by the names in the output; many small ones.
 
     `size` is that of all of them, in bytes; `ids` are the URLs of the files with their ids, where these are apart.
     """
 
     sources: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
     size: int
     ids: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(itertools.chain.from_iterable(self.targets))
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class RemovalJob:
     Attributes:
         key: of all that the written files depend on.
         memory: of a worker, in bytes.
+        companions: what is written besides: the URLs of the sources, and the names in the output.
     """
 
     parameters: RemovalParameters
@@ -92,6 +101,7 @@ class RemovalJob:
     output: Folder
     key: str
     memory: int
+    companions: tuple[tuple[str, str], ...] = ()
 
     @property
     def stage(self) -> Folder:
@@ -113,6 +123,11 @@ def make_plan(
     """
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
+    copies = {name: copier(str(p.input_filetype)).copies(name, p.write_arrays) for name in targets}
+    companions = _companions(copier(str(p.input_filetype)), targets)
+    written = Counter([*itertools.chain.from_iterable(copies.values()), *(name for _, name in companions)])
+    if twice := [name for name, count in written.items() if count > 1]:
+        raise InputError(f"input_path: two files would both be written to {output.file(twice[0])}: rename one")
     listed = list_ids(p, files)
     if listed is None:
         _check_id_column(p, files, ids)
@@ -126,17 +141,18 @@ def make_plan(
         "ids": [[f.url, f.size, f.version] for f in apart.values()],
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
+        "write_arrays": p.write_arrays,
     }
     units = [
         RemovalUnit(
             tuple(targets[name].url for name in names),
-            tuple(names),
+            tuple(copies[name] for name in names),
             sum(targets[name].size for name in names),
             tuple(apart[targets[name].url].url for name in names if apart),
         )
         for names in neighbours(targets, lambda name: targets[name].size, _UNIT_BYTES)
     ]
-    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
+    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory, companions), units
 
 
 def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
@@ -148,7 +164,7 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    targets = sorted(target for unit in units for target in unit.targets)
+    targets = sorted([*(target for unit in units for target in unit.written), *(name for _, name in job.companions)])
     plan = RemovalPlan(tuple(targets), job.key)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
@@ -202,6 +218,15 @@ def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) ->
         if place.is_inside(root.realpath()):
             raise InputError(f"output_path={p.output_path} lies inside input_path={root}; choose another")
     return targets
+
+
+def _companions(kind: Copier, targets: Mapping[str, FileInfo]) -> tuple[tuple[str, str], ...]:
+    """Returns the URLs of what belongs to the files, and the names beside theirs that it gets."""
+    folders = {file.parent.url: posixpath.dirname(target) for target, file in targets.items()}
+    above = {posixpath.dirname(url): posixpath.dirname(target) for url, target in folders.items() if target}
+    places = above | folders
+    found = [file for file in kind.companions(list(targets.values())) if file.parent.url in places]
+    return tuple((file.url, posixpath.join(places[file.parent.url], file.name)) for file in found)
 
 
 def _check_ids_apart(p: RemovalParameters, apart: Sequence[FileInfo], ids: IdList) -> None:

@@ -5,8 +5,9 @@ The note is written last. It holds the numbers of the list's entries that the re
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,16 +42,16 @@ class RemovedUnit(Record):
 
 def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> RemovedUnit:
     """Writes the files of a unit, unless an earlier attempt did."""
-    note = job.note(unit.targets)
+    note = job.note(unit.written)
     found = tables.read_facts(note, RemovedUnit)
-    if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.targets)):
+    if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.written)):
         return replace(found, reused=True)
     batch_bytes = job.memory // 8 // min(IO_THREADS, len(unit.sources))
     files = zip(unit.sources, unit.targets, unit.ids or [""] * len(unit.sources), strict=True)
     written = in_io_threads(lambda file: _write_file(job, *file, ids, batch_bytes), files)
     rows_read, rows_removed, entries = zip(*written, strict=True)
     matches = np.sort(np.concatenate(entries))
-    removed = RemovedUnit(unit.targets, sum(rows_read), sum(rows_removed), len(matches))
+    removed = RemovedUnit(unit.written, sum(rows_read), sum(rows_removed), len(matches))
     table, encoding = pa.table({_ENTRY: matches}), {_ENTRY: "DELTA_BINARY_PACKED"}
     with naming_unit(note):
         tables.write(note, table, removed, "zstd", use_dictionary=False, column_encoding=encoding)
@@ -58,7 +59,11 @@ def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> Remo
 
 
 def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
-    """Writes the manifest."""
+    """Writes what belongs to the files besides, and the manifest."""
+    p = job.parameters
+    for url, name in job.companions:
+        content = copier(str(p.input_filetype)).changed(File(url, p.read_options), job.key)
+        job.output.file(name).write_bytes(content)
     units = sorted(units, key=lambda unit: unit.targets)
     notes = [job.note(unit.targets) for unit in units if unit.matches]
     with stored.discarding(job.stage):
@@ -66,7 +71,7 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     manifest = RemovalManifest(
         counts=Counts.of(units),
         finished=time.time(),
-        files=tuple(target for unit in units for target in unit.targets),
+        files=tuple([*(target for unit in units for target in unit.targets), *(name for _, name in job.companions)]),
         rows_removed=sum(unit.rows_removed for unit in units),
         ids_removed=found.distinct,
         repeated_ids=found.count,
@@ -76,7 +81,7 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
 
 
 def _write_file(
-    job: RemovalJob, source: str, target: str, apart: str, ids: IdReader, batch_bytes: int
+    job: RemovalJob, source: str, targets: Sequence[str], apart: str, ids: IdReader, batch_bytes: int
 ) -> tuple[int, int, np.ndarray]:
     """Returns how many rows were read and removed, and the numbers of the entries that were found.
 
@@ -94,8 +99,9 @@ def _write_file(
         found.append(entries)
         return mask
 
-    with naming_unit(source), job.output.file(target).atomic_write() as scratch:
+    with naming_unit(source), contextlib.ExitStack() as stack:
+        written = [stack.enter_context(job.output.file(target).atomic_write()) for target in targets]
         rows_read, rows_removed = copier(str(p.input_filetype)).copy_without(
-            file, scratch, id_column if row_ids is None else None, is_listed, batch_bytes
+            file, written, id_column if row_ids is None else None, is_listed, batch_bytes
         )
     return rows_read, rows_removed, np.concatenate(found)

@@ -35,7 +35,7 @@ from beam_semdedup.stages.pairwise import (
 )
 from beam_semdedup.stages.visits import find_basis
 from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, RESULT_COLUMNS, SOURCE_COLUMN
+from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -322,11 +322,11 @@ def _merge(
             tables.take(ids, at).column("id"),
             pa.array(scores, from_pandas=True),
             centroids,
-            *(table.column(name) for name in metadata),
+            *(table.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
-    if job.earlier:
+    if job.has_generations:
         files = pa.concat_tables([part.select([GENERATION, "source_file"]) for part in (table, matches)])
         of_matches = generations.sources(job, tables.take(files, at), ~np.isnan(scores))
         result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, of_matches)

@@ -24,7 +24,7 @@ from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, 
 from beam_semdedup.stages import generations
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import tables
-from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE_COLUMN
+from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -150,7 +150,7 @@ def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> N
 def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Table, PairwiseFacts]:
     """Returns the result rows of a unit, and the facts of their file; writes how similar the references are to them."""
     metadata = job.parameters.metadata_fields
-    names = list(dict.fromkeys(["centroid", *job.ranking.columns, *metadata]))
+    names = list(dict.fromkeys(["centroid", SOURCE, *job.ranking.columns, *metadata]))
     batches, table = generations.read_rows(job, unit.segments, names)
     order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
     xp = arrays.library(job.parameters.device)
@@ -162,18 +162,18 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     clusters = _Clusters(starts, np.append(starts[1:], len(order)), is_own, asked)
     scores, winners, pairs, resembled = _compare_clusters(job, rows, clusters, xp)
-    own = tables.take(table.select(["id", *metadata]), order[asked])
+    own = tables.take(table.select(["id", SOURCE, *metadata]), order[asked])
     result = pa.table(
         [
             own.column("id").cast(job.id_type),
             tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
             pa.array(centroids[asked]),
-            *(own.column(name) for name in metadata),
+            *(own.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
-    if job.earlier:
+    if job.has_generations:
         sources = generations.sources(job, tables.take(table, order[winners]), winners != asked)
         result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, sources)
     if job.references is not None:

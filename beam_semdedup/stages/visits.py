@@ -50,13 +50,13 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         found = find_basis(job)
         if finished and found and finished[0] == _Facts(wanted, found[1]):
             return finished[1]
-        with stored.discarding(job.kmeans):
+        with stored.discarding(job.kmeans, remedy=job.remedy):
             batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
         table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
         order = job.ranking.order(table)
         rows = RankedRows(batches, order)[:]
         labels = table.column("centroid").to_numpy()[order]
-        if job.parameters.within:
+        if job.compares_itself:
             first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
             own = np.flatnonzero(first == np.arange(len(rows)))
             rows, labels, order = rows[own], labels[own], order[own]

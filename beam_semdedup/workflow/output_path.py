@@ -15,6 +15,7 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
+from beam_semdedup.report.job import check_own
 from beam_semdedup.stages.assign import AssignFacts
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.damage import as_damage
@@ -40,6 +41,7 @@ def check(places: Places, references: Places | None = None) -> None:
         file = output.file(name)
         if file.exists() and not is_own(file.read_bytes()):
             raise InputError(f"{file} is not from this program; choose another output_path")
+    check_own(output.file(layout.REPORT))
     own_keys = _own_keys(places, references)
     others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
@@ -53,7 +55,7 @@ def prepare(job: Job) -> str:
     """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
     p, output = job.parameters, job.output
-    output.delete([layout.SUMMARY])
+    output.delete([layout.SUMMARY, layout.REPORT])
     own = _own_keys(job, job.references)
     output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
     if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
