@@ -8,7 +8,8 @@ cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, man
 corpus_path/                        corpus.json, which says which of fits/ counts
 corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
                                     generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has
-output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
+output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json; of a watched input
+                                    arrivals/, set_aside/, generations/: a record for each
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
 CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
+ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
