@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -67,3 +68,14 @@ def test_a_missing_run_is_asked_for(arguments: list[str]) -> None:
     assert "usage: look_at_pairs.py" in ended.err
     assert "output_path" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_the_notebook_runs_and_was_run() -> None:
+    cells = json.loads((EXAMPLES / "in_memory.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    ended = subprocess.run([sys.executable, "-c", "\n".join(code)], cwd=EXAMPLES, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    told = "".join("".join(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
+    pattern = r"5,000 rows, 3,\d{3} kept, 1,\d{3} duplicates\n0.95"
+    assert re.match(pattern, ended.stdout)
+    assert re.match(pattern, told)
