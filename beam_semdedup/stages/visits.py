@@ -18,6 +18,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
+from beam_semdedup.stages.costs import warn_of_cost
 from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
@@ -58,8 +59,11 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
         own = np.flatnonzero(first == np.arange(len(rows)))
         rows, labels, order = rows[own], labels[own], order[own]
-        visitors, visited = _visits(job, rows, labels, fitted.centroids(job.kmeans.options))
         basis, identity = found or _make_basis(job, batches)
+        centroids = fitted.centroids(job.kmeans.options)
+        if not found and job.parameters.n_probes == "exact":
+            warn_of_cost(job, rows, labels, centroids, basis.width)
+        visitors, visited = _visits(job, rows, labels, centroids)
         chosen = order[visitors]
         columns = [
             segments.to_column(basis.shorten(rows)[visitors]),
