@@ -22,10 +22,12 @@ WHERE = "Where things are"
 COLUMNS = "What is in the files"
 KMEANS = "KMeans"
 SIMILARITY = "Similarity and duplicates"
+REFERENCES = "What the input is compared with besides"
 EXECUTION = "Cache, memory and execution"
 GROUP = "Groups"
 SIZE, MACHINES = "What to plan for", "The machines"
-HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, MACHINES, EXECUTION, GROUP)
+REPORT = "Report"
+HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REFERENCES, REPORT, MACHINES, EXECUTION, GROUP)
 """The parts of `--help`, in their order."""
 
 
@@ -60,8 +62,8 @@ class OneOf:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
-    def _check(self, value: str) -> str:
-        if value not in self.names:
+    def _check(self, value: str | None) -> str | None:
+        if value is not None and value not in self.names:
             raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self.names))})
         return value
 

@@ -158,7 +158,7 @@ class IdentifyDuplicates(beam.PTransform):
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit: (unit.key // job.keys_per_file, unit)).with_output_types(
+            >> beam.Map(lambda unit: (duplicates.number_of_file(job, unit), unit)).with_output_types(
                 tuple[int, PairwiseResult]
             )
             | "Group by output file" >> beam.GroupByKey()
@@ -188,18 +188,29 @@ class SemanticDedup(beam.PTransform):
             compared = root | "Find comparisons" >> beam.Create(plan.pairwise_manifest.units)
         else:
             if plan.assign_manifest:
-                handle = FittedKMeans(job.kmeans.file(CENTROIDS).url, plan.assign_manifest.centroids)
+                handle = FittedKMeans(job.model.file(CENTROIDS).url, plan.assign_manifest.centroids)
                 fitted = root | "Find centroids" >> beam.Create([handle])
-                found = root | "Find assigned rows" >> FindAssigned(job, fitted, list(plan.assign_manifest.files))
             else:
-                units = root | "List input" >> beam.Create(plan.units) | "Spread input" >> beam.Reshuffle()
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
-                found = units | "Assign" >> AssignCentroids(job, fitted)
+            found = _assigned(root, plan, fitted)
+            if plan.references:
+                references = _assigned(root, plan.references, fitted, "references")
+                found = (found, references) | "With references" >> beam.Flatten()
             compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
             compared = found | "Compare" >> compare(job, fitted)
         if job.parameters.eps is None:
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
+
+
+def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[Segment]:
+    """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
+    if plan.assign_manifest:
+        files = list(plan.assign_manifest.files)
+        return root | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted, files)
+    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
+    units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
+    return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 
 
 class _Assign(beam.DoFn):
@@ -246,8 +257,9 @@ class _Merge(beam.DoFn):
 
     def process(self, parts: tuple[int, Iterable[Segment]], fitted: FittedKMeans) -> Iterator[PairwiseResult]:
         merged = matches.merge_matches(self._job, *parts, fitted)
-        self._compared.inc(merged.num_rows)
-        yield merged
+        if merged is not None:
+            self._compared.inc(merged.num_rows)
+            yield merged
 
 
 class _Compare(beam.DoFn):

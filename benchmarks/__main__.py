@@ -25,6 +25,7 @@ SCENARIOS = (
     "plan",
     "semhash",
     "shuffle",
+    "scale",
 )
 
 

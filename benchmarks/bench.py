@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.segments import Segment, read_index
 from benchmarks import data, mixed
 from benchmarks.data import EPS, Dataset
 from benchmarks.measure import Contender, Run, measure
@@ -132,7 +135,7 @@ class Bench:
     @functools.cached_property
     def interpreter(self) -> Run:
         """A process that imports Beam and what our command needs, and does nothing."""
-        return measure([sys.executable, "-c", "import beam_semdedup.workflow.run"])
+        return measure([sys.executable, "-c", "import beam_semdedup.transforms, beam_semdedup.workflow.run"])
 
 
 def semdedup() -> Path:
@@ -156,6 +159,19 @@ def found(output: Path) -> set[Any]:
     """The ids that a contender took for duplicates."""
     place = output / "duplicates" if (output / "duplicates").is_dir() else output
     return set(pq.read_table(place, columns=["id"]).column(0).to_pylist())
+
+
+@dataclass(frozen=True)
+class _AnyFacts(Record):
+    """Whatever a segment file says of itself."""
+
+
+def references(output: Path, place: str = "segments") -> Iterator[Segment]:
+    """The references of a run that were shuffled: to rows (`segments`), `visits` or `matches`."""
+    for path in output.glob(f"*_results/*/{place}/**/*.arrow"):
+        index = read_index(File.at(str(path), {}), _AnyFacts)
+        assert index
+        yield from index[1]
 
 
 def cluster_sizes(output: Path) -> np.ndarray:

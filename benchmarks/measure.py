@@ -9,14 +9,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-_INTERVAL = 0.05
+_INTERVAL, _ROLES_INTERVAL = 0.05, 0.2
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,62 @@ def measure(command: Sequence[str | Path], env: Mapping[str, str] | None = None)
             last = said.read()[-3000:].decode(errors="replace")
             raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{last}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, peaks.resident, peaks.private, load)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """One command whose processes have roles: seconds of wall time, and by role of CPU time and the most private bytes.
+
+    Sampled five times a second, so that what a process does in its last fifth of a second is not counted.
+    """
+
+    seconds: float
+    cpu_seconds: dict[str, float]
+    peak_bytes: dict[str, float]
+    load: float
+
+
+def measure_roles(command: Sequence[str | Path], role: Callable[[str, str], str]) -> Roles:
+    """Runs a command to its end; RuntimeError, with what it said last, where it fails.
+
+    Args:
+        role: says what the role of a process that the command started is, by its name and its command line; the command
+            itself is the `driver`.
+    """
+    load, started = os.getloadavg()[0], time.perf_counter()
+    seconds: dict[int, tuple[str, float]] = {}
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryFile() as said:
+        process = psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            private: dict[str, float] = {}
+            for each in [process, *_children(process)]:
+                try:
+                    with each.oneshot():
+                        memory, times, command_line = each.memory_info(), each.cpu_times(), each.cmdline()
+                        its = "driver" if each.pid == process.pid else role(each.name(), " ".join(command_line))
+                except (psutil.Error, OSError):
+                    continue
+                if not command_line:  # it has ended, and nobody has waited for it yet
+                    its = seconds.get(each.pid, (its, 0.0))[0]
+                seconds[each.pid] = its, times.user + times.system
+                private[its] = private.get(its, 0.0) + memory.rss - getattr(memory, "shared", 0)
+            peaks = {its: max(peaks.get(its, 0.0), private.get(its, 0.0)) for its in {*peaks, *private}}
+            time.sleep(_ROLES_INTERVAL)
+        took = time.perf_counter() - started
+        if process.returncode:
+            said.seek(0)
+            last = said.read()[-3000:].decode(errors="replace")
+            raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{last}")
+    cpu = {its: sum(s for other, s in seconds.values() if other == its) for its in peaks}
+    return Roles(took, cpu, peaks, load)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def interleaved(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Run]]:

@@ -65,9 +65,10 @@ def inspect(
     filetype: str = "parquet",
     carried: Sequence[str] = (),
     embedding_dim: int | None = None,
+    ids: Sequence[FileInfo] | None = None,
 ) -> InputFacts:
     files = list_files(Place([str(p) for p in paths], filetype))
-    return dataset.inspect(files, format_named(filetype), Columns("id", "embeddings", carried, embedding_dim))
+    return dataset.inspect(files, format_named(filetype), Columns("id", "embeddings", carried, embedding_dim, ids))
 
 
 def input_of(kind: Format, *files: FileFacts) -> InputFacts:
@@ -128,4 +129,4 @@ def copied(kind: Copier, source: Path, gone: Iterable[Any], batch_bytes: int = 1
     def is_listed(ids: pa.ChunkedArray) -> np.ndarray:
         return pc.is_in(ids, listed.cast(ids.type)).to_numpy()
 
-    return target, kind.copy_without(File(str(source)), target, pa.field("id", listed.type), is_listed, batch_bytes)
+    return target, kind.copy_without(File(str(source)), [target], pa.field("id", listed.type), is_listed, batch_bytes)

@@ -78,7 +78,7 @@ EDGES = {
 """What the cache holds, and the element types that cross edges then."""
 
 STEPS = {
-    "nothing": ["List input", "Spread input", "Fit", "Assign", "Compare", "Identify duplicates"],
+    "nothing": ["Fit", "List input", "Spread input", "Assign", "Compare", "Identify duplicates"],
     "assigned rows": ["Find centroids", "Find assigned rows", "Compare", "Identify duplicates"],
     "similarities": ["Find comparisons", "Identify duplicates"],
 }

@@ -19,7 +19,7 @@ from typing import Any
 
 from beam_semdedup.cli import composition, console, interrupts, sweep
 from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
-from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters, ReportParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
@@ -40,6 +40,11 @@ def remove_main() -> None:
     _command("removal", RemovalParameters, _remove)
 
 
+def report_main() -> None:
+    """Runs the command `semdedup-report`."""
+    _command("report", ReportParameters, _report)
+
+
 def plan_main() -> None:
     """Runs the command `semdedup-plan`."""
     _command("plan", ForecastParameters, _plan)
@@ -58,6 +63,19 @@ def _remove(parameters: RemovalParameters) -> dict[str, Any]:
 
     result = remove_duplicates(parameters)
     console.print_removal(result, parameters.output_path)
+    return {}
+
+
+def _report(parameters: ReportParameters) -> dict[str, Any]:
+    from beam_semdedup.report.job import read_report, write_report
+
+    run, content = read_report(parameters)
+    if parameters.text:
+        from beam_semdedup.report.text import lines
+
+        console.tell(*lines(run, content, parameters.pairs))
+    else:
+        console.print_report(*write_report(parameters, run, content))
     return {}
 
 
@@ -125,7 +143,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
-    writes = schema is not ForecastParameters
+    writes = schema in (Parameters, RemovalParameters)
     outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
     sweeps = line.multirun and schema is Parameters

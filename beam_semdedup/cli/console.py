@@ -7,14 +7,16 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters, ReportParameters
 from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, printable, without_secrets
+
+_MOST_FILES = 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ _COMMANDS: dict[type, Command] = {
         "semdedup-remove",
         "input_path=… duplicates_path=… output_path=…",
         "Writes a dataset without its duplicates.",
+    ),
+    ReportParameters: Command(
+        "semdedup-report",
+        "output_path=… [eps=…]",
+        "Writes report.html of a finished run from its cache: what each eps would remove, and the pairs.",
     ),
     ForecastParameters: Command(
         "semdedup-plan",
@@ -63,7 +70,10 @@ def print_summary(summary: Any) -> None:
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
     )
-    lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
+    if summary.without_clusters:
+        lines.append("Each row was compared with all references, without clusters")
+    else:
+        lines.append(f"Largest of {summary.n_clusters:,} clusters: {summary.largest_cluster:,} rows")
     lines.append("Stage      seconds   computed     reused     rows/s       MB/s    GFLOP/s")
     for name, stage in summary.stages.items():
         rates = (stage.rows_per_second, stage.megabytes_per_second, stage.gflops)
@@ -72,13 +82,27 @@ def print_summary(summary: Any) -> None:
     lines.append(f"Total: {summary.total_time:.1f} s, {summary.startup_time:.1f} s of them to start")
     if summary.repeated_ids.count:
         lines.append(f"Warning: {summary.repeated_ids}")
-    results = "summary.json, semdedup.yaml" if summary.eps is None else "summary.json, duplicates/, semdedup.yaml"
-    lines.append(f"Results: {paths['output']} ({results})")
+    there = [*(["report.html"] if "report" in paths else []), "summary.json"]
+    there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
+    lines.append(f"Results: {paths['output']} ({', '.join(there)})")
     tell(*lines)
+    if summary.references:
+        _print_references(summary.references)
     if summary.removal:
         print_removal(summary.removal, paths["deduplicated"])
         if summary.rows_rejected:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
+
+
+def _print_references(references: Sequence[Any]) -> None:
+    """Prints what was found of each file of `against`, a `summary.ReferenceFile`, of many of those with the most."""
+    table = _table("Against", ">rows", ">rejected", ">resembled", ">removes")
+    for file in sorted(references, key=lambda file: (-(file.resembled or 0), file.file))[:_MOST_FILES]:
+        numbers = (file.rows, file.rejected, file.resembled, file.removes)
+        table.add_row(printable(file.file), *("" if number is None else f"{number:,}" for number in numbers))
+    wide().print(table)
+    if len(references) > _MOST_FILES:
+        tell(f"and {counted(len(references) - _MOST_FILES, 'other file')}, in summary.json")
 
 
 def print_removal(result: Any, output: str) -> None:
@@ -88,6 +112,11 @@ def print_removal(result: Any, output: str) -> None:
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )
+
+
+def print_report(file: Any, size: int) -> None:
+    """Prints where the report of a run is, and its size in bytes."""
+    tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
 
 
 def print_plan(report: Any) -> None:

@@ -28,13 +28,7 @@ _COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exi
 
 def outputs(line: CommandLine) -> list[str]:
     """Returns the output path of each job of the sweep."""
-    from omegaconf import OmegaConf
-
-    jobs = composition.jobs_of(line.overrides)
-    first = line.compose(jobs[0])
-    if "output_path" not in composition.swept(line.overrides) and not OmegaConf.is_interpolation(first, "output_path"):
-        return [str(first.output_path)] * len(jobs)  # composing takes longer than a job with another eps
-    return [str(line.compose(overrides).output_path) for overrides in jobs]
+    return [str(line.compose(overrides).output_path) for overrides in composition.jobs_of(line.overrides)]
 
 
 def shared(outputs: Sequence[str]) -> set[str]:

@@ -40,11 +40,13 @@ class Rows:
         ranks: (n,) int64, ascending: the place of each in the order of all rows; no two rows have the same.
         short: (n, m + 1) float32 short vectors.
         gather: gives vectors by position.
+        references: how many of the first ones others are compared with, and nothing is found for.
     """
 
     ranks: npt.NDArray[np.int64]
     short: npt.NDArray[np.float32]
     gather: Gather
+    references: int = 0
 
     def __len__(self) -> int:
         return len(self.ranks)
@@ -87,32 +89,47 @@ class Best:
             return self.scores[part].copy(), self.winners[part].copy()
 
 
-def match(natives: Rows, visitors: Rows, low: int, high: int, reach: float, batch: int) -> tuple[Best, Best]:
+def match(
+    natives: Rows, visitors: Rows, low: int, high: int, reach: float, batch: int, within: bool = True
+) -> tuple[Best, Best]:
     """Finds the best earlier rows of the natives and the visitors of one cluster.
 
     Args:
-        natives, visitors: of whom no two natives are the same, bit for bit.
+        natives, visitors: of whom no two natives that are compared are the same, bit for bit. The references of both
+            rank before all others, and are not compared with each other.
         low, high: the natives that are looked at: each with the natives before it, and with all visitors.
         reach: scores of at least 1 - reach are matches; 2 or more: all scores are.
         batch: rows and columns of a tile.
+        within: whether the others are compared with each other too, and not with references alone.
 
     Returns:
         the matches of the natives, and those of the visitors.
     """
     found = Best(len(natives)), Best(len(visitors))
     threshold = 1 - reach if reach < 2 else -np.inf
+    own, others = max(low, natives.references), high if within else min(high, natives.references)
 
-    def compare(task: tuple[slice, bool]) -> None:
-        part, visiting = task
+    def compare(task: tuple[slice, bool, int, int]) -> None:
+        part, visiting, start, stop = task
         block = _Block(visitors if visiting else natives, part, found[visiting])
-        for strip in slices(low, high, batch) if visiting else slices(0, part.stop, batch):
+        for strip in slices(start, stop, batch):
             columns = _Block(natives, strip, found[0])
             _Tile(block, columns, visiting, threshold).compare()
 
-    parts = [(part, False) for part in slices(low, high, batch)][::-1]  # those with the most to do first
-    parts += [(part, True) for part in slices(0, len(visitors), batch)]
-    in_threads(compare, parts)
+    each = list(slices(own, high, batch))[::-1]  # those with the most to do first
+    tasks = [(part, False, 0, part.stop if within else natives.references) for part in each]
+    tasks += [(part, True, own, high) for part in slices(0, visitors.references, batch)]
+    tasks += [(part, True, low, others) for part in slices(visitors.references, len(visitors), batch)]
+    in_threads(compare, tasks)
     return found
+
+
+def num_pairs(natives: Rows, visitors: Rows, low: int, high: int, within: bool) -> int:
+    """Returns how many pairs `match` compares."""
+    own, others = max(low, natives.references), high if within else min(high, natives.references)
+    asked = max(0, high - own)
+    pairs = asked * (own + high - 1) // 2 if within else asked * natives.references
+    return pairs + asked * visitors.references + max(0, others - low) * (len(visitors) - visitors.references)
 
 
 class _Block:

@@ -121,6 +121,14 @@ class RankingStrategy:
             "random_seed": self.random_seed,
         }
 
+    def without_columns(self) -> dict[str, Any] | None:
+        """Returns the value of the order of rows all of whose `input_columns` are null; None where there are none."""
+        if not self.input_columns:
+            return None
+        flags = dict(zip(self.metadata_cols, self.ascending, strict=True))
+        left = {name: flags[name] for name in self.metadata_cols if name not in self.input_columns} or {"id": True}
+        return {**self.to_value(), "metadata_cols": list(left), "ascending": list(left.values())}
+
     def describe(self) -> dict[str, Any]:
         """Returns all that the order depends on, for keys."""
         seed = self.random_seed if self.strategy == "random" else None

@@ -89,26 +89,36 @@ def fit_basis(rows: npt.NDArray[np.float32], groups: npt.NDArray[np.int64], thre
     """
     dimension = rows.shape[1]
     none = Basis(np.zeros((dimension, 0), dtype=np.float32))
-    exact = rows.astype(np.float64)
-    _, vectors = np.linalg.eigh(exact.T @ exact)
     widths = [width for width in WIDTHS if width < dimension]
-    if not widths or threshold <= 0 or len(rows) < 2:
-        return none
-    widest = Basis(np.ascontiguousarray(vectors[:, ::-1][:, : widths[-1]]).astype(np.float32))
     bounds = zip(groups, [*groups[1:], len(rows)], strict=True)
     parts = [slice(low, min(high, low + _MOST_ROWS)) for low, high in bounds]
-    open_pairs = {width: 0 for width in widths}
-    pairs = 0
-    for part in parts:
+    sizes = [part.stop - part.start for part in parts]
+    pairs = sum(size * (size - 1) // 2 for size in sizes)
+    if not widths or threshold <= 0 or not pairs:
+        return none
+    moments = sum(in_threads(lambda part: _moments(rows[part]), slices(0, len(rows), _STEP_ROWS)))
+    ((_, vectors),) = in_threads(np.linalg.eigh, [moments])  # threads of BLAS would wait for each other
+    widest = vectors[:, ::-1][:, : widths[-1]].astype(np.float32)
+
+    def open_pairs(part: slice) -> list[int]:
         own = rows[part]
-        pairs += len(own) * (len(own) - 1) // 2
+        coordinates, rest = own @ widest, row_dot(own, own)
+        products, before, found = np.zeros((len(own), len(own)), dtype=np.float32), 0, []
         for width in widths:
-            short = Basis(widest.vectors[:, :width]).shorten(own)
-            open_pairs[width] += int(np.count_nonzero(np.triu(short @ short.T >= threshold, 1)))
-    if not pairs:
-        return none
-    cost = {width: width + open_pairs[width] / pairs * _PAIR for width in widths}
-    best = min(cost, key=cost.__getitem__)
-    if cost[best] + _PASS >= dimension:
-        return none
-    return Basis(np.ascontiguousarray(widest.vectors[:, :best]))
+            more = coordinates[:, before:width]
+            products += more @ more.T
+            rest -= row_dot(more, more)
+            length = np.sqrt(np.maximum(rest, 0)).astype(np.float32)
+            similar = int(np.count_nonzero(products + length[:, None] * length >= threshold))
+            found.append(max(0, similar - len(own)) // 2)  # each pair twice, and each row with itself
+            before = width
+        return found
+
+    left = np.sum(in_threads(open_pairs, parts), axis=0)
+    lowest, width = min(zip(widths + left / pairs * _PAIR, widths, strict=True))
+    return Basis(np.ascontiguousarray(widest[:, :width])) if lowest + _PASS < dimension else none
+
+
+def _moments(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    exact = rows.astype(np.float64)
+    return exact.T @ exact

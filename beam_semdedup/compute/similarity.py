@@ -21,7 +21,7 @@ _GATHERED_BATCHES = 4  # rows that a thread compares with each gathered strip, i
 
 
 def max_similarity(
-    rows: RankedVectors, low: int, high: int, batch: int, screen: Screen = EXACT
+    rows: RankedVectors, low: int, high: int, batch: int, screen: Screen = EXACT, before: int | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Finds for the rows ranked `[low, high)` of one cluster the similarity to and rank of the best earlier row.
 
@@ -37,16 +37,19 @@ def max_similarity(
         low, high: 0 <= low < high <= n.
         batch: rows and columns of a tile.
         screen: what is multiplied in place of the rows; see `screens` for what that leaves of the above.
+        before: the rows ranked from there on, at most `low`, are compared with none of each other; None: with all.
 
     Returns:
-        scores (high - low,) float32 in [-1, 1]; winners (high - low,) int64 ranks. The first-ranked row has
-        score 0.0 and itself as winner. Exactly 1.0 for bit-identical rows.
+        scores (high - low,) float32 in [-1, 1]; winners (high - low,) int64 ranks. A row that is compared with none,
+        as the first-ranked one, has score 0.0 and itself as winner. Exactly 1.0 for bit-identical rows.
 
     Raises:
         MemoryError: a GPU has no room for the tiles.
     """
     first = to_host(first_identical(rows, high, batch))
-    tiles = _Tiles(rows, np.flatnonzero(first == np.arange(high)), low, batch, screen)
+    if before is not None:
+        first[before:] = np.where(first[before:] < before, first[before:], np.arange(before, high))
+    tiles = _Tiles(rows, np.flatnonzero(first == np.arange(high)), low, batch, screen, before)
     return compare(rows, np.arange(low, high), first[low:], tiles, batch)
 
 
@@ -57,14 +60,21 @@ class _Tiles:
         rows: as for `max_similarity`.
         candidates: (c,) the ranks of those without an identical row before them, ascending; it would win against them.
         low: the rank of the first row that is asked for.
-        batch, screen: as for `max_similarity`.
+        batch, screen, before: as for `max_similarity`.
     """
 
     def __init__(
-        self, rows: RankedVectors, candidates: npt.NDArray[np.int64], low: int, batch: int, screen: Screen
+        self,
+        rows: RankedVectors,
+        candidates: npt.NDArray[np.int64],
+        low: int,
+        batch: int,
+        screen: Screen,
+        before: int | None,
     ) -> None:
-        self._rows, self._candidates = _chosen(rows, candidates), candidates
+        self._rows, self._candidates = chosen(rows, candidates), candidates
         self._start, self._batch, self._screen = int(np.searchsorted(candidates, low)), batch, screen
+        self._stop = len(candidates) if before is None else int(np.searchsorted(candidates, before))
 
     def nominate(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """See `Nominator.nominate`."""
@@ -99,7 +109,7 @@ class _Tiles:
         """
         xp, batch, stop = namespace(queries), self._batch, start + len(queries)
         space = xp.empty(min(batch, len(queries)) * min(batch, stop), dtype=xp.float32)
-        for strip in slices(0, stop - 1, batch):
+        for strip in slices(0, min(stop - 1, self._stop), batch):
             earlier = screen.prepared(self._rows[strip])
             for which in slices(max(0, strip.start + 1 - start), len(queries), batch):
                 cut = start + which.start < strip.stop
@@ -117,7 +127,7 @@ class _Tiles:
         queries = self._rows[asking]
         xp = namespace(queries)
         queries, positions = queries.astype(xp.float64), xp.asarray(asking)
-        strips = list(slices(0, int(asking[-1]), self._batch))
+        strips = list(slices(0, min(int(asking[-1]), self._stop), self._batch))
 
         def products(strip: slice) -> Array:
             result = queries @ self._rows[strip].astype(xp.float64).T
@@ -132,9 +142,9 @@ class _Tiles:
         return to_host(functools.reduce(xp.minimum, in_threads(first_near, strips)))
 
 
-def _chosen(rows: RankedVectors, ranks: npt.NDArray[np.int64]) -> RankedVectors:
-    """Returns rows of which those at `ranks`, ascending, are the first; all of them where these are so already."""
-    if len(ranks) == ranks[-1] + 1:
+def chosen(rows: RankedVectors, ranks: npt.NDArray[np.int64]) -> RankedVectors:
+    """Returns rows of which those at different `ranks` are the first; all of them where these are so already."""
+    if np.array_equal(ranks, np.arange(len(ranks))):
         return rows
     return rows[ranks] if is_array(rows) else _Chosen(rows, ranks)
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, with_config
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationInfo, with_config
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -24,6 +24,8 @@ from beam_semdedup.fields import (
     KMEANS,
     LARGEST,
     MACHINES,
+    REFERENCES,
+    REPORT,
     SIMILARITY,
     SIZE,
     WHERE,
@@ -57,10 +59,10 @@ def number_of_bytes(value: Any) -> int:
     return LARGEST + 1 if math.isinf(size) else int(size)
 
 
-def _list_of_paths(value: Any) -> list[str]:
+def _list_of_paths(value: Any, info: ValidationInfo) -> list[str]:
     paths = [value] if isinstance(value, str) else value
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) and path for path in paths):
-        raise InputError(f"input_path must be a path or a list of paths, found {shown(value)}")
+        raise InputError(f"{info.field_name} must be a path or a list of paths, found {shown(value)}")
     return paths
 
 
@@ -86,6 +88,9 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
+WriteArrays: TypeAlias = Annotated[
+    bool, Field(description="npy: a removal writes the arrays too, not only the numbers of the rows that are kept")
+]
 PairwiseBatchSize: TypeAlias = Annotated[
     Positive, Field(description="rows per tile of similarities; on a GPU its cache and memory decide"), SIMILARITY
 ]
@@ -101,13 +106,18 @@ class InputParameters:
     input_path: Paths
     """file, directory (searched recursively; names that begin with _ or . are skipped), glob, fsspec URL, or a list of
     them"""
-    input_filetype: Annotated[str, OneOf(FORMATS)] = "parquet"
+    input_filetype: Annotated[str | None, OneOf(FORMATS)] = None
+    """null: as the names of the files say, or how they begin; all have one"""
     input_file_extensions: list[str] | None = None
     """how the names of files end that are read, in any case; null: as input_filetype says, or part-00000 without any"""
     read_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
     """{storage_options: {…}} for fsspec when reading the input"""
-    id_field: Annotated[str, COLUMNS] = "id"
-    """column with a unique id: integer, string or binary (a UUID too)"""
+    id_field: Annotated[str | None, COLUMNS] = "id"
+    """column with a unique id: integer, string or binary (a UUID too); null: the rows have none, and are called by the
+    places where they are: file:row"""
+    ids_path: Annotated[str | None, COLUMNS] = None
+    """the file with the ids of an input file that has none in it (its column id_field), row by row; of several files a
+    directory, which has them under the same names"""
     memory_budget: Annotated[Size | None, EXECUTION] = None
     """memory per worker, such as 4GiB; null: half of what is free, divided by the workers"""
 
@@ -115,6 +125,11 @@ class InputParameters:
     def read_options(self) -> dict[str, Any]:
         """Storage options of `input_path`."""
         return self.read_kwargs.get("storage_options", {})
+
+    @property
+    def id_column(self) -> str:
+        """What the ids are called among the columns that are read."""
+        return self.id_field or "id"
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -152,8 +167,8 @@ class ClusterParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class OutputParameters:
-    """Where a run writes, and what it may reuse of what is there."""
+class PlaceParameters:
+    """Where the results of a run are, and what later runs reuse."""
 
     heading: ClassVar[str] = WHERE
 
@@ -166,10 +181,6 @@ class OutputParameters:
     compression of the input's"""
     cache_kwargs: WriteKwargs | None = None
     """the same for cache_path; null: write_kwargs"""
-    clear_output: bool = True
-    """remove an earlier run's results from output_path first (never foreign files)"""
-    reuse_cache: Annotated[bool, EXECUTION] = True
-    """false: compute everything again"""
 
     @property
     def write_options(self) -> dict[str, Any]:
@@ -199,6 +210,30 @@ class OutputParameters:
     def cache_root(self) -> str:
         """`cache_path`, or what stands in for it."""
         return self.cache_path or self.output_path
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class OutputParameters(PlaceParameters):
+    """Where a run writes, and what it may reuse of what is there."""
+
+    heading: ClassVar[str] = WHERE
+
+    clear_output: bool = True
+    """remove an earlier run's results from output_path first (never foreign files)"""
+    reuse_cache: Annotated[bool, EXECUTION] = True
+    """false: compute everything again"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class SourceParameters:
+    """What is told of the rows that are removed."""
+
+    heading: ClassVar[str] = REPORT
+
+    group_field: str | None = None
+    """one of metadata_fields that says the source of a row; null: the file that it is from"""
+    image_field: str | None = None
+    """one of metadata_fields that holds paths or URLs of images, which the report shows"""
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -243,6 +278,7 @@ class SimilarityParameters(ReachParameters):
     """also write the input without its duplicates to output_path/deduplicated"""
     repeated_ids: Literal["error", "allow"] = "error"
     """what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included"""
+    write_arrays: WriteArrays = False
     duplicates_num_row_groups_hint: Positive | None = None
     """row groups per file in duplicates/; null: one per 65536 rows"""
 
@@ -250,6 +286,26 @@ class SimilarityParameters(ReachParameters):
     def screening_threshold(self) -> float | None:
         """1 - eps with precision=screened, else None."""
         return None if self.precision == "exact" or self.eps is None or self.n_probes != 1 else 1 - self.eps
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class ReferenceParameters:
+    """Rows that those of the input are compared with, and that are kept whatever they resemble."""
+
+    heading: ClassVar[str] = REFERENCES
+
+    against: Paths | None = None
+    """files as of input_path: rows of the input that are within eps of one of theirs are duplicates of it"""
+    against_filetype: Annotated[str | None, OneOf(FORMATS)] = None
+    """the format of the files of against; null: found out"""
+    against_kwargs: ReadKwargs | None = None
+    """the same as read_kwargs for against; null: read_kwargs"""
+    against_id_field: str | None = None
+    """null: id_field; ids there may be the same as in the input: they are other rows"""
+    against_embedding_field: str | None = None
+    """null: embedding_field"""
+    within: bool = True
+    """false: rows of the input are compared with those of against alone, not with each other"""
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -268,9 +324,11 @@ class SizeParameters:
 
 @dataclass(kw_only=True, config=CHECKED)
 class Parameters(
+    ReferenceParameters,
     SimilarityParameters,
     FitParameters,
     SizeParameters,
+    SourceParameters,
     ColumnParameters,
     OutputParameters,
     ClusterParameters,
@@ -279,6 +337,31 @@ class Parameters(
     """Everything that a run depends on; see `semdedup --help`."""
 
     kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
+    report: Annotated[bool, REPORT] = False
+    """also write report.html to output_path: what each eps would remove, with the pairs"""
+    max_removed_share: Annotated[Annotated[Number, Field(ge=0, le=1)] | None, REPORT] = None
+    """a run ends with 2, before it removes, where more than this share of a source's rows is removed; null: no limit"""
+
+    def of_references(self, ranking_strategy: Any) -> Parameters:
+        """Returns the parameters by which the rows of `against` are read and assigned.
+
+        Args:
+            ranking_strategy: what their order depends on.
+        """
+        assert self.against is not None
+        return dataclasses.replace(
+            self,
+            input_path=self.against,
+            input_filetype=self.against_filetype,
+            input_file_extensions=None,
+            ids_path=None,
+            read_kwargs=self.read_kwargs if self.against_kwargs is None else self.against_kwargs,
+            id_field=self.against_id_field or self.id_field,
+            embedding_field=self.against_embedding_field or self.embedding_field,
+            metadata_fields=[],
+            ranking_strategy=ranking_strategy,
+            within=True,
+        )
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -308,6 +391,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
     """allow: accept a list that no finished run stands behind"""
     repeated_ids: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
     """allow: remove although ids repeat: all rows of a listed id go, the kept one included"""
+    write_arrays: Annotated[WriteArrays, SIMILARITY] = False
     duplicates_kwargs: ReadKwargs | None = None
     """the same for duplicates_path; null: read_kwargs"""
     write_kwargs: ReadKwargs = field(default_factory=ReadKwargs)
@@ -326,6 +410,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
             output_path=output_path,
             write_kwargs=storage,
             repeated_ids=p.repeated_ids,
+            write_arrays=p.write_arrays,
             clear_output=p.clear_output,
         )
 
@@ -340,6 +425,34 @@ class RemovalParameters(ClusterParameters, InputParameters):
         return (self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs).get(
             "storage_options", {}
         )
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class ReportParameters(SourceParameters, PlaceParameters):
+    """What `semdedup-report` depends on; see `semdedup-report --help`."""
+
+    heading: ClassVar[str] = REPORT
+
+    output_path: Annotated[str, WHERE]
+    """the output_path of a finished run, where report.html goes too"""
+    cache_path: Annotated[str | None, WHERE] = None
+    """where the run's cache is now; null: where the run left it"""
+    eps: Annotated[Number, Field(ge=0, lt=2)] | None = None
+    """the threshold to begin with, which groups and chains are of; null: the run's, or 0.05"""
+    labels: str | None = None
+    """a file of labels that the report saved"""
+    text: bool = False
+    """true: print what there is to see, and write no page"""
+    pairs: Annotated[Positive, Field(le=20)] = 5
+    """with text=true: pairs of each kind"""
+    memory_budget: Annotated[Size | None, EXECUTION] = None
+    """memory to use, such as 4GiB; null: half of what is free"""
+    verbose: Verbose = True
+
+    @classmethod
+    def of_run(cls, p: Parameters) -> ReportParameters:
+        """Returns the report of a run, where and as the run itself was done."""
+        return cls(**_shared(p, SourceParameters, PlaceParameters), memory_budget=p.memory_budget, verbose=p.verbose)
 
 
 @dataclass(kw_only=True, config=CHECKED)

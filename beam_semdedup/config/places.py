@@ -12,6 +12,8 @@ from beam_semdedup.errors import StorageError, reason
 
 _OPTIONS = {
     "input_path": "read_kwargs",
+    "against": "against_kwargs",
+    "ids_path": "read_kwargs",
     "init": "read_kwargs",
     "output_path": "write_kwargs",
     "cache_path": "cache_kwargs",

@@ -15,12 +15,19 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, Parameters, ReachParameters
+from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters, ReachParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
-from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS
+from beam_semdedup.storage.columns import (
+    GENERATION,
+    MATCH_COLUMNS,
+    RESULT_COLUMNS,
+    SEGMENT_COLUMNS,
+    SOURCE_COLUMN,
+    VISIT_COLUMNS,
+)
 from beam_semdedup.text import hidden_in, shown
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +68,8 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         given = values.pop(name, None)
         values |= {} if given is None else {name: _group(name, given, listed)}
     parameters = _checked(schema, values, "", listed)
+    if issubclass(schema, InputParameters):
+        _check_ids(parameters)
     if schema is Parameters:
         _check_together(parameters)
     if schema is ForecastParameters:
@@ -204,12 +213,18 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def _check_ids(p: InputParameters) -> None:
+    """Raises InputError where the parameters say two things about where the ids are."""
+    if p.ids_path is not None and p.id_field is None:
+        raise InputError(f"ids_path={p.ids_path} is where the ids are, and id_field=null says that there are none")
+
+
 def _check_together(p: Parameters) -> None:
     """Checks what no single parameter can say, and gives those with several spellings their normal form."""
-    p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_field]
+    p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_column]
     _check_carried("metadata_fields", p.metadata_fields, p)
-    if p.id_field == p.embedding_field:
-        raise InputError(f"id_field and embedding_field are both {p.id_field!r}")
+    if p.id_column == p.embedding_field:
+        raise InputError(f"id_field and embedding_field are both {p.id_column!r}")
     if p.ranking_strategy is not None:
         # Not above: it imports pyarrow, which `--help` and bad input need not wait for.
         from beam_semdedup.compute.ranking import RankingStrategy
@@ -217,7 +232,7 @@ def _check_together(p: Parameters) -> None:
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
         # The id column is called `id` from the first stage on, so that another one of that name is not carried.
         named = {*strategy.input_columns, *(name for name in strategy.metadata_cols if name == "id")}
-        _check_carried("ranking_strategy", sorted(named - {p.id_field}), p)
+        _check_carried("ranking_strategy", sorted(named - {p.id_column}), p)
         p.ranking_strategy = strategy.to_value()
     if p.centroids_given and not p.init.endswith(".npy"):
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
@@ -226,6 +241,16 @@ def _check_together(p: Parameters) -> None:
     _check_reach(p)
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
+    for name in ("group_field", "image_field"):
+        if getattr(p, name) not in (None, *p.metadata_fields):
+            raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
+    if p.max_removed_share is not None and p.eps is None:
+        raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
+    if p.against is None and not p.within:
+        raise InputError("within=false compares with the rows of against alone: give against=…")
+    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
+    if p.against is None and given:
+        raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
     if p.remove and p.eps is None:
@@ -255,7 +280,7 @@ def _check_size(p: ForecastParameters) -> None:
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
     """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
-    reserved = sorted({*RESULT_COLUMNS, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
+    reserved = sorted({*RESULT_COLUMNS, SOURCE_COLUMN, GENERATION, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
     for column in columns:
         if column in reserved:
             raise InputError(

@@ -123,6 +123,14 @@ def fit_or_load(
     return FittedKMeans(file.url, content_hash(stored))
 
 
+def one_for_all(folder: Folder, dimension: int) -> FittedKMeans:
+    """Stores a centroid for rows that are all compared with the same ones, so that it does not matter where it is."""
+    file, data = folder.file(layout.CENTROIDS), to_npy(np.eye(1, dimension))
+    if file.create_if_absent(data) != data:  # it was damaged
+        file.write_bytes(data)
+    return FittedKMeans(file.url, content_hash(data))
+
+
 def _found(folder: Folder, n_clusters: int | None, dimension: int) -> FittedKMeans | None:
     """Returns the model in a folder; None where there is none, or a damaged one, which is removed."""
     file, info = folder.file(layout.CENTROIDS), folder.file(layout.MODEL)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -33,10 +33,12 @@ from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise
 from beam_semdedup.stages.visits import find_basis, visit_clusters
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import segments
+from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.segments import Segment
 
 _ROWS, _TINY_ROWS = 32_768, 64
 _FEW, _SOME, _MORE, _MANY = 8, 64, 256, 1024  # numbers of centroids: clusters of 4096, 512, 128 and 32 rows
+_KEYS = 32
 _TINY_REACH, _REACH = 1e-6, 0.01  # within which rows visit next to nothing, and some of `_MORE` clusters
 _ITERATIONS, _REPEATS = 3, 7
 _DISK_BYTES = 1 << 30
@@ -111,7 +113,7 @@ class _Calibration:
         flops_few, flops_some = (2 * d * computed_scores(found.pairs, _ROWS, batch) for found in (in_few, in_some))
         compare_flops = _rate(flops_few - flops_some, few_seconds - some_seconds, few_seconds)
         probed_few, probed_some = self._probe(_FEW, _TINY_REACH), self._probe(_SOME, _TINY_REACH)
-        probed_none, probed_more = self._probe(_MORE, _TINY_REACH), self._probe(_MORE, _REACH)
+        probed_none, probed_more = (self._probe(_MORE, reach, _ROWS // _KEYS) for reach in (_TINY_REACH, _REACH))
         match_flops = _rate(
             probed_few.flops - probed_some.flops, probed_few.matching - probed_some.matching, probed_few.matching
         )
@@ -186,34 +188,37 @@ class _Calibration:
 
         return _least(compare)
 
-    def _probe(self, number: int, reach: float) -> _Probed:
+    def _probe(self, number: int, reach: float, unit_rows: int = _ROWS) -> _Probed:
         """Measures the stages of a run with `number` given centroids that visits what is within `reach`."""
-        plan = self._plan("rows", number, reach=reach)
+        plan = self._plan("rows", number, unit_rows, reach)
         job, fitted = plan.job, fit_centroids(plan.job)
         rows = assign_unit(job, plan.units[0], fitted).segments
 
         def visit() -> tuple[Segment, ...]:
-            job.visits.file(rows[0].file).delete()  # not the directions, which a run chooses once
+            _delete(job.visits, ".arrow")  # not the directions, which a run chooses once
             return visit_clusters(job, rows, fitted)
 
         visit()
         visiting, visits = _least(visit)
-        (work,) = match_units(job, 0, [*rows, *visits])
+        units = [unit for key, parts in _by_key([*rows, *visits]) for unit in match_units(job, key, parts)]
 
-        def match() -> tuple[Segment, ...]:
+        def match() -> list[Segment]:
             job.matches.delete_tree()
-            return find_matches(job, work, fitted)
-
-        def merge() -> PairwiseResult:
-            job.pairwise.delete([name for name in job.pairwise.names() if name.endswith(".parquet")])
-            return merge_matches(job, 0, [*rows, *matches], fitted)
+            return [segment for unit in units for segment in find_matches(job, unit, fitted)]
 
         matching, matches = _least(match)
-        merging, merged = _least(merge)
+
+        def merge() -> int:
+            _delete(job.pairwise, ".parquet")
+            merged = [merge_matches(job, key, parts, fitted) for key, parts in _by_key([*rows, *matches])]
+            return sum(result.pairs for result in merged if result)
+
+        merging, pairs = _least(merge)
         found = find_basis(job)
         assert found is not None
-        multiplications = merged.pairs * (multiplications_of(found[0].width) or self._dimension)
-        return _Probed(visiting, matching, merging, sum(s.num_rows for s in visits), 2 * multiplications)
+        multiplications = pairs * (multiplications_of(found[0].width) or self._dimension)
+        num_visits = sum(segment.num_rows for segment in visits)
+        return _Probed(visiting, matching, merging, num_visits, 2 * multiplications)
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
@@ -270,6 +275,15 @@ class _Calibration:
         arguments += [f"input_path={p.input_path[0]}", "reuse_cache=false", f"output_path={self._directory / 'start'}"]
         command = [sys.executable, "-m", "beam_semdedup", *arguments]
         return _least(lambda: subprocess.run(command, check=True, capture_output=True), 2)[0]
+
+
+def _delete(folder: Folder, ending: str) -> None:
+    folder.delete([name for name in folder.names() if name.endswith(ending)])
+
+
+def _by_key(found: Sequence[Segment]) -> Iterator[tuple[int, list[Segment]]]:
+    for key in sorted({segment.key for segment in found}):
+        yield key, [segment for segment in found if segment.key == key]
 
 
 @contextlib.contextmanager

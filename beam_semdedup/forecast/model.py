@@ -173,8 +173,8 @@ def forecast(
     blocks = -(-key_rows // block)
     comparison = Comparison(n, d, k, spread, p.skew)
     width = spread.width if spread else 0
-    visit_bytes = 4 * (width + 1) + _VISIT_BYTES
-    stages = _Stages(p, data, machines, rates, comparison, visit_bytes)
+    visits_bytes = comparison.visits * (4 * (width + 1) + _VISIT_BYTES)
+    stages = _Stages(p, data, machines, rates, comparison, visits_bytes)
     of_visits = round(units * _expected(keys, comparison.visits / units))
     of_matches = round(keys * blocks * _expected(keys, _MATCHES * n / (keys * blocks))) if spread else 0
     # With probes the references of rows are shuffled twice, to be compared and to be merged.
@@ -191,13 +191,12 @@ def forecast(
         worker_memory=PROCESS_BYTES
         + max(
             (segment_row + data.carried_bytes) * _ASSIGN_COPIES * unit_rows,
-            _COMPARE_COPIES
-            * ((segment_row + data.carried_bytes) * min(block, key_rows) + visit_bytes * comparison.visits / keys),
+            _COMPARE_COPIES * ((segment_row + data.carried_bytes) * min(block, key_rows) + visits_bytes / keys),
             4 * d * sample // machines.fit_workers,
         )
         + 4 * d * k,
         visits=comparison.visits / n,
-        visits_bytes=comparison.visits * visit_bytes,
+        visits_bytes=visits_bytes,
         width=width,
         stages=(
             stages.start(),
@@ -248,10 +247,10 @@ class _Stages:
         machines: Machines,
         rates: Rates,
         comparison: Comparison,
-        visit_bytes: float,
+        visits_bytes: float,
     ) -> None:
         self._p, self._data, self._machines, self._rates = p, data, machines, rates
-        self._comparison, self._visit_bytes = comparison, visit_bytes
+        self._comparison, self._visits_bytes = comparison, visits_bytes
         self._values = data.rows * data.dimension
 
     def start(self) -> Stage:
@@ -287,7 +286,7 @@ class _Stages:
 
     def visits(self, units: int, references: int, of_visits: int, assigned: float) -> Stage:
         """Predicts the stage that says which rows are compared in which other clusters; on the CPU."""
-        compared, written = self._comparison, self._comparison.visits * self._visit_bytes
+        compared, written = self._comparison, self._visits_bytes
         parts = self._on_cores(compared.visiting(self._rates))
         parts["segments"] = (references + of_visits) * self._rates.segment + units * self._rates.unit
         flops = 2.0 * self._values * compared.n_clusters
@@ -298,7 +297,7 @@ class _Stages:
         """Predicts the stages that compare rows with visitors and put their matches together; on the CPU."""
         data, rates, compared = self._data, self._rates, self._comparison
         remote = self._machines.storage_bandwidth is not None
-        read, visits = assigned * (blocks if remote else 1), compared.visits * self._visit_bytes
+        read, visits = assigned * (blocks if remote else 1), self._visits_bytes
         parts = self._on_cores(compared.matching(rates))
         parts["segments"] = keys * blocks * rates.unit + others * rates.segment
         parts["requests"] = (references + others) * blocks * _REQUEST_SECONDS if remote else 0.0

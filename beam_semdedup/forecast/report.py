@@ -16,7 +16,7 @@ from beam_semdedup.forecast.rates import load_rates, save_rates
 from beam_semdedup.forecast.spread import measure
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns
-from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.probes import Spread, of_nearest, of_texts
 from beam_semdedup.plan.rates import REFERENCE, Rates
@@ -104,10 +104,13 @@ def _data(p: ForecastParameters) -> Data:
         assert p.rows is not None
         assert p.dimension is not None
         return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    carried = [name for name in p.metadata_fields if name != p.id_field]
+    carried = [name for name in p.metadata_fields if name != p.id_column]
     with naming_places(p, InputError):
-        files = list_files(p.run(None))
-        facts = dataset.inspect(files, format_named(p.input_filetype), Columns(p.id_field, p.embedding_field, carried))
+        place = p.run(None)
+        files = list_files(place)
+        kind = format_named(p.input_filetype or filetype_of(files))
+        columns = Columns(p.id_column, p.embedding_field, carried, ids=list_ids(place, files))
+        facts = dataset.inspect(files, kind, columns)
     stored = sum(f.size for f in files) // facts.num_rows
     return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
 

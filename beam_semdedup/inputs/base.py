@@ -18,8 +18,10 @@ from beam_semdedup.storage.folder import File, FileInfo
 Piece: TypeAlias = tuple[int, ...]
 """Where in a file some neighbouring rows are; what the numbers mean, only the format that made them knows."""
 
+_ROWS_AT_ONCE = 65_536
+
 IsListed: TypeAlias = Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]]
-"""Says of n ids which are to be left out, (n,)."""
+"""Says of n ids, or of the numbers of n rows in their file, which are to be left out, (n,)."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class InputUnit:
     Attributes:
         file: the file's position in the plan.
         piece: where in the file the rows are; it may hold others before and after them.
+        ids: the URL of the file with their ids, where that is another one.
     """
 
     path: str
@@ -36,6 +39,7 @@ class InputUnit:
     first_row: int
     num_rows: int
     piece: Piece
+    ids: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,10 @@ class Format(ABC):
     """How the files' names end."""
     without_columns = "it has no columns"
     """What is wrong with a file that has rows, and no column in any of them."""
+
+    def begins_so(self, start: bytes) -> bool:
+        """Says whether a file whose first bytes these are is one of this format; never, where that cannot be seen."""
+        return False
 
     # The plan: what is in a file.
 
@@ -156,21 +164,52 @@ class Format(ABC):
 class Copier(ABC):
     """What a format does besides if a removal can copy its files."""
 
+    def copies(self, name: str, arrays: bool) -> tuple[str, ...]:
+        """Returns the names of the files that are written in place of a file of that name.
+
+        Args:
+            arrays: also write vectors where the numbers of the kept rows say enough.
+        """
+        return (name,)
+
+    def companions(self, files: Sequence[File]) -> list[File]:
+        """Returns what belongs to some files, lies beside them or a directory above, and has to be written too."""
+        return []
+
+    def changed(self, companion: File, key: str) -> bytes:
+        """Returns the content of a companion for the copies of its files, which `key` names."""
+        return companion.read_bytes()
+
     @abstractmethod
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
+        self,
+        source: File,
+        targets: Sequence[Path],
+        id_column: pa.Field | None,
+        is_listed: IsListed,
+        batch_bytes: int,
     ) -> tuple[int, int]:
         """Copies a file without the rows whose ids are listed, and changes nothing else.
 
         Args:
-            target: the local file to write, compressed as `source` is.
-            id_column: the name of the column with the ids, and the type of the listed ids.
+            targets: the local files to write, which will have the names of `copies`, compressed as `source` is.
+            id_column: the name of the column with the ids, and the type of the listed ids; None: the file has none, and
+                `is_listed` is asked for the numbers of its rows, from 0.
             is_listed: is asked for one batch of rows after another.
             batch_bytes: the size of a batch, at most, where the pieces that the file is stored in are larger.
 
         Returns:
             How many rows were read, and how many of them left out.
         """
+
+
+def listed_rows(is_listed: IsListed, first_row: int, num_rows: int) -> npt.NDArray[np.bool_]:
+    """Returns which of some neighbouring rows of a file are listed, of those that go by their numbers; (num_rows,)."""
+    masks = [np.empty(0, dtype=bool)]
+    for start in range(first_row, first_row + num_rows, _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, first_row + num_rows))
+        masks.append(is_listed(pa.chunked_array([pa.array(rows)])))
+    return np.concatenate(masks)
 
 
 def joined_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:

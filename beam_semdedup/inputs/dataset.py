@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.inputs import embeddings, partitions
+from beam_semdedup.inputs import embeddings, ids, partitions
 from beam_semdedup.inputs.base import FileFacts, Format
 from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.threads import in_io_threads
@@ -20,6 +20,8 @@ _FLOATING_IDS = (
     "; integers become floats in pandas where one is missing: write them as Int64, or without that row; write integers "
     "beyond int64, which jsonl has as floats, and numbers with fractions as strings"
 )
+HINT_WITHOUT_IDS = "; where the rows have no ids, give id_field=null, or a file of ids as ids_path"
+"""What a message about a column of ids that is not there ends with, where there is none that could be it."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Columns:
     Attributes:
         id, embedding: their names.
         carried: the names of those besides.
+        ids: the files that hold the ids in place of the input files, one for each; None: the input files hold them;
+            none: the ids are the places of the rows.
         dimension: d, where the user gave it.
     """
 
@@ -36,6 +40,7 @@ class Columns:
     embedding: str
     carried: Sequence[str] = ()
     dimension: int | None = None
+    ids: Sequence[FileInfo] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,11 @@ class InputFacts:
         return sum(f.num_rows for f in self.files)
 
 
-def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns) -> InputFacts:
+def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns, name: str = "input_path") -> InputFacts:
     """Opens every file and checks that they fit together.
+
+    Args:
+        name: of the parameter that says where they are, for messages.
 
     Raises:
         InputError: an unreadable file, a missing or wrongly typed column, different types or dimensions.
@@ -67,16 +75,18 @@ def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns) -> InputF
     facts = in_io_threads(kind.inspect, files)
     used = [f for f in facts if f.num_rows]
     if not used:
-        raise InputError(f"input_path: {counted(len(files), 'file')} without a single row")
+        raise InputError(f"{name}: {counted(len(files), 'file')} without a single row")
     schema = _common_schema(kind, used, columns)
+    if columns.ids is not None:
+        schema = pa.schema([ids.column(columns.id, facts, columns.ids), *schema])
     return InputFacts(kind, tuple(facts), schema, _common_dimension(kind, used, columns))
 
 
-def check_column(url: str, schema: pa.Schema, name: str, shown: str) -> None:
-    """Checks that a file has one column of that name, `shown` in a message; InputError otherwise."""
+def check_column(url: str, schema: pa.Schema, name: str, shown: str, hint: str = "") -> None:
+    """Checks that a file has one column of that name, `shown` in a message; InputError otherwise, with a `hint`."""
     count = schema.names.count(name)
     if not count:
-        raise InputError(f"{url}: no column {shown}; it has: {_some_of(schema.names, name)}")
+        raise InputError(f"{url}: no column {shown}; it has: {_some_of(schema.names, name)}{hint}")
     if count > 1:
         raise InputError(f"{url}: column {shown} stands there {count} times; rename all but one")
 
@@ -129,7 +139,9 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
     stored = {name for file in files for name in file.schema.names}
     outside = [partitions.column(name, [f.info.url for f in files]) for name in columns.carried if name not in stored]
     partitioned = {field.name: field for field in outside if field is not None}
-    wanted = dict.fromkeys([columns.id, columns.embedding, *columns.carried])
+    wanted = dict.fromkeys([columns.embedding, *columns.carried])
+    if columns.ids is None:
+        wanted = {columns.id: None} | wanted
     names = [name for name in wanted if name not in partitioned]
 
     def types_of(file: FileFacts) -> list[pa.DataType]:
@@ -157,7 +169,8 @@ def hint_on_ids(type_: pa.DataType) -> str:
 
 def _column_type(kind: Format, file: FileFacts, name: str, columns: Columns) -> pa.DataType:
     """Returns the type that a file's column is read as; InputError where that is none for the column's purpose."""
-    check_column(file.info.url, file.schema, name, repr(name))
+    hint = HINT_WITHOUT_IDS if name == columns.id and len(file.schema) == 1 else ""
+    check_column(file.info.url, file.schema, name, repr(name), hint)
     if name in file.conflicts and name != columns.embedding:
         raise InputError(f"{file.info}: column {name!r} is {file.conflicts[name]}: write it with one type")
     type_ = kind.column_type(file, name)

@@ -99,6 +99,22 @@ def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if plain == column.type else column.cast(plain)
 
 
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Returns a schema with the types of decoded columns."""
+    return pa.schema([f.with_type(plain_type(f.type)) for f in schema])
+
+
+def with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns the columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
+    columns = []
+    for field in schema:
+        column = decoded(table.column(field.name))
+        if not is_embedding_type(column.type) or field.type == carried_type(column.type):
+            column = column.cast(field.type)
+        columns.append(column)
+    return pa.table(columns, names=schema.names)
+
+
 def lengths(column: pa.Array) -> Counter[int]:
     """Returns how many usable-looking vectors (not null) of each length `column` has."""
     counts = pc.value_counts(pc.list_value_length(column.drop_null()))

@@ -12,8 +12,18 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
-from beam_semdedup.inputs.jsonl_lines import blocks, cut, parse, spans, what_is_no_lines
+from beam_semdedup.inputs.base import (
+    Copier,
+    FileFacts,
+    Format,
+    InputUnit,
+    IsListed,
+    Piece,
+    RowBatch,
+    joined_type,
+    listed_rows,
+)
+from beam_semdedup.inputs.jsonl_lines import AROUND_OBJECT, blocks, cut, parse, spans, what_is_no_lines
 from beam_semdedup.inputs.jsonl_types import ColumnTypes
 from beam_semdedup.storage.folder import File, FileInfo
 
@@ -43,6 +53,10 @@ class Jsonl(Format, Copier):
 
     extensions = (".jsonl", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".jsonl.xz")
     without_columns = "no line is a JSON object: jsonl has one object a line, in UTF-8"
+
+    def begins_so(self, start: bytes) -> bool:
+        """See `Format.begins_so`."""
+        return start.strip(AROUND_OBJECT).startswith(b"{")
 
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the whole file, and the types are those of all its well-formed lines."""
@@ -117,20 +131,28 @@ class Jsonl(Format, Copier):
                     break
 
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
+        self,
+        source: File,
+        targets: Sequence[Path],
+        id_column: pa.Field | None,
+        is_listed: IsListed,
+        batch_bytes: int,
     ) -> tuple[int, int]:
         """See `Copier.copy_without`; the other lines stay byte for byte, malformed and blank ones too."""
-        rows_read = rows_listed = 0
-        schema = pa.schema([id_column.with_type(pa.int64() if pa.types.is_integer(id_column.type) else pa.string())])
+        (target,), rows_read, rows_listed = targets, 0, 0
+        columns = [] if id_column is None else [_as_read(id_column)]
         with (
             _opened(source) as stream,
             fsspec.open(str(target), "wb", compression=_compression(source)) as sink,
         ):
             for block in blocks(stream, self.block_bytes):
                 starts, ends, _ = spans(block)
-                table, good = parse(cut(block, starts, ends), schema)
                 listed = np.zeros(len(starts), dtype=bool)
-                listed[good] = is_listed(table.column(0))
+                if columns:
+                    table, good = parse(cut(block, starts, ends), pa.schema(columns))
+                    listed[good] = is_listed(table.column(0))
+                else:
+                    listed = listed_rows(is_listed, rows_read, len(starts))
                 written = 0
                 for line in np.flatnonzero(listed):
                     sink.write(block[written : starts[line]])
@@ -139,6 +161,11 @@ class Jsonl(Format, Copier):
                 rows_read += len(listed)
                 rows_listed += int(listed.sum())
         return rows_read, rows_listed
+
+
+def _as_read(ids: pa.Field) -> pa.Field:
+    """Returns the column of ids with one of the two types that they have in JSON."""
+    return ids.with_type(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
 
 
 def _opened(file: File) -> IO[bytes]:

@@ -18,6 +18,7 @@ from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy
 from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
 from beam_semdedup.inputs.parquet_check import checked_metadata
+from beam_semdedup.inputs.parquet_footer import MAGIC
 from beam_semdedup.inputs.parquet_pages import leaf_columns
 from beam_semdedup.inputs.parquet_read import ColumnReader
 from beam_semdedup.inputs.parquet_sizes import ColumnSizes, may_exceed, stored_bytes
@@ -45,6 +46,10 @@ class Parquet(Format, Copier):
 
     extensions = (".parquet", ".parq", ".pq")
 
+    def begins_so(self, start: bytes) -> bool:
+        """See `Format.begins_so`."""
+        return start.startswith(MAGIC)
+
     def inspect(self, file: FileInfo) -> FileFacts:
         """See `Format.inspect`; reads the footer."""
         with as_input_error(f"{file}: not a readable parquet file"), file.open() as source:
@@ -58,7 +63,7 @@ class Parquet(Format, Copier):
             first_row += num_rows
             for name in schema.names:
                 sizes[name] += stored_bytes(metadata, group, leaves[name])
-        return FileFacts(file, _plain(schema), metadata.num_rows, tuple(parts), sizes)
+        return FileFacts(file, embeddings.plain_schema(schema), metadata.num_rows, tuple(parts), sizes)
 
     def dimension(self, facts: FileFacts, embedding_field: str) -> int | None:
         """See `Format.dimension`; from the type, the footer, or the first row group with a vector."""
@@ -138,7 +143,7 @@ class Parquet(Format, Copier):
                     table = pa.Table.from_batches([batch.slice(low - position, high - low)])
                     positions = np.arange(low, high)
                     with as_input_error(f"{file}: values beyond the types that all files share"):
-                        table = _with_types(table, schema)
+                        table = embeddings.with_types(table, schema)
                     yield RowBatch(table, positions, positions, no_lines)
                 position += batch.num_rows
                 if position >= stop:
@@ -154,11 +159,18 @@ class Parquet(Format, Copier):
         return pa.array(groups, pa.int32()), pa.array(numbers - starts[groups], pa.int64())
 
     def copy_without(
-        self, source: File, target: Path, id_column: pa.Field, is_listed: IsListed, batch_bytes: int
+        self,
+        source: File,
+        targets: Sequence[Path],
+        id_column: pa.Field | None,
+        is_listed: IsListed,
+        batch_bytes: int,
     ) -> tuple[int, int]:
         """See `Copier.copy_without` and `parquet_copy`."""
+        (target,) = targets
         with source.open() as stream, target.open("wb") as sink:
-            return parquet_copy.copy_without(source, stream, sink, id_column.name, is_listed, batch_bytes)
+            name = None if id_column is None else id_column.name
+            return parquet_copy.copy_without(source, stream, sink, name, is_listed, batch_bytes)
 
     def _batch_rows(
         self, reader: ColumnReader, groups: Sequence[int], columns: Mapping[str, Sequence[int]]
@@ -193,22 +205,6 @@ class Parquet(Format, Copier):
             else:
                 read[name] = decoded[name]
         return rows(read.values()), rows(decoded.values()), dictionaries
-
-
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """Returns `schema` with the types of decoded columns."""
-    return pa.schema([f.with_type(embeddings.plain_type(f.type)) for f in schema])
-
-
-def _with_types(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Returns the columns of `schema` as its types; vectors stay as they are, since any list of numbers will do."""
-    columns = []
-    for field in schema:
-        column = embeddings.decoded(table.column(field.name))
-        if not embeddings.is_embedding_type(column.type) or field.type == embeddings.carried_type(column.type):
-            column = column.cast(field.type)
-        columns.append(column)
-    return pa.table(columns, names=schema.names)
 
 
 def _evident_dimension(group: Any, leaves: Sequence[int]) -> int | None:

@@ -14,14 +14,13 @@ from functools import cached_property
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs import parquet_footer, thrift
-from beam_semdedup.inputs.base import IsListed
+from beam_semdedup.inputs.base import IsListed, listed_rows
 from beam_semdedup.inputs.parquet_footer import MAGIC, Chunk, Column, Element, FileField, Group
 from beam_semdedup.inputs.parquet_pages import column_in_group, read_batches
 from beam_semdedup.inputs.parquet_sizes import DATA_PAGES, DICTIONARY, ColumnSizes, is_dictionary, stored_bytes
@@ -313,7 +312,7 @@ class Copy:
 
 
 def copy_without(
-    file: File, source: pa.NativeFile, sink: IO[bytes], id_field: str, is_listed: IsListed, batch_bytes: int
+    file: File, source: pa.NativeFile, sink: IO[bytes], id_field: str | None, is_listed: IsListed, batch_bytes: int
 ) -> tuple[int, int]:
     """Copies a parquet `file`, open as `source`, without the rows whose ids are listed; see `Copier.copy_without`.
 
@@ -321,11 +320,14 @@ def copy_without(
     """
     stored, copy = StoredFile.open(file, source), Copy.begin(file, sink)
     rows_read = rows_listed = 0
-    id_column = stored.number(id_field)
+    id_column = None if id_field is None else stored.number(id_field)
     for number, group in enumerate(stored.row_groups):
-        ids = stored.read_group(number, batch_bytes, [id_column])
-        masks = [is_listed(pa.chunked_array([batch.column(0)])) for batch in ids]
-        listed: npt.NDArray[np.bool_] = np.concatenate([np.empty(0, dtype=bool), *masks])
+        if id_column is None:
+            listed = listed_rows(is_listed, rows_read, group[Group.NUM_ROWS])
+        else:
+            ids = stored.read_group(number, batch_bytes, [id_column])
+            masks = [is_listed(pa.chunked_array([batch.column(0)])) for batch in ids]
+            listed = np.concatenate([np.empty(0, dtype=bool), *masks])
         batches = stored.read_group(number, batch_bytes)
         if listed.any():
             options, start = stored.writer_options(group), 0

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 import pyarrow as pa
 
-from beam_semdedup.inputs.base import Format, InputUnit, RowBatch
-from beam_semdedup.storage.folder import File
-
 _NULL = "__HIVE_DEFAULT_PARTITION__"
-_MARK = {b"semdedup": b"partition"}
+MARK = {b"semdedup": b"partition"}
+"""The metadata of such a column."""
 
 
 def column(name: str, urls: Sequence[str]) -> pa.Field | None:
@@ -26,23 +23,12 @@ def column(name: str, urls: Sequence[str]) -> pa.Field | None:
         return None
     texts = {text for values in found if (text := values[name]) is not None}
     is_integer = bool(texts) and all(map(_is_integer, texts))
-    return pa.field(name, pa.int64() if is_integer else pa.string(), metadata=_MARK)
+    return pa.field(name, pa.int64() if is_integer else pa.string(), metadata=MARK)
 
 
-def read(kind: Format, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
-    """Yields what the format reads of a unit with the columns of `schema`, those of `column` among them."""
-    constant = [field for field in schema if field.metadata == _MARK]
-    if not constant:
-        yield from kind.read(file, unit, schema)
-        return
-    values = _values(file.url)
-    stored = pa.schema([field for field in schema if field.metadata != _MARK])
-    for rows in kind.read(file, unit, stored):
-        table = rows.table
-        for field in constant:
-            value = pa.scalar(values[field.name], pa.string()).cast(field.type)
-            table = table.append_column(field.name, pa.repeat(value, table.num_rows))
-        yield dataclasses.replace(rows, table=table)
+def constant(field: pa.Field, url: str, num_rows: int) -> pa.Array:
+    """Returns such a column of some rows of a file."""
+    return pa.repeat(pa.scalar(_values(url)[field.name], pa.string()).cast(field.type), num_rows)
 
 
 def _values(url: str) -> dict[str, str | None]:

@@ -26,7 +26,19 @@ def _jsonl() -> Format:
     return Jsonl()
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl}
+def _npy() -> Format:
+    from beam_semdedup.inputs.npy import Npy
+
+    return Npy()
+
+
+def _arrow() -> Format:
+    from beam_semdedup.inputs.arrow import Arrow
+
+    return Arrow()
+
+
+FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl, "npy": _npy, "arrow": _arrow}
 """What makes a format: a function, or its class."""
 
 

@@ -16,7 +16,7 @@ _LOGS = {
 _ICEBERG = ".metadata.json"
 
 
-def check_no_table(place: Folder, found: Found) -> None:
+def check_no_table(place: Folder, found: Found, name: str = "input_path") -> None:
     """Raises InputError where an input path is, holds, or lies in a table with a log; files that are named are taken.
 
     Args:
@@ -28,11 +28,11 @@ def check_no_table(place: Folder, found: Found) -> None:
         parts = url.split("/")
         log = next((part for part in parts if part in _LOGS), None)
         if log and (log != "metadata" or url.endswith(_ICEBERG)):
-            raise _is_table("/".join(parts[: parts.index(log)]), log)
+            raise _is_table(name, "/".join(parts[: parts.index(log)]), log)
     for folder in _around(place.fixed_part()):
         for log in _LOGS:
             if (folder / log).exists() and (log != "metadata" or _has_iceberg_log(folder / log)):
-                raise _is_table(folder.url, log)
+                raise _is_table(name, folder.url, log)
 
 
 def _has_iceberg_log(folder: Folder) -> bool:
@@ -48,10 +48,10 @@ def _around(folder: Folder) -> Iterator[Folder]:
             yield folder
 
 
-def _is_table(url: str, log: str) -> InputError:
+def _is_table(name: str, url: str, log: str) -> InputError:
     kind, files = _LOGS[log]
     return InputError(
-        f"input_path: {url} is a {kind} ({log}): its directory also holds the files of rows that it has deleted or "
+        f"{name}: {url} is a {kind} ({log}): its directory also holds the files of rows that it has deleted or "
         "changed. Export its rows to parquet with a program that knows such tables, or give the files of its present "
         f"version as a list ({files})"
     )

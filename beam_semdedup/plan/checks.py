@@ -23,8 +23,12 @@ def check_installed(p: Parameters) -> None:
         engine.check()
 
 
-def check_places(p: Parameters, files: Sequence[FileInfo]) -> None:
-    """Raises InputError where a result would become input of a later run, or an input be taken for a result."""
+def check_places(p: Parameters, files: Sequence[FileInfo], given_as: str = "input_path") -> None:
+    """Raises InputError where a result would become input of a later run, or an input be taken for a result.
+
+    Args:
+        given_as: the parameter that says where the files are.
+    """
     places = {
         "output_path": (p.output_path, Folder.at(p.output_path, p.write_options).realpath()),
         "cache_path": (p.cache_root, Folder.at(p.cache_root, p.cache_options).realpath()),
@@ -40,13 +44,13 @@ def check_places(p: Parameters, files: Sequence[FileInfo]) -> None:
                 inside = any(map(pattern.match, results))
             if inside:
                 raise InputError(
-                    f"{name}={path} lies inside input_path={given}: later runs would read the results; move it out"
+                    f"{name}={path} lies inside {given_as}={given}: later runs would read the results; move it out"
                 )
         for file in files:
             real = file.realpath()
             for product in layout.PRODUCTS:
                 if real.is_inside(place / product):
                     raise InputError(
-                        f"input_path: {file} is a result in {name}={path}, where results are cleared; give "
+                        f"{given_as}: {file} is a result in {name}={path}, where results are cleared; give "
                         f"another {name}"
                     )

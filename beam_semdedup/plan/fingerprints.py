@@ -13,26 +13,55 @@ from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.text import without_secrets
 
-_FORMAT = 6
+_FORMAT = 7
 """The version of what the stages write."""
 
 
-def stage_fingerprints(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> tuple[str, str, str]:
-    """Returns the keys of the k-means results, of the pairwise results, and of the output.
+def kmeans_fingerprint(
+    p: Parameters, files: Sequence[FileInfo], carried: Sequence[str], without_clusters: bool = False
+) -> str:
+    """Returns the key of the k-means results.
 
     Args:
         p: with absolute paths, and `n_clusters` set.
-        files: the input.
+        files: the input, and the files with its ids, where it holds none.
         carried: the columns that are read besides id and embedding.
+        without_clusters: whether nothing is fitted.
     """
-    kmeans = _kmeans_fingerprint(p, files, carried)
+    model = "none" if without_clusters else {"n_clusters": p.n_clusters, "fit": _fit(p)}
+    return fingerprint([_FORMAT, _rows(p, files, carried), model])
+
+
+def references_fingerprint(p: Parameters, files: Sequence[FileInfo], model: str) -> str:
+    """Returns the key of the rows of `against`, assigned to the model of the k-means results with the key `model`.
+
+    Args:
+        p: by which they are read.
+        files: of `against`, as for `kmeans_fingerprint`.
+    """
+    return fingerprint([_FORMAT, _rows(p, files, []), model])
+
+
+def pairwise_fingerprint(p: Parameters, kmeans: str, earlier: Sequence[str], without_clusters: bool = False) -> str:
+    """Returns the key of the pairwise results.
+
+    Args:
+        kmeans: the key of the rows' k-means results.
+        earlier: those of the generations before.
+        without_clusters: whether each row is compared with all of these.
+    """
     ranking = ranking_of(p).describe()
-    probes = [] if p.n_probes == 1 else [p.n_probes, p.matching_reach]
-    pairwise = fingerprint([_FORMAT, kmeans, ranking, p.metadata_fields, p.screening_threshold, *probes])
-    return kmeans, pairwise, fingerprint([_FORMAT, pairwise, p.eps])
+    probes = [] if p.n_probes == 1 or without_clusters else [p.n_probes, p.matching_reach]
+    references = [earlier, p.within] if earlier else []
+    return fingerprint([_FORMAT, kmeans, ranking, p.metadata_fields, p.screening_threshold, *probes, *references])
 
 
-def _kmeans_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> str:
+def output_fingerprint(p: Parameters, pairwise: str) -> str:
+    """Returns the key of the duplicates that are found in the pairwise results with the key `pairwise`."""
+    return fingerprint([_FORMAT, pairwise, p.eps])
+
+
+def _fit(p: Parameters) -> dict[str, Any]:
     init = init_file(p)
     fit: dict[str, Any] = {
         "init": model.content_hash(init.read_bytes()) if init else p.init,
@@ -46,15 +75,14 @@ def _kmeans_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Seque
         if p.init == "k-means||":
             names += ["oversampling_factor", "max_samples_per_batch"]
         fit.update((name, getattr(p, name)) for name in names)
-    return fingerprint(
-        {
-            "format": _FORMAT,
-            "files": [[without_secrets(f.url), f.size, f.version] for f in files],
-            "filetype": p.input_filetype,
-            "columns": [p.id_field, p.embedding_field, *carried],
-            "embedding_dim": p.embedding_dim,
-            "assume_normalized": p.assume_normalized,
-            "n_clusters": p.n_clusters,
-            "fit": fit,
-        }
-    )
+    return fit
+
+
+def _rows(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> dict[str, Any]:
+    return {
+        "files": [[without_secrets(f.url), f.size, f.version] for f in files],
+        "filetype": p.input_filetype,
+        "columns": [p.id_field, p.embedding_field, *carried],
+        "embedding_dim": p.embedding_dim,
+        "assume_normalized": p.assume_normalized,
+    }

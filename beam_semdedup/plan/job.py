@@ -8,26 +8,39 @@ import pyarrow as pa
 
 from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.inputs.base import Format
+from beam_semdedup.inputs.base import Format, joined_type
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import MATCH_COLUMNS, MATCH_TYPES, VISIT_COLUMNS, VISIT_TYPES
+from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MATCH_TYPES, VISIT_COLUMNS, VISIT_TYPES
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a run's results lie, by keys that hash everything they depend on.
+    """Where the results of a run lie, by keys that hash everything they depend on.
 
-    `parameters` have absolute paths, and `n_clusters` set.
+    Attributes:
+        parameters: with absolute paths, and `n_clusters` set.
+        model_fingerprint: the key of the k-means results with the centroids that rows are assigned to.
+        generation: the number of the rows that are assigned; they rank after those of the `earlier` ones.
+        without_clusters: whether each row is compared with all references, so that there is nothing to fit.
     """
 
     parameters: Parameters
     kmeans_fingerprint: str
     pairwise_fingerprint: str
     output_fingerprint: str
+    model_fingerprint: str
+    generation: int = 0
+    earlier: tuple[int, ...] = ()
+    without_clusters: bool = False
+
+    @property
+    def model(self) -> Folder:
+        """What the fit leaves: the centroids, and the directions of short vectors."""
+        return self._cache / layout.KMEANS / self.model_fingerprint
 
     @property
     def kmeans(self) -> Folder:
@@ -48,13 +61,24 @@ class Places:
     def visits(self) -> Folder:
         """Which rows of the segment files visit which clusters, a file for each."""
         p = self.parameters
-        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns]
+        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns, self.model_fingerprint, p.within]
         return self.kmeans / layout.VISITS / layout.fingerprint(facts)
+
+    @property
+    def basis(self) -> File:
+        """The directions of the short vectors of all rows that are assigned to the model."""
+        p = self.parameters
+        return (self.model / layout.VISITS / layout.fingerprint([p.n_probes, p.matching_reach])).file(layout.BASIS)
 
     @property
     def matches(self) -> Folder:
         """The matches that are found in each cluster, of its own rows and of those that visit it."""
         return self.pairwise / layout.MATCHES
+
+    @property
+    def resembled(self) -> Folder:
+        """How similar the references are to rows of the input, a file for each unit that compared them."""
+        return self.pairwise / layout.RESEMBLED
 
     @property
     def output(self) -> Folder:
@@ -71,7 +95,7 @@ class Places:
         return Folder(self.parameters.cache_root, self.parameters.cache_options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job(Places):
     """What a worker must know of the run; small, and pickled into the transforms.
 
@@ -79,12 +103,22 @@ class Job(Places):
         input_schema: the id, the embedding and the carried columns.
         sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
+        references: the job that assigns the rows of `against`, which are the earlier generation.
     """
 
     input_schema: pa.Schema
     sizes: Sizes
     blocks: Blocks
     rows_per_file: int
+    references: Job | None = None
+
+    def at(self, generation: int) -> Job:
+        """Returns the job that assigned, or assigns, the rows of this generation or of an earlier one."""
+        if generation == self.generation:
+            return self
+        if self.references is None or generation not in self.earlier:
+            raise RuntimeError(f"the run has no generation {generation}")
+        return self.references
 
     @property
     def keys_per_file(self) -> int:
@@ -100,13 +134,13 @@ class Job(Places):
     def carried(self) -> list[pa.Field]:
         """The input's columns that segments hold besides id and embedding."""
         p = self.parameters
-        fields = [f for f in self.input_schema if f.name not in (p.id_field, p.embedding_field)]
+        fields = [f for f in self.input_schema if f.name not in (p.id_column, p.embedding_field)]
         return [field.remove_metadata() for field in fields]
 
     @property
     def id_type(self) -> pa.DataType:
         """The type of the ids."""
-        return self.input_schema.field(self.parameters.id_field).type
+        return self.input_schema.field(self.parameters.id_column).type
 
     @property
     def segment_schema(self) -> pa.Schema:
@@ -116,17 +150,44 @@ class Job(Places):
     @property
     def has_visits(self) -> bool:
         """Whether rows are compared in other clusters than their own, and have one order of the whole dataset."""
-        return self.parameters.n_probes != 1
+        return self.parameters.n_probes != 1 and not self.without_clusters
 
     @property
     def order_schema(self) -> pa.Schema:
-        """The columns that the order of rows depends on."""
+        """The columns of this generation's rows that their order depends on."""
         return pa.schema([self.segment_schema.field(name) for name in self.ranking.columns])
+
+    @property
+    def compared_schema(self) -> pa.Schema:
+        """The columns of segments without the embedding, as rows of several generations have them together."""
+        fields = [f for f in self.segment_schema if f.name not in ("id", "embedding")]
+        return pa.schema([("id", self.max_id_type), *fields, *([(GENERATION, pa.int32())] if self.earlier else [])])
+
+    @property
+    def max_id_type(self) -> pa.DataType:
+        """The type of the ids of all generations."""
+        if self.references is None:
+            return self.id_type
+        common = joined_type(self.id_type, self.references.id_type)
+        if common is None:
+            raise RuntimeError(f"ids of {self.id_type} and {self.references.id_type}")
+        return common
+
+    @property
+    def compared_columns(self) -> list[str]:
+        """The names of the columns that the order of rows of several generations depends on."""
+        return [*self.ranking.columns, *([GENERATION] if self.earlier else [])]
+
+    @property
+    def by_generation(self) -> list[tuple[str, str]]:
+        """What an order of rows of several generations begins with."""
+        return [(GENERATION, "ascending")] if self.earlier else []
 
     @property
     def match_schema(self) -> pa.Schema:
         """The columns of matches: of the row, its score, and of the earlier row what its order depends on."""
-        return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *self.order_schema])
+        earlier = [self.compared_schema.field(name) for name in self.compared_columns]
+        return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *earlier])
 
     def visit_schema(self, width: int) -> pa.Schema:
         """Returns the columns of visits, whose embedding is a short vector of this many values."""
@@ -136,6 +197,7 @@ class Job(Places):
     @property
     def input_format(self) -> Format:
         """The format of the input files."""
+        assert self.parameters.input_filetype is not None
         return format_named(self.parameters.input_filetype)
 
     def input_file(self, url: str) -> File:
@@ -147,7 +209,7 @@ def ranking_of(p: Parameters) -> RankingStrategy:
     """Returns the order that the parameters ask for, by the columns of segments, where the id column is called `id`."""
     if p.ranking_strategy is not None:
         strategy = RankingStrategy.from_value(p.ranking_strategy, p.random_state)
-        strategy.metadata_cols = ["id" if name == p.id_field else name for name in strategy.metadata_cols]
+        strategy.metadata_cols = ["id" if name == p.id_column else name for name in strategy.metadata_cols]
         return strategy
     return RankingStrategy.by_distance(p.which_to_keep, p.distance_metric, p.random_state)
 

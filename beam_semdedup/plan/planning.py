@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,13 +19,14 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
+from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
-from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import copier, format_named
-from beam_semdedup.inputs.units import AssignUnit, units
-from beam_semdedup.plan import stored
+from beam_semdedup.inputs.units import AssignUnit
+from beam_semdedup.inputs.units import units as units_of
+from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
-from beam_semdedup.plan.fingerprints import stage_fingerprints
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
@@ -44,13 +45,16 @@ _R = TypeVar("_R", bound=Record)
 class Located:
     """A run whose input is found and whose places are known.
 
-    `carried` are the columns to read besides id and embedding; `inspect` opens the files, once.
+    `ids` are the files with the ids of each of `files`, where these hold none. `carried` are the columns to read
+    besides id and embedding; `inspect` opens the files, once. `references` are the rows of `against`.
     """
 
     places: Places
     files: tuple[FileInfo, ...]
+    ids: tuple[FileInfo, ...]
     carried: tuple[str, ...]
     inspect: Callable[[], InputFacts]
+    references: Located | None = None
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,19 @@ class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
     The manifests are those of the stages that are finished; `fitted` is the model where it was
-    fitted before the pipeline.
+    fitted before the pipeline. `references` is the plan of how the rows of `against` are assigned.
     """
 
     job: Job
     files: tuple[FileInfo, ...]
+    ids: tuple[FileInfo, ...]
     units: tuple[AssignUnit, ...]
     assign_manifest: AssignManifest | None
     pairwise_manifest: PairwiseManifest | None
     memory: int
     num_workers: int
     fitted: FittedKMeans | None = None
+    references: Plan | None = None
 
 
 def locate(parameters: Parameters) -> Located:
@@ -80,10 +86,13 @@ def locate(parameters: Parameters) -> Located:
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
+    files = list_input(p)
+    p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
         copier(p.input_filetype)
-    files = list_input(p)
+    ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
+    p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
@@ -91,20 +100,66 @@ def locate(parameters: Parameters) -> Located:
     if init:
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
-
-    @functools.cache
-    def inspect() -> InputFacts:
-        columns = Columns(p.id_field, p.embedding_field, carried, p.embedding_dim)
-        return dataset.inspect(files, format_named(p.input_filetype), columns)
-
+    inspect = _inspector(p, files, ids, carried)
     if p.n_clusters is None:
         rows = inspect().num_rows
         p.n_clusters = choose_clusters(p, rows, inspect().dimension, p.n_probes, p.matching_reach)
         usual = p.n_clusters == default_clusters(rows)
         why = "the square root" if usual else f"with n_probes={p.n_probes} it takes less time than the square root"
         _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
-    places = Places(p, *stage_fingerprints(p, files, carried))
-    return Located(places, tuple(files), tuple(carried), inspect)
+    places = _places(p, fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried))
+    located = Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
+    return located if p.against is None else _with_references(located)
+
+
+def _with_references(located: Located) -> Located:
+    """Finds the rows of `against` too."""
+    p, files = located.places.parameters, located.files
+    q = p.of_references(ranking_of(p).without_columns())
+    theirs = list_files(q, name="against")
+    check_places(q, theirs, "against")
+    both = {file.url for file in files} & {file.url for file in theirs}
+    if both:
+        raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
+    q.input_filetype = q.input_filetype or filetype_of(theirs)
+    q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
+    ids = list_ids(q, theirs)
+    inspect = _inspector(q, theirs, ids, [], "against")
+    assert p.n_clusters is not None
+    # Products with all of them cost no more then than those with the centroids, and leave out no pair.
+    without_clusters = not p.within and inspect().num_rows <= p.n_clusters
+    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *located.ids], located.carried, without_clusters)
+    key = fingerprints.references_fingerprint(q, [*theirs, *(ids or ())], kmeans)
+    places = dataclasses.replace(
+        _places(p, kmeans, [key], without_clusters), generation=1, earlier=(0,), without_clusters=without_clusters
+    )
+    of_theirs = dataclasses.replace(places, parameters=q, kmeans_fingerprint=key, generation=0, earlier=())
+    references = Located(of_theirs, tuple(theirs), tuple(ids or ()), (), inspect)
+    return dataclasses.replace(located, places=places, references=references)
+
+
+def _places(p: Parameters, kmeans: str, earlier: Sequence[str] = (), without_clusters: bool = False) -> Places:
+    pairwise = fingerprints.pairwise_fingerprint(p, kmeans, earlier, without_clusters)
+    return Places(p, kmeans, pairwise, fingerprints.output_fingerprint(p, pairwise), kmeans)
+
+
+def _inspector(
+    p: Parameters,
+    files: Sequence[FileInfo],
+    ids: Sequence[FileInfo] | None,
+    carried: Sequence[str],
+    name: str = "input_path",
+) -> Callable[[], InputFacts]:
+    """Returns what opens the files, once."""
+    assert p.input_filetype is not None
+    kind = format_named(p.input_filetype)
+
+    @functools.cache
+    def inspect() -> InputFacts:
+        columns = Columns(p.id_column, p.embedding_field, carried, p.embedding_dim, ids)
+        return dataset.inspect(files, kind, columns, name)
+
+    return inspect
 
 
 def make_plan(located: Located, anew: bool = False) -> Plan:
@@ -116,14 +171,18 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     Raises:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
-    places, p = located.places, located.places.parameters
+    places, p, theirs = located.places, located.places.parameters, located.references
     runner = make_runner(p)
     workers = runner.num_workers()
     memory = memory_per_worker(runner, workers, p.memory_budget)
     plan_kmeans = functools.cache(lambda: _plan_kmeans(located, memory))
+    if theirs is not None and not AssignManifest.find(theirs.places.kmeans):
+        _check_alike(located.inspect(), theirs.inspect(), p)
     if anew:
         plan_kmeans()
         forget(places)
+        if theirs is not None:
+            forget(theirs.places)
     urls = [file.url for file in located.files]
     kmeans_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, plan_kmeans, lambda plan: plan.is_of(urls))
     sizes = kmeans_plan.sizes
@@ -151,7 +210,59 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
     )
-    return Plan(job, located.files, kmeans_plan.assign_units(urls), assigned, compared, memory, workers)
+    units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
+    plan = Plan(job, located.files, located.ids, units, assigned, compared, memory, workers)
+    if theirs is None:
+        return plan
+    references = _plan_references(theirs, plan)
+    if references.assign_manifest is None:
+        compared = None
+    job = dataclasses.replace(job, references=references.job)
+    return dataclasses.replace(plan, job=job, references=references, pairwise_manifest=compared)
+
+
+def _plan_references(located: Located, plan: Plan) -> Plan:
+    """Plans how the rows of `against` are assigned to the model of a run."""
+    places, sizes, assigned = located.places, plan.job.sizes, plan.assign_manifest
+    urls = [file.url for file in located.files]
+
+    def make() -> KMeansPlan:
+        facts = located.inspect()
+        theirs = dataclasses.replace(sizes, num_rows=facts.num_rows, carried_bytes=0, sample_rows=0)
+        return KMeansPlan.of(
+            theirs, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows)
+        )
+
+    stored_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, make, lambda plan: plan.is_of(urls))
+    job = Job(
+        **vars(places),
+        input_schema=stored_plan.input_schema(),
+        sizes=dataclasses.replace(stored_plan.sizes, centroids_per_key=sizes.centroids_per_key),
+        blocks=plan.job.blocks,
+        rows_per_file=plan.job.rows_per_file,
+    )
+    found = AssignManifest.find(places.kmeans)
+    if found and assigned:
+        same = (found.centroids, found.centroids_per_key) == (assigned.centroids, sizes.centroids_per_key)
+    else:
+        same = False  # what the centroids will be, is not known yet; finished units say what theirs were
+    made = stored_plan.assign_units(urls, [file.url for file in located.ids])
+    return Plan(job, located.files, located.ids, made, found if same else None, None, plan.memory, plan.num_workers)
+
+
+def _check_alike(own: InputFacts, theirs: InputFacts, p: Parameters) -> None:
+    """Raises InputError where the rows of `against` cannot be compared with those of the input."""
+    if own.dimension != theirs.dimension:
+        raise InputError(
+            f"vectors have {own.dimension} values in input_path and {theirs.dimension} in against: take one model's"
+        )
+    q = p.of_references(None)
+    types = own.schema.field(p.id_column).type, theirs.schema.field(q.id_column).type
+    if joined_type(*types) is None:
+        raise InputError(
+            f"ids are {types[0]} in input_path ({p.id_column}) and {types[1]} in against ({q.id_column}): max_id "
+            "cannot hold both; give another against_id_field, or write them with one type"
+        )
 
 
 def forget(places: Places) -> None:
@@ -202,12 +313,15 @@ def _stored_plan(
 def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     p, facts = located.places.parameters, located.inspect()
     assert p.n_clusters is not None
-    carried_bytes = facts.row_bytes(located.carried)
-    sizing = Sizing(p, facts.num_rows, facts.dimension, carried_bytes, p.n_clusters, memory)
+    carried_bytes, n_clusters = facts.row_bytes(located.carried), p.n_clusters
+    if located.places.without_clusters:
+        n_clusters = 1
+    sizing = Sizing(p, facts.num_rows, facts.dimension, carried_bytes, n_clusters, memory)
     ranking_of(p).check(facts.schema)
-    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter else 0)
-    _check_rows(p, sizes)
-    return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units(facts, sizes.assign_rows))
+    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and not located.places.without_clusters else 0)
+    if not located.places.without_clusters:
+        _check_rows(p, sizes)
+    return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows))
 
 
 def _sample_rows(sizes: Sizing) -> int:

@@ -61,13 +61,18 @@ class KMeansPlan(Record):
         """Says whether the plan is one of these input files."""
         return list(self.files) == without_secrets(urls)
 
-    def assign_units(self, urls: Sequence[str]) -> tuple[AssignUnit, ...]:
+    def assign_units(self, urls: Sequence[str], ids: Sequence[str] = ()) -> tuple[AssignUnit, ...]:
         """Returns the units of the assign stage.
 
         Args:
             urls: of the input files, as they were found: what is stored might name others.
+            ids: of the files with their ids, where there are such and they are needed.
         """
-        return tuple(AssignUnit(tuple(InputUnit(urls[part[0]], *part) for part in parts)) for parts in self.units)
+
+        def unit(part: tuple[int, int, int, Piece]) -> InputUnit:
+            return InputUnit(urls[part[0]], *part, ids[part[0]] if ids else "")
+
+        return tuple(AssignUnit(tuple(map(unit, parts))) for parts in self.units)
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class PairwisePlan(Record):
 
 
 @dataclass(frozen=True)
-class UnitId:
+class UnitId(Record):
     """What a finished unit's file is of: the unit's name, which says its content, the centroids' hash, and its rows."""
 
     name: str

@@ -6,6 +6,7 @@ up in the list of duplicates. A removal that was killed goes on from the units t
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -14,13 +15,12 @@ from dataclasses import dataclass
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.errors import InputError, RunError
-from beam_semdedup.inputs.listing import check_unchanged, list_files
+from beam_semdedup.inputs.listing import check_unchanged, filetype_of, list_files
 from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.plan import RemovalManifest, clear, make_plan, prepare
 from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
-from beam_semdedup.removal.transform import RemoveDuplicates
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -68,13 +68,14 @@ def remove_duplicates(
 
 def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequence[FileInfo] | None) -> RemovalResult:
     started = time.time()
-    copier(p.input_filetype)  # raises
     runner = make_runner(p)
     runner.check("auto")
     memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     with naming_places(p, InputError):
         ids = IdList.open(find_list(p) if listed is None else listed, memory)
         files = list_files(p) if dataset is None else dataset
+        p = dataclasses.replace(p, input_filetype=p.input_filetype or filetype_of(files))
+        copier(str(p.input_filetype))  # raises
         job, units = make_plan(p, files, ids, memory)
         prepare(job, units)
     _LOG.info(
@@ -83,6 +84,9 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         counted(sum(len(unit.sources) for unit in units), "file"),
         in_bytes(sum(unit.size for unit in units)),
     )
+    # Not above: it imports Beam, for which what is wrong need not wait.
+    from beam_semdedup.removal.transform import RemoveDuplicates
+
     done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))
     with progress.shown([done], p.verbose, progress.interval(job.output.url)):
         runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
@@ -102,7 +106,7 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     if ids.num_ids and not manifest.ids_removed:
         clear(job.output)
         raise InputError(
-            f"id_field={p.id_field} of input_path={', '.join(p.input_path)}: none of the "
+            f"id_field={p.id_field or 'null'} of input_path={', '.join(p.input_path)}: none of the "
             f"{counted(ids.num_ids, 'listed id')} in duplicates_path={p.duplicates_path} is there, so that nothing was "
             "removed or written; give the dataset of that run, and the column of its ids"
         )
@@ -118,7 +122,7 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         _LOG.warning(
             "Not found in id_field=%s of input_path=%s: %s of %s in duplicates_path=%s; check that the run was on this "
             "dataset, and that this is the column of its ids",
-            p.id_field,
+            p.id_field or "null",
             ", ".join(p.input_path),
             f"{result.ids_not_found:,}",
             counted(ids.num_ids, "listed id"),

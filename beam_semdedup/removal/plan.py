@@ -8,9 +8,11 @@ folder goes.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import posixpath
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +21,10 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset, embeddings
-from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.inputs.base import Copier
+from beam_semdedup.inputs.ids import Places, StoredIds
+from beam_semdedup.inputs.listing import list_ids, relative_names
+from beam_semdedup.inputs.registry import copier, format_named
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
@@ -65,14 +70,20 @@ class RemovalManifest(Manifest):
 
 @dataclass(frozen=True)
 class RemovalUnit:
-    """Files of the dataset, by their URLs, and where they go, by their names in the output; many, where they are small.
+    """Files of the dataset, by their URLs, and what is written of each, by the names in the output; many small ones.
 
-    `size` is that of all of them, in bytes.
+    `size` is that of all of them, in bytes; `ids` are the URLs of the files with their ids, where these are apart.
     """
 
     sources: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
     size: int
+    ids: tuple[str, ...] = ()
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """All names."""
+        return tuple(itertools.chain.from_iterable(self.targets))
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class RemovalJob:
     Attributes:
         key: of all that the written files depend on.
         memory: of a worker, in bytes.
+        companions: what is written besides: the URLs of the sources, and the names in the output.
     """
 
     parameters: RemovalParameters
@@ -89,6 +101,7 @@ class RemovalJob:
     output: Folder
     key: str
     memory: int
+    companions: tuple[tuple[str, str], ...] = ()
 
     @property
     def stage(self) -> Folder:
@@ -110,19 +123,36 @@ def make_plan(
     """
     output = Folder.at(p.output_path, p.write_options)
     targets = _targets(p, files, output)
-    _check_id_column(p, files, ids)
+    copies = {name: copier(str(p.input_filetype)).copies(name, p.write_arrays) for name in targets}
+    companions = _companions(copier(str(p.input_filetype)), targets)
+    written = Counter([*itertools.chain.from_iterable(copies.values()), *(name for _, name in companions)])
+    if twice := [name for name, count in written.items() if count > 1]:
+        raise InputError(f"input_path: two files would both be written to {output.file(twice[0])}: rename one")
+    listed = list_ids(p, files)
+    if listed is None:
+        _check_id_column(p, files, ids)
+    else:
+        _check_ids_apart(p, listed, ids)
+    apart = {file.url: found for file, found in zip(files, listed or (), strict=bool(listed))}
     facts = {
         "format": _FORMAT,
         "list": [[f.url, f.size, f.version] for f in ids.files],
         "input": [[target, f.url, f.size, f.version] for target, f in targets.items()],
+        "ids": [[f.url, f.size, f.version] for f in apart.values()],
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
+        "write_arrays": p.write_arrays,
     }
     units = [
-        RemovalUnit(tuple(targets[name].url for name in names), tuple(names), sum(targets[name].size for name in names))
+        RemovalUnit(
+            tuple(targets[name].url for name in names),
+            tuple(copies[name] for name in names),
+            sum(targets[name].size for name in names),
+            tuple(apart[targets[name].url].url for name in names if apart),
+        )
         for names in neighbours(targets, lambda name: targets[name].size, _UNIT_BYTES)
     ]
-    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory), units
+    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory, companions), units
 
 
 def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
@@ -134,7 +164,7 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    targets = sorted(target for unit in units for target in unit.targets)
+    targets = sorted([*(target for unit in units for target in unit.written), *(name for _, name in job.companions)])
     plan = RemovalPlan(tuple(targets), job.key)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
@@ -173,12 +203,9 @@ def clear(output: Folder) -> None:
 def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> dict[str, FileInfo]:
     """Returns the files by the names that they get in `output`, which they have in their input_path."""
     roots = [Folder.at(path, p.read_options) for path in p.input_path]
-    fixed = [root.fixed_part() for root in roots]
     place = output.realpath()
     targets: dict[str, FileInfo] = {}
-    for file in files:
-        root = max((r for r in fixed if file.is_inside(r)), key=lambda r: len(r.url), default=None)
-        target = (root and root.name_of(file)) or file.name
+    for file, target in zip(files, relative_names(p, files), strict=True):
         if target in targets:
             raise InputError(
                 f"input_path: {targets[target]} and {file} would both be written to {output.file(target)}: give a "
@@ -193,13 +220,30 @@ def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) ->
     return targets
 
 
+def _companions(kind: Copier, targets: Mapping[str, FileInfo]) -> tuple[tuple[str, str], ...]:
+    """Returns the URLs of what belongs to the files, and the names beside theirs that it gets."""
+    folders = {file.parent.url: posixpath.dirname(target) for target, file in targets.items()}
+    above = {posixpath.dirname(url): posixpath.dirname(target) for url, target in folders.items() if target}
+    places = above | folders
+    found = [file for file in kind.companions(list(targets.values())) if file.parent.url in places]
+    return tuple((file.url, posixpath.join(places[file.parent.url], file.name)) for file in found)
+
+
+def _check_ids_apart(p: RemovalParameters, apart: Sequence[FileInfo], ids: IdList) -> None:
+    """Raises InputError where ids that are apart from the dataset, or places, are of another kind than the list's."""
+    types = {file.url: StoredIds.open(file, p.id_column).type_ for file in apart} or {"id_field=null": Places.type_}
+    for where, type_ in types.items():
+        if ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type):
+            raise InputError(f"{where}: the ids are {type_}, those in the list of duplicates {ids.id_type}")
+
+
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:
     """Raises InputError where a file has no ids, or ids of another kind than the list's."""
-    kind = format_named(p.input_filetype)
+    kind = format_named(str(p.input_filetype))
 
     def check_type(info: FileInfo, schema: pa.Schema) -> None:
-        dataset.check_column(info.url, schema, p.id_field, f"id_field={p.id_field!r}")
-        type_ = embeddings.plain_type(schema.field(p.id_field).type)
+        dataset.check_column(info.url, schema, p.id_column, f"id_field={p.id_field!r}")
+        type_ = embeddings.plain_type(schema.field(p.id_column).type)
         differs = ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type)
         if type_ != pa.null() and (differs or not embeddings.is_id_type(type_)):
             raise InputError(

@@ -5,14 +5,16 @@ The note is written last. It holds the numbers of the list's entries that the re
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.errors import naming_unit
+from beam_semdedup.inputs.ids import of_file
 from beam_semdedup.inputs.registry import copier
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.stored import Counts
@@ -40,16 +42,16 @@ class RemovedUnit(Record):
 
 def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> RemovedUnit:
     """Writes the files of a unit, unless an earlier attempt did."""
-    note = job.note(unit.targets)
+    note = job.note(unit.written)
     found = tables.read_facts(note, RemovedUnit)
-    if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.targets)):
+    if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.written)):
         return replace(found, reused=True)
     batch_bytes = job.memory // 8 // min(IO_THREADS, len(unit.sources))
-    pairs = zip(unit.sources, unit.targets, strict=True)
-    written = in_io_threads(lambda pair: _write_file(job, *pair, ids, batch_bytes), pairs)
+    files = zip(unit.sources, unit.targets, unit.ids or [""] * len(unit.sources), strict=True)
+    written = in_io_threads(lambda file: _write_file(job, *file, ids, batch_bytes), files)
     rows_read, rows_removed, entries = zip(*written, strict=True)
     matches = np.sort(np.concatenate(entries))
-    removed = RemovedUnit(unit.targets, sum(rows_read), sum(rows_removed), len(matches))
+    removed = RemovedUnit(unit.written, sum(rows_read), sum(rows_removed), len(matches))
     table, encoding = pa.table({_ENTRY: matches}), {_ENTRY: "DELTA_BINARY_PACKED"}
     with naming_unit(note):
         tables.write(note, table, removed, "zstd", use_dictionary=False, column_encoding=encoding)
@@ -57,7 +59,11 @@ def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> Remo
 
 
 def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
-    """Writes the manifest."""
+    """Writes what belongs to the files besides, and the manifest."""
+    p = job.parameters
+    for url, name in job.companions:
+        content = copier(str(p.input_filetype)).changed(File(url, p.read_options), job.key)
+        job.output.file(name).write_bytes(content)
     units = sorted(units, key=lambda unit: unit.targets)
     notes = [job.note(unit.targets) for unit in units if unit.matches]
     with stored.discarding(job.stage):
@@ -65,7 +71,7 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     manifest = RemovalManifest(
         counts=Counts.of(units),
         finished=time.time(),
-        files=tuple(target for unit in units for target in unit.targets),
+        files=tuple([*(target for unit in units for target in unit.targets), *(name for _, name in job.companions)]),
         rows_removed=sum(unit.rows_removed for unit in units),
         ids_removed=found.distinct,
         repeated_ids=found.count,
@@ -75,20 +81,27 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
 
 
 def _write_file(
-    job: RemovalJob, source: str, target: str, ids: IdReader, batch_bytes: int
+    job: RemovalJob, source: str, targets: Sequence[str], apart: str, ids: IdReader, batch_bytes: int
 ) -> tuple[int, int, np.ndarray]:
-    """Returns how many rows were read and removed, and the numbers of the entries that were found."""
+    """Returns how many rows were read and removed, and the numbers of the entries that were found.
+
+    Args:
+        apart: the URL of the file with the ids of the source, where they are not in it.
+    """
     p = job.parameters
     found = [np.empty(0, dtype=np.int64)]
+    file = File(source, p.read_options)
+    id_column = pa.field(p.id_column, job.ids.id_type)
+    row_ids = None if p.id_field is not None and not apart else of_file(file, apart, p.id_column)
 
     def is_listed(batch: pa.ChunkedArray) -> np.ndarray:
-        mask, entries = ids.find(batch)
+        mask, entries = ids.find(batch if row_ids is None else row_ids.of(batch.to_numpy()))
         found.append(entries)
         return mask
 
-    id_column = pa.field(p.id_field, job.ids.id_type)
-    with naming_unit(source), job.output.file(target).atomic_write() as scratch:
-        rows_read, rows_removed = copier(p.input_filetype).copy_without(
-            File(source, p.read_options), scratch, id_column, is_listed, batch_bytes
+    with naming_unit(source), contextlib.ExitStack() as stack:
+        written = [stack.enter_context(job.output.file(target).atomic_write()) for target in targets]
+        rows_read, rows_removed = copier(str(p.input_filetype)).copy_without(
+            file, written, id_column if row_ids is None else None, is_listed, batch_bytes
         )
     return rows_read, rows_removed, np.concatenate(found)

@@ -17,8 +17,9 @@ from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.inputs import embeddings, partitions
+from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import InputUnit, RowBatch
+from beam_semdedup.inputs.rows import read
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
@@ -68,7 +69,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
     name = f"{first.file:06d}-{first.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
     with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
-        finished = segments.read_index(job.segments.file(file_name), AssignFacts)
+        finished = segments.read_index(job.segments.file(file_name), AssignFacts, generation=job.generation)
         if finished and finished[0].unit == wanted:
             return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
@@ -76,7 +77,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, facts, job.parameters.cache_compression)
-        index = segments.write(job.segments, file_name, table, width, facts)
+        index = segments.write(job.segments, file_name, table, width, facts, generation=job.generation)
         return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, began, index)
 
 
@@ -84,7 +85,7 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
     file = job.segments.file(name)
     with stored.discarding(job.kmeans):
-        finished = segments.read_index(file, AssignFacts)
+        finished = segments.read_index(file, AssignFacts, generation=job.generation)
         if finished is None:
             raise DamagedFile(file, "its index cannot be read")
     return finished[1]
@@ -144,7 +145,7 @@ def _read(job: Job, unit: AssignUnit) -> Iterator[_Rows]:
 def _read_part(job: Job, part: InputUnit) -> Iterator[_Rows]:
     found = 0
     with naming_unit(job.input_format.describe(part)):
-        for rows in partitions.read(job.input_format, job.input_file(part.path), part, job.input_schema):
+        for rows in read(job.input_format, job.input_file(part.path), part, job.input_schema):
             found += rows.table.num_rows + len(rows.malformed)
             yield part, rows
         if found != part.num_rows:
@@ -170,7 +171,7 @@ class _Batch:
 
 def _parse(job: Job, batches: Sequence[_Rows]) -> _Batch:
     p, table = job.parameters, pa.concat_tables([rows.table for _, rows in batches]).combine_chunks()
-    ids = table.column(p.id_field)
+    ids = table.column(p.id_column)
     reasons = embeddings.id_reasons(ids)
     if (reasons == embeddings.INVALID_ID).any():  # which no file can hold as the text that it is said to be
         ids = pc.if_else(pa.array(reasons == embeddings.INVALID_ID), pa.scalar(None, ids.type), ids)

@@ -22,7 +22,9 @@ def fit_centroids(job: Job) -> FittedKMeans:
     """Fits the centroids of the run, or finds them fitted."""
     p, rows = job.parameters, functools.partial(read_sample, job)
     with naming_unit("the fit"):
-        return model.fit_or_load(job.kmeans, init_file(p), make_engine(p), rows, job.sizes.dimension, p)
+        if job.without_clusters:
+            return model.one_for_all(job.model, job.sizes.dimension)
+        return model.fit_or_load(job.model, init_file(p), make_engine(p), rows, job.sizes.dimension, p)
 
 
 def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:

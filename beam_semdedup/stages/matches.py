@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,32 +15,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup.compute.identical import first_identical
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match
-from beam_semdedup.compute.short_vectors import Basis
+from beam_semdedup.compute.matches import NO_MATCH, Rows, match, num_pairs
 from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
+from beam_semdedup.stages import generations
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
+    blocks,
     centroids_of,
     gathered,
-    pairwise_units,
+    in_order,
     repeated_in_clusters,
     result_of,
 )
 from beam_semdedup.stages.visits import find_basis
 from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import MATCH_COLUMNS, RESULT_COLUMNS
+from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
 
 _STEP_ROWS = 4096
-_ROW_BITS = 40  # of a row's number in its file, in what identifies it
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,25 @@ class _Facts(Record):
 
 @dataclass(frozen=True)
 class MatchUnit(PairwiseUnit):
-    """The rows ranked `[low, high)` of a key, to be compared with those of their clusters, and with their visitors."""
+    """The rows ranked `[low, high)` of a key, references too, to be compared with those of their clusters and `visits`.
+
+    For references nothing is found; they are compared with the visitors that are none.
+    """
 
     visits: tuple[Segment, ...]
 
 
 def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]:
-    """Returns the units that compare the rows of a key, cut as by `pairwise_units`; none where it has no rows."""
-    parts = sorted(parts, key=lambda segment: (segment.file, segment.offset))
-    visits = tuple(segment for segment in parts if segment.kind == segments.VISITS)
-    rows = [segment for segment in parts if segment.kind == segments.ROWS]
-    return [MatchUnit(**vars(unit), visits=visits) for unit in pairwise_units(job, key, rows)] if rows else []
+    """Returns the units that compare the rows of a key; none where there is nothing to find for any row."""
+    parts = in_order(parts)
+    rows = tuple(segment for segment in parts if segment.kind == segments.ROWS)
+    visits = [segment for segment in parts if segment.kind == segments.VISITS]
+    if not any(segment.generation == job.generation for segment in rows):
+        visits = [segment for segment in visits if segment.generation == job.generation]
+        if not visits:
+            return []
+    num_rows = sum(segment.num_rows for segment in rows)
+    return [MatchUnit(key, low, high, num_rows, rows, tuple(visits)) for low, high in blocks(job, num_rows)]
 
 
 def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segment, ...]:
@@ -81,28 +88,36 @@ def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segme
         found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
         if found and (found[0].unit, found[0].visits) == (wanted, num_visits):
             return found[1]
-        table, pairs = _compare(job, unit)
+        table, pairs = _compare(job, unit, wanted)
         facts = _Facts(wanted, num_visits, pairs, began)
         return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES)
 
 
-def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKMeans) -> PairwiseResult:
-    """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score."""
-    parts = sorted(parts, key=lambda segment: (segment.kind, segment.file, segment.offset))
+def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKMeans) -> PairwiseResult | None:
+    """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score.
+
+    Returns None where the key has references alone.
+    """
+    parts = in_order(parts)
+    matches = [segment for segment in parts if segment.kind == segments.MATCHES]
     rows = [segment for segment in parts if segment.kind == segments.ROWS]
-    units = pairwise_units(job, key, rows)
+    own = [segment for segment in rows if segment.generation == job.generation]
+    if not own:
+        return None
+    num_rows = sum(segment.num_rows for segment in own)
+    units = match_units(job, key, rows)
     first, last = centroids_of(job, key)
-    name = comparison_name(first, last, 0, units[0].num_rows, units[0].num_rows)
-    file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, units[0].num_rows)
+    name = comparison_name(first, last, 0, num_rows, num_rows)
+    file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, num_rows)
     with naming_unit(f"centroids {first} to {last}"):
         facts = tables.read_facts(file, PairwiseFacts)
         compared = [_facts(job, unit) for unit in units]
         reused = facts is not None and facts.unit == wanted
         if facts is None or not reused:
             with stored.discarding(job.pairwise):
-                matches = segments.read(job.matches, parts[len(rows) :], job.match_schema)
+                batches = segments.read(job.matches, matches, job.match_schema)
             pairs = sum(facts.pairs for facts in compared)
-            table, facts = _merge(job, rows, pa.Table.from_batches(matches, job.match_schema), wanted, pairs)
+            table, facts = _merge(job, own, pa.Table.from_batches(batches, job.match_schema), wanted, pairs)
             tables.write(file, table, facts, job.parameters.cache_compression)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
@@ -118,88 +133,160 @@ def _facts(job: Job, unit: PairwiseUnit) -> _Facts:
     return found[0]
 
 
-def _compare(job: Job, unit: MatchUnit) -> tuple[pa.Table, int]:
-    """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared."""
-    found = find_basis(job)
-    if found is None:
-        raise RuntimeError(f"{job.visits} has no directions any more, though the run wrote them; run again")
-    p, (basis, _) = job.parameters, found
-    schema = job.visit_schema(basis.width + 1)
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, unit.segments, job.segment_schema)
-        visits = pa.Table.from_batches(segments.read(job.visits, unit.visits, schema), schema)
-    table = pa.Table.from_batches([batch.select(_columns(job)) for batch in batches])
-    order = job.ranking.order(table)
-    table = tables.take(table, order)
-    vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
-    first = first_identical(vectors, unit.high, p.pairwise_batch_size)
-    own = np.flatnonzero(first == np.arange(len(first)))
-    everyone = pa.concat_tables([table.select(job.ranking.columns), visits.select(job.ranking.columns)])
-    by_rank = job.ranking.order(everyone, within=())
-    ranks = np.empty(len(by_rank), dtype=np.int64)
-    ranks[by_rank] = np.arange(len(by_rank))
-    centroids, visited = table.column("centroid").to_numpy(), visits.column("centroid").to_numpy()
-    by_cluster = np.lexsort((ranks[len(table) :], visited))
-    visitor_vectors = _VisitorVectors(job, unit, visits)
+def _compare(job: Job, unit: MatchUnit, wanted: UnitId) -> tuple[pa.Table, int]:
+    """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared.
+
+    Writes how similar the references are to them.
+    """
+    p, rows = job.parameters, _Everyone(job, unit)
+    table = rows.all
+    same = first_identical(rows.vectors, unit.high, p.pairwise_batch_size)
+    is_own, each = rows.is_own[: unit.high], np.arange(unit.high)
+    # What is the same as an earlier row has that one as its match, unless the two are not to be compared.
+    first = same if p.within else np.where(is_own & is_own[same], each, same)
+    different = np.flatnonzero(first == each)
+    resembled = np.full(len(table), -np.inf, dtype=np.float32)
+    resembled[: unit.high][~is_own & np.isin(same, same[is_own])] = 1
 
     def compare(centroid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], int]:
-        natives = own[slice(*np.searchsorted(centroids[own], [centroid, centroid + 1]))]
-        visitors = by_cluster[slice(*np.searchsorted(visited[by_cluster], [centroid, centroid + 1]))]
+        natives, visitors = rows.of(centroid, different), rows.visiting(centroid)
         low, high = np.searchsorted(natives, [unit.low, unit.high]).tolist()
-        mine = Rows(ranks[natives], _short(basis, vectors, natives), lambda at: vectors[natives[at]])
-        theirs = Rows(
-            ranks[len(table) + visitors],
-            visitor_vectors.short(visitors),
-            lambda at: visitor_vectors.full(visitors[at]),
-        )
-        found = match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size)
+        mine, theirs = rows.ranked(natives), rows.ranked(visitors)
+        found = match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size, p.within)
+        if job.references is not None:
+            _resemble(job, rows, rows.of(centroid, each), visitors, unit.low, resembled)
         whose = [best.winners != NO_MATCH for best in found]
-        later = np.concatenate([natives[whose[0]], len(table) + visitors[whose[1]]])
+        later = np.concatenate([natives[whose[0]], visitors[whose[1]]])
         winners = np.concatenate([best.winners[have] for best, have in zip(found, whose, strict=True)])
         scores = np.concatenate([best.scores[have] for best, have in zip(found, whose, strict=True)])
-        pairs = (high - low) * (high + low - 1) // 2 + (high - low) * len(visitors)
-        return later, by_rank[winners], scores, pairs
+        return later, rows.by_rank[winners], scores, num_pairs(mine, theirs, low, high, p.within)
 
-    parts = in_threads(compare, np.unique(centroids[unit.low : unit.high]).tolist())
-    copies = unit.low + np.flatnonzero(first[unit.low :] != np.arange(unit.low, unit.high))
+    parts = in_threads(compare, np.unique(rows.centroids[unit.low : unit.high]).tolist())
+    copies = unit.low + np.flatnonzero((is_own & (first != each))[unit.low :])
     later = np.concatenate([copies, *(part[0] for part in parts)])
     winners = np.concatenate([first[copies], *(part[1] for part in parts)])
     scores = np.concatenate([np.ones(len(copies), dtype=np.float32), *(part[2] for part in parts)])
     identical = (np.arange(len(later)) < len(copies)).astype(np.int8)
-    homes = np.concatenate([centroids, visits.column("__home").to_numpy()])
-    rows = everyone.select(["source_file", "source_row"]).take(pa.array(later))
-    columns = [pa.array(homes[later]), rows.column("source_file"), rows.column("source_row"), identical, scores]
-    matches = tables.take(everyone, winners)
+    homes = np.concatenate([rows.centroids, rows.visits.column("__home").to_numpy()])
+    sources = table.select(["source_file", "source_row"]).take(pa.array(later))
+    columns = [pa.array(homes[later]), sources.column("source_file"), sources.column("source_row"), identical, scores]
+    matches = tables.take(table, winners)
     for place, (column, values) in enumerate(zip(MATCH_COLUMNS, columns, strict=True)):
         matches = matches.add_column(place, column, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
+    if job.references is not None:
+        generations.write_resembled(job, wanted, table, ~rows.is_own, resembled)
     return matches.cast(job.match_schema), sum(part[3] for part in parts)
 
 
-class _VisitorVectors:
-    """The vectors of visitors, in the order of their table."""
+class _Everyone:
+    """The rows of a key, in their order, and after them those that visit its clusters.
 
-    def __init__(self, job: Job, unit: MatchUnit, visits: pa.Table) -> None:
-        self._folder, self._dimension = job.segments, job.sizes.dimension
-        self._short = RankedRows(visits.to_batches(), np.arange(len(visits))) if len(visits) else None
-        self._names = np.repeat([segment.file for segment in unit.visits], [s.num_rows for s in unit.visits])
-        self._offsets = visits.column("__offset").to_numpy()
-        self._width = visits.schema.field("embedding").type.list_size
+    Attributes:
+        number: of the rows of the key.
+        visits: the visits, as they are stored.
+        all: (n,) the columns that the order depends on.
+        by_rank: (n,) the position of each from the first-ranked to the last.
+        is_own: (n,) which are no references.
+        centroids: (number,) where each of the key lives.
+        vectors: of the rows of the key.
+    """
 
-    def short(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Returns their short vectors."""
-        return np.empty((0, self._width), np.float32) if self._short is None else self._short[positions]
+    def __init__(self, job: Job, unit: MatchUnit) -> None:
+        found = find_basis(job)
+        if found is None:
+            raise RuntimeError(f"{job.basis} has no directions any more, though the run wrote them; run again")
+        self._job, (self._basis, _) = job, found
+        batches, table = generations.read_rows(job, unit.segments, _columns(job))
+        order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
+        table = tables.take(table, order)
+        self.number, self.centroids = len(table), table.column("centroid").to_numpy()
+        self.vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
+        self.visits = generations.read_visits(job, unit.visits, self._basis.width + 1)
+        self.all = pa.concat_tables([part.select(job.compared_columns) for part in (table, self.visits)])
+        self.is_own = generations.is_own(job, self.all)
+        self.by_rank = job.ranking.order(self.all, within=job.by_generation)
+        self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
+        self._ranks[self.by_rank] = np.arange(len(self.by_rank))
+        self._visited = self.visits.column("centroid").to_numpy()
+        self._by_cluster = np.lexsort((self._ranks[self.number :], self._visited))
+        self._short = RankedRows(self.visits.to_batches(), np.arange(len(self.visits)))
+        visits = [(segment.file, segment.generation) for segment in unit.visits]
+        whose = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in unit.visits])
+        self._files, self._generations = (
+            np.array(column)[whose] for column in zip(*(visits or [("", 0)]), strict=True)
+        )
+        self._offsets = self.visits.column("__offset").to_numpy()
 
-    def full(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Reads the vectors themselves, from the segment files where they live."""
-        names = self._names[positions].tolist()
-        return segments.read_vectors(self._folder, names, self._offsets[positions], self._dimension)
+    def of(self, centroid: int, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Returns those of some rows of the key, ascending, that live in a cluster."""
+        return chosen[slice(*np.searchsorted(self.centroids[chosen], [centroid, centroid + 1]))]
+
+    def visiting(self, centroid: int) -> npt.NDArray[np.int64]:
+        """Returns those that visit a cluster, in their order."""
+        visited = self._visited[self._by_cluster]
+        return self.number + self._by_cluster[slice(*np.searchsorted(visited, [centroid, centroid + 1]))]
+
+    def ranked(self, chosen: npt.NDArray[np.int64], first: int | None = None, references: int | None = None) -> Rows:
+        """Returns some rows, of the key or visitors, to compare with others.
+
+        Args:
+            chosen: their positions, in their order.
+            first: the rank of the first of them, if they are to have other ranks than their own.
+            references: how many of the first are not asked for; None: those of earlier generations.
+        """
+        ranks = self._ranks[chosen] if first is None else first + np.arange(len(chosen))
+        number = int(np.count_nonzero(~self.is_own[chosen])) if references is None else references
+        if len(chosen) and chosen[0] >= self.number:
+            visitors = chosen - self.number
+            return Rows(ranks, self._short[visitors], lambda at: self._read(visitors[at]), number)
+        return Rows(ranks, self._shorten(chosen), lambda at: self.vectors[chosen[at]], number)
+
+    def _read(self, visitors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Reads the vectors themselves of visitors, from the segment files where they live."""
+        places = self._generations[visitors], self._files[visitors], self._offsets[visitors]
+        return generations.read_vectors(self._job, *places)
+
+    def _shorten(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Returns the short vectors of rows of the key, whose vectors are gathered some at a time."""
+        none = np.empty((0, self._basis.width + 1), dtype=np.float32)
+        parts = slices(0, len(chosen), _STEP_ROWS)
+        return np.concatenate([none, *(self._basis.shorten(self.vectors[chosen[part]]) for part in parts)])
 
 
-def _short(basis: Basis, vectors: Any, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Returns the short vectors of rows, whose vectors are gathered some at a time."""
-    none = np.empty((0, basis.width + 1), dtype=np.float32)
-    parts = slices(0, len(positions), _STEP_ROWS)
-    return np.concatenate([none, *(basis.shorten(vectors[positions[part]]) for part in parts)])
+def _resemble(
+    job: Job,
+    rows: _Everyone,
+    natives: npt.NDArray[np.int64],
+    visitors: npt.NDArray[np.int64],
+    low: int,
+    scores: npt.NDArray[np.float32],
+) -> None:
+    """Finds how similar the references of a cluster are to the rows that a unit compares them with.
+
+    These rank before the references here. As for the rows themselves each pair is compared by one unit alone: that of
+    the native, of two natives that of the row that is no reference.
+
+    Args:
+        natives, visitors: of the cluster, positions in `rows`.
+        low: the first native of the unit; `natives` ends with its last.
+        scores: (n,) of all rows, in which those of references are raised.
+    """
+    p = job.parameters
+
+    def offer(natives: Rows, visitors: Rows, whose: Sequence[npt.NDArray[np.int64]]) -> None:
+        found = match(natives, visitors, 0, len(natives), p.matching_reach, p.pairwise_batch_size, within=False)
+        for best, chosen in zip(found, whose, strict=True):
+            scores[chosen] = np.maximum(scores[chosen], best.scores)
+
+    is_own, visits = rows.is_own[natives], rows.is_own[visitors]
+    asking, references = natives[is_own & (natives >= low)], natives[~is_own]
+    if len(asking):
+        both, others = np.concatenate([asking, references]), visitors[~visits]
+        offer(rows.ranked(both, 0, len(asking)), rows.ranked(others, len(both), 0), (both, others))
+    references, asking = references[references >= low], visitors[visits]
+    if len(references) and len(asking):
+        ranked = rows.ranked(references, len(asking), 0), rows.ranked(asking, 0, len(asking))
+        offer(*ranked, (references, asking))
 
 
 def _merge(
@@ -208,17 +295,16 @@ def _merge(
     """Returns the result rows of a key, and the facts of their file."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys([*_columns(job), *metadata]))
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, rows, job.segment_schema)
-    table = pa.Table.from_batches([batch.select(names) for batch in batches])
+    _, table = generations.read_rows(job, rows, names)
     repeated = repeated_in_clusters(table)
     table = tables.take(table, job.ranking.order(table))
+    row = [("__file", "ascending"), ("__row", "ascending")]
     best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
-    order = job.ranking.order(matches, within=[("__file", "ascending"), ("__row", "ascending"), *best_first])
+    order = job.ranking.order(matches, within=[*row, *best_first, *job.by_generation])
     matches = tables.take(matches, order)
-    whose, first = np.unique(_sources(matches, "__file", "__row"), return_index=True)
+    whose, first = np.unique(generations.source_keys(matches, "__file", "__row"), return_index=True)
     matches = tables.take(matches, first)
-    sources = _sources(table, "source_file", "source_row")
+    sources = generations.source_keys(table, "source_file", "source_row")
     by_source = np.argsort(sources)
     places = by_source[np.searchsorted(sources, whose, sorter=by_source)]
     if not np.array_equal(sources[places], whose):
@@ -232,14 +318,18 @@ def _merge(
     centroids = table.column("centroid")
     result = pa.table(
         [
-            table.column("id"),
+            table.column("id").cast(job.id_type),
             tables.take(ids, at).column("id"),
             pa.array(scores, from_pandas=True),
             centroids,
-            *(table.column(name) for name in metadata),
+            *(table.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
+    if job.earlier:
+        files = pa.concat_tables([part.select([GENERATION, "source_file"]) for part in (table, matches)])
+        of_matches = generations.sources(job, tables.take(files, at), ~np.isnan(scores))
+        result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, of_matches)
     facts = PairwiseFacts(
         unit=wanted,
         starts_cluster=True,
@@ -249,12 +339,6 @@ def _merge(
         examples=tuple(map(str, repeated.examples)),
     )
     return result, facts
-
-
-def _sources(table: pa.Table, file: str, row: str) -> npt.NDArray[np.int64]:
-    """Returns what identifies the rows (n,): the number of the file, and of the row in it."""
-    numbers: npt.NDArray[np.int64] = table.column(file).to_numpy().astype(np.int64) << _ROW_BITS
-    return numbers | table.column(row).to_numpy()
 
 
 def _columns(job: Job) -> list[str]:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute import arrays, small_clusters
 from beam_semdedup.compute.screens import screen_at
-from beam_semdedup.compute.similarity import max_similarity
+from beam_semdedup.compute.similarity import chosen, max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
-from beam_semdedup.plan import stored
+from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
+from beam_semdedup.stages import generations
 from beam_semdedup.stages.repeated import Repeated, repeated
-from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import RESULT_COLUMNS
+from beam_semdedup.storage import tables
+from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -33,7 +35,11 @@ _LARGE_BATCHES = 4
 
 @dataclass(frozen=True)
 class PairwiseUnit:
-    """The rows ranked `[low, high)` of a key, to be compared with all that rank before them in their clusters."""
+    """Rows of a key, to be compared with all that rank before them in their clusters.
+
+    They are those ranked `[low, high)` of the `num_rows` rows of the key that are no references; where rows are
+    compared with references alone, and so in any order, those of `segments` that are none.
+    """
 
     key: int
     low: int
@@ -60,13 +66,31 @@ class PairwiseFacts(Record):
     examples: tuple[str, ...]
 
 
-def pairwise_units(job: Job, key: int, parts: Sequence[Segment]) -> list[PairwiseUnit]:
+def pairwise_units(job: Job, key: int, parts: Iterable[Segment]) -> list[PairwiseUnit]:
     """Returns the units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
-    ordered = tuple(sorted(parts, key=lambda s: (s.file, s.offset)))
-    num_rows = sum(s.num_rows for s in ordered)
+    ordered = in_order(parts)
+    own = [segment for segment in ordered if segment.generation == job.generation]
+    num_rows = sum(segment.num_rows for segment in own)
+    if job.parameters.within:
+        return [PairwiseUnit(key, low, high, num_rows, tuple(ordered)) for low, high in blocks(job, num_rows)]
+    references, units, low = ordered[: len(ordered) - len(own)], [], 0
+    for some in neighbours(own, lambda segment: segment.num_rows, job.blocks.max_cluster_rows):
+        high = low + sum(segment.num_rows for segment in some)
+        units.append(PairwiseUnit(key, low, high, num_rows, (*references, *some)))
+        low = high
+    return units
+
+
+def in_order(parts: Iterable[Segment]) -> list[Segment]:
+    """Returns segments in an order that does not depend on how they came: those of earlier generations first."""
+    return sorted(parts, key=lambda segment: (segment.generation, segment.file, segment.offset))
+
+
+def blocks(job: Job, num_rows: int) -> Iterator[tuple[int, int]]:
+    """Yields the bounds of the blocks that so many rows of a key are cut into."""
     block = num_rows if num_rows <= job.blocks.max_key_rows else job.blocks.max_cluster_rows
-    bounds = [*range(0, num_rows, block), num_rows]
-    return [PairwiseUnit(key, low, high, num_rows, ordered) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    bounds = [*range(0, num_rows, max(1, block)), num_rows]
+    return zip(bounds[:-1], bounds[1:], strict=True)
 
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:
@@ -124,36 +148,43 @@ def finish(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> N
 
 
 def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Table, PairwiseFacts]:
-    """Returns the result rows of a unit, and the facts of its file that depend on them."""
-    with stored.discarding(job.kmeans):
-        batches = segments.read(job.segments, unit.segments, job.segment_schema)
-    names = [name for name in job.segment_schema.names if name != "embedding"]
-    table = pa.Table.from_batches([batch.select(names) for batch in batches])
-    order = job.ranking.order(table)
+    """Returns the result rows of a unit, and the facts of their file; writes how similar the references are to them."""
+    metadata = job.parameters.metadata_fields
+    names = list(dict.fromkeys(["centroid", SOURCE, *job.ranking.columns, *metadata]))
+    batches, table = generations.read_rows(job, unit.segments, names)
+    order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
     xp = arrays.library(job.parameters.device)
     rows = gathered(RankedRows(batches, order, xp), job.blocks.max_key_rows, xp)
+    is_own = generations.is_own(job, table)[order]
+    part = slice(unit.low, unit.high) if job.parameters.within else slice(None)
+    asked = np.flatnonzero(is_own)[part]
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
-    stops = np.append(starts[1:], len(order))
-    scores, winners, pairs = _compare_clusters(job, rows, starts, stops, unit, xp)
-    metadata = job.parameters.metadata_fields
-    own = tables.take(table.select(["id", *metadata]), order[unit.low : unit.high])
+    clusters = _Clusters(starts, np.append(starts[1:], len(order)), is_own, asked)
+    scores, winners, pairs, resembled = _compare_clusters(job, rows, clusters, xp)
+    own = tables.take(table.select(["id", SOURCE, *metadata]), order[asked])
     result = pa.table(
         [
-            own.column("id"),
+            own.column("id").cast(job.id_type),
             tables.take(table.select(["id"]), order[winners]).column("id"),
             pa.array(scores),
-            pa.array(centroids[unit.low : unit.high]),
-            *(own.column(name) for name in metadata),
+            pa.array(centroids[asked]),
+            *(own.column(name) for name in (SOURCE, *metadata)),
         ],
-        names=[*RESULT_COLUMNS, *metadata],
+        names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
-    found = repeated_in_clusters(table) if unit.low == 0 else Repeated()
+    if job.earlier:
+        sources = generations.sources(job, tables.take(table, order[winners]), winners != asked)
+        result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, sources)
+    if job.references is not None:
+        generations.write_resembled(job, wanted, tables.take(table, order), ~is_own, resembled)
+    counted = table.filter(pa.array(generations.is_own(job, table))) if job.earlier else table
+    found = repeated_in_clusters(counted) if unit.low == 0 or not job.parameters.within else Repeated()
     facts = PairwiseFacts(
         unit=wanted,
-        starts_cluster=bool(unit.low in starts),
+        starts_cluster=bool(asked[0] in starts),
         pairs=pairs,
-        largest_cluster=int((stops - starts).max()),
+        largest_cluster=int((clusters.stops - starts).max()),
         repeated_ids=found.count,
         examples=tuple(map(str, found.examples)),
     )
@@ -168,35 +199,81 @@ def gathered(rows: RankedRows, most: int, xp: Any) -> Any:
     return rows
 
 
+class _Clusters:
+    """The clusters of a key, of each of which the references come first, then the other rows.
+
+    Args:
+        starts, stops: (c,) where each begins and ends among the n rows.
+        is_own: (n,) which rows are no references.
+        asked: (m,) the rows that are compared, ascending.
+
+    Attributes:
+        own: (c,) where those begin that are no references.
+        lows, highs: (c,) between which the rows stand that are compared.
+        at: (c,) where these stand among all that are compared.
+    """
+
+    def __init__(
+        self,
+        starts: npt.NDArray[np.int64],
+        stops: npt.NDArray[np.int64],
+        is_own: npt.NDArray[np.bool_],
+        asked: npt.NDArray[np.int64],
+    ) -> None:
+        self.starts, self.stops, self.asked = starts, stops, asked
+        before = np.concatenate([[0], np.cumsum(is_own)])
+        self.own = stops - (before[stops] - before[starts])
+        self.at = np.searchsorted(asked, starts)
+        number = np.searchsorted(asked, stops) - self.at
+        first = asked[np.minimum(self.at, len(asked) - 1)]
+        self.lows = np.where(number > 0, first, stops)
+        self.highs = self.lows + number
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """The rows of each, (c,)."""
+        return self.stops - self.starts
+
+
 def _compare_clusters(
-    job: Job, rows: Any, starts: np.ndarray, stops: np.ndarray, unit: PairwiseUnit, xp: Any
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Finds scores and winners, as positions in `rows`, of the rows ranked `[unit.low, unit.high)`, and their pairs.
+    job: Job, rows: Any, clusters: _Clusters, xp: Any
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], int, npt.NDArray[np.float32]]:
+    """Finds scores and winners, as positions in `rows`, of the rows that are asked for, and counts their pairs.
 
     Args:
         rows: all of the key, cluster after cluster: an array of `xp`, or what gathers them when it is indexed.
-        starts, stops: where each cluster begins and ends.
+
+    Returns:
+        scores (m,), winners (m,), the number of pairs, and for all rows (n,) the score of references with what they are
+        like among the rows that are asked for, minus infinity for all else.
     """
-    p, sizes = job.parameters, stops - starts
-    scores = np.empty(unit.high - unit.low, dtype=np.float32)
-    winners = np.empty(unit.high - unit.low, dtype=np.int64)
-    lows, highs = np.maximum(starts, unit.low), np.minimum(stops, unit.high)
+    p, starts, stops, lows, highs = job.parameters, clusters.starts, clusters.stops, clusters.lows, clusters.highs
+    scores = np.empty(len(clusters.asked), dtype=np.float32)
+    winners = np.empty(len(clusters.asked), dtype=np.int64)
+    resembled = np.full(len(rows), -np.inf, dtype=np.float32)
     tile, screen = arrays.tile_rows(xp, p.pairwise_batch_size), screen_at(p.screening_threshold)
 
     def compare(cluster: int) -> None:
-        start, low, high = starts[cluster], lows[cluster], highs[cluster]
+        start, own, low, high = (int(part[cluster]) for part in (starts, clusters.own, lows, highs))
         if isinstance(rows, RankedRows):
             ranked = gathered(rows.window(start, stops[cluster]), job.blocks.max_cluster_rows, xp)
         else:
             ranked = rows[start : stops[cluster]]
+        before = None if p.within else own - start
         score, winner = arrays.halving_on_memory_error(
-            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, screen)
+            tile, lambda batch: max_similarity(ranked, low - start, high - start, batch, screen, before)
         )
-        scores[low - unit.low : high - unit.low] = score
-        winners[low - unit.low : high - unit.low] = winner + start
+        at = slice(clusters.at[cluster], clusters.at[cluster] + high - low)
+        scores[at], winners[at] = score, winner + start
+        if job.references is not None and own > start:  # the other way around: the references after what is asked for
+            turned = chosen(ranked, np.concatenate([np.arange(low, high), np.arange(start, own)]) - start)
+            number = high - low
+            resembled[start:own], _ = arrays.halving_on_memory_error(
+                tile, lambda batch: max_similarity(turned, number, number + own - start, batch, screen, number)
+            )
 
-    def compare_together(which: np.ndarray) -> None:
-        inside = np.repeat(which, sizes)[unit.low : unit.high]
+    def compare_together(which: npt.NDArray[np.bool_]) -> None:
+        inside = np.repeat(which, clusters.sizes)[clusters.asked]
         scores[inside], winners[inside] = arrays.halving_on_memory_error(
             arrays.tile_bytes(xp),
             lambda memory: small_clusters.max_similarity_of_each(rows, starts[which], stops[which], memory, screen),
@@ -204,18 +281,19 @@ def _compare_clusters(
 
     wanted = lows < highs
     # On a GPU small clusters share launches; else each is computed in one thread, and a large one in all.
-    together = wanted & (highs - lows == sizes) & (xp is not np and not isinstance(rows, RankedRows))
-    together &= small_clusters.fit_together(sizes, job.sizes.dimension, arrays.tile_bytes(xp))
-    large = wanted & ~together & (sizes >= _LARGE_BATCHES * tile)
+    together = wanted & (highs - lows == clusters.sizes) & (xp is not np and not isinstance(rows, RankedRows))
+    together &= small_clusters.fit_together(clusters.sizes, job.sizes.dimension, arrays.tile_bytes(xp)) & p.within
+    large = wanted & ~together & (clusters.sizes >= _LARGE_BATCHES * tile)
     with arrays.exclusive(xp):  # only now: what was read and copied before was so while other threads computed
         if together.any():
             compare_together(together)
         for cluster in np.flatnonzero(large).tolist():
             compare(cluster)
         small = np.flatnonzero(wanted & ~together & ~large)
-        in_threads(compare, small[np.argsort(-sizes[small])].tolist())  # the largest first, so that none is waited for
-    pairs = ((highs - lows) * (lows + highs - 1 - 2 * starts) // 2)[wanted].sum()
-    return scores, winners, int(pairs)
+        # The largest first, so that none is waited for.
+        in_threads(compare, small[np.argsort(-clusters.sizes[small])].tolist())
+    each = (lows + highs - 1 - 2 * starts) / 2 if p.within else clusters.own - starts
+    return scores, winners, int(((highs - lows) * each)[wanted].sum()), resembled
 
 
 def repeated_in_clusters(table: pa.Table) -> Repeated:

@@ -19,7 +19,7 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
 from beam_semdedup.stages.costs import warn_of_cost
-from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -40,14 +40,15 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
     """Writes the visits of the rows of a segment file, whose references these are; returns references to them.
 
     A row that is the same as an earlier one, bit for bit, visits nothing: the earlier one, which lives in the same
-    cluster, is the best that it can find.
+    cluster, is the best that it can find, if the rows are compared with each other.
     """
     if not references:
         return ()
     name = references[0].file
     wanted = UnitId(name, fitted.content_hash, sum(segment.num_rows for segment in references))
     with naming_unit(f"visits of {name}"):
-        finished, found = segments.read_index(job.visits.file(name), _Facts, segments.VISITS), find_basis(job)
+        finished = segments.read_index(job.visits.file(name), _Facts, segments.VISITS, job.generation)
+        found = find_basis(job)
         if finished and found and finished[0] == _Facts(wanted, found[1]):
             return finished[1]
         with stored.discarding(job.kmeans):
@@ -56,12 +57,13 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         order = job.ranking.order(table)
         rows = RankedRows(batches, order)[:]
         labels = table.column("centroid").to_numpy()[order]
-        first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
-        own = np.flatnonzero(first == np.arange(len(rows)))
-        rows, labels, order = rows[own], labels[own], order[own]
+        if job.parameters.within:
+            first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
+            own = np.flatnonzero(first == np.arange(len(rows)))
+            rows, labels, order = rows[own], labels[own], order[own]
         basis, identity = found or _make_basis(job, batches)
         centroids = fitted.centroids(job.kmeans.options)
-        if not found and job.parameters.n_probes == "exact":
+        if not found and job.parameters.n_probes == "exact" and job.parameters.against is None:
             warn_of_cost(job, rows, labels, centroids, basis.width)
         visitors, visited = _visits(job, rows, labels, centroids)
         chosen = order[visitors]
@@ -75,12 +77,13 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         for place, (column, values) in enumerate(zip(VISIT_COLUMNS, columns, strict=True)):
             written = written.add_column(place, column, values)
         written, facts = written.cast(job.visit_schema(basis.width + 1)), _Facts(wanted, identity)
-        return segments.write(job.visits, name, written, job.sizes.centroids_per_key, facts, segments.VISITS)
+        width = job.sizes.centroids_per_key
+        return segments.write(job.visits, name, written, width, facts, segments.VISITS, job.generation)
 
 
 def find_basis(job: Job) -> tuple[Basis, str] | None:
     """Returns the directions of the run's short vectors, and what identifies them; None where there are none yet."""
-    file = job.visits.file(layout.BASIS)
+    file = job.basis
     try:
         data = file.read_bytes()
         vectors = model.from_npy(data)
@@ -102,7 +105,7 @@ def _bounds(vectors: npt.NDArray[np.float32]) -> bool:
 
 def _make_basis(job: Job, batches: list[pa.RecordBatch]) -> tuple[Basis, str]:
     """Stores the directions that suit the rows of a unit, if no other unit was faster: any give the same results."""
-    file = job.visits.file(layout.BASIS)
+    file = job.basis
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
     groups = int(np.searchsorted(starts, _SAMPLE_ROWS)) + 1
     rows = RankedRows(batches[:groups], np.arange(starts[: groups + 1][-1]))[:]

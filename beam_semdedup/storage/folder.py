@@ -132,6 +132,13 @@ class File(Place):
                 return pa.OSFile(path)
             return pafs.PyFileSystem(pafs.FSSpecHandler(fs)).open_input_file(path)
 
+    def map(self) -> pa.NativeFile:
+        """Opens it as `open` does; what is read of a local file is a map of it, and no copy."""
+        if not self.is_local:
+            return self.open()
+        with self._read() as (_, path):
+            return pa.memory_map(path)
+
     def open_stream(self, compression: str | None) -> IO[bytes]:
         """Opens it for reading from the start, decompressed; `compression` in fsspec's words."""
         if compression == "zstd":  # fsspec's reader takes a truncated file for a whole one

@@ -1,9 +1,11 @@
 """What the files and folders of a run are called, and what their names say.
 
 cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json;
-                                    with n_probes visits/<key>/: basis.npy, a file for each file in segments/
-cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/
-output_path/                        duplicates/, rejected/, deduplicated/, summary.json
+                                    with n_probes visits/<key>/: basis.npy, a file for each file in segments/;
+                                    the rows of against have a folder of their own, without centroids
+cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
+                                    with against resembled/: a file for each unit
+output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
-VISITS, MATCHES, BASIS = "visits", "matches", "basis.npy"
+VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
+REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 

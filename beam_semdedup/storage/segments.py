@@ -45,7 +45,8 @@ class Segment:
     """One record batch in the file `file`: what concerns one key; a reference that travels through Beam.
 
     Its `kind` is `ROWS`, the rows of the key, `VISITS`, rows that are compared with them, or `MATCHES` of them.
-    `checksum` is the xxHash (XXH3, 64 bits) of its bytes.
+    `checksum` is the xxHash (XXH3, 64 bits) of its bytes. `generation` says which rows of a run it is of, and so where
+    its file lies.
     """
 
     file: str
@@ -55,6 +56,7 @@ class Segment:
     num_rows: int
     checksum: int
     kind: int = ROWS
+    generation: int = 0
 
 
 def segment_schema(id_type: pa.DataType, dimension: int, carried: Sequence[pa.Field]) -> pa.Schema:
@@ -86,7 +88,13 @@ class _Index(Record):
 
 
 def write(
-    folder: Folder, name: str, table: pa.Table, centroids_per_key: int, facts: Record, kind: int = ROWS
+    folder: Folder,
+    name: str,
+    table: pa.Table,
+    centroids_per_key: int,
+    facts: Record,
+    kind: int = ROWS,
+    generation: int = 0,
 ) -> tuple[Segment, ...]:
     """Writes the file of one unit and returns its references.
 
@@ -94,7 +102,7 @@ def write(
         table: rows in any order, with a `centroid`, and perhaps an `embedding`.
         centroids_per_key: a row's key is `centroid // centroids_per_key`.
         facts: what identifies the unit, for `read_index`.
-        kind: of the references.
+        kind, generation: of the references.
     """
     keys = table.column("centroid").to_numpy() // centroids_per_key
     order = np.argsort(keys, kind="stable")
@@ -118,7 +126,7 @@ def write(
     index = []
     for key, batch, checksum in batches:
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(name, offset, length, key, batch.num_rows, checksum, kind))
+        index.append(Segment(name, offset, length, key, batch.num_rows, checksum, kind, generation))
         offset += length
     batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows, s.checksum) for s in index))
     metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
@@ -137,7 +145,9 @@ def write(
     return tuple(index)
 
 
-def read_index(file: File, facts: type[_R], kind: int = ROWS) -> tuple[_R, tuple[Segment, ...]] | None:
+def read_index(
+    file: File, facts: type[_R], kind: int = ROWS, generation: int = 0
+) -> tuple[_R, tuple[Segment, ...]] | None:
     """Returns the facts and references of a finished unit's file; None where there is none that can be read."""
     try:
         with as_damage(file):
@@ -147,7 +157,7 @@ def read_index(file: File, facts: type[_R], kind: int = ROWS) -> tuple[_R, tuple
             if int(checksum) != _checksum(said + index):
                 raise ValueError("its index has another checksum than was written")
             batches = _Index.from_json(index).batches
-            return facts.from_json(said), tuple(Segment(file.name, *entry, kind) for entry in batches)
+            return facts.from_json(said), tuple(Segment(file.name, *entry, kind, generation) for entry in batches)
     except DamagedFile as error:
         if file.exists():
             _LOG.warning("%s", error)

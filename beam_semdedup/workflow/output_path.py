@@ -15,6 +15,7 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places
 from beam_semdedup.plan.stored import AssignManifest
 from beam_semdedup.removal.plan import clear
+from beam_semdedup.report.job import check_own
 from beam_semdedup.stages.assign import AssignFacts
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.damage import as_damage
@@ -26,8 +27,11 @@ _CONFIG = "semdedup.yaml"
 _CONFIG_HEAD = f"# The configuration of a {PROGRAM} run; storage credentials are left out.\n"
 
 
-def check(places: Places) -> None:
+def check(places: Places, references: Places | None = None) -> None:
     """Refuses to overwrite foreign files, and to mix with another run's results where they are not cleared.
+
+    Args:
+        references: of the rows of `against`.
 
     Raises:
         InputError: either of these.
@@ -37,7 +41,8 @@ def check(places: Places) -> None:
         file = output.file(name)
         if file.exists() and not is_own(file.read_bytes()):
             raise InputError(f"{file} is not from this program; choose another output_path")
-    own_keys = (places.output_fingerprint, places.kmeans_fingerprint)
+    check_own(output.file(layout.REPORT))
+    own_keys = _own_keys(places, references)
     others = [part for part, key in _parts(output).items() if key not in own_keys]
     if others and not p.clear_output:
         raise InputError(
@@ -46,16 +51,16 @@ def check(places: Places) -> None:
         )
 
 
-def prepare(places: Places) -> str:
+def prepare(job: Job) -> str:
     """Clears an earlier run's results, its summary first, and writes the configuration; returns what names the run."""
     run = uuid.uuid4().hex
-    p, output = places.parameters, places.output
-    output.delete([layout.SUMMARY])
-    own = (places.output_fingerprint, places.kmeans_fingerprint)
+    p, output = job.parameters, job.output
+    output.delete([layout.SUMMARY, layout.REPORT])
+    own = _own_keys(job, job.references)
     output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
     if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
         clear(output / layout.DEDUPLICATED)
-    head = f"{_CONFIG_HEAD}# Run {run} of results {places.output_fingerprint}\n"
+    head = f"{_CONFIG_HEAD}# Run {run} of results {job.output_fingerprint}\n"
     values = without_secrets(dataclasses.asdict(p))
     configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     output.file(_CONFIG).write_bytes(configuration.encode())
@@ -115,6 +120,12 @@ def copy_rejected(job: Job, assigned: AssignManifest) -> Counter[tuple[str, str]
         stored.forget([job.kmeans])
         raise UnitError(f"{source}: a file is gone; the same command computes it again")
     return found
+
+
+def _own_keys(places: Places, references: Places | None) -> tuple[str, ...]:
+    """Returns the keys of a run's files in `duplicates/` and `rejected/`."""
+    rejected = [references.kmeans_fingerprint] if references else []
+    return (places.output_fingerprint, places.kmeans_fingerprint, *rejected)
 
 
 def _parts(output: Folder) -> dict[str, str]:

@@ -20,6 +20,8 @@ def report_plan(plan: Plan) -> None:
     """Says what was found, what was chosen and what is reused."""
     job, p, sizes = plan.job, plan.job.parameters, plan.job.sizes
     fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {sizes.sample_rows:,} rows"
+    if job.without_clusters:
+        fit = "no fit: each row is compared with all references, as these are no more than n_clusters"
     _LOG.info(
         "Found %s of dimension %s in %s, %s",
         counted(sizes.num_rows, "row"),
@@ -38,6 +40,13 @@ def report_plan(plan: Plan) -> None:
         in_bytes(plan.memory),
         "" if plan.num_workers == 1 else " each",
     )
+    if plan.references:
+        _LOG.info(
+            "Compared with %s in %s of against%s",
+            counted(plan.references.job.sizes.num_rows, "row"),
+            counted(len(plan.references.files), "file"),
+            "" if p.within else ", and not with each other",
+        )
     for name, manifest, folder in (
         ("assigned rows", plan.assign_manifest, job.kmeans),
         ("similarities", plan.pairwise_manifest, job.pairwise),
@@ -60,7 +69,7 @@ def stages(plan: Plan) -> list[StageProgress]:
     result = []
     if not plan.assign_manifest:
         if job.sizes.sample_rows:
-            centroids = job.kmeans.file(layout.CENTROIDS)
+            centroids = job.model.file(layout.CENTROIDS)
             fitted = StageProgress("Fit centroids", None, lambda: int(centroids.exists()))
             result.append(fitted)
         result.append(
@@ -70,6 +79,9 @@ def stages(plan: Plan) -> list[StageProgress]:
                 lambda: len(layout.finished_units(job.segments)),
             )
         )
+    if plan.references and not plan.references.assign_manifest:
+        number, theirs = len(plan.references.units), plan.references.job.segments
+        result.append(StageProgress("Assign references", number, lambda: len(layout.finished_units(theirs))))
     if not plan.pairwise_manifest and job.has_visits:
         result.append(StageProgress("Visit clusters", len(plan.units), lambda: len(layout.finished_units(job.visits))))
         result.append(StageProgress("Compare with visitors", job.sizes.num_keys, lambda: _keys_done(job, job.matches)))

@@ -12,26 +12,30 @@ from typing import Any
 import numpy as np
 
 from beam_semdedup.compute.ranking import RankingStrategy
-from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.config.parameters import Parameters, RemovalParameters, ReportParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
+from beam_semdedup.plan import stored
 from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
+from beam_semdedup.report.collect import Collected
+from beam_semdedup.report.content import count_rows, gather
+from beam_semdedup.report.job import memory_of, write_report
+from beam_semdedup.report.results import FinishedRun, Results
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
-from beam_semdedup.runners.direct import DirectRunner
 from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.stages import duplicates
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
-from beam_semdedup.text import without_secrets
-from beam_semdedup.transforms import SemanticDedup
+from beam_semdedup.text import counted, without_secrets
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
@@ -59,7 +63,7 @@ class SemanticDeduplicationWorkflow:
             parameters["init"] = f"{model.content_hash(model.to_npy(self._init))}.npy"
         if isinstance(parameters.get("ranking_strategy"), RankingStrategy):
             parameters["ranking_strategy"] = parameters["ranking_strategy"].to_value()
-        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None})
+        self.parameters: Parameters = resolve({k: v for k, v in parameters.items() if v is not None or k == "id_field"})
 
     def plan(self, runner: str | Mapping[str, Any] | None = None) -> Plan:
         """Plans what `run` would do, for `SemanticDedup` and the other transforms in a pipeline of your own.
@@ -89,7 +93,7 @@ class SemanticDeduplicationWorkflow:
         started = time.time()
         with naming_places(self.parameters, InputError):
             located = self._locate(runner)
-            output_path.check(located.places)
+            output_path.check(located.places, located.references.places if located.references else None)
             plan = make_plan(located, anew=not self.parameters.reuse_cache)
             report.report_plan(plan)
             run = output_path.prepare(plan.job)
@@ -98,7 +102,7 @@ class SemanticDeduplicationWorkflow:
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
         ):
-            runners.run(lambda pipeline: pipeline | SemanticDedup(plan), _runner(plan))
+            _run_stages(plan)
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -111,12 +115,16 @@ class SemanticDeduplicationWorkflow:
         return locate(p)
 
 
-def _runner(plan: Plan) -> runners.Runner[Any]:
-    """Returns the runner that is asked for, or this process where all but the duplicates of a few rows is there."""
-    p = plan.job.parameters
-    if plan.pairwise_manifest and (p.eps is None or plan.job.sizes.num_rows <= _FEW_ROWS):
-        return DirectRunner(dataclasses.replace(p, runner=DirectRunner.settings()))
-    return make_runner(p)
+def _run_stages(plan: Plan) -> None:
+    """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
+    p, compared = plan.job.parameters, plan.pairwise_manifest
+    if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+        # Not above: it imports Beam, which takes longer than all that needs no pipeline.
+        from beam_semdedup.transforms import SemanticDedup
+
+        runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
+    elif p.eps is not None:
+        duplicates.identify_duplicates(plan.job, compared.units)
 
 
 @contextlib.contextmanager
@@ -125,7 +133,7 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
-    with fit_centroids(plan.job).published(plan.job.kmeans.options) as fitted:
+    with fit_centroids(plan.job).published(plan.job.model.options) as fitted:
         yield dataclasses.replace(plan, fitted=fitted)
 
 
@@ -136,7 +144,8 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
         run: names this run in `output_path`.
 
     Raises:
-        InputError: too many rows cannot be used, or a removal is refused; the summary is written before.
+        InputError: too many rows cannot be used, or are duplicates, or a removal is refused; the summary is written
+            before.
         RunError: the input changed, rows were lost, or another run writes to the same place.
     """
     job, p = plan.job, plan.job.parameters
@@ -144,7 +153,11 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     output_path.check_alone(job, run)
     found = find_results(plan)
     removed, refusal = None, None
-    unusable = too_many_rejected(plan, found)
+    looked_at = _look(plan)
+    unusable = too_many_rejected(plan, found.rejected)
+    if plan.references and not unusable:
+        unusable = too_many_rejected(plan.references, found.rejected_references, "against")
+    unusable = unusable or _too_many_removed(p, looked_at)
     if p.remove and unusable:
         clear(job.output / layout.DEDUPLICATED)  # of an earlier run
     elif p.remove:
@@ -154,13 +167,56 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
             refusal = error
     output_path.check_alone(job, run)
     summary = summarize(plan, started, found, removed)
-    stored = without_secrets(dataclasses.asdict(summary))
-    job.output.file(layout.SUMMARY).write_bytes(json.dumps(stored, indent=2).encode())
+    if p.report and looked_at:
+        summary = _report(plan, started, summary, *looked_at)
+    values = without_secrets(dataclasses.asdict(summary))
+    job.output.file(layout.SUMMARY).write_bytes(json.dumps(values, indent=2).encode())
     if unusable:
         raise InputError(unusable)
     if refusal:
         raise InputError(f"the duplicates are found and stored, but not removed: {refusal}")
     return summary
+
+
+def _look(plan: Plan) -> tuple[Results, Collected] | None:
+    """Reads all scores, where the report or `max_removed_share` asks for what is in them."""
+    job, p = plan.job, plan.job.parameters
+    results = Results.of(without_secrets(dataclasses.asdict(p)), job.kmeans, job.pairwise)
+    if not (p.report or p.max_removed_share is not None) or results is None:
+        return None
+    parameters = ReportParameters.of_run(p)
+    with stored.discarding(job.pairwise):
+        return results, count_rows(results, parameters, memory_of(parameters))
+
+
+def _too_many_removed(p: Parameters, looked_at: tuple[Results, Collected] | None) -> str:
+    """Says of which source more than `max_removed_share` of the rows are duplicates; else nothing."""
+    if p.max_removed_share is None or looked_at is None:
+        return ""
+    collected, source = looked_at[1], p.group_field or "input file"
+    if collected.left_out:
+        return (
+            f"group_field={p.group_field}: more than {len(collected.sources):,} values, too many to hold "
+            "max_removed_share to: choose a column with fewer, or leave max_removed_share out"
+        )
+    hardest = collected.hardest_hit()
+    if hardest is None or hardest[1] <= p.max_removed_share * hardest[2]:
+        return ""
+    return (
+        f"{source} {hardest[0]}: {hardest[1]:,} of {counted(hardest[2], 'row')} are duplicates at eps={p.eps}, more "
+        f"than max_removed_share={p.max_removed_share:g} of them: look at the pairs (semdedup-report "
+        f"output_path={p.output_path}), and take a smaller eps, or a larger max_removed_share"
+    )
+
+
+def _report(plan: Plan, started: float, summary: Summary, results: Results, collected: Collected) -> Summary:
+    """Writes the report; returns the summary with the time that it took."""
+    parameters = ReportParameters.of_run(plan.job.parameters)
+    with stored.discarding(plan.job.pairwise):
+        content = gather(results, parameters, collected, {})
+    told = FinishedRun.from_json(json.dumps(without_secrets(dataclasses.asdict(summary))))
+    write_report(parameters, told, content)
+    return dataclasses.replace(summary, total_time=round(time.time() - started, 3))
 
 
 def _remove(plan: Plan, found: Found) -> RemovalResult:
@@ -175,15 +231,16 @@ def _remove(plan: Plan, found: Found) -> RemovalResult:
 
 
 def _check_unchanged(plan: Plan) -> None:
-    """Raises RunError where the input files are not those that were planned, if they were read in this run."""
-    if plan.assign_manifest:
-        return
-    try:
-        p = plan.job.parameters
-        check_unchanged(p, plan.files, warn=not p.remove)  # a removal will say it
-    except RunError:
-        forget(plan.job)  # what was read before and after does not belong together
-        raise
+    """Raises RunError where the files that were read in this run are not those that were planned."""
+    for part, name in ((plan, "input_path"), (plan.references, "against")):
+        if part is None or part.assign_manifest:
+            continue
+        try:
+            p = part.job.parameters
+            check_unchanged(p, part.files, part.ids, warn=not p.remove, name=name)  # a removal will say it
+        except RunError:
+            forget(part.job)  # what was read before and after does not belong together
+            raise
 
 
 def _store_init(p: Parameters, array: np.ndarray) -> str:

@@ -17,9 +17,11 @@ from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest
 from beam_semdedup.removal.job import RemovalResult
 from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.stages.duplicates import DuplicatesFacts
+from beam_semdedup.stages.generations import resembled_references
 from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import layout, tables
-from beam_semdedup.storage.damage import DamagedFile
+from beam_semdedup.storage.columns import SOURCE_COLUMN
+from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import EXAMPLES, counted, without_secrets
 from beam_semdedup.workflow import output_path
@@ -43,12 +45,30 @@ class StageSummary:
 
 
 @dataclass(frozen=True)
+class ReferenceFile:
+    """What a run found of a file of `against`.
+
+    Attributes:
+        rows: all of it; `rejected` of them could not be used.
+        resembled: those that a row of the input is within eps of, as far as the two were compared; null where `eps` is.
+        removes: the duplicates whose `max_id` is one of it; null where `eps` is.
+    """
+
+    file: str
+    rows: int
+    rejected: int
+    resembled: int | None
+    removes: int | None
+
+
+@dataclass(frozen=True)
 class Summary:
     """What a run found and where it is; `summary.json` in `output_path` holds the same.
 
     Times are in seconds; `startup_time` is what passed until the first unit began: planning, and the start of the
     runner and its workers. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null
-    where `eps` is.
+    where `eps` is. `references` are the files of `against`; `without_clusters` says whether these have so few rows that
+    each row was compared with all of them, and nothing was fitted.
     """
 
     program: str
@@ -70,6 +90,8 @@ class Summary:
     total_time: float
     stages: dict[str, StageSummary]
     repeated_ids: Repetitions
+    references: list[ReferenceFile]
+    without_clusters: bool
     removal: RemovalResult | None
     paths: dict[str, str]
     duplicates_files: list[str]
@@ -81,8 +103,8 @@ class Summary:
 class Found:
     """What a finished run's files say.
 
-    The manifests are those of the stages; `rejected` counts rows by input file and reason; `at` is when this was
-    found, in seconds since the epoch.
+    The manifests are those of the stages; `rejected` counts rows by input file and reason, `rejected_references` those
+    of `against`; `at` is when this was found, in seconds since the epoch.
     """
 
     assign_manifest: AssignManifest
@@ -92,6 +114,8 @@ class Found:
     kept: int
     rejected: Counter[tuple[str, str]]
     repeated_ids: Repetitions
+    references: list[ReferenceFile]
+    rejected_references: Counter[tuple[str, str]]
     at: float
 
 
@@ -130,22 +154,67 @@ def find_results(plan: Plan) -> Found:
         examples=list(dict.fromkeys([*compared.examples, *map(str, again.examples)]))[:EXAMPLES],
     )
     rejected = output_path.copy_rejected(job, assigned)
-    return Found(assigned, compared, files, duplicates, kept, rejected, repeated, time.time())
+    references, of_references = _references(plan, compared, files) if plan.references else ([], Counter())
+    return Found(
+        assigned, compared, files, duplicates, kept, rejected, repeated, references, of_references, time.time()
+    )
 
 
-def too_many_rejected(plan: Plan, found: Found) -> str:
-    """Says where more than `max_rejected_share` of the rows, or of a file's rows, is rejected; else nothing."""
-    p, rows, rejected = plan.job.parameters, Counter[str](), Counter[str]()
+def _references(
+    plan: Plan, compared: PairwiseManifest, files: list[File]
+) -> tuple[list[ReferenceFile], Counter[tuple[str, str]]]:
+    """Returns what was found of the files of `against`, and counts their rejected rows by file and reason."""
+    assert plan.references is not None
+    job, theirs = plan.job, plan.references.job
+    assigned = AssignManifest.find(theirs.kmeans)
+    if assigned is None:
+        raise RunError("the pipeline ended without assigning the rows of against; run the same command again")
+    rejected = output_path.copy_rejected(theirs, assigned)
+    of_file, rows, removes = _by_file(rejected), _rows_of_files(plan.references), Counter[str]()
+    resembled = resembled_references(job, compared)
+    for file in files:
+        with as_damage(file), file.open() as source:
+            for batch in tables.opened(source).iter_batches(columns=[SOURCE_COLUMN]):
+                removes.update({c["values"]: c["counts"] for c in batch.column(0).value_counts().to_pylist()})
+    has_eps = job.parameters.eps is not None
+    found = [
+        ReferenceFile(
+            name, rows[name], of_file[name], resembled[name] if has_eps else None, removes[name] if has_eps else None
+        )
+        for name in dict.fromkeys(without_secrets([file.url for file in plan.references.files]))
+    ]
+    return found, rejected
+
+
+def _rows_of_files(plan: Plan) -> Counter[str]:
+    """Counts the planned rows by file, called as rejected rows call it."""
+    rows = Counter[str]()
     for part in (part for unit in plan.units for part in unit.parts):
-        rows[without_secrets(part.path)] += part.num_rows  # as rejected rows name it
-    for (file, _), count in found.rejected.items():
-        rejected[file] += count
+        rows[without_secrets(part.path)] += part.num_rows
+    return rows
+
+
+def _by_file(rejected: Counter[tuple[str, str]]) -> Counter[str]:
+    found = Counter[str]()
+    for (file, _), count in rejected.items():
+        found[file] += count
+    return found
+
+
+def too_many_rejected(plan: Plan, found: Counter[tuple[str, str]], name: str = "the input") -> str:
+    """Says where more than `max_rejected_share` of the rows, or of a file's rows, is rejected; else nothing.
+
+    Args:
+        found: counts the rejected rows by file and reason.
+        name: of all of the files.
+    """
+    p, rows, rejected = plan.job.parameters, _rows_of_files(plan), _by_file(found)
     shares = {file: count / rows[file] for file, count in rejected.items() if count > p.max_rejected_share * rows[file]}
     if rejected.total() > p.max_rejected_share * rows.total():
-        where, of, why = "the input", (rejected.total(), rows.total()), found.rejected
+        where, of, why = name, (rejected.total(), rows.total()), found
     elif shares:
         where = max(shares, key=lambda file: (shares[file], file))
-        of, why = (rejected[where], rows[where]), Counter({k: n for k, n in found.rejected.items() if k[0] == where})
+        of, why = (rejected[where], rows[where]), Counter({k: n for k, n in found.items() if k[0] == where})
     else:
         return ""
     return (
@@ -192,6 +261,8 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         total_time=round(time.time() - started, 3),
         stages=_stages(plan, started, begun, assigned, compared),
         repeated_ids=found.repeated_ids,
+        references=found.references,
+        without_clusters=job.without_clusters,
         removal=removed,
         paths=_paths(plan, removed is not None),
         duplicates_files=[file.name for file in found.duplicates_files],
@@ -205,7 +276,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
 
 def _begun(plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest) -> float:
     """Returns when a run that began at `started` began its first unit; `started` where all was there already."""
-    model = None if plan.assign_manifest else ModelInfo.read(plan.job.kmeans.file(layout.MODEL))
+    model = None if plan.assign_manifest else ModelInfo.read(plan.job.model.file(layout.MODEL))
     begun = [model.finished - model.seconds] if model and model.finished > started else []
     begun += [assigned.began] if not plan.assign_manifest else []
     begun += [compared.began] if not plan.pairwise_manifest else []
@@ -219,7 +290,7 @@ def _stages(
     job, dimension = plan.job, plan.job.sizes.dimension
     fitted = begun
     result = {}
-    model = ModelInfo.read(job.kmeans.file(layout.MODEL))
+    model = ModelInfo.read(job.model.file(layout.MODEL))
     if model and model.iterations:
         fresh = model.finished > started
         fitted = max(begun, model.finished)
@@ -258,6 +329,8 @@ def _paths(plan: Plan, removed: bool) -> dict[str, str]:
     }
     if job.parameters.eps is not None:
         paths[layout.DUPLICATES] = job.duplicates.url
+    if job.parameters.report:
+        paths["report"] = job.output.file(layout.REPORT).url
     if removed:
         paths[layout.DEDUPLICATED] = (job.output / layout.DEDUPLICATED).url
     return paths

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from beam_semdedup.coders import ReferenceCoder
-from beam_semdedup.storage.folder import File
-from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import Segment, read_index
-from benchmarks.bench import Bench, Result, found
+from beam_semdedup.storage.segments import Segment
+from benchmarks.bench import Bench, Result, found, references
 from benchmarks.measure import interleaved, medians, ratio, raw
 
 SIZES = (250_000,)
 REAL_CLUSTERS = 250
-
-
-@dataclass(frozen=True)
-class _AnyFacts(Record):
-    """Whatever a segment file says of itself."""
 
 
 def run(bench: Bench) -> Result:
@@ -58,9 +50,5 @@ def run(bench: Bench) -> Result:
 
 def _bytes_of_references(output: Path) -> int:
     """Bytes of the references of a run, as Beam encodes them."""
-    coder, total = ReferenceCoder(Segment), 0
-    for path in output.glob("kmeans_results/*/segments/*.arrow"):
-        index = read_index(File.at(str(path), {}), _AnyFacts)
-        assert index
-        total += sum(len(coder.encode(segment)) for segment in index[1])
-    return total
+    coder = ReferenceCoder(Segment)
+    return sum(len(coder.encode(segment)) for segment in references(output))

@@ -21,6 +21,7 @@ def run(bench: Bench) -> Result:
         Contender("python", [sys.executable, "-c", ""]),
         Contender("import beam_semdedup", [sys.executable, "-c", "import beam_semdedup"]),
         Contender("import apache_beam", [sys.executable, "-c", "import apache_beam"]),
+        Contender("import beam_semdedup.transforms", [sys.executable, "-c", "import beam_semdedup.transforms"]),
         Contender("import beam_semdedup.workflow.run", [sys.executable, "-c", "import beam_semdedup.workflow.run"]),
         Contender("semdedup --help", [semdedup(), "--help"]),
         bench.peer("bare", tiny, "--centroids", centroids),

@@ -9,7 +9,9 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+import yaml
 
 from beam_semdedup.cli import composition
 from beam_semdedup.cli.composition import CommandLine
@@ -56,6 +58,50 @@ def test_what_is_no_parameter_is_composed_and_left_to_the_check(argument):
     for name in key.split("."):
         found = found[name]
     assert found == int(value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eps=0.1", "n_clusters=null", "input_path=[a,b]"],
+        ["output_path='results/${eps}-${n_clusters}'", "eps=0.1"],
+        ["read_kwargs={storage_options: {key: a}}", "read_kwargs.storage_options.key=b", "read_kwargs.x.y=[1,2]"],
+        ["read_kwargs.storage_options.key=b", "read_kwargs={storage_options: {secret: a}}"],
+        ["runner.num_workers=3", "runner=ray", "kmeans=ray"],
+        ["ranking_strategy={metadata_cols: [a]}", "~metadata_fields", "metadata_fields=[a]", "~eps"],
+        ["eps=0.1", "~eps", "eps=0.2"],
+        ["eps=0.1", "eps=0.2"],
+        ["metadata_fields=[a,b]", "metadata_fields=[]", "read_kwargs={}", "verbose=false"],
+    ],
+)
+def test_a_configuration_is_what_hydra_composes_of_all_its_overrides(arguments, tmp_path):
+    stored = {"input_path": ["in"], "output_path": "out", "eps": 0.3, "read_kwargs": {"storage_options": {"z": 1}}}
+    (tmp_path / "semdedup.yaml").write_text(yaml.safe_dump({**stored, "metadata_fields": ["b"], "runner": "direct"}))
+    line = CommandLine.read("semdedup", Parameters, [f"--config-path={tmp_path}", *arguments])
+    line.register()
+    with hydra.initialize_config_dir(str(line.home), version_base="1.3"):
+        expected = line.completed(hydra.compose(line.name, overrides=line.overrides))
+    for _ in range(2):  # what was composed before is as it was
+        assert line.compose(line.overrides) == expected
+    assert composition.plain(line.compose(line.overrides)) == composition.plain(expected)
+
+
+def test_what_hydra_takes_long_for_is_done_once_for_all_jobs_with_the_same_choices(monkeypatch):
+    composed, compose = [], hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **kw: composed.append(kw["overrides"]) or compose(*a, **kw))
+    line = CommandLine.read("semdedup", Parameters, ["-m", "eps=0.1,0.2,0.3", "runner=direct,ray", "output_path=a,b"])
+    line.register()
+    jobs = composition.jobs_of(line.overrides)
+    found = [composition.plain(line.compose(job)) for job in jobs]
+    assert [(f["eps"], f["runner"], f["output_path"]) for f in found] == [
+        (eps, {"name": runner}, output) for eps in (0.1, 0.2, 0.3) for runner in ("direct", "ray") for output in "ab"
+    ]
+    assert composed == [["runner=direct"], ["runner=ray"]]
+
+
+def test_of_several_for_the_same_parameter_the_last_counts():
+    assert composition.jobs_of(["++eps=0.1,0.2", "++k=1", "++eps=0.3"]) == [("++eps=0.3", "++k=1")]
+    assert composition.jobs_of(["++eps=0.3", "++eps=1,2"]) == [("++eps=1",), ("++eps=2",)]
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])

@@ -10,21 +10,25 @@ from beam_semdedup.compute.matches import NO_MATCH, Rows, match
 from beam_semdedup.compute.short_vectors import Basis
 
 
-def make_rows(vectors, ranks, basis):
+def make_rows(vectors, ranks, basis, references=0):
     order = np.argsort(ranks)
     vectors = vectors[order]
-    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at])
+    earlier = int(np.count_nonzero(ranks < references))
+    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at], earlier)
 
 
-def found(vectors, visiting, reach, batch, width, low=0, high=None):
-    """Scores and winners of rows, in their order; `visiting` says which of them are visitors."""
+def found(vectors, visiting, reach, batch, width, low=0, high=None, references=0, within=True):
+    """Scores and winners of rows, in their order; `visiting` says which of them are visitors.
+
+    The first so many are `references`.
+    """
     rng = np.random.default_rng(len(vectors))
     dimension = vectors.shape[1]
     basis = Basis(np.linalg.qr(rng.normal(size=(dimension, dimension)))[0][:, : min(width, dimension)].astype("f4"))
     ranks = np.arange(len(vectors))
-    natives = make_rows(vectors[~visiting], ranks[~visiting], basis)
-    visitors = make_rows(vectors[visiting], ranks[visiting], basis)
-    bests = match(natives, visitors, low, len(natives) if high is None else high, reach, batch)
+    natives = make_rows(vectors[~visiting], ranks[~visiting], basis, references)
+    visitors = make_rows(vectors[visiting], ranks[visiting], basis, references)
+    bests = match(natives, visitors, low, len(natives) if high is None else high, reach, batch, within)
     scores, winners = np.full(len(vectors), np.nan, dtype=np.float32), ranks.copy()
     for rows, best in zip((natives, visitors), bests, strict=True):
         there = best.winners != NO_MATCH
@@ -52,6 +56,24 @@ def test_every_row_has_the_best_row_before_it(drawn, reach, batch, width):
     true_scores, true_winners = expected(*drawn, reach)
     np.testing.assert_array_equal(scores, true_scores)
     np.testing.assert_array_equal(winners, true_winners)
+
+
+@given(distinct(), st.sampled_from([*EPS, 2.0]), st.sampled_from([1, 3, 8, 1024]), st.booleans(), st.data())
+def test_nothing_is_found_for_references_and_within_decides_on_the_others(drawn, reach, batch, within, data):
+    rows, visiting = drawn
+    references = data.draw(st.integers(0, len(rows)))
+    cut = data.draw(st.integers(0, int(np.count_nonzero(~visiting))))
+    parts = [found(rows, visiting, reach, batch, 3, *part, references, within) for part in ((0, cut), (cut, None))]
+    scores = np.fmax.reduce([part[0] for part in parts])
+    is_reference = np.arange(len(rows)) < references
+    pairs = ~(visiting[:, None] & visiting) & ~(is_reference[:, None] & is_reference)
+    if not within:
+        pairs &= is_reference[:, None] != is_reference
+    true_scores, true_winners = oracle.best_earlier(rows, range(len(rows)), pairs, reach)
+    np.testing.assert_array_equal(scores, true_scores)
+    best = [np.where(part[0] == scores, part[1], len(rows)) for part in parts]
+    there = ~np.isnan(scores)
+    np.testing.assert_array_equal(np.minimum(*best)[there], true_winners[there])
 
 
 @pytest.mark.parametrize("dense", [0.0, 1 / 64, 2.0])

@@ -230,3 +230,14 @@ def test_eps_0_finds_the_exact_duplicates_and_no_first_row():
     found = dedup(KNOWN, list(range(6)), np.zeros(6, int), KNOWN[:1], RankingStrategy.by_distance("hard", "l2", 1))
     assert oracle.duplicates(compared, 0) == found[4:]
     assert oracle.duplicates(compared, 1.99) == found[1:]
+
+
+@given(clusters() | grids(), st.sampled_from(BATCHES), st.data())
+def test_rows_from_before_on_are_compared_with_those_ahead_of_it_alone(rows, batch, data):
+    before = data.draw(st.integers(0, len(rows) - 1))
+    low = data.draw(st.integers(before, len(rows) - 1))
+    scores, winners = max_similarity(rows, low, len(rows), batch, before=before)
+    for place, i in enumerate(range(low, len(rows))):
+        true_scores, true_winners = oracle.max_similarity(np.concatenate([rows[:before], rows[i : i + 1]]))
+        assert scores[place] == true_scores[-1]
+        assert winners[place] == (true_winners[-1] if before else i)

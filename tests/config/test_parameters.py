@@ -56,17 +56,21 @@ class TestDeclarations:
         assert found == {
             **dict.fromkeys(["input_path", "output_path"], MISSING),
             **{"n_clusters": None, "cache_path": None, "id_field": "id", "embedding_field": "embeddings"},
-            **{"embedding_dim": None, "metadata_fields": [], "input_filetype": "parquet"},
+            **{"embedding_dim": None, "metadata_fields": [], "input_filetype": None, "ids_path": None},
             **{"input_file_extensions": None, "max_iter": 300, "tol": 1e-4, "min_moved": 0.02},
             **{"random_state": 42, "ray_address": None, "ray_timeout": 60.0},
             **{"init": "k-means||", "n_init": 1, "oversampling_factor": 2.0, "max_samples_per_batch": 32768},
             **{"fit_data_fraction": None, "distance_metric": "cosine", "which_to_keep": "hard"},
             **{"ranking_strategy": None, "pairwise_batch_size": 1024, "eps": None, "assume_normalized": False},
             "max_rejected_share": 0.5,
+            "write_arrays": False,
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
             **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None},
+            **{"report": False, "group_field": None, "image_field": None, "max_removed_share": None},
+            **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
+            **{"against_embedding_field": None, "within": True},
         }
 
     def test_two_instances_share_no_default(self):

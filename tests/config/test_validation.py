@@ -193,6 +193,8 @@ class TestTypes:
     def test_null_is_an_error_where_it_has_no_meaning(self, name):
         if name in GROUPS:
             assert getattr(parameters(**{name: None}), name) == getattr(parameters(), name)
+        elif name == "id_field":  # the one whose null has a meaning and is not its default
+            assert parameters(id_field=None).id_column == "id"
         else:
             assert message(**{name: None}).startswith(name)
 

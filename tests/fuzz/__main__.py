@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import cases, jsonl_cases, parquet_cases, pool, stored_cases
+from fuzz import array_cases, cases, jsonl_cases, parquet_cases, pool, stored_cases
 
 Run = Callable[[random.Random, Path], str]
 
@@ -30,6 +30,8 @@ KINDS: dict[str, Run] = {
     "parquet-structure": _of(parquet_cases.structured),
     "jsonl-bytes": _of(jsonl_cases.bytewise),
     "jsonl-lines": _of(jsonl_cases.structured),
+    "npy": _of(array_cases.npy),
+    "arrow": _of(array_cases.arrow),
     "stored": stored_cases.run,
 }
 

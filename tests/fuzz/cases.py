@@ -25,6 +25,7 @@ class Case:
         whole: they are not damaged, so that an error needs a reason.
         judged: the results are compared; else the ending alone.
         about: what was done to them, in words.
+        ids: files with the ids of their rows, by the same names, where these are apart.
     """
 
     files: dict[str, bytes]
@@ -34,6 +35,7 @@ class Case:
     judged: bool = True
     about: str = ""
     filetype: str = "parquet"
+    ids: dict[str, bytes] | None = None
 
 
 def run(case: Case, rng: random.Random, scratch: Path) -> str:
@@ -52,11 +54,15 @@ def _run(case: Case, rng: random.Random, place: Path) -> str:
     source.mkdir()
     for name, data in case.files.items():
         (source / name).write_bytes(data)
+    for name, data in (case.ids or {}).items():
+        (place / "ids").mkdir(exist_ok=True)
+        (place / "ids" / name).write_bytes(data)
     np.save(place / "init.npy", np.eye(2, case.dimension, dtype=np.float32) - 0.5)
     parameters = {
         "input_path": str(source),
         "output_path": str(out),
-        "input_filetype": case.filetype,
+        "input_filetype": rng.choice([None, case.filetype]),
+        "ids_path": str(place / "ids") if case.ids else None,
         "init": str(place / "init.npy"),
         "max_iter": 0,
         "eps": judge.EPS,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 _TESTS = Path(__file__).parents[1]
-_KINDS = ("parquet-bytes", "parquet-structure", "jsonl-bytes", "jsonl-lines", "stored")
+_KINDS = ("parquet-bytes", "parquet-structure", "jsonl-bytes", "jsonl-lines", "npy", "arrow", "stored")
 
 
 def _fuzz(*arguments: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from reading import VECTORS, inspect, parts_of, read, sampled, write, write_lines
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs import partitions
+from beam_semdedup.inputs import rows
 
 
 def message(*paths: Any, **arguments: Any) -> str:
@@ -280,9 +280,9 @@ class TestPartitions:
         assert found.schema.field("part").type == type_
         for file in found.files:
             for unit in file.parts:
-                (rows,) = partitions.read(found.format, file.info, unit, found.schema)
-                assert rows.table.column("part").to_pylist() == [expected[int(Path(unit.path).stem)]] * 2
-                assert rows.table.column("part").type == type_
+                (batch,) = rows.read(found.format, file.info, unit, found.schema)
+                assert batch.table.column("part").to_pylist() == [expected[int(Path(unit.path).stem)]] * 2
+                assert batch.table.column("part").type == type_
 
     def test_a_column_of_the_files_goes_before(self, tmp_path):
         write(tmp_path / "part=x/a.parquet", [1], [[1.0]], part=[5])

@@ -90,8 +90,8 @@ def wait(condition: Callable[[], Any], seconds: float = 60) -> Any:
 
 
 def comparisons(summary: Summary, options: dict[str, Any] | None = None) -> pa.Table:
-    """All rows of the pairwise stage, by centroid and in rank order."""
-    return read_parquet(summary.paths["pairwise_results"], options)
+    """All rows of the pairwise stage, by centroid and in rank order, without the file that each is from."""
+    return read_parquet(summary.paths["pairwise_results"], options).drop_columns(["source_file"])
 
 
 def duplicates(summary: Summary, options: dict[str, Any] | None = None) -> pa.Table:

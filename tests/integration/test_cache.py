@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,20 @@ def test_a_file_that_changes_behind_a_link_is_read_again(tmp_path: Path) -> None
     write(tmp_path / "blobs" / "x", vectors)
     assert (tmp_path / "blobs" / "x").stat().st_size == size
     assert dedup(tmp_path / "data", tmp_path / "out", n_clusters=2, eps=0.0).num_duplicates == 0
+
+
+def test_another_eps_over_what_is_compared_does_not_wait_for_beam(parquet_dataset: Any, tmp_path: Path) -> None:
+    dedup(parquet_dataset.path, tmp_path / "out", eps=0.0)
+    without = "import sys; sys.modules['apache_beam'] = None; from beam_semdedup.cli.commands import main; main()"
+    given = [f"input_path={parquet_dataset.path}", f"output_path={tmp_path}/out", "verbose=false", "eps=0.5"]
+
+    def run(clusters: int) -> int:
+        command = [sys.executable, "-c", without, *given, f"n_clusters={clusters}"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert run(5) == 0
+    assert read_parquet(tmp_path / "out" / "duplicates").num_rows > 0
+    assert run(6) == 1  # there is no Beam for what is left to do
 
 
 def test_the_order_of_the_metadata_fields_does_not_matter_to_the_fit(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import apache_beam as beam
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from flink_on_this_machine import needs_the_jar
@@ -28,18 +29,23 @@ ON_RAY = {"name": "ray", "num_workers": 2}
 
 @pytest.fixture(scope="module", params=[1, "exact"])
 def in_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Summary:
-    init = np.random.default_rng(0).normal(size=(40, 384))
-    summary = dedup(DEMO, tmp_path_factory.mktemp("direct"), init=init, n_probes=request.param, **FIXED)
+    """A run in this process: within clusters alone, or across them and against some of the rows."""
+    init, parameters = np.random.default_rng(0).normal(size=(40, 384)), {"n_probes": request.param}
+    if request.param == "exact":
+        parameters["against"] = str(tmp_path_factory.mktemp("references") / "x.parquet")
+        pq.write_table(pq.read_table(DEMO).slice(0, 700), parameters["against"])
+    summary = dedup(DEMO, tmp_path_factory.mktemp("direct"), init=init, **parameters, **FIXED)
     assert summary.num_duplicates > 100
     return summary
 
 
 def _assert_same(runner: dict[str, Any], in_process: Summary, tmp_path: Path) -> None:
-    probes = in_process.configuration["n_probes"]
-    found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), n_probes=probes, **FIXED)
+    parameters = {name: in_process.configuration[name] for name in ("n_probes", "against")}
+    found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), **parameters, **FIXED)
     assert found.runner == runner["name"]
     assert comparisons(found).equals(comparisons(in_process))
     assert duplicates(found).equals(duplicates(in_process))
+    assert found.references == in_process.references
 
 
 def test_worker_processes(in_process: Summary, tmp_path: Path) -> None:

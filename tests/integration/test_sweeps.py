@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -17,7 +18,9 @@ from runs import DEMO, Ended, dedup, duplicates, finish, read_parquet, start
 
 from beam_semdedup.cli import commands as cli
 from beam_semdedup.cli.sweep import _common_parent
+from beam_semdedup.runners import base as runners
 from beam_semdedup.storage.folder import File
+from beam_semdedup.workflow import run as workflow
 
 Command = Callable[..., Ended]
 EPS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -62,6 +65,49 @@ def test_five_values_of_eps_cost_one_fit_and_one_comparison(sweep: Command, tmp_
         assert _summary(output)["num_duplicates"] == found.num_rows
         assert (output / "semdedup.yaml").exists()
     assert found.num_rows > 0
+
+
+def test_five_values_of_eps_are_one_composition_and_one_pipeline(
+    sweep: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, compose = [], hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **kw: composed.append(1) or compose(*a, **kw))
+    piped, run = [], runners.run
+    monkeypatch.setattr(runners, "run", lambda *a: piped.append(1) or run(*a))
+    ended = sweep(f"eps={','.join(map(str, EPS))}")
+    assert (ended.code, ended.err) == (0, "")
+    assert (composed, piped) == ([1], [1])
+
+
+def test_without_a_pipeline_the_same_duplicates_are_written(
+    sweep: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = ["comparison_rows=5", "eps=0.5"]
+    assert sweep(*sizes).code == 0
+    assert sweep(*sizes, "cache_path=../out", output_path="../here").code == 0
+    monkeypatch.setattr(workflow, "_FEW_ROWS", 59)
+    piped, run = [], runners.run
+    monkeypatch.setattr(runners, "run", lambda *a: piped.append(1) or run(*a))
+    assert sweep(*sizes, "cache_path=../out", output_path="../piped").code == 0
+    assert piped == [1]
+    found = [{f.name: f.read_bytes() for f in tmp_path.glob(f"{n}/duplicates/*")} for n in ("out", "here", "piped")]
+    assert len(found[0]) > 0
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("argument", ["runner=direct,nothing", "kmeans=local,direct"])
+def test_a_choice_that_is_not_known_is_told_before_the_first_job(argument: str, sweep: Command, tmp_path: Path) -> None:
+    ended = sweep(argument, "eps=0.05,0.5")
+    assert (ended.code, ended.out) == (2, "")
+    assert re.search(f"{argument.partition(',')[2]}: {argument.partition('=')[0]} is one of: ", ended.err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_that_asks_something_of_hydra_is_run_by_it(sweep: Command, tmp_path: Path) -> None:
+    ended = sweep("eps=0.05,0.5", "hydra.sweeper.max_batch_size=1", f"hydra.sweep.dir={tmp_path}/hydra")
+    assert (ended.code, ended.err) == (0, "")
+    assert (tmp_path / "hydra" / "multirun.yaml").exists()
+    assert [row["exit_code"] for row in _table(tmp_path / "out" / "sweep.csv")] == ["0", "0"]
 
 
 def test_a_sweep_ends_with_a_table_and_a_csv(sweep: Command, tmp_path: Path) -> None:

@@ -199,11 +199,11 @@ class TestWholeRuns:
         run = finished_run(tmp_path / "run", [1])
         original = Parquet.copy_without
 
-        def fail(self: Any, source: File, target: Path, *rest: Any) -> Any:
+        def fail(self: Any, source: File, targets: Sequence[Path], *rest: Any) -> Any:
             if source.name == "b.parquet":
-                target.write_bytes(b"half")
+                targets[0].write_bytes(b"half")
                 raise OSError("the disk is full")
-            return original(self, source, target, *rest)
+            return original(self, source, targets, *rest)
 
         with monkeypatch.context() as patched:
             patched.setattr(Parquet, "copy_without", fail)

@@ -33,7 +33,8 @@ def planned(tmp_path: Path) -> tuple[RemovalJob, RemovalUnit]:
     for name in ("list", "in"):
         pq.write_table(pa.table({"id": [1, 2]}), tmp_path / f"{name}.parquet")
     paths = {"input_path": "in.parquet", "duplicates_path": "list.parquet", "output_path": "out"}
-    p = resolve({name: str(tmp_path / path) for name, path in paths.items()}, RemovalParameters)
+    places = {name: str(tmp_path / path) for name, path in paths.items()}
+    p = resolve({**places, "input_filetype": "parquet"}, RemovalParameters)
     job, (unit,) = make_plan(p, list_files(p), IdList.open([File(f"{tmp_path}/list.parquet")], 1 << 30), 1 << 30)
     return job, unit
 

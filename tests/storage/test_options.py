@@ -128,6 +128,7 @@ def test_a_removal_holds_none_of_them(parquet_dataset: Any, tmp_path: Path) -> N
     SemanticDeduplicationWorkflow(**given).run("direct")
     parameters = RemovalParameters(
         input_path=given["input_path"],
+        input_filetype="parquet",
         duplicates_path=given["output_path"],
         output_path=str(tmp_path / "clean"),
         read_kwargs=KWARGS,

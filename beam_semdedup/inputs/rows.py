@@ -1,0 +1,31 @@
+"""The rows of a unit with all columns of the input, also those that its file does not hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from beam_semdedup.inputs import ids, partitions
+from beam_semdedup.inputs.base import Format, InputUnit, RowBatch
+from beam_semdedup.storage.folder import File
+
+
+def read(kind: Format, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
+    """Yields what the format reads of a unit with the columns of `schema`: those of partitions and ids too."""
+    stored = pa.schema([field for field in schema if field.metadata not in (partitions.MARK, ids.MARK)])
+    if len(stored) == len(schema):
+        yield from kind.read(file, unit, schema)
+        return
+    named = {field.name: ids.of_file(file, unit.ids, field.name) for field in schema if field.metadata == ids.MARK}
+    for rows in kind.read(file, unit, stored):
+        columns = []
+        for field in schema:
+            if field.metadata == partitions.MARK:
+                columns.append(partitions.constant(field, file.url, rows.table.num_rows))
+            elif field.name in named:
+                columns.append(named[field.name].of(rows.positions).cast(field.type))
+            else:
+                columns.append(rows.table.column(field.name))
+        yield dataclasses.replace(rows, table=pa.table(columns, names=schema.names))

@@ -1,0 +1,1 @@
+"""What a person looks at to choose `eps`: read from the results in the cache, written as one page."""
