@@ -498,7 +498,7 @@ class ForecastParameters(ReachParameters, SizeParameters, InputParameters, Machi
     pairwise_batch_size: PairwiseBatchSize = 1024
     memory_budget: Annotated[Size | None, MACHINES] = None
     calibrate: Annotated[bool, MACHINES] = False
-    """true: measure how fast this machine is, in about 20 s"""
+    """true: measure how fast this machine is, in about half a minute"""
     calibration: Annotated[str | None, MACHINES] = None
     """file that calibrate=true writes, and that is read without; null: rates of 2 cores"""
     verbose: Verbose = True

@@ -47,7 +47,7 @@ _T = TypeVar("_T")
 
 
 def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
-    """Measures the rates of this machine for vectors of `dimension` values, in about 20 s on generated rows.
+    """Measures the rates of this machine for vectors of `dimension` values, in about half a minute on generated rows.
 
     Each is the least of a few short measurements, so that a busy neighbour falsifies it less. What the runner takes for
     worker processes and references is the reference machine's, in proportion to the start.

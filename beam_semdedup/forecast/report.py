@@ -55,7 +55,7 @@ def report(p: ForecastParameters) -> ForecastReport:
     Raises:
         InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
     """
-    data = _data(p)
+    data = input_data(p)
     if p.n_clusters and p.n_clusters > data.rows:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
     machines = Machines(
@@ -99,7 +99,8 @@ def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
     return texts if exact else of_nearest(texts, int(p.n_probes)), "as 63,541 real texts, assumed"
 
 
-def _data(p: ForecastParameters) -> Data:
+def input_data(p: ForecastParameters) -> Data:
+    """Returns the rows to plan for: those that are given, or those of the input, whose footers are read."""
     if p.input_path is None:
         assert p.rows is not None
         assert p.dimension is not None
@@ -118,7 +119,7 @@ def _data(p: ForecastParameters) -> Data:
 def _rates(p: ForecastParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
     """Returns the rates, and where they are from."""
     if p.calibrate:
-        _LOG.info("Measuring how fast this machine is, in about 20 s")
+        _LOG.info("Measuring how fast this machine is, in about half a minute")
         measured = calibrate(dimension, number_of_cores)
         if p.calibration is not None:
             save_rates(measured, p.calibration)

@@ -18,7 +18,7 @@ AFFORDABLE = 300_000
 """Rows up to which brute force takes minutes; of more, a part of the rows is searched for."""
 PART = 10_000
 GIVEN_EPS = 0.03
-_ONE, _SCREENED, _EXACT, _BRUTE = "n_probes=1", "n_probes=1, screened", "exact", "brute force"
+ONE, _SCREENED, EXACT, _BRUTE = "n_probes=1", "n_probes=1, screened", "exact", "brute force"
 _GIVEN, _BARE = "n_probes=1, screened, given centroids", "bare, given centroids"
 _LOOK_AT = 2000
 
@@ -61,10 +61,10 @@ def _compare(bench: Bench, dataset: Dataset, result: Result) -> None:
         result.table.append({**columns, "recall": 1.0})
     for eps in [eps for eps in EPS if not bench.eps or eps in bench.eps]:
         ours = bench.contenders(
-            bench.ours(_ONE, dataset, eps=eps),
+            bench.ours(ONE, dataset, eps=eps),
             bench.ours(_SCREENED, dataset, "precision=screened", eps=eps),
             bench.ours("n_probes=2", dataset, "n_probes=2", eps=eps),
-            bench.ours(_EXACT, dataset, "n_probes=exact", eps=eps),
+            bench.ours(EXACT, dataset, "n_probes=exact", eps=eps),
         )
         options = ["--queries", str(PART)] if part else []
         faiss = bench.contenders(bench.peer("faiss_range", dataset, *options, eps=eps))
@@ -72,7 +72,7 @@ def _compare(bench: Bench, dataset: Dataset, result: Result) -> None:
         pairs = read_pairs(target, eps)
         for contender in [*ours, *faiss]:
             name, measured, whole = contender.name, runs[contender.name], contender in ours or not part
-            reference = runs.get(_ONE, ()) if contender in ours else ()
+            reference = runs.get(ONE, ()) if contender in ours else ()
             row = {"rows": dataset.rows, "eps": eps, "who": name if whole else name + of_part}
             row |= medians(measured, reference)
             if whole:
@@ -88,14 +88,14 @@ def _goals(table: list[dict[str, Any]], interpreter: float) -> list[Goal]:
     for (rows, eps, who), row in by_key.items():
         for wall, ratio in (("seconds", "ratio"), ("CPU seconds", "CPU ratio")):
             label = f"{rows:,} rows, eps={eps}: {{}} ({'CPU' if 'CPU' in wall else 'wall'})"
-            if who == _EXACT and ratio in row:
+            if who == EXACT and ratio in row:
                 goals.append(Goal(label.format("exact / n_probes=1"), row[ratio], 1.3 if eps <= 0.05 else 2))
             if who == _SCREENED and ratio in row:
                 goals.append(Goal(label.format("n_probes=1, screened / as it is"), row[ratio], 0.8))
             brute = by_key.get((rows, EPS[-1], _BRUTE))
-            if who == _EXACT and brute and rows == SIZES[0]:
+            if who == EXACT and brute and rows == SIZES[0]:
                 goals.append(Goal(label.format("brute force / exact"), brute[wall] / row[wall], 20, at_most=False))
-        if who == _EXACT and rows == SIZES[-1]:
+        if who == EXACT and rows == SIZES[-1]:
             above = (row["peak MB"] - interpreter) / 1000
             goals.append(Goal(f"{rows:,} rows, eps={eps}: exact, peak above interpreter", above, 1.2, "GB"))
         bare = by_key.get((rows, eps, _BARE))
