@@ -176,14 +176,15 @@ def choose_clusters(
         return usual
     texts = of_texts(reach, dimension)
     spread = texts if n_probes == "exact" else of_nearest(texts, int(n_probes))
-    fixed = REFERENCE.start + rows * dimension * (REFERENCE.read_value + REFERENCE.assign_value)
-
-    def seconds(n_clusters: int) -> float:
-        sample = Sizing(parameters, rows, dimension, 0, n_clusters, 0).asked_sample
-        fit = 2.0 * dimension * sample * n_clusters * (ForecastParameters.fit_iterations + 1) / REFERENCE.fit_flops
-        assign = 2.0 * dimension * rows * n_clusters / REFERENCE.assign_flops
-        return fixed + fit + assign + Comparison(rows, dimension, n_clusters, spread).seconds()
-
     numbers = [min(rows, max(1, round(usual * step))) for step in _STEPS]
-    least = min(map(seconds, numbers))
-    return next(number for number in numbers if seconds(number) <= _WORTH * least)
+    seconds = {number: run_seconds(parameters, rows, dimension, number, spread) for number in numbers}
+    return next(number for number in numbers if seconds[number] <= _WORTH * min(seconds.values()))
+
+
+def run_seconds(parameters: SizeParameters, rows: int, dimension: int, n_clusters: int, spread: Spread | None) -> float:
+    """Returns about how long a whole run takes the reference machine, as one worker; see `Comparison`."""
+    sample = Sizing(parameters, rows, dimension, 0, n_clusters, 0).asked_sample
+    fit = 2.0 * dimension * sample * n_clusters * (ForecastParameters.fit_iterations + 1) / REFERENCE.fit_flops
+    values = rows * dimension * (REFERENCE.read_value + REFERENCE.assign_value)
+    assign = 2.0 * dimension * rows * n_clusters / REFERENCE.assign_flops
+    return REFERENCE.start + fit + values + assign + Comparison(rows, dimension, n_clusters, spread).seconds()
