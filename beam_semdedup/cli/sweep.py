@@ -39,7 +39,7 @@ _COLUMNS = (
 
 def outputs(line: CommandLine) -> list[str]:
     """Returns the output path of each job of the sweep."""
-    return [str(line.compose(overrides).output_path) for overrides in jobs_of(line.overrides)]
+    return [str(plain(line.compose(overrides)).get("output_path")) for overrides in jobs_of(line.overrides)]
 
 
 def shared(outputs: Sequence[str]) -> set[str]:

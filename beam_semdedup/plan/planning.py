@@ -29,6 +29,7 @@ from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Common, Corpus
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
+from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
 from beam_semdedup.plan.stored import (
     AssignManifest,
@@ -140,8 +141,11 @@ def locate(parameters: Parameters) -> Located:
 
 def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
     if p.n_clusters is None:
-        p.n_clusters = default_clusters(inspect().num_rows)
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+        rows = inspect().num_rows
+        p.n_clusters = choose_clusters(p, rows, inspect().dimension, p.n_probes, p.matching_reach)
+        usual = p.n_clusters == default_clusters(rows)
+        why = "the square root" if usual else f"with n_probes={p.n_probes} it takes less time than the square root"
+        _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
 
 
 def _in_corpus(
@@ -280,12 +284,9 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         sizes=sizes,
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
-        recall_reach=_recall_reach(places),
+        recall_reach=recall_reach(places),
     )
     units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
-    estimated = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
-    if estimated and compared and estimated.centroids != compared.centroids:
-        estimated = None
     is_sampled = not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None
     plan = Plan(
         job,
@@ -296,7 +297,7 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         compared,
         memory,
         workers,
-        recall_manifest=estimated,
+        recall_manifest=find_recall(job, compared),
         is_sampled=is_sampled,
     )
     if corpus:
@@ -319,7 +320,13 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     return dataclasses.replace(plan, job=job, references=references, pairwise_manifest=compared)
 
 
-def _recall_reach(places: Places) -> float:
+def find_recall(job: Job, compared: PairwiseManifest | None) -> RecallManifest | None:
+    """Returns the manifest of a recall that was estimated; None where there is none of these comparisons."""
+    found = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
+    return found if found and compared and found.centroids == compared.centroids else None
+
+
+def recall_reach(places: Places) -> float:
     """Returns the reach for which the recall was estimated already, if it serves, else that of the parameters."""
     wanted = places.parameters.matching_reach
     return next((reach for reach in layout.recall_reaches(places.sample) if reach >= wanted), wanted)

@@ -9,7 +9,8 @@ cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, man
 corpus_path/                        corpus.json, which says which of fits/ counts
 corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
                                     generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has
-output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
+output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json; of a watched input
+                                    arrivals/, set_aside/, generations/: a record for each
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicat
 CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 RECALL, SAMPLE = "recall", "sample.arrow"
+ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)

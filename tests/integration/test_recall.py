@@ -272,6 +272,15 @@ def test_a_run_that_was_killed_goes_on_from_the_keys_that_were_searched(
     assert again.stages["recall"].units_reused == 2
 
 
+def test_the_eps_of_a_target_has_a_recall(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "input", similar_rows())
+    given = {"eps": None, "target_rows": 300, "recall_sample": ALL, **SIZES}
+    first, again = (dedup(dataset, tmp_path, **given) for _ in range(2))
+    assert_known(first, brute_force(first, RANKINGS["hard"][1], first.eps))
+    assert again.recall == first.recall
+    assert [summary.stages["recall"].units_done > 0 for summary in (first, again)] == [True, False]
+
+
 # What a person sees
 
 
