@@ -143,7 +143,7 @@ def remedy(summary: Summary) -> str | None:
     if summary.recall is None or summary.recall.low == 1 or summary.eps is None:
         return None
     texts = of_texts(summary.eps, summary.dimension)
-    seconds = Comparison(summary.rows_read, summary.dimension, summary.n_clusters, texts).seconds()
+    seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, summary.n_clusters, texts).seconds())
     return (
         f"To miss none: the same command with n_probes=exact n_clusters={summary.n_clusters} goes on from the assigned "
         f"rows; comparing them takes two cores about {in_time(seconds)}, if they are like texts"
