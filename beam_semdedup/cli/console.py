@@ -98,7 +98,7 @@ def print_summary(summary: Any) -> None:
         lines.append(f"Warning: {summary.repeated_ids}")
     if summary.generation is not None:
         corpus = summary.configuration["corpus_path"]
-        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
+        lines.append(f"Added to the corpus {corpus} as generation {summary.generation}")
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
