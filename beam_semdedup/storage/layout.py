@@ -5,7 +5,7 @@ cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segmen
                                     the rows of against have a folder of their own, without centroids
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
                                     with against resembled/: a file for each unit
-output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
+output_path/                        duplicates/, rejected/, deduplicated/, marked/, report.html, summary.json
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
-SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
+SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED, MARKED = "segments", "rejected", "duplicates", "deduplicated", "marked"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
-PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
+PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
