@@ -271,8 +271,8 @@ class SimilarityParameters:
     """{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides which_to_keep"""
     pairwise_batch_size: PairwiseBatchSize = 1024
     precision: Literal["exact", "screened"] = "exact"
-    """exact: float32 products; screened: float16 ones, and float64 where these do not settle which rows are duplicates
-    at eps (the same ones; other rows' max_id may be another row about as similar)"""
+    """exact: float32 products; screened: cheap ones, of short vectors on a CPU and in float16 on a GPU, and better ones
+    where these do not settle which rows are duplicates at eps (the same; the max_id of others may be less similar)"""
     remove: bool | Literal["mark"] = False
     """also write the input without its duplicates to output_path/deduplicated; mark: all of it, with columns that say
     which rows are duplicates, to output_path/marked"""
@@ -312,7 +312,21 @@ class ReferenceParameters:
     against_embedding_field: str | None = None
     """null: embedding_field"""
     within: bool = True
-    """false: rows of the input are compared with those of against alone, not with each other"""
+    """false: rows of the input are compared with those of against or of the corpus alone, not with each other"""
+    corpus_path: str | None = None
+    """directory or URL of a corpus, which a first run begins: the input is compared with all inputs that earlier runs
+    added to it, which rank before, and is added too"""
+    corpus_kwargs: ReadKwargs | None = None
+    """the same as write_kwargs for corpus_path; null: write_kwargs"""
+    corpus_timeout: Annotated[Number, Field(gt=0)] = 600.0
+    """seconds to wait for another run that adds rows to the corpus, from when its assignment was last seen to go on"""
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        given = self.write_kwargs if self.corpus_kwargs is None else self.corpus_kwargs  # type: ignore[attr-defined]
+        options: dict[str, Any] = given.get("storage_options", {})
+        return options
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -465,6 +479,34 @@ class ReportParameters(SourceParameters, PlaceParameters):
     def of_run(cls, p: Parameters) -> ReportParameters:
         """Returns the report of a run, where and as the run itself was done."""
         return cls(**_shared(p, SourceParameters, PlaceParameters), memory_budget=p.memory_budget, verbose=p.verbose)
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class CorpusParameters(SizeParameters, FitParameters):
+    """What `semdedup-corpus` depends on; see `semdedup-corpus --help`."""
+
+    action: Annotated[Literal["list", "verify", "refit", "drop"], WHERE] = "list"
+    """list: what is in the corpus; verify: read all of it; refit: cluster its rows anew, for which no other run may add
+    any; drop: take a generation out; given without action="""
+    corpus_path: Annotated[str, WHERE]
+    """directory or URL of the corpus"""
+    corpus_kwargs: Annotated[ReadKwargs, WHERE] = field(default_factory=ReadKwargs)
+    """{storage_options: {…}} for fsspec"""
+    generation: Annotated[NotNegative | None, WHERE] = None
+    """the number of the generation to drop"""
+    memory_budget: Annotated[Size | None, EXECUTION] = None
+    """memory for refit, such as 4GiB; null: half of what is free"""
+    ray_address: Annotated[str | None, EXECUTION] = None
+    """the Ray cluster of kmeans=ray: auto, or host:port; null: one on this machine"""
+    ray_timeout: Annotated[Number, Field(gt=0), EXECUTION] = 60.0
+    """seconds to wait until the Ray cluster has room for the actors"""
+    verbose: Verbose = True
+    kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        return self.corpus_kwargs.get("storage_options", {})
 
 
 @dataclass(kw_only=True, config=CHECKED)

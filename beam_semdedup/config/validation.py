@@ -259,8 +259,12 @@ def _check_together(p: Parameters) -> None:
             raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
     if p.max_removed_share is not None and not has_duplicates:
         raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
-    if p.against is None and not p.within:
-        raise InputError("within=false compares with the rows of against alone: give against=…")
+    if p.against is not None and p.corpus_path is not None:
+        raise InputError("against and corpus_path are given: a run takes one of them")
+    if p.against is None and p.corpus_path is None and not p.within:
+        raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
+    if p.corpus_path is not None and not p.reuse_cache:
+        raise InputError("reuse_cache=false would take rows out of the corpus; semdedup-corpus drop does so")
     given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
     if p.against is None and given:
         raise InputError(f"against_{given[0]} is given without against=…")

@@ -153,7 +153,7 @@ def _at_target(plan: Plan) -> Plan:
 @contextlib.contextmanager
 def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
     """Yields the plan with the model, where its engine fits before the pipeline starts."""
-    if plan.assign_manifest or not make_engine(plan.job.parameters).fits_ahead:
+    if plan.assign_manifest or plan.fitted or not make_engine(plan.job.parameters).fits_ahead:
         yield plan
         return
     with fit_centroids(plan.job).published(plan.job.model.options) as fitted:

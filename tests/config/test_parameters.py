@@ -71,7 +71,8 @@ class TestDeclarations:
             "mark_fields": ["duplicate_of", "similarity", "duplicate"],
             **{"report": False, "group_field": None, "image_field": None, "max_removed_share": None},
             **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
-            **{"against_embedding_field": None, "within": True},
+            **{"against_embedding_field": None, "within": True, "corpus_path": None, "corpus_kwargs": None},
+            "corpus_timeout": 600.0,
         }
 
     def test_two_instances_share_no_default(self):
