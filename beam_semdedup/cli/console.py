@@ -188,7 +188,11 @@ def _print_asked(report: Any) -> None:
     )
     lines = [
         ("n_clusters", f"{asked.sizes.n_clusters:,}; recommended: {best.sizes.n_clusters:,} ({in_time(best.seconds)})"),
-        ("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"),
+        *(
+            []
+            if report.n_probes == "exact"
+            else [("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare")]
+        ),
         (
             "Fit",
             f"on {counted(asked.sizes.sample_rows, 'row')}" if asked.sizes.sample_rows else "none: centroids are given",
@@ -199,6 +203,7 @@ def _print_asked(report: Any) -> None:
             f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
         ),
         ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),
+        *_probes_told(report),
         ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
     ]
     tell(*(f"{name:<12}{text}" for name, text in lines), "")
@@ -211,6 +216,24 @@ def _print_asked(report: Any) -> None:
     wide().print(table)
     for limit in asked.limits:
         tell(f"Breaks: {limit.what}; {limit.advice}")
+
+
+def _probes_told(report: Any) -> list[tuple[str, str]]:
+    """Says what rows visit, and what that costs over comparing within clusters, or would."""
+    asked, other = report.asked, report.other
+    if other is None:
+        return []
+    within, across = (asked, other) if report.n_probes == 1 else (other, asked)
+    name = "exact" if report.n_probes == 1 else report.n_probes
+    visits = f"{across.visits:,.1f} a row ({report.probes}), {in_bytes(across.visits_bytes)} of them"
+    times = f"{across.seconds / within.seconds:.1f} times as long as n_probes=1 ({in_time(within.seconds)})"
+    if report.n_probes == 1:
+        times = f"{across.seconds / within.seconds:.1f} times as long ({in_time(across.seconds)})"
+    takes = f"n_probes={name} {'would take' if report.n_probes == 1 else 'takes'} {times}"
+    return [
+        ("Visits", f"{visits}; {counted(across.width, 'coordinate')} of each vector are compared first"),
+        ("", f"{takes}; comparing alone {across.comparing / within.comparing:.1f} times"),
+    ]
 
 
 def _table(*columns: str) -> Any:

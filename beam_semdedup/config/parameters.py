@@ -248,8 +248,8 @@ class SourceParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class SimilarityParameters:
-    """Which rows are similar, which of them is kept, and what becomes of the others."""
+class ReachParameters:
+    """How similar duplicates are, and in which clusters they are looked for."""
 
     heading: ClassVar[str] = SIMILARITY
 
@@ -263,6 +263,20 @@ class SimilarityParameters:
     it, so that no duplicate is missed"""
     reach: Annotated[Number, Field(ge=0, lt=2)] | None = None
     """the largest eps that the similarities found with n_probes serve; null: eps, in a sweep the largest"""
+
+    @property
+    def matching_reach(self) -> float:
+        """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
+        given = self.eps if self.reach is None else self.reach
+        return 2.0 if given is None else given
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class SimilarityParameters(ReachParameters):
+    """Which rows are similar, which of them is kept, and what becomes of the others."""
+
+    heading: ClassVar[str] = SIMILARITY
+
     which_to_keep: Literal["hard", "easy", "random"] = "hard"
     """of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)"""
     distance_metric: Literal["cosine", "l2"] = "cosine"
@@ -287,12 +301,6 @@ class SimilarityParameters:
     def screening_threshold(self) -> float | None:
         """1 - eps with precision=screened, else None."""
         return None if self.precision == "exact" or self.eps is None or self.n_probes != 1 else 1 - self.eps
-
-    @property
-    def matching_reach(self) -> float:
-        """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
-        given = self.eps if self.reach is None else self.reach
-        return 2.0 if given is None else given
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -528,7 +536,7 @@ class MachineParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class ForecastParameters(SizeParameters, InputParameters, MachineParameters):
+class ForecastParameters(ReachParameters, SizeParameters, InputParameters, MachineParameters):
     """What `semdedup-plan` depends on; see `semdedup-plan --help`."""
 
     heading: ClassVar[str] = SIZE
@@ -552,7 +560,7 @@ class ForecastParameters(SizeParameters, InputParameters, MachineParameters):
     pairwise_batch_size: PairwiseBatchSize = 1024
     memory_budget: Annotated[Size | None, MACHINES] = None
     calibrate: Annotated[bool, MACHINES] = False
-    """true: measure how fast this machine is, in about 20 s"""
+    """true: measure how fast this machine is, in about half a minute"""
     calibration: Annotated[str | None, MACHINES] = None
     """file that calibrate=true writes, and that is read without; null: rates of 2 cores"""
     verbose: Verbose = True

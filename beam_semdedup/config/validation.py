@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters
+from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters, ReachParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
@@ -74,6 +74,7 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         _check_together(parameters)
     if schema is ForecastParameters:
         _check_size(parameters)
+        _check_reach(parameters)
     return parameters
 
 
@@ -244,14 +245,7 @@ def _check_together(p: Parameters) -> None:
         raise InputError(
             f"target_rows={p.target_rows} with n_probes={p.n_probes} needs reach: the largest eps that it may find"
         )
-    if p.n_probes == "exact" and p.eps is None and p.reach is None:
-        raise InputError(
-            "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
-        )
-    if p.reach is not None and p.n_probes == 1:
-        raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
-    if p.reach is not None and p.eps is not None and p.reach < p.eps:
-        raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
+    _check_reach(p)
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
     for name in ("group_field", "image_field"):
@@ -274,6 +268,18 @@ def _check_together(p: Parameters) -> None:
         raise InputError(
             f"remove={'mark' if p.remove == 'mark' else 'true'} needs eps: without it there are no duplicates to remove"
         )
+
+
+def _check_reach(p: ReachParameters) -> None:
+    """Raises InputError unless it is said how far n_probes reaches, and eps is within that."""
+    if p.n_probes == "exact" and p.eps is None and p.reach is None:
+        raise InputError(
+            "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
+        )
+    if p.reach is not None and p.n_probes == 1:
+        raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
+    if p.reach is not None and p.eps is not None and p.reach < p.eps:
+        raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
 
 
 def _check_size(p: ForecastParameters) -> None:

@@ -16,7 +16,7 @@ from beam_semdedup.errors import InputError, StorageError
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
-from beam_semdedup.inputs.listing import InputPlace, list_files
+from beam_semdedup.inputs.listing import InputPlace, filetype_of, list_files
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
@@ -192,7 +192,8 @@ class Arrivals:
     def _inspect(self, file: FileInfo) -> InputFacts | str:
         """Returns what is in a file, or why it cannot be read."""
         try:
-            return dataset.inspect([file], format_named(self.place.input_filetype), self.columns)
+            kind = format_named(self.place.input_filetype or filetype_of([file]))
+            return dataset.inspect([file], kind, self.columns)
         except InputError as error:
             return str(error)
 

@@ -29,6 +29,7 @@ from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Common, Corpus
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
+from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest, PairwisePlan
 from beam_semdedup.runners.registry import make_runner
@@ -121,8 +122,11 @@ def locate(parameters: Parameters) -> Located:
 
 def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
     if p.n_clusters is None:
-        p.n_clusters = default_clusters(inspect().num_rows)
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+        rows = inspect().num_rows
+        p.n_clusters = choose_clusters(p, rows, inspect().dimension, p.n_probes, p.matching_reach)
+        usual = p.n_clusters == default_clusters(rows)
+        why = "the square root" if usual else f"with n_probes={p.n_probes} it takes less time than the square root"
+        _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
 
 
 def _in_corpus(
