@@ -108,8 +108,8 @@ def print_summary(summary: Any) -> None:
     if summary.references:
         _print_references(summary.references)
     if summary.removal:
-        print_removal(summary.removal, paths["deduplicated"])
-        if summary.rows_rejected:
+        print_removal(summary.removal, paths.get("deduplicated") or paths["marked"])
+        if summary.rows_rejected and "deduplicated" in paths:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
@@ -126,8 +126,9 @@ def _print_references(references: Sequence[Any]) -> None:
 
 def print_removal(result: Any, output: str) -> None:
     """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
+    what, others = ("Marked", "others") if result.mode == "mark" else ("Removed", "kept")
     tell(
-        f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
+        f"{what} {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), {others} "
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )

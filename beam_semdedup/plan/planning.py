@@ -22,7 +22,7 @@ from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
-from beam_semdedup.inputs.registry import copier, format_named
+from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import fingerprints, stored
@@ -117,7 +117,7 @@ def locate(parameters: Parameters) -> Located:
     files = list_input(p)
     p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
-        copier(p.input_filetype)
+        (marker if p.remove == "mark" else copier)(p.input_filetype)
     ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url

@@ -400,6 +400,7 @@ def _paths(plan: Plan, removed: bool) -> dict[str, str]:
         paths[layout.DUPLICATES] = job.duplicates.url
     if job.parameters.report:
         paths["report"] = job.output.file(layout.REPORT).url
-    if removed:
-        paths[layout.DEDUPLICATED] = (job.output / layout.DEDUPLICATED).url
+    place = output_path.removal_place(job.parameters)
+    if removed and place:
+        paths[place] = (job.output / place).url
     return paths
