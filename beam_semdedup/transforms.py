@@ -73,18 +73,21 @@ class AssignCentroids(beam.PTransform):
 
 @dataclasses.dataclass
 class FindAssigned(beam.PTransform):
-    """Gives what `AssignCentroids` does from the files that a finished assign stage's manifest names."""
+    """Gives what `AssignCentroids` does from the files that the manifests of finished assign stages name.
+
+    Each with the number of the generation that it is of, the job's own or an earlier one.
+    """
 
     job: Job
     fitted: PCollection[FittedKMeans]
-    files: list[str]
+    files: list[tuple[int, str]]
 
     def expand(self, root: PBegin) -> PCollection[Segment]:
         """Starts at the root of the pipeline."""
         job = self.job
         return (
             root
-            | "List segment files" >> beam.Create(self.files)
+            | "List segment files" >> beam.Create(self.files).with_output_types(tuple[int, str])
             | "Spread segment files" >> beam.Reshuffle()
             | "Read references" >> beam.ParDo(_FindAssigned(job), AsSingleton(self.fitted))
         )
@@ -196,6 +199,9 @@ class SemanticDedup(beam.PTransform):
             if plan.references:
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
+            if plan.earlier:
+                earlier = root | "Find earlier generations" >> FindAssigned(job, fitted, list(plan.earlier))
+                found = (found, earlier) | "With earlier generations" >> beam.Flatten()
             compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
             compared = found | "Compare" >> compare(job, fitted)
         if job.parameters.eps is None:
@@ -206,7 +212,7 @@ class SemanticDedup(beam.PTransform):
 def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[Segment]:
     """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
     if plan.assign_manifest:
-        files = list(plan.assign_manifest.files)
+        files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
         return root | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted, files)
     listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
     units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
@@ -238,8 +244,10 @@ class _FindAssigned(beam.DoFn):
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def process(self, name: str, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from _addressed(self._job, assign.find_assigned(self._job, name), fitted)
+    def process(self, file: tuple[int, str], fitted: FittedKMeans) -> Iterator[Segment]:
+        generation, name = file
+        job = self._job.at(generation)
+        yield from _addressed(job, assign.find_assigned(job, name), fitted)
 
 
 class _Match(beam.DoFn):

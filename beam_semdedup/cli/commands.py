@@ -20,12 +20,19 @@ from typing import Any
 from beam_semdedup.cli import composition, console, interrupts, sweep
 from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
 from beam_semdedup.cli.overrides import LISTED, shown
-from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters, ReportParameters
+from beam_semdedup.config.parameters import (
+    CorpusParameters,
+    ForecastParameters,
+    Parameters,
+    RemovalParameters,
+    ReportParameters,
+)
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.storage import scratch as scratches
+from beam_semdedup.text import counted
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 _LEAVE_SECONDS = 5
@@ -44,6 +51,13 @@ def remove_main() -> None:
 def report_main() -> None:
     """Runs the command `semdedup-report`."""
     _command("report", ReportParameters, _report)
+
+
+def corpus_main() -> None:
+    """Runs the command `semdedup-corpus`, whose first argument may be an action."""
+    if sys.argv[1:] and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
+        sys.argv[1] = f"action={sys.argv[1]}"
+    _command("corpus", CorpusParameters, _corpus)
 
 
 def plan_main() -> None:
@@ -77,6 +91,22 @@ def _report(parameters: ReportParameters) -> dict[str, Any]:
         console.tell(*lines(run, content, parameters.pairs))
     else:
         console.print_report(*write_report(parameters, run, content))
+    return {}
+
+
+def _corpus(parameters: CorpusParameters) -> dict[str, Any]:
+    from beam_semdedup.workflow import corpus
+
+    if parameters.action == "verify":
+        wrong = corpus.verify(parameters)
+        if wrong:
+            raise RunError("\n".join([f"{counted(len(wrong), 'thing')} wrong with the corpus:", *wrong]))
+        console.tell(f"The corpus {parameters.corpus_path} is whole")
+    elif parameters.action == "drop":
+        console.tell(f"Dropped generation {corpus.drop(parameters)} of the corpus {parameters.corpus_path}")
+    else:
+        look = corpus.refit if parameters.action == "refit" else corpus.look
+        console.print_corpus(look(parameters))
     return {}
 
 

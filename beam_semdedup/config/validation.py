@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters
+from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters, ReachParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
@@ -74,6 +74,7 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         _check_together(parameters)
     if schema is ForecastParameters:
         _check_size(parameters)
+        _check_reach(parameters)
     return parameters
 
 
@@ -237,6 +238,38 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
     if p.max_iter == 0 and not p.centroids_given:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
+    has_duplicates = p.eps is not None or p.target_rows is not None
+    if p.eps is not None and p.target_rows is not None:
+        raise InputError(f"target_rows={p.target_rows} finds an eps: leave eps={p.eps} out, or target_rows")
+    if p.target_rows is not None and p.n_probes != 1 and p.reach is None:
+        raise InputError(
+            f"target_rows={p.target_rows} with n_probes={p.n_probes} needs reach: the largest eps that it may find"
+        )
+    _check_reach(p)
+    if p.precision == "screened" and p.eps is None:
+        raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
+    for name in ("group_field", "image_field"):
+        if getattr(p, name) not in (None, *p.metadata_fields):
+            raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
+    if p.max_removed_share is not None and not has_duplicates:
+        raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
+    if p.against is not None and p.corpus_path is not None:
+        raise InputError("against and corpus_path are given: a run takes one of them")
+    if p.against is None and p.corpus_path is None and not p.within:
+        raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
+    if p.corpus_path is not None and not p.reuse_cache:
+        raise InputError("reuse_cache=false would take rows out of the corpus; semdedup-corpus drop does so")
+    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
+    if p.against is None and given:
+        raise InputError(f"against_{given[0]} is given without against=…")
+    make_runner(p).check_device(p.device)
+    make_engine(p).check_device(p.device)
+    if p.remove and not has_duplicates:
+        raise InputError("remove=true needs eps: without it there are no duplicates to remove")
+
+
+def _check_reach(p: ReachParameters) -> None:
+    """Raises InputError unless it is said how far n_probes reaches, and eps is within that."""
     if p.n_probes == "exact" and p.eps is None and p.reach is None:
         raise InputError(
             "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
@@ -245,22 +278,6 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
     if p.reach is not None and p.eps is not None and p.reach < p.eps:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
-    if p.precision == "screened" and p.eps is None:
-        raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
-    for name in ("group_field", "image_field"):
-        if getattr(p, name) not in (None, *p.metadata_fields):
-            raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
-    if p.max_removed_share is not None and p.eps is None:
-        raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
-    if p.against is None and not p.within:
-        raise InputError("within=false compares with the rows of against alone: give against=…")
-    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
-    if p.against is None and given:
-        raise InputError(f"against_{given[0]} is given without against=…")
-    make_runner(p).check_device(p.device)
-    make_engine(p).check_device(p.device)
-    if p.remove and p.eps is None:
-        raise InputError("remove=true needs eps: without it there are no duplicates to remove")
 
 
 def _check_size(p: ForecastParameters) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -16,6 +16,9 @@ from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MATCH_TYPES
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
+_VISITS_FORMAT = 2
+"""The version of the files of visits."""
+
 
 @dataclass(frozen=True)
 class Places:
@@ -23,7 +26,8 @@ class Places:
 
     Attributes:
         parameters: with absolute paths, and `n_clusters` set.
-        model_fingerprint: the key of the k-means results with the centroids that rows are assigned to.
+        model_fingerprint: the key of the k-means results with the centroids that rows are assigned to; of a corpus the
+            folder with its model and its generations.
         generation: the number of the rows that are assigned; they rank after those of the `earlier` ones.
         without_clusters: whether each row is compared with all references, so that there is nothing to fit.
     """
@@ -40,11 +44,23 @@ class Places:
     @property
     def model(self) -> Folder:
         """What the fit leaves: the centroids, and the directions of short vectors."""
-        return self._cache / layout.KMEANS / self.model_fingerprint
+        corpus = self.corpus
+        return corpus / layout.MODEL_FOLDER if corpus else self._cache / layout.KMEANS / self.model_fingerprint
+
+    @property
+    def corpus(self) -> Folder | None:
+        """The model and the generations of the corpus, where there is one."""
+        p = self.parameters
+        if p.corpus_path is None:
+            return None
+        return Folder(p.corpus_path, p.corpus_options) / self.model_fingerprint
 
     @property
     def kmeans(self) -> Folder:
         """The results of the fit and the assign stage."""
+        corpus = self.corpus
+        if corpus:
+            return corpus / layout.GENERATIONS / f"{self.generation:06d}"
         return self._cache / layout.KMEANS / self.kmeans_fingerprint
 
     @property
@@ -61,8 +77,29 @@ class Places:
     def visits(self) -> Folder:
         """Which rows of the segment files visit which clusters, a file for each."""
         p = self.parameters
-        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns, self.model_fingerprint, p.within]
+        order = ranking_of(p).columns
+        facts = [_VISITS_FORMAT, p.n_probes, p.matching_reach, order, self.model_fingerprint, self.compares_itself]
         return self.kmeans / layout.VISITS / layout.fingerprint(facts)
+
+    @property
+    def has_generations(self) -> bool:
+        """Whether rows are compared with such of earlier generations, if there are any."""
+        return bool(self.parameters.against or self.parameters.corpus_path)
+
+    @property
+    def compares_itself(self) -> bool:
+        """Whether rows of the generation are compared with each other, and not with earlier ones alone."""
+        return self.parameters.within or not self.earlier
+
+    @property
+    def remedy(self) -> str:
+        """What a message says of a file of the generation that is damaged."""
+        if self.corpus and not self.earlier:
+            return (
+                f"the command that added generation {self.generation} to the corpus computes it again; or drop it: "
+                f"semdedup-corpus drop corpus_path={self.parameters.corpus_path} generation={self.generation}"
+            )
+        return "the same command computes it again"
 
     @property
     def basis(self) -> File:
@@ -116,9 +153,9 @@ class Job(Places):
         """Returns the job that assigned, or assigns, the rows of this generation or of an earlier one."""
         if generation == self.generation:
             return self
-        if self.references is None or generation not in self.earlier:
+        if generation not in self.earlier:
             raise RuntimeError(f"the run has no generation {generation}")
-        return self.references
+        return self.references or replace(self, generation=generation, earlier=())
 
     @property
     def keys_per_file(self) -> int:
@@ -161,7 +198,9 @@ class Job(Places):
     def compared_schema(self) -> pa.Schema:
         """The columns of segments without the embedding, as rows of several generations have them together."""
         fields = [f for f in self.segment_schema if f.name not in ("id", "embedding")]
-        return pa.schema([("id", self.max_id_type), *fields, *([(GENERATION, pa.int32())] if self.earlier else [])])
+        return pa.schema(
+            [("id", self.max_id_type), *fields, *([(GENERATION, pa.int32())] if self.has_generations else [])]
+        )
 
     @property
     def max_id_type(self) -> pa.DataType:
@@ -176,12 +215,12 @@ class Job(Places):
     @property
     def compared_columns(self) -> list[str]:
         """The names of the columns that the order of rows of several generations depends on."""
-        return [*self.ranking.columns, *([GENERATION] if self.earlier else [])]
+        return [*self.ranking.columns, *([GENERATION] if self.has_generations else [])]
 
     @property
     def by_generation(self) -> list[tuple[str, str]]:
         """What an order of rows of several generations begins with."""
-        return [(GENERATION, "ascending")] if self.earlier else []
+        return [(GENERATION, "ascending")] if self.has_generations else []
 
     @property
     def match_schema(self) -> pa.Schema:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
@@ -27,7 +27,9 @@ from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
+from beam_semdedup.plan.corpus import Common, Corpus
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
+from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest, PairwisePlan
 from beam_semdedup.runners.registry import make_runner
@@ -35,6 +37,7 @@ from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.text import without_secrets
 
 _LOG = logging.getLogger(__name__)
 _R = TypeVar("_R", bound=Record)
@@ -45,7 +48,8 @@ class Located:
     """A run whose input is found and whose places are known.
 
     `ids` are the files with the ids of each of `files`, where these hold none. `carried` are the columns to read
-    besides id and embedding; `inspect` opens the files, once. `references` are the rows of `against`.
+    besides id and embedding; `inspect` opens the files, once. `references` are the rows of `against`, and `corpus` is
+    what the input is added to.
     """
 
     places: Places
@@ -54,6 +58,7 @@ class Located:
     carried: tuple[str, ...]
     inspect: Callable[[], InputFacts]
     references: Located | None = None
+    corpus: Corpus | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
     The manifests are those of the stages that are finished; `fitted` is the model where it was
-    fitted before the pipeline. `references` is the plan of how the rows of `against` are assigned.
+    fitted before the pipeline. `references` is the plan of how the rows of `against` are assigned; `earlier` are the
+    generations and names of the segment files that a corpus has.
     """
 
     job: Job
@@ -74,14 +80,16 @@ class Plan:
     num_workers: int
     fitted: FittedKMeans | None = None
     references: Plan | None = None
+    earlier: tuple[tuple[int, str], ...] = ()
 
 
 def locate(parameters: Parameters) -> Located:
-    """Finds the input and names the places of the results; writes nothing.
+    """Finds the input and names the places of the results; writes nothing, but for the number that it has in a corpus.
 
     Raises:
         InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
-            centroids, no GPU where one is asked for.
+            centroids, no GPU where one is asked for, rows that do not fit to those of a corpus.
+        RunError: another run does not go on that adds rows to the corpus.
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
@@ -95,17 +103,65 @@ def locate(parameters: Parameters) -> Located:
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
-    init = init_file(p)
+    corpus = None if p.corpus_path is None else Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
+    init = None if corpus and corpus.model.file(layout.CENTROIDS).exists() else init_file(p)
     if init:
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
     inspect = _inspector(p, files, ids, carried)
-    if p.n_clusters is None:
-        p.n_clusters = default_clusters(inspect().num_rows)
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+    if corpus:
+        p.corpus_path = corpus.place.url
+        key = fingerprints.generation_fingerprint(p, [*files, *(ids or ())], carried)
+        places = _in_corpus(p, corpus, key, [file.url for file in files], inspect)
+        return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect, corpus=corpus)
+    _choose_clusters(p, inspect)
     places = _places(p, fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried))
     located = Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
     return located if p.against is None else _with_references(located)
+
+
+def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
+    if p.n_clusters is None:
+        rows = inspect().num_rows
+        p.n_clusters = choose_clusters(p, rows, inspect().dimension, p.n_probes, p.matching_reach)
+        usual = p.n_clusters == default_clusters(rows)
+        why = "the square root" if usual else f"with n_probes={p.n_probes} it takes less time than the square root"
+        _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
+
+
+def _in_corpus(
+    p: Parameters, corpus: Corpus, key: str, files: Sequence[str], inspect: Callable[[], InputFacts]
+) -> Places:
+    """Claims a number for the input in a corpus, and waits until what has an earlier one is assigned.
+
+    Args:
+        p: gets the parameters that the corpus decides.
+        key: of the input.
+    """
+
+    def check() -> None:
+        common = corpus.common()
+        if common:
+            common.check(corpus.place.url, p, inspect())
+
+    inspect()  # what cannot be read has no number
+    check()
+    corpus.begin()
+    number = corpus.claim(key, without_secrets(files))
+    try:
+        claims = corpus.wait(number, p.corpus_timeout)
+        check()  # what the first generation may have decided meanwhile
+    except InputError:
+        corpus.release(number)
+        raise
+    common = corpus.common()
+    if common:
+        p.n_clusters = common.n_clusters
+        p.reach = None if p.n_probes == 1 else common.reach
+    _choose_clusters(p, inspect)
+    pairwise = fingerprints.pairwise_fingerprint(p, key, [claim.key for claim in claims.values()])
+    output = fingerprints.output_fingerprint(p, pairwise)
+    return Places(p, key, pairwise, output, corpus.home, generation=number, earlier=tuple(claims))
 
 
 def _with_references(located: Located) -> Located:
@@ -199,6 +255,10 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     if assigned:
         # A run that started at the same time may have stored another plan than the one that finished the stage.
         sizes = dataclasses.replace(sizes, centroids_per_key=assigned.centroids_per_key)
+    corpus = located.corpus
+    if corpus:
+        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key))
+        sizes = dataclasses.replace(sizes, centroids_per_key=common.centroids_per_key)
     job = Job(
         **vars(places),
         input_schema=kmeans_plan.input_schema(),
@@ -208,6 +268,17 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     )
     units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
     plan = Plan(job, located.files, located.ids, units, assigned, compared, memory, workers)
+    if corpus:
+        fitted, earlier = corpus.fitted(common), []
+        for number in places.earlier:
+            manifest = corpus.finished(number)
+            if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
+                raise RunError(
+                    f"generation {number} of the corpus {corpus.place} is gone, or not assigned to its model; see "
+                    f"semdedup-corpus verify corpus_path={corpus.place}"
+                )
+            earlier += [(number, name) for name in manifest.files]
+        return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
         return plan
     references = _plan_references(theirs, plan)
@@ -262,8 +333,10 @@ def _check_alike(own: InputFacts, theirs: InputFacts, p: Parameters) -> None:
 
 
 def forget(places: Places) -> None:
-    """Removes what the cache holds for a run."""
+    """Removes what the cache holds for a run, and its number in a corpus."""
     stored.forget([places.pairwise, places.kmeans])
+    if places.corpus:
+        (places.corpus / layout.GENERATIONS).file(f"{places.generation:06d}.json").delete()
 
 
 def list_input(p: Parameters, *, warn: bool = True) -> list[FileInfo]:
@@ -312,10 +385,13 @@ def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     carried_bytes, n_clusters = facts.row_bytes(located.carried), p.n_clusters
     if located.places.without_clusters:
         n_clusters = 1
+    fits = not located.places.without_clusters
+    if located.corpus:  # whose model, once it is there, stays
+        fits = not located.places.model.file(layout.CENTROIDS).exists()
     sizing = Sizing(p, facts.num_rows, facts.dimension, carried_bytes, n_clusters, memory)
     ranking_of(p).check(facts.schema)
-    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and not located.places.without_clusters else 0)
-    if not located.places.without_clusters:
+    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and fits else 0)
+    if fits:
         _check_rows(p, sizes)
     return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows))
 

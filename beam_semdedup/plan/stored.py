@@ -188,12 +188,13 @@ class PairwiseManifest(Manifest):
 
 
 @contextmanager
-def discarding(stage: Folder, *others: File) -> Iterator[None]:
+def discarding(stage: Folder, *others: File, remedy: str = "the same command computes it again") -> Iterator[None]:
     """Removes a file that turns out to be damaged or gone, so that it is computed again, and says so.
 
     Args:
         stage: the stage that it belongs to, which is unfinished then.
         others: files that would keep it from being computed again.
+        remedy: what computes it again, for the message.
 
     Raises:
         UnitError: there is one.
@@ -204,7 +205,7 @@ def discarding(stage: Folder, *others: File) -> Iterator[None]:
         for file in (error.file, *others):
             file.delete()
         stage.delete([layout.MANIFEST])
-        raise UnitError(f"{error}; the same command computes it again") from error
+        raise UnitError(f"{error}; {remedy}") from error
 
 
 def forget(stages: Sequence[Folder]) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute import arrays, small_clusters
-from beam_semdedup.compute.screens import screen_at
+from beam_semdedup.compute.screens import screen_at, short_screen_at
 from beam_semdedup.compute.similarity import chosen, max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
@@ -173,7 +173,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
         ],
         names=[*RESULT_COLUMNS, SOURCE, *metadata],
     )
-    if job.earlier:
+    if job.has_generations:
         sources = generations.sources(job, tables.take(table, order[winners]), winners != asked)
         result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, sources)
     if job.references is not None:
@@ -251,7 +251,9 @@ def _compare_clusters(
     scores = np.empty(len(clusters.asked), dtype=np.float32)
     winners = np.empty(len(clusters.asked), dtype=np.int64)
     resembled = np.full(len(rows), -np.inf, dtype=np.float32)
-    tile, screen = arrays.tile_rows(xp, p.pairwise_batch_size), screen_at(p.screening_threshold)
+    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
+    threshold = p.screening_threshold
+    screen = short_screen_at(threshold, rows, starts) if xp is np else screen_at(threshold)
 
     def compare(cluster: int) -> None:
         start, own, low, high = (int(part[cluster]) for part in (starts, clusters.own, lows, highs))

@@ -5,7 +5,11 @@ cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segmen
                                     the rows of against have a folder of their own, without centroids
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
                                     with against resembled/: a file for each unit
-output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json
+corpus_path/                        corpus.json, which says which of fits/ counts
+corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
+                                    generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has
+output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json; of a watched input
+                                    arrivals/, set_aside/, generations/: a record for each
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
+CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
+ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)

@@ -20,6 +20,8 @@ def report_plan(plan: Plan) -> None:
     """Says what was found, what was chosen and what is reused."""
     job, p, sizes = plan.job, plan.job.parameters, plan.job.sizes
     fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {sizes.sample_rows:,} rows"
+    if plan.fitted and job.corpus:
+        fit = "the centroids of the corpus, no fit"
     if job.without_clusters:
         fit = "no fit: each row is compared with all references, as these are no more than n_clusters"
     _LOG.info(
@@ -47,6 +49,9 @@ def report_plan(plan: Plan) -> None:
             counted(len(plan.references.files), "file"),
             "" if p.within else ", and not with each other",
         )
+    if job.corpus:
+        number = counted(len(job.earlier), "earlier generation")
+        _LOG.info("Generation %s of the corpus %s: compared with %s", job.generation, p.corpus_path, number)
     for name, manifest, folder in (
         ("assigned rows", plan.assign_manifest, job.kmeans),
         ("similarities", plan.pairwise_manifest, job.pairwise),

@@ -73,7 +73,8 @@ class Summary:
     Times are in seconds; `startup_time` is what passed until the first unit began: planning, and the start of the
     runner and its workers. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null
     where `eps` is. `references` are the files of `against`; `without_clusters` says whether these have so few rows that
-    each row was compared with all of them, and nothing was fitted.
+    each row was compared with all of them, and nothing was fitted. `generation` is the number that the
+    input has in the corpus.
     """
 
     program: str
@@ -97,6 +98,7 @@ class Summary:
     repeated_ids: Repetitions
     references: list[ReferenceFile]
     without_clusters: bool
+    generation: int | None
     removal: RemovalResult | None
     paths: dict[str, str]
     duplicates_files: list[str]
@@ -268,6 +270,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         repeated_ids=found.repeated_ids,
         references=found.references,
         without_clusters=job.without_clusters,
+        generation=job.generation if job.corpus else None,
         removal=removed,
         paths=_paths(plan, removed is not None),
         duplicates_files=[file.name for file in found.duplicates_files],

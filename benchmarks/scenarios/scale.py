@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast
-from beam_semdedup.forecast.rates import REFERENCE
+from beam_semdedup.plan.rates import REFERENCE
 from benchmarks.bench import Bench, Result, probe, references
 from benchmarks.data import Dataset
 from benchmarks.measure import clear, measure_roles

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import EPS, seeds
 
 from beam_semdedup.compute.assignment import assign
-from beam_semdedup.compute.visits import Clusters, radius
+from beam_semdedup.compute.visits import Clusters, is_place_of, radius
 
 
 @st.composite
@@ -46,6 +46,38 @@ def test_of_two_similar_rows_one_visits_the_cluster_of_the_other(drawn, reach, b
     scores = np.array([[oracle.similarity(x, y) for y in rows] for x in rows])
     meet = where[:, labels] | where[:, labels].T
     assert meet[scores.astype(np.float64) >= 1 - reach].all()
+
+
+def surely(rows, labels, centroids, reach):
+    """(n, k): where each row surely is compared, besides its own cluster."""
+    result = np.zeros((len(rows), len(centroids)), dtype=bool)
+    for home in np.unique(labels):
+        others = np.delete(np.arange(len(centroids)), home)
+        mine = np.flatnonzero(labels == home)
+        result[np.ix_(mine, others)] = Clusters(centroids, 5).surely_visits(rows[mine], int(home), others, reach)
+    return result
+
+
+@given(placed(), st.sampled_from(EPS), st.sampled_from([1, 1024]))
+def test_two_similar_rows_are_compared_although_what_surely_is_elsewhere_is_left_out(drawn, reach, batch):
+    rows, labels, centroids = drawn
+    where = visits(*drawn, Clusters(centroids, batch).in_reach(rows, labels, reach))
+    sure = surely(*drawn, reach)
+    assert (where >= sure).all()
+    # [native, visitor]: whether the native's cluster is their place
+    place = np.array([is_place_of(home, labels) for home in labels])
+    assert (place != place.T)[labels[:, None] != labels].all()
+    # [visitor, native]: not left out, as the native's cluster is the place, or the native may not go to the visitor's
+    here = where[:, labels] & (place.T | ~sure[:, labels].T)
+    here |= labels[:, None] == labels
+    scores = np.array([[oracle.similarity(x, y) for y in rows] for x in rows])
+    assert (here | here.T)[scores.astype(np.float64) >= 1 - reach].all()
+
+
+def test_what_clearly_visits_does_so_surely():
+    centroids = oracle.normalized(np.ones((6, 32)) + 0.01 * np.random.default_rng(0).normal(size=(6, 32)))
+    rows = oracle.normalized(np.ones((50, 32)) + 0.1 * np.random.default_rng(1).normal(size=(50, 32)))
+    assert surely(rows, assign(rows, centroids, 8), centroids, 0.05).sum() == 50 * 5
 
 
 @given(seeds, st.sampled_from([2, 8, 96]), st.sampled_from([0, 1e-3, 0.1]))

@@ -67,10 +67,11 @@ class TestDeclarations:
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
-            **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None},
+            **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None, "target_rows": None},
             **{"report": False, "group_field": None, "image_field": None, "max_removed_share": None},
             **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
-            **{"against_embedding_field": None, "within": True},
+            **{"against_embedding_field": None, "within": True, "corpus_path": None, "corpus_kwargs": None},
+            "corpus_timeout": 600.0,
         }
 
     def test_two_instances_share_no_default(self):
