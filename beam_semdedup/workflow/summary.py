@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import platform
 import time
@@ -28,6 +29,10 @@ from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import EXAMPLES, counted, without_secrets
 from beam_semdedup.workflow import output_path
+
+_LIBRARIES = (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")
+_version = functools.cache(version)
+"""Looks a version up in the files of the installation, once for the runs of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -321,10 +326,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         removal=removed,
         paths=_paths(plan, removed is not None),
         duplicates_files=[file.name for file in found.duplicates_files],
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")},
-        },
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
         configuration=without_secrets(dataclasses.asdict(p)),
     )
 
