@@ -68,7 +68,7 @@ _COMMANDS: dict[type, Command] = {
 
 def print_summary(summary: Any) -> None:
     """Prints the result of a run, a `summary.Summary`."""
-    from beam_semdedup.workflow.summary import reasons
+    from beam_semdedup.workflow.summary import reasons, remedy
 
     paths = summary.paths
     lines = [f"Read        {summary.rows_read:>14,} rows"]
@@ -102,8 +102,8 @@ def print_summary(summary: Any) -> None:
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
-    if summary.recall and summary.recall.low < 1:
-        lines.append("To miss none: the same command with n_probes=exact, which goes on from the assigned rows")
+    if advice := remedy(summary):
+        lines.append(advice)
     tell(*lines)
     if summary.references:
         _print_references(summary.references)
