@@ -1,6 +1,7 @@
 """Semantic deduplication of embeddings with Apache Beam.
 
-`SemanticDeduplicationWorkflow` runs a whole job; the transforms are for pipelines of your own.
+`SemanticDeduplicationWorkflow` runs a whole job, and `deduplicate` one over rows in memory; the transforms are for
+pipelines of your own.
 """
 
 import logging
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # for tools that read types; `_HOMES` is for Python
     from beam_semdedup.transforms import IdentifyDuplicates as IdentifyDuplicates
     from beam_semdedup.transforms import PairwiseSimilarity as PairwiseSimilarity
     from beam_semdedup.transforms import SemanticDedup as SemanticDedup
+    from beam_semdedup.workflow.in_memory import Deduplicated as Deduplicated
+    from beam_semdedup.workflow.in_memory import deduplicate as deduplicate
     from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow as SemanticDeduplicationWorkflow
     from beam_semdedup.workflow.run import Summary as Summary
 
@@ -40,6 +43,8 @@ _HOMES = {
     "IdentifyDuplicates": "transforms",
     "PairwiseSimilarity": "transforms",
     "SemanticDedup": "transforms",
+    "deduplicate": "workflow.in_memory",
+    "Deduplicated": "workflow.in_memory",
     "SemanticDeduplicationWorkflow": "workflow.run",
     "Summary": "workflow.summary",
 }

@@ -23,6 +23,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
+from beam_semdedup.stages.costs import warn_of_cost
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
@@ -58,9 +59,9 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
         finished = basis and _find_finished(job, wanted, basis[1])
         if finished is not None:
             return finished
-        with stored.discarding(job.kmeans):
+        with stored.discarding(job.kmeans, remedy=job.remedy):
             batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
-        return tuple(_write(job, wanted, batches, offsets, fitted, basis or _make_basis(job, batches)))
+        return tuple(_write(job, wanted, batches, offsets, fitted, basis or _make_basis(job, batches), basis is None))
 
 
 def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[Segment, ...] | None:
@@ -93,6 +94,7 @@ def _write(
     offsets: npt.NDArray[np.int64],
     fitted: FittedKMeans,
     basis: tuple[Basis, str],
+    is_first: bool,
 ) -> Iterator[Segment]:
     """Writes the visits of the rows of a unit; yields references to them.
 
@@ -100,16 +102,20 @@ def _write(
         batches: the unit's rows.
         offsets: (n,) where in the segment file the vector of each begins.
         basis: the directions of the short vectors, and what identifies them.
+        is_first: whether no unit was before it, so that it warns of what n_probes=exact costs.
     """
     table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
     order = job.ranking.order(table)
     rows = RankedRows(batches, order)[:]
-    if job.parameters.within:
+    if job.compares_itself:
         first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
         own = np.flatnonzero(first == np.arange(len(rows)))
         if len(own) < len(rows):
             rows, order = rows[own], order[own]
     labels = table.column("centroid").to_numpy()[order]
+    centroids = fitted.centroids(job.kmeans.options)
+    if is_first and job.parameters.n_probes == "exact" and not job.has_generations:
+        warn_of_cost(job, rows, labels, centroids, basis[0].width)
     short = basis[0].shorten(rows)
     schema = job.visit_schema(short.shape[1])
     others = tables.combined(table.select(job.ranking.columns))
@@ -125,7 +131,7 @@ def _write(
             result = result.add_column(place, column, values)
         return result.cast(schema).to_batches()
 
-    parts = _in_parts(job, rows, labels, fitted.centroids(job.kmeans.options), short.itemsize * short.shape[1])
+    parts = _in_parts(job, rows, labels, centroids, short.itemsize * short.shape[1])
     for number, (visits, last) in enumerate(parts):
         found = [(visit[0], one) for visit in visits for one in batch(*visit)]
         facts = _Facts(unit, basis[1], number, last)
