@@ -78,6 +78,8 @@ def print_summary(summary: Any) -> None:
             f"Kept        {summary.rows_kept:>14,}",
             f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
         ]
+        if summary.recall:
+            lines.append(f"Recall      {summary.recall}")
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
@@ -100,12 +102,14 @@ def print_summary(summary: Any) -> None:
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
+    if summary.recall and summary.recall.low < 1:
+        lines.append("To miss none: the same command with n_probes=exact, which goes on from the assigned rows")
     tell(*lines)
     if summary.references:
         _print_references(summary.references)
     if summary.removal:
-        print_removal(summary.removal, paths["deduplicated"])
-        if summary.rows_rejected:
+        print_removal(summary.removal, paths.get("deduplicated") or paths["marked"])
+        if summary.rows_rejected and "deduplicated" in paths:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
@@ -122,8 +126,9 @@ def _print_references(references: Sequence[Any]) -> None:
 
 def print_removal(result: Any, output: str) -> None:
     """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
+    what, others = ("Marked", "others") if result.mode == "mark" else ("Removed", "kept")
     tell(
-        f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
+        f"{what} {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), {others} "
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )

@@ -88,6 +88,17 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
+MarkFields: TypeAlias = Annotated[
+    list[str],
+    Field(
+        min_length=3,
+        max_length=3,
+        description="names of the columns that marking adds: the row that a duplicate resembles, how much, and whether "
+        "it is one",
+    ),
+    SIMILARITY,
+]
+MARK_FIELDS = ("duplicate_of", "similarity", "duplicate")
 WriteArrays: TypeAlias = Annotated[
     bool, Field(description="npy: a removal writes the arrays too, not only the numbers of the rows that are kept")
 ]
@@ -251,13 +262,13 @@ class ReachParameters:
     """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
     it, so that no duplicate is missed"""
     reach: Annotated[Number, Field(ge=0, lt=2)] | None = None
-    """the largest eps that the similarities found with n_probes serve; null: eps, in a sweep the largest"""
+    """the largest eps that the similarities found with n_probes, and the recall, serve; null: eps, in a sweep the
+    largest"""
 
     @property
     def matching_reach(self) -> float:
         """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
-        given = self.eps if self.reach is None else self.reach
-        return 2.0 if given is None else given
+        return max((value for value in (self.eps, self.reach) if value is not None), default=2.0)
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -266,6 +277,9 @@ class SimilarityParameters(ReachParameters):
 
     heading: ClassVar[str] = SIMILARITY
 
+    recall_sample: NotNegative = 1000
+    """about how many rows, drawn at random, are compared with the whole dataset, to say what share of the duplicates
+    there are was found; 0: it is not said"""
     which_to_keep: Literal["hard", "easy", "random"] = "hard"
     """of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)"""
     distance_metric: Literal["cosine", "l2"] = "cosine"
@@ -276,8 +290,10 @@ class SimilarityParameters(ReachParameters):
     precision: Literal["exact", "screened"] = "exact"
     """exact: float32 products; screened: cheap ones, of short vectors on a CPU and in float16 on a GPU, and better ones
     where these do not settle which rows are duplicates at eps (the same; the max_id of others may be less similar)"""
-    remove: bool = False
-    """also write the input without its duplicates to output_path/deduplicated"""
+    remove: bool | Literal["mark"] = False
+    """also write the input without its duplicates to output_path/deduplicated; mark: all of it, with columns that say
+    which rows are duplicates, to output_path/marked"""
+    mark_fields: MarkFields = field(default_factory=lambda: list(MARK_FIELDS))
     repeated_ids: Literal["error", "allow"] = "error"
     """what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included"""
     write_arrays: WriteArrays = False
@@ -403,6 +419,9 @@ class RemovalParameters(ClusterParameters, InputParameters):
     """directory or URL for the dataset without its duplicates"""
     duplicates_path: str
     """the output_path of a finished run, or its duplicates directory"""
+    mode: Annotated[Literal["remove", "mark"], SIMILARITY] = "remove"
+    """mark: keep every row, and add columns that say which are duplicates"""
+    mark_fields: MarkFields = field(default_factory=lambda: list(MARK_FIELDS))
     partial: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
     """allow: accept a list that no finished run stands behind"""
     repeated_ids: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
@@ -421,6 +440,8 @@ class RemovalParameters(ClusterParameters, InputParameters):
         storage = ReadKwargs(storage_options=p.write_options)
         return cls(
             **_shared(p, InputParameters, ClusterParameters),
+            mode="mark" if p.remove == "mark" else "remove",
+            mark_fields=p.mark_fields,
             duplicates_path=p.output_path,
             duplicates_kwargs=storage,
             output_path=output_path,
