@@ -78,6 +78,8 @@ def print_summary(summary: Any) -> None:
             f"Kept        {summary.rows_kept:>14,}",
             f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
         ]
+        if summary.recall:
+            lines.append(f"Recall      {summary.recall}")
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
@@ -96,10 +98,12 @@ def print_summary(summary: Any) -> None:
         lines.append(f"Warning: {summary.repeated_ids}")
     if summary.generation is not None:
         corpus = summary.configuration["corpus_path"]
-        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
+        lines.append(f"Added to the corpus {corpus} as generation {summary.generation}")
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
+    if summary.recall and summary.recall.low < 1:
+        lines.append("To miss none: the same command with n_probes=exact, which goes on from the assigned rows")
     tell(*lines)
     if summary.references:
         _print_references(summary.references)

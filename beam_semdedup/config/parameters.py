@@ -262,13 +262,13 @@ class ReachParameters:
     """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
     it, so that no duplicate is missed"""
     reach: Annotated[Number, Field(ge=0, lt=2)] | None = None
-    """the largest eps that the similarities found with n_probes serve; null: eps, in a sweep the largest"""
+    """the largest eps that the similarities found with n_probes, and the recall, serve; null: eps, in a sweep the
+    largest"""
 
     @property
     def matching_reach(self) -> float:
         """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
-        given = self.eps if self.reach is None else self.reach
-        return 2.0 if given is None else given
+        return max((value for value in (self.eps, self.reach) if value is not None), default=2.0)
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -277,6 +277,9 @@ class SimilarityParameters(ReachParameters):
 
     heading: ClassVar[str] = SIMILARITY
 
+    recall_sample: NotNegative = 1000
+    """about how many rows, drawn at random, are compared with the whole dataset, to say what share of the duplicates
+    there are was found; 0: it is not said"""
     which_to_keep: Literal["hard", "easy", "random"] = "hard"
     """of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)"""
     distance_metric: Literal["cosine", "l2"] = "cosine"

@@ -132,8 +132,8 @@ def find_run(p: ReportParameters) -> tuple[FinishedRun, Results]:
     for place in places:
         cache = Folder.at(place, p.cache_options)
         kmeans = cache / layout.KMEANS / keys[0]
-        if AssignManifest.find(kmeans) is None:  # those of a corpus are in it
-            kmeans = Folder.at(run.paths[layout.KMEANS], p.cache_options)
+        if run.configuration.get("corpus_path") is not None:  # it holds the assigned rows
+            kmeans = Folder.at(run.paths[layout.KMEANS], p.write_options)
         found = Results.of(run.configuration, kmeans, cache / layout.PAIRWISE / keys[1])
         if found:
             return run, found

@@ -25,7 +25,7 @@ from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
-from beam_semdedup.stages import generations
+from beam_semdedup.stages import generations, sample
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
@@ -134,6 +134,8 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
             best = _best_of_each(job, matches)
             table, facts = _merge(job, own, best, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
+        else:
+            sample.draw_again(job, wanted, own, 0, num_rows, file)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
 
@@ -367,9 +369,10 @@ def _merge(
     """Returns the result rows of a key, and the facts of their file."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys([*_columns(job), *metadata]))
-    _, table = generations.read_rows(job, rows, names)
+    batches, table = generations.read_rows(job, rows, names)
     repeated = repeated_in_clusters(table)
-    table = tables.take(table, job.ranking.order(table))
+    order = job.ranking.order(table)
+    unordered, table = table, tables.take(table, order)
     whose = generations.source_keys(matches, "__file", "__row")
     sources = generations.source_keys(table, "source_file", "source_row")
     by_source = np.argsort(sources)
@@ -381,6 +384,7 @@ def _merge(
     at[places] = len(table) + np.arange(len(matches))
     scores = np.full(len(table), np.nan, dtype=np.float32)
     scores[places] = matches.column("cosine_sim_score").to_numpy()
+    sample.draw(job, wanted, unordered, batches, order, scores)
     ids = pa.concat_tables([table.select(["id"]), matches.select(["id"])])
     centroids = table.column("centroid")
     result = pa.table(

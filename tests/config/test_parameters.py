@@ -73,6 +73,7 @@ class TestDeclarations:
             **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
             **{"against_embedding_field": None, "within": True, "corpus_path": None, "corpus_kwargs": None},
             "corpus_timeout": 600.0,
+            "recall_sample": 1000,
         }
 
     def test_two_instances_share_no_default(self):
