@@ -19,7 +19,13 @@ from typing import Any
 
 from beam_semdedup.cli import composition, console, interrupts, sweep
 from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
-from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters, ReportParameters
+from beam_semdedup.config.parameters import (
+    EmbedParameters,
+    ForecastParameters,
+    Parameters,
+    RemovalParameters,
+    ReportParameters,
+)
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
@@ -43,6 +49,11 @@ def remove_main() -> None:
 def report_main() -> None:
     """Runs the command `semdedup-report`."""
     _command("report", ReportParameters, _report)
+
+
+def embed_main() -> None:
+    """Runs the command `semdedup-embed`."""
+    _command("embed", EmbedParameters, _embed)
 
 
 def plan_main() -> None:
@@ -76,6 +87,13 @@ def _report(parameters: ReportParameters) -> dict[str, Any]:
         console.tell(*lines(run, content, parameters.pairs))
     else:
         console.print_report(*write_report(parameters, run, content))
+    return {}
+
+
+def _embed(parameters: EmbedParameters) -> dict[str, Any]:
+    from beam_semdedup.embed.job import embed_texts
+
+    console.print_embedding(embed_texts(parameters), parameters.output_path)
     return {}
 
 
