@@ -11,8 +11,9 @@ extras = $(if $(strip $(EXTRAS)),[$(EXTRAS)])
 .PHONY: demo test test-all fuzz torture bench check install clean
 
 demo: $(VENV)/installed ## the command on the committed embeddings
-	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 n_probes=exact reach=0.2 'metadata_fields=[text]'
-	@$(BIN)/python examples/look_at_pairs.py demo-output
+	$(BIN)/semdedup input_path=examples/data output_path=demo-output eps=0.05 n_probes=exact reach=0.2 'metadata_fields=[text]' report=true
+	@$(BIN)/semdedup-report output_path=demo-output text=true
+	@echo "\nOpen demo-output/report.html in a browser: move the threshold, and label some pairs."
 
 test: $(VENV)/installed-test ## the fast tests
 	$(BIN)/python -m pytest -q $(PARALLEL)

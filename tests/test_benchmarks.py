@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from beam_semdedup import SemanticDeduplicationWorkflow
 from benchmarks import data, mixed, recall, report
 from benchmarks.bench import Bench, Goal, Result, found
+from benchmarks.measure import measure_roles
 from benchmarks.mixed import EXAMPLES, Mixture
 from benchmarks.peers.bare import assign
 from benchmarks.peers.vectors import load
 from benchmarks.probes.pairs import similar_pairs
+from benchmarks.scenarios import scale
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,49 @@ def test_the_report_has_goals_tables_and_remarks(tmp_path):
     assert "| it | 2 |" in text
     assert "a remark" in text
     assert path.with_suffix(".svg").exists()
+
+
+def test_what_the_processes_of_a_command_take_is_told_by_their_roles():
+    child = (
+        "import time; held = bytearray(60 << 20); end = time.process_time() + 0.5\nwhile time.process_time() < end: 0"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, 'busy'])"
+    took = measure_roles([sys.executable, "-c", parent], lambda _, command: "worker" if "busy" in command else "other")
+    assert took.cpu_seconds["worker"] > 0.2 > took.cpu_seconds["driver"]
+    assert took.peak_bytes["worker"] > 60 << 20 > took.peak_bytes["driver"]
+    assert "other" not in took.peak_bytes
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        measure_roles([sys.executable, "-c", "raise SystemExit(3)"], lambda *_: "worker")
+
+
+def test_what_a_reference_takes_is_the_difference_of_two_runs():
+    rows = [
+        {
+            "runner": "direct",
+            "n_probes": "1",
+            "references shuffled": n,
+            "driver, CPU s": 2 + n / 1e5,
+            "engine, MB": None,
+        }
+        for n in (1000, 5000, 101_000)
+    ]
+    (each,) = scale._slopes([*rows, {**rows[0], "runner": "ray"}])
+    assert each["driver, CPU s"] == pytest.approx(10)
+    assert (each["runner"], each["n_probes"], "engine, MB" in each) == ("direct", "1", False)
+
+
+@pytest.mark.slow
+def test_the_scenario_of_scale_has_as_many_references_as_it_says(bench, monkeypatch):
+    monkeypatch.setattr(scale, "SHAPES", ((20, 30),))
+    monkeypatch.setattr(scale, "RUNNERS", {"direct": ()})
+    inside, across = scale.run(dataclasses.replace(bench, rows=[600])).table
+    assert 0.8 * 600 < inside["references shuffled"] <= 600
+    assert across["references shuffled"] > 2 * inside["references shuffled"]
+    for row in (inside, across):
+        assert row["workers, CPU s"] > 1
+        assert row["driver, MB"] > 50
+        assert row["engine, MB"] is None
+    assert inside["planned references"] > 300
 
 
 def test_the_command_names_its_scenarios():

@@ -14,6 +14,7 @@ _OPTIONS = {
     "input_path": "read_kwargs",
     "against": "against_kwargs",
     "ids_path": "read_kwargs",
+    "corpus_path": "corpus_kwargs",
     "init": "read_kwargs",
     "output_path": "write_kwargs",
     "cache_path": "cache_kwargs",

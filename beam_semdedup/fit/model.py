@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit.base import Engine, Fit, FitParameters, Sample
 from beam_semdedup.fit.published import find_published, publish
 from beam_semdedup.storage import layout
@@ -123,6 +123,21 @@ def fit_or_load(
     return FittedKMeans(file.url, content_hash(stored))
 
 
+def load(folder: Folder, n_clusters: int, dimension: int) -> FittedKMeans | None:
+    """Returns the model in a folder, which others depend on; None where there is none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    file = folder.file(layout.CENTROIDS)
+    if not file.exists():
+        return None
+    try:
+        return _checked(folder, n_clusters, dimension)
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}; restore it") from error
+
+
 def one_for_all(folder: Folder, dimension: int) -> FittedKMeans:
     """Stores a centroid for rows that are all compared with the same ones, so that it does not matter where it is."""
     file, data = folder.file(layout.CENTROIDS), to_npy(np.eye(1, dimension))
@@ -135,21 +150,25 @@ def _found(folder: Folder, n_clusters: int | None, dimension: int) -> FittedKMea
     """Returns the model in a folder; None where there is none, or a damaged one, which is removed."""
     file, info = folder.file(layout.CENTROIDS), folder.file(layout.MODEL)
     try:
-        data = file.read_bytes()
+        return _checked(folder, n_clusters, dimension)
     except FileNotFoundError:
         return None
-    found, model = content_hash(data), ModelInfo.read(info)
-    try:
-        array = from_npy(data)
-        if model and model.centroids != found:
-            raise ValueError("it has another content than was written")
-        if array.shape != (n_clusters, dimension) or array.dtype != np.float32 or not np.isfinite(array).all():
-            raise ValueError(f"{array.dtype} {array.shape}, expected finite float32 ({n_clusters}, {dimension})")
     except ValueError as error:
         _LOG.warning("%s is damaged: %s; it is fitted again", file, error)
         file.delete()
         info.delete()
         return None
+
+
+def _checked(folder: Folder, n_clusters: int | None, dimension: int) -> FittedKMeans:
+    """Returns the model in a folder; ValueError where it is damaged."""
+    file, model = folder.file(layout.CENTROIDS), ModelInfo.read(folder.file(layout.MODEL))
+    data = file.read_bytes()
+    found, array = content_hash(data), from_npy(data)
+    if model and model.centroids != found:
+        raise ValueError("it has another content than was written")
+    if array.shape != (n_clusters, dimension) or array.dtype != np.float32 or not np.isfinite(array).all():
+        raise ValueError(f"{array.dtype} {array.shape}, expected finite float32 ({n_clusters}, {dimension})")
     return FittedKMeans(file.url, found)
 
 

@@ -46,7 +46,9 @@ class IdPlace(InputPlace, Protocol):
     def ids_path(self) -> str | None: ...
 
 
-def list_files(p: InputPlace, *, warn: bool = True, name: str = "input_path") -> list[FileInfo]:
+def list_files(
+    p: InputPlace, *, warn: bool = True, name: str = "input_path", may_be_none: bool = False
+) -> list[FileInfo]:
     """Returns the input files, each once, sorted by URL.
 
     A path that names a file is taken whatever its extension; directories and globs are filtered by it.
@@ -54,6 +56,7 @@ def list_files(p: InputPlace, *, warn: bool = True, name: str = "input_path") ->
     Args:
         warn: of files that are there, but not read.
         name: of the parameter that says where they are, for messages.
+        may_be_none: whether it is no error that a path does not exist, or that no file is left.
 
     Raises:
         InputError: a path does not exist, no file is left, or it is a table whose log says which files count.
@@ -73,12 +76,12 @@ def list_files(p: InputPlace, *, warn: bool = True, name: str = "input_path") ->
         found = place.search()
         check_no_table(place, found, name)
         files = saved_datasets.without_others(found.files)
-        if not files:
+        if not files and not may_be_none:
             besides = f" but {counted(len(found.hidden), 'hidden one')}" if found.hidden else ""
             raise InputError(f"{name}: no files at {path}{besides}")
         matching = [f for f in files if is_wanted(f.name) or (f.url == place.url and not given)]
         others = sorted({f.url for f in files} - {f.url for f in matching})
-        if not matching:
+        if not matching and not may_be_none:
             raise InputError(
                 f"{name}: no {' or '.join(wanted)} files at {path}; it has {len(files)} with {_endings(others)}: "
                 "set input_filetype or input_file_extensions"

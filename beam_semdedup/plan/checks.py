@@ -33,6 +33,8 @@ def check_places(p: Parameters, files: Sequence[FileInfo], given_as: str = "inpu
         "output_path": (p.output_path, Folder.at(p.output_path, p.write_options).realpath()),
         "cache_path": (p.cache_root, Folder.at(p.cache_root, p.cache_options).realpath()),
     }
+    if p.corpus_path is not None:
+        places["corpus_path"] = p.corpus_path, Folder.at(p.corpus_path, p.corpus_options).realpath()
     for name, (path, place) in places.items():
         for given in p.input_path:
             folder = Folder.at(given, p.read_options)

@@ -32,6 +32,11 @@ def kmeans_fingerprint(
     return fingerprint([_FORMAT, _rows(p, files, carried), model])
 
 
+def generation_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> str:
+    """Returns the key of the rows of an input in a corpus, whose model does not depend on them."""
+    return fingerprint([_FORMAT, _rows(p, files, carried), "corpus"])
+
+
 def references_fingerprint(p: Parameters, files: Sequence[FileInfo], model: str) -> str:
     """Returns the key of the rows of `against`, assigned to the model of the k-means results with the key `model`.
 

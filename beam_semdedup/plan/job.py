@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -12,9 +12,19 @@ from beam_semdedup.inputs.base import Format, joined_type
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MATCH_TYPES, VISIT_COLUMNS, VISIT_TYPES
+from beam_semdedup.storage.columns import (
+    GENERATION,
+    MATCH_COLUMNS,
+    MATCH_TYPES,
+    SAMPLE_COLUMNS,
+    VISIT_COLUMNS,
+    VISIT_TYPES,
+)
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
+
+_VISITS_FORMAT = 2
+"""The version of the files of visits."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Places:
 
     Attributes:
         parameters: with absolute paths, and `n_clusters` set.
-        model_fingerprint: the key of the k-means results with the centroids that rows are assigned to.
+        model_fingerprint: the key of the k-means results with the centroids that rows are assigned to; of a corpus the
+            folder with its model and its generations.
         generation: the number of the rows that are assigned; they rank after those of the `earlier` ones.
         without_clusters: whether each row is compared with all references, so that there is nothing to fit.
     """
@@ -40,11 +51,23 @@ class Places:
     @property
     def model(self) -> Folder:
         """What the fit leaves: the centroids, and the directions of short vectors."""
-        return self._cache / layout.KMEANS / self.model_fingerprint
+        corpus = self.corpus
+        return corpus / layout.MODEL_FOLDER if corpus else self._cache / layout.KMEANS / self.model_fingerprint
+
+    @property
+    def corpus(self) -> Folder | None:
+        """The model and the generations of the corpus, where there is one."""
+        p = self.parameters
+        if p.corpus_path is None:
+            return None
+        return Folder(p.corpus_path, p.corpus_options) / self.model_fingerprint
 
     @property
     def kmeans(self) -> Folder:
         """The results of the fit and the assign stage."""
+        corpus = self.corpus
+        if corpus:
+            return corpus / layout.GENERATIONS / f"{self.generation:06d}"
         return self._cache / layout.KMEANS / self.kmeans_fingerprint
 
     @property
@@ -61,8 +84,29 @@ class Places:
     def visits(self) -> Folder:
         """Which rows of the segment files visit which clusters, a file for each."""
         p = self.parameters
-        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns, self.model_fingerprint, p.within]
+        order = ranking_of(p).columns
+        facts = [_VISITS_FORMAT, p.n_probes, p.matching_reach, order, self.model_fingerprint, self.compares_itself]
         return self.kmeans / layout.VISITS / layout.fingerprint(facts)
+
+    @property
+    def has_generations(self) -> bool:
+        """Whether rows are compared with such of earlier generations, if there are any."""
+        return bool(self.parameters.against or self.parameters.corpus_path)
+
+    @property
+    def compares_itself(self) -> bool:
+        """Whether rows of the generation are compared with each other, and not with earlier ones alone."""
+        return self.parameters.within or not self.earlier
+
+    @property
+    def remedy(self) -> str:
+        """What a message says of a file of the generation that is damaged."""
+        if self.corpus and not self.earlier:
+            return (
+                f"the command that added generation {self.generation} to the corpus computes it again; or drop it: "
+                f"semdedup-corpus drop corpus_path={self.parameters.corpus_path} generation={self.generation}"
+            )
+        return "the same command computes it again"
 
     @property
     def basis(self) -> File:
@@ -74,6 +118,12 @@ class Places:
     def matches(self) -> Folder:
         """The matches that are found in each cluster, of its own rows and of those that visit it."""
         return self.pairwise / layout.MATCHES
+
+    @property
+    def sample(self) -> Folder:
+        """The rows that are drawn at random, with what was found for them."""
+        facts = [self.parameters.recall_sample, self.parameters.random_state]
+        return self.pairwise / layout.RECALL / layout.fingerprint(facts)
 
     @property
     def resembled(self) -> Folder:
@@ -103,6 +153,7 @@ class Job(Places):
         input_schema: the id, the embedding and the carried columns.
         sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
+        recall_reach: how far apart, as `eps` is, two rows may be that are found for the recall.
         references: the job that assigns the rows of `against`, which are the earlier generation.
     """
 
@@ -110,15 +161,26 @@ class Job(Places):
     sizes: Sizes
     blocks: Blocks
     rows_per_file: int
+    recall_reach: float = 2.0
     references: Job | None = None
+
+    @property
+    def recall(self) -> Folder:
+        """What there is to be found for the sampled rows, within the reach."""
+        return self.sample / str(self.recall_reach)
+
+    @property
+    def recall_manifest(self) -> File:
+        """The manifest of the stage that finds it."""
+        return self.sample.file(layout.recall_manifest(self.recall_reach))
 
     def at(self, generation: int) -> Job:
         """Returns the job that assigned, or assigns, the rows of this generation or of an earlier one."""
         if generation == self.generation:
             return self
-        if self.references is None or generation not in self.earlier:
+        if generation not in self.earlier:
             raise RuntimeError(f"the run has no generation {generation}")
-        return self.references
+        return self.references or replace(self, generation=generation, earlier=())
 
     @property
     def keys_per_file(self) -> int:
@@ -153,6 +215,17 @@ class Job(Places):
         return self.parameters.n_probes != 1 and not self.without_clusters
 
     @property
+    def has_sample(self) -> bool:
+        """Whether rows are drawn by which the recall can be estimated, which it is among rows of one generation."""
+        p = self.parameters
+        return p.recall_sample > 0 and p.n_probes != "exact" and not self.has_generations
+
+    @property
+    def has_recall(self) -> bool:
+        """Whether the recall is estimated."""
+        return self.has_sample and self.parameters.eps is not None
+
+    @property
     def order_schema(self) -> pa.Schema:
         """The columns of this generation's rows that their order depends on."""
         return pa.schema([self.segment_schema.field(name) for name in self.ranking.columns])
@@ -161,7 +234,9 @@ class Job(Places):
     def compared_schema(self) -> pa.Schema:
         """The columns of segments without the embedding, as rows of several generations have them together."""
         fields = [f for f in self.segment_schema if f.name not in ("id", "embedding")]
-        return pa.schema([("id", self.max_id_type), *fields, *([(GENERATION, pa.int32())] if self.earlier else [])])
+        return pa.schema(
+            [("id", self.max_id_type), *fields, *([(GENERATION, pa.int32())] if self.has_generations else [])]
+        )
 
     @property
     def max_id_type(self) -> pa.DataType:
@@ -176,18 +251,24 @@ class Job(Places):
     @property
     def compared_columns(self) -> list[str]:
         """The names of the columns that the order of rows of several generations depends on."""
-        return [*self.ranking.columns, *([GENERATION] if self.earlier else [])]
+        return [*self.ranking.columns, *([GENERATION] if self.has_generations else [])]
 
     @property
     def by_generation(self) -> list[tuple[str, str]]:
         """What an order of rows of several generations begins with."""
-        return [(GENERATION, "ascending")] if self.earlier else []
+        return [(GENERATION, "ascending")] if self.has_generations else []
 
     @property
     def match_schema(self) -> pa.Schema:
         """The columns of matches: of the row, its score, and of the earlier row what its order depends on."""
         earlier = [self.compared_schema.field(name) for name in self.compared_columns]
         return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *earlier])
+
+    @property
+    def sample_schema(self) -> pa.Schema:
+        """The columns of sampled rows."""
+        types = (self.segment_schema.field("embedding").type, pa.int32(), pa.float32())
+        return pa.schema([*zip(SAMPLE_COLUMNS, types, strict=True), *self.order_schema])
 
     def visit_schema(self, width: int) -> pa.Schema:
         """Returns the columns of visits, whose embedding is a short vector of this many values."""

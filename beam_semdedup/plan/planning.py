@@ -15,29 +15,41 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.errors import InputError
+from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
-from beam_semdedup.inputs.registry import copier, format_named
+from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
+from beam_semdedup.plan.corpus import Common, Corpus
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
+from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
-from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest, PairwisePlan
+from beam_semdedup.plan.stored import (
+    AssignManifest,
+    KMeansPlan,
+    PairwiseManifest,
+    PairwisePlan,
+    RecallManifest,
+    SampleFacts,
+)
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
-from beam_semdedup.storage import layout
+from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.text import counted, without_secrets
 
 _LOG = logging.getLogger(__name__)
 _R = TypeVar("_R", bound=Record)
+_OUTGROWN = 3
+"""How many times as many clusters as a corpus has one of its size would have, from where on that is said."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,8 @@ class Located:
     """A run whose input is found and whose places are known.
 
     `ids` are the files with the ids of each of `files`, where these hold none. `carried` are the columns to read
-    besides id and embedding; `inspect` opens the files, once. `references` are the rows of `against`.
+    besides id and embedding; `inspect` opens the files, once. `references` are the rows of `against`, and `corpus` is
+    what the input is added to.
     """
 
     places: Places
@@ -54,14 +67,16 @@ class Located:
     carried: tuple[str, ...]
     inspect: Callable[[], InputFacts]
     references: Located | None = None
+    corpus: Corpus | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
-    The manifests are those of the stages that are finished; `fitted` is the model where it was
-    fitted before the pipeline. `references` is the plan of how the rows of `against` are assigned.
+    The manifests are those of the stages that are finished; `is_sampled` says whether rows are drawn, if they are to
+    be; `fitted` is the model where it was fitted before the pipeline. `references` is the plan of how the rows of
+    `against` are assigned; `earlier` are the generations and names of the segment files that a corpus has.
     """
 
     job: Job
@@ -74,38 +89,102 @@ class Plan:
     num_workers: int
     fitted: FittedKMeans | None = None
     references: Plan | None = None
+    earlier: tuple[tuple[int, str], ...] = ()
+    recall_manifest: RecallManifest | None = None
+    is_sampled: bool = True
+
+    @property
+    def comparisons(self) -> PairwiseManifest | None:
+        """The manifest of the pairwise stage where it has nothing to do, not even to draw the sample."""
+        return self.pairwise_manifest if self.is_sampled or self.has_recall else None
+
+    @property
+    def has_recall(self) -> bool:
+        """Whether the recall needs no estimate, or has it."""
+        return self.recall_manifest is not None or not self.job.has_recall
 
 
 def locate(parameters: Parameters) -> Located:
-    """Finds the input and names the places of the results; writes nothing.
+    """Finds the input and names the places of the results; writes nothing, but for the number that it has in a corpus.
 
     Raises:
         InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
-            centroids, no GPU where one is asked for.
+            centroids, no GPU where one is asked for, rows that do not fit to those of a corpus.
+        RunError: another run does not go on that adds rows to the corpus.
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
     files = list_input(p)
     p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
-        copier(p.input_filetype)
+        (marker if p.remove == "mark" else copier)(p.input_filetype)
     ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url
     p.output_path = Folder.at(p.output_path, p.write_options).url
     p.cache_path = Folder.at(p.cache_root, p.cache_options).url
     carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
-    init = init_file(p)
+    corpus = None if p.corpus_path is None else Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
+    init = None if corpus and corpus.model.file(layout.CENTROIDS).exists() else init_file(p)
     if init:
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
     inspect = _inspector(p, files, ids, carried)
-    if p.n_clusters is None:
-        p.n_clusters = default_clusters(inspect().num_rows)
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+    if corpus:
+        p.corpus_path = corpus.place.url
+        key = fingerprints.generation_fingerprint(p, [*files, *(ids or ())], carried)
+        places = _in_corpus(p, corpus, key, [file.url for file in files], inspect)
+        return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect, corpus=corpus)
+    _choose_clusters(p, inspect)
     places = _places(p, fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried))
     located = Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
     return located if p.against is None else _with_references(located)
+
+
+def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
+    if p.n_clusters is None:
+        rows = inspect().num_rows
+        p.n_clusters = choose_clusters(p, rows, inspect().dimension, p.n_probes, p.matching_reach)
+        usual = p.n_clusters == default_clusters(rows)
+        why = "the square root" if usual else f"with n_probes={p.n_probes} it takes less time than the square root"
+        _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
+
+
+def _in_corpus(
+    p: Parameters, corpus: Corpus, key: str, files: Sequence[str], inspect: Callable[[], InputFacts]
+) -> Places:
+    """Claims a number for the input in a corpus, and waits until what has an earlier one is assigned.
+
+    Args:
+        p: gets the parameters that the corpus decides.
+        key: of the input.
+    """
+
+    def check() -> None:
+        common = corpus.common()
+        if common:
+            common.check(corpus.place.url, p, inspect())
+
+    inspect()  # what cannot be read has no number
+    check()
+    corpus.begin()
+    number = corpus.claim(key, without_secrets(files))
+    try:
+        claims = corpus.wait(number, p.corpus_timeout)
+        check()  # what the first generation may have decided meanwhile
+        if corpus.claims()[number].key != key:  # where files cannot be created exclusively
+            raise RunError(f"another run has taken number {number} of the corpus {corpus.place}; run again")
+    except InputError:
+        corpus.release(number)
+        raise
+    common = corpus.common()
+    if common:
+        p.n_clusters = common.n_clusters
+        p.reach = None if p.n_probes == 1 else common.reach
+    _choose_clusters(p, inspect)
+    pairwise = fingerprints.pairwise_fingerprint(p, key, [claim.key for claim in claims.values()])
+    output = fingerprints.output_fingerprint(p, pairwise)
+    return Places(p, key, pairwise, output, corpus.home, generation=number, earlier=tuple(claims))
 
 
 def _with_references(located: Located) -> Located:
@@ -167,6 +246,15 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     Raises:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
+    try:
+        return _make_plan(located, anew)
+    except InputError:
+        if located.corpus:
+            located.corpus.release(located.places.generation)
+        raise
+
+
+def _make_plan(located: Located, anew: bool) -> Plan:
     places, p, theirs = located.places, located.places.parameters, located.references
     runner = make_runner(p)
     workers = runner.num_workers()
@@ -199,15 +287,51 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     if assigned:
         # A run that started at the same time may have stored another plan than the one that finished the stage.
         sizes = dataclasses.replace(sizes, centroids_per_key=assigned.centroids_per_key)
+    corpus = located.corpus
+    if corpus:
+        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key))
+        sizes = dataclasses.replace(sizes, centroids_per_key=common.centroids_per_key)
     job = Job(
         **vars(places),
         input_schema=kmeans_plan.input_schema(),
         sizes=sizes,
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
+        recall_reach=recall_reach(places),
     )
     units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
-    plan = Plan(job, located.files, located.ids, units, assigned, compared, memory, workers)
+    is_sampled = not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None
+    plan = Plan(
+        job,
+        located.files,
+        located.ids,
+        units,
+        assigned,
+        compared,
+        memory,
+        workers,
+        recall_manifest=find_recall(job, compared),
+        is_sampled=is_sampled,
+    )
+    if corpus:
+        fitted, earlier, rows = corpus.fitted(common), [], sizes.num_rows
+        for number in places.earlier:
+            manifest = corpus.finished(number)
+            if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
+                raise RunError(
+                    f"generation {number} of the corpus {corpus.place} is gone, or not assigned to its model; see "
+                    f"semdedup-corpus verify corpus_path={corpus.place}"
+                )
+            earlier += [(number, name) for name in manifest.files]
+            rows += manifest.counts.num_rows
+        if default_clusters(rows) > _OUTGROWN * sizes.n_clusters:
+            _LOG.warning(
+                "The corpus has %s rows in %s: comparing takes longer than with more; semdedup-corpus refit makes %s",
+                f"{rows:,}",
+                counted(sizes.n_clusters, "cluster"),
+                f"{default_clusters(rows):,}",
+            )
+        return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
         return plan
     references = _plan_references(theirs, plan)
@@ -215,6 +339,18 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         compared = None
     job = dataclasses.replace(job, references=references.job)
     return dataclasses.replace(plan, job=job, references=references, pairwise_manifest=compared)
+
+
+def find_recall(job: Job, compared: PairwiseManifest | None) -> RecallManifest | None:
+    """Returns the manifest of a recall that was estimated; None where there is none of these comparisons."""
+    found = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
+    return found if found and compared and found.centroids == compared.centroids else None
+
+
+def recall_reach(places: Places) -> float:
+    """Returns the reach for which the recall was estimated already, if it serves, else that of the parameters."""
+    wanted = places.parameters.matching_reach
+    return next((reach for reach in layout.recall_reaches(places.sample) if reach >= wanted), wanted)
 
 
 def _plan_references(located: Located, plan: Plan) -> Plan:
@@ -262,8 +398,10 @@ def _check_alike(own: InputFacts, theirs: InputFacts, p: Parameters) -> None:
 
 
 def forget(places: Places) -> None:
-    """Removes what the cache holds for a run."""
+    """Removes what the cache holds for a run, and its number in a corpus."""
     stored.forget([places.pairwise, places.kmeans])
+    if places.corpus:
+        (places.corpus / layout.GENERATIONS).file(f"{places.generation:06d}.json").delete()
 
 
 def list_input(p: Parameters, *, warn: bool = True) -> list[FileInfo]:
@@ -312,10 +450,13 @@ def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     carried_bytes, n_clusters = facts.row_bytes(located.carried), p.n_clusters
     if located.places.without_clusters:
         n_clusters = 1
+    fits = not located.places.without_clusters
+    if located.corpus:  # whose model, once it is there, stays
+        fits = not located.places.model.file(layout.CENTROIDS).exists()
     sizing = Sizing(p, facts.num_rows, facts.dimension, carried_bytes, n_clusters, memory)
     ranking_of(p).check(facts.schema)
-    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and not located.places.without_clusters else 0)
-    if not located.places.without_clusters:
+    sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and fits else 0)
+    if fits:
         _check_rows(p, sizes)
     return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows))
 

@@ -159,7 +159,7 @@
   }
   const MOST_WORDS = 600;
   function compared(a, b) {
-    if (a === null || b === null || a === b) return [[a], [b]];
+    if (typeof a !== "string" || typeof b !== "string" || a === b) return [[a], [b]];
     const [wordsA, wordsB] = [words(a), words(b)];
     if (wordsA.length > MOST_WORDS || wordsB.length > MOST_WORDS) return [[a], [b]];
     const [inA, inB] = common(wordsA, wordsB);
@@ -178,6 +178,7 @@
     const made = element("div", { class: "side" }, element("span", { class: "who" }, who), element("bdi", { class: "id" }, row[0]));
     data.fields.forEach((name, field) => {
       const text = row[field + 1];
+      if (text === undefined) return; // of a row of another file, of which the id alone is known
       const shownName = data.fields.length > 1 ? element("span", { class: "name" }, name) : null;
       if (text === null) {
         made.append(element("div", { class: "value null" }, shownName, "null"));
@@ -241,7 +242,10 @@
       else if (!skipped.has(pair.key)) bands[pair.band].open.push(pair);
     }
     const open = bands.filter(({ band, open }) => open.length && (band === 0 || values[scale.edges[band]] < limit));
-    open.sort((x, y) => x.done - y.done || x.band - y.band);
+    // A label in each band; then where one more narrows the interval most, which is where a label stands for most rows.
+    const last = placeOf(limit);
+    const gain = ({ band, done }) => (done ? rowsOf(band, last) ** 2 / (done * (done + 1)) : Infinity);
+    open.sort((x, y) => (gain(y) === gain(x) ? x.band - y.band : gain(y) - gain(x)));
     return open.length ? open[0].open[0] : null;
   }
   const Z = 1.959963984540054;
@@ -282,10 +286,11 @@
     precisions = [];
     if (labels.size) {
       const stop = Math.min(placeOf(end), lastPlace);
-      for (let place = 0; place <= stop; place++)
+      for (let place = 0, from = 0; place <= stop; place++)
         if (place === stop || found[place] !== found[place + 1]) {
           const precision = precisionAt(place);
-          if (precision) precisions.push({ place, ...precision });
+          if (precision) precisions.push({ place, from, ...precision });
+          from = place + 1;
         }
     }
     for (const id of ["precision-plot", "precision-axis"]) $(id).hidden = !precisions.length;
@@ -320,7 +325,7 @@
     lowest = precisions.length ? Math.max(0, Math.min(0.8, Math.floor(10 * Math.min(...precisions.map((p) => p.low))) / 10)) : 0.5;
     precisions.forEach((precision, number) => {
       const next = precisions[number + 1];
-      const from = 1000 * positionOf(values[precision.place]), to = next ? 1000 * positionOf(values[next.place]) : from;
+      const from = 1000 * positionOf(values[precision.from]), to = 1000 * (next ? positionOf(values[next.from]) : 1);
       for (const x of [from, to]) {
         line.push(`${x.toFixed(1)},${heightOf(precision.share).toFixed(1)}`);
         upper.push(`${x.toFixed(1)},${heightOf(precision.high).toFixed(1)}`);
@@ -500,7 +505,7 @@
     ];
     if (run.references.length) {
       const names = Object.keys(run.references[0]);
-      panels.push(element("div", { class: "panel" }, element("h3", {}, "Decontamination"), element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...names.map((name) => element("th", {}, name)))), element("tbody", {}, ...run.references.map((row) => element("tr", {}, ...names.map((name) => element("td", { class: typeof row[name] === "number" ? "n" : "name" }, typeof row[name] === "number" ? count(row[name]) : String(row[name]))))))))));
+      panels.push(element("div", { class: "panel" }, element("h3", {}, "Decontamination"), element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...names.map((name) => element("th", {}, name)))), element("tbody", {}, ...run.references.map((row) => element("tr", {}, ...names.map((name) => element("td", { class: typeof row[name] === "number" ? "n" : "name" }, typeof row[name] === "number" ? count(row[name]) : row[name] === null ? "" : String(row[name]))))))))));
     }
     $("clusters").append(element("div", { class: "figures" }, ...panels.filter(Boolean)));
   }

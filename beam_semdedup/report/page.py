@@ -21,16 +21,25 @@ MARK = b"<!doctype html><!-- a report of beam-semdedup -->"
 MOST_BYTES = 4_800_000
 _SIZES = ((1500, 1), (800, 1), (400, 1), (200, 1), (100, 1), (100, 2), (60, 4), (30, 8), (10, 32))
 """How long texts are, and of how many pairs one is shown: the first that fit are taken."""
-_ESCAPES = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
+_ACTIVE = "<>&\u2028\u2029"
 
 
 def write_page(run: FinishedRun, content: Content) -> bytes:
     """Returns the page, of less than 5 MB."""
     for longest, every in _SIZES:
+        if _text_bytes(content, longest) > every * MOST_BYTES:
+            continue
         page = _filled(content, as_json(run, content, longest, every))
         if len(page) <= MOST_BYTES:
             return page
     raise RuntimeError(f"the report has {len(page):,} bytes even without most of its texts")
+
+
+def _text_bytes(content: Content, longest: int) -> int:
+    """Returns half of the bytes that the texts of all rows have, cut at a length, if they are as some of them are."""
+    some = list(content.rows.values())[:200]
+    texts = [[(text or "")[:longest] for text in row.values] for row in some]
+    return len(_escaped(texts).encode(errors="replace")) * len(content.rows) // max(1, 2 * len(some))
 
 
 def _filled(content: Content, data: dict[str, Any]) -> bytes:
@@ -45,9 +54,11 @@ def _filled(content: Content, data: dict[str, Any]) -> bytes:
     return MARK + page.encode(errors="backslashreplace")
 
 
-def _escaped(data: dict[str, Any]) -> str:
+def _escaped(data: Any) -> str:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(_ESCAPES)
+    for character in _ACTIVE:
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def _hash(text: str) -> str:

@@ -14,12 +14,14 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from pydantic.dataclasses import dataclass
 
-from beam_semdedup.errors import WorkerLost, is_interrupt, known_cause
+from beam_semdedup.errors import InputError, WorkerLost, is_interrupt, known_cause
 from beam_semdedup.fields import CHECKED, NotNegative, PositiveOrAuto
 
 _LOG = logging.getLogger(__name__)
 Build: TypeAlias = Callable[[Any], Any]
 """Adds transforms to the `beam.Pipeline` that it is given."""
+Enough: TypeAlias = Callable[[], bool]
+"""Says whether a streaming pipeline, which does not end by itself, is to end now; asked about once a second."""
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -84,15 +86,33 @@ class Runner(abc.ABC, Generic[Settings]):
             WorkerLost: a worker died or went away; what units raise is raised as Beam words it.
         """
 
+    def check_streams(self) -> None:
+        """Raises InputError where this runner has no streaming pipelines."""
+        raise InputError(
+            f"runner={self.config.name} cannot run streams: give runner=prism (make install EXTRAS=prism builds it, "
+            "with Go), or runner=flink (make install EXTRAS=flink)"
+        )
+
+    def stream(self, build: Build, enough: Enough) -> None:
+        """Runs a streaming pipeline until `enough` says so, or it has ended by itself; then nothing of it is running.
+
+        Raises:
+            InputError: as `check_streams`; else as `run`, and what `enough` raises.
+        """
+        self.check_streams()
+
     @classmethod
     def leave(cls) -> None:
         """Leaves the cluster of this kind that the process is in, if any, or ends the one that it started."""
 
 
-def run(build: Build, runner: Runner[Any]) -> None:
+def run(build: Build, runner: Runner[Any], enough: Enough | None = None) -> None:
     """Runs the pipeline that `build` puts together, and returns when it is done.
 
     Where a worker is lost it runs again, up to `runner.max_retries` times; finished units are found and kept.
+
+    Args:
+        enough: ends a streaming pipeline; None: it is none.
 
     Raises:
         InputError, RunError: with the message of the unit or worker that failed; any other error is raised as it is.
@@ -100,7 +120,10 @@ def run(build: Build, runner: Runner[Any]) -> None:
     retries = runner.config.max_retries
     for attempt in range(retries + 1):
         try:
-            runner.run(functools.partial(_build, build))
+            if enough:
+                runner.stream(functools.partial(_build, build), enough)
+            else:
+                runner.run(functools.partial(_build, build))
             return
         except Exception as error:
             if is_interrupt(error):

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import CHECKED, PositiveOrAuto
-from beam_semdedup.runners.base import Build, Runner, RunnerConfig
+from beam_semdedup.runners.base import Build, Enough, Runner, RunnerConfig
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,18 @@ class PrismRunner(Runner[PrismConfig]):
     def room(self) -> int:
         return 1
 
+    def check_streams(self) -> None:
+        """Raises nothing."""
+
+    def stream(self, build: Build, enough: Enough) -> None:
+        from beam_semdedup.runners.submission import STREAMING
+
+        self._run(build, STREAMING, enough)
+
     def run(self, build: Build) -> None:
+        self._run(build, {})
+
+    def _run(self, build: Build, more: dict[str, Any], enough: Enough | None = None) -> None:
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.utils.subprocess_server import pick_port
 
@@ -66,9 +77,9 @@ class PrismRunner(Runner[PrismConfig]):
         with ExitStack() as stack:
             pool = stack.enter_context(WorkerPool("localhost:0", cores(), deaths.add))
             environment = {"environment_type": "EXTERNAL", "environment_config": f"localhost:{pool.port}"}
-            options = {**harness.OPTIONS, **environment, **self.config.options}
+            options = {**harness.OPTIONS, **environment, **more, **self.config.options}
             server = stack.enter_context(JobServer("Prism", command, f"localhost:{port}"))
-            submit(build, server, PipelineOptions(flags=[], **options), deaths)
+            submit(build, server, PipelineOptions(flags=[], **options), deaths, enough=enough)
 
     def _program(self) -> str:
         """Returns the path of the program: that of the configuration, the one beside this Python, or Beam's."""

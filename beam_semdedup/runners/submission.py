@@ -7,7 +7,8 @@ import re
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
@@ -19,12 +20,15 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle, Po
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_semdedup.errors import InputError, RunError, WorkerLost, known_cause
-from beam_semdedup.runners.base import Build
+from beam_semdedup.runners.base import Build, Enough
 from beam_semdedup.runners.process import start
 
 _LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 5.0
 _NOTICE_SECONDS = 2.0
+_ASK_SECONDS = 0.5
+STREAMING = {"streaming": True}
+"""Beam's options of a pipeline that does not end by itself."""
 _THERE = "it is still there"
 _WORRYING = re.compile(r"\b(WARN|WARNING|ERROR|SEVERE|FATAL)\b|Exception|Error: ")
 _REPEATED = re.compile(r"((?:[\w$]+\.)+[\w$]+: )\1+")
@@ -65,12 +69,14 @@ def submit(
     deaths: Deaths,
     cancel: Callable[[], None] = lambda: None,
     worker_pool: str = "",
+    enough: Enough | None = None,
 ) -> None:
     """Runs a pipeline on a server, to its end.
 
     Args:
         cancel: called where it ended otherwise than done.
         worker_pool: where workers come from, if not from this process.
+        enough: ends a streaming pipeline, and the server with it; what it raises is raised.
 
     Raises:
         InputError: there is no worker pool.
@@ -80,7 +86,7 @@ def submit(
     deaths.server = server
     try:
         runner = JobRunner(server.connected(), server.name, worker_pool)
-        with beam.Pipeline(runner=runner, options=options) as pipeline:
+        with _until(enough, server, cancel), beam.Pipeline(runner=runner, options=options) as pipeline:
             build(pipeline)
     except BaseException as error:
         cancel()
@@ -98,6 +104,41 @@ def submit(
         if isinstance(error, grpc.RpcError):
             raise _broken(server) from error
         raise
+
+
+@contextmanager
+def _until(enough: Enough | None, server: JobServer, cancel: Callable[[], None]) -> Iterator[None]:
+    """Ends the server, and so what is run on it within, as soon as `enough` says so, which is no failure.
+
+    Args:
+        cancel: called before the server is ended.
+    """
+    ended, left = threading.Event(), threading.Event()
+    raised: list[Exception] = []
+
+    def ask() -> None:
+        assert enough
+        try:
+            while not enough():
+                if left.wait(_ASK_SECONDS):
+                    return
+        except Exception as error:
+            raised.append(error)
+        ended.set()
+        cancel()
+        server.end()
+
+    if enough:
+        threading.Thread(target=ask, name="ask-for-the-end", daemon=True).start()
+    try:
+        yield
+    except Exception:
+        if not ended.is_set():
+            raise
+    finally:
+        left.set()
+    if raised:
+        raise raised[0]
 
 
 def _broken(server: JobServer) -> WorkerLost:

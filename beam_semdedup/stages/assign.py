@@ -84,7 +84,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
 def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
     """Returns the references of a segment file that a finished stage's manifest names."""
     file = job.segments.file(name)
-    with stored.discarding(job.kmeans):
+    with stored.discarding(job.kmeans, remedy=job.remedy):
         finished = segments.read_index(file, AssignFacts, generation=job.generation)
         if finished is None:
             raise DamagedFile(file, "its index cannot be read")

@@ -29,8 +29,8 @@ def read_rows(job: Job, parts: Sequence[Segment], names: Sequence[str]) -> tuple
 
     Returns:
         their batches, in their order, as they are stored, and a table of the columns `names` of all. In it ids have the
-        type that all generations have in common, columns that a generation lacks are null, and where there are earlier
-        generations a column `GENERATION` says which one a row is of.
+        type that all generations have in common, columns that a generation lacks are null, and where there may be
+        earlier ones a column `GENERATION` says which one a row is of.
     """
     batches = _read(job, parts, lambda at: at.segments, lambda at: at.segment_schema)
     return batches, _together(job, parts, batches, names)
@@ -159,7 +159,7 @@ def _read(
     result: list[pa.RecordBatch] = [None] * len(parts)
     for generation in dict.fromkeys(part.generation for part in parts):
         at, places = job.at(generation), [n for n, part in enumerate(parts) if part.generation == generation]
-        with stored.discarding(at.kmeans):
+        with stored.discarding(at.kmeans, remedy=at.remedy):
             found = segments.read(folder(at), [parts[n] for n in places], schema(at))
         for place, batch in zip(places, found, strict=True):
             result[place] = batch
@@ -168,7 +168,7 @@ def _read(
 
 def _together(job: Job, parts: Sequence[Segment], batches: Sequence[pa.RecordBatch], names: Sequence[str]) -> pa.Table:
     wanted = pa.schema([job.compared_schema.field(name) for name in [*names, *(name for name, _ in job.by_generation)]])
-    if not job.earlier:
+    if not job.has_generations:
         return pa.Table.from_batches([batch.select(names) for batch in batches], wanted)
     tables = [wanted.empty_table()]
     for part, batch in zip(parts, batches, strict=True):

@@ -6,7 +6,7 @@ import logging
 
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
-from beam_semdedup.plan.stored import PairwiseManifest
+from beam_semdedup.plan.stored import PairwiseManifest, RecallManifest
 from beam_semdedup.runners.progress import StageProgress
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -20,6 +20,8 @@ def report_plan(plan: Plan) -> None:
     """Says what was found, what was chosen and what is reused."""
     job, p, sizes = plan.job, plan.job.parameters, plan.job.sizes
     fit = "given centroids, no fit" if p.max_iter == 0 else f"{p.kmeans.name} fit on {sizes.sample_rows:,} rows"
+    if plan.fitted and job.corpus:
+        fit = "the centroids of the corpus, no fit"
     if job.without_clusters:
         fit = "no fit: each row is compared with all references, as these are no more than n_clusters"
     _LOG.info(
@@ -47,6 +49,9 @@ def report_plan(plan: Plan) -> None:
             counted(len(plan.references.files), "file"),
             "" if p.within else ", and not with each other",
         )
+    if job.corpus:
+        number = counted(len(job.earlier), "earlier generation")
+        _LOG.info("Generation %s of the corpus %s: compared with %s", job.generation, p.corpus_path, number)
     for name, manifest, folder in (
         ("assigned rows", plan.assign_manifest, job.kmeans),
         ("similarities", plan.pairwise_manifest, job.pairwise),
@@ -90,6 +95,8 @@ def stages(plan: Plan) -> list[StageProgress]:
         result.append(
             StageProgress("Compare within clusters", job.sizes.num_keys, lambda: _keys_done(job, job.pairwise))
         )
+    if not plan.has_recall:
+        result.append(StageProgress("Estimate recall", job.sizes.num_keys, lambda: _keys_searched(job)))
     if job.parameters.eps is not None:
         result.append(
             StageProgress(
@@ -106,3 +113,9 @@ def _keys_done(job: Job, folder: Folder) -> int:
     if PairwiseManifest.find(job.pairwise):
         return job.sizes.num_keys
     return layout.num_compared(layout.finished_units(folder))
+
+
+def _keys_searched(job: Job) -> int:
+    if RecallManifest.read(job.recall_manifest):
+        return job.sizes.num_keys
+    return sum(name.endswith(".json") for name in job.recall.names())

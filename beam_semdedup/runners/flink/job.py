@@ -9,18 +9,19 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.runners import harness
-from beam_semdedup.runners.base import Build
+from beam_semdedup.runners.base import Build, Enough
 from beam_semdedup.runners.flink import job_server
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.settings import FlinkConfig
 from beam_semdedup.runners.flink.worker_pool import MEMORY_OF_MACHINE, WorkerPool
-from beam_semdedup.runners.submission import Deaths, JobServer, submit
+from beam_semdedup.runners.submission import STREAMING, Deaths, JobServer, submit
 from beam_semdedup.storage import scratch as scratches
 
 # What Flink looks into by reflection, in streaming pipelines above all, which Java 17 closes.
@@ -29,12 +30,24 @@ _OPENED = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.
 # part of Flink's distribution, not of the job server's jar. Without checkpoints the path is not used.
 _ROCKSDB = {"state_backend": "rocksdb", "state_backend_storage_path": "file:///tmp/semdedup-flink"}
 
+# Without checkpoints Flink closes the operator behind a source that has ended, which all of ours do, at once: it then
+# polls without the pauses that it was asked for, and holds everything back until the end that never comes.
+_STREAMING = {**STREAMING, "shutdown_sources_after_idle_ms": 10**15}
 
-def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | None, memory_given: bool) -> None:
+
+def run(
+    build: Build,
+    config: FlinkConfig,
+    number: int,
+    cluster: FlinkCluster | None,
+    memory_given: bool,
+    enough: Enough | None = None,
+) -> None:
     """Runs a pipeline with `number` workers on the cluster, or in a Flink in the job server where it is None.
 
     Args:
         memory_given: false where the memory of a worker was taken from what the cluster says of its machines.
+        enough: ends a streaming pipeline; None: it is none.
 
     Raises:
         InputError: there is no jar of the job server, no worker pool, or one that has less memory than its machine.
@@ -46,11 +59,11 @@ def run(build: Build, config: FlinkConfig, number: int, cluster: FlinkCluster | 
     with ExitStack() as stack:
         environment = stack.enter_context(_environment(config, number, memory_given, deaths.add))
         scratch = stack.enter_context(scratches.directory())
-        options = _options(config, number, cluster, jar, scratch, environment)
+        options = _options(config, number, cluster, jar, scratch, environment | (_STREAMING if enough else {}))
         server = stack.enter_context(JobServer("Flink", *FlinkJarJobServer(options).subprocess_cmd_and_endpoint()))
         name = options.get_all_options(retain_unknown_options=True)["job_name"]
         cancel = functools.partial(cluster.cancel, name) if cluster else lambda: None
-        submit(build, server, options, deaths, cancel, config.worker_pool)
+        submit(build, server, options, deaths, cancel, config.worker_pool, enough)
 
 
 def _options(
@@ -59,9 +72,9 @@ def _options(
     cluster: FlinkCluster | None,
     jar: str,
     scratch: str,
-    environment: dict[str, str],
+    more: dict[str, Any],
 ) -> PipelineOptions:
-    """Returns Beam's options: those of this runner, and over them `runner.options`."""
+    """Returns Beam's options: those of this runner, `more`, and over them `runner.options`."""
     given = dict(config.options)
     jvm = given.pop("job_server_jvm_properties", [])
     return PipelineOptions(
@@ -78,7 +91,7 @@ def _options(
             "sdk_worker_parallelism": cluster.slots_per_host(number) if cluster else number,
             "number_of_execution_retries": 0,
             **harness.OPTIONS,
-            **environment,
+            **more,
             **(_ROCKSDB if cluster and config.flink_version >= "2" else {}),
             **given,
         },
@@ -88,7 +101,7 @@ def _options(
 @contextmanager
 def _environment(
     config: FlinkConfig, number: int, memory_given: bool, lost: Callable[[str], None]
-) -> Iterator[dict[str, str]]:
+) -> Iterator[dict[str, Any]]:
     """Yields Beam's options that say where workers come from, with a pool open where this process starts them."""
     kind = config.environment
     if kind == "auto":

@@ -8,7 +8,7 @@ slots that are there then, so that Flink itself neither restarts tasks nor takes
 from __future__ import annotations
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.runners.base import Build, ClusterParameters, Runner
+from beam_semdedup.runners.base import Build, ClusterParameters, Enough, Runner
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.settings import FlinkConfig
 
@@ -33,8 +33,17 @@ class FlinkRunner(Runner[FlinkConfig]):
     def memory(self, number: int) -> int | None:
         return self._cluster.memory_per_slot() if self._cluster else None
 
+    def check_streams(self) -> None:
+        """Raises nothing."""
+
+    def stream(self, build: Build, enough: Enough) -> None:
+        self._run(build, enough)
+
     def run(self, build: Build) -> None:
+        self._run(build)
+
+    def _run(self, build: Build, enough: Enough | None = None) -> None:
         from beam_semdedup.runners.flink import job
 
         given = self.parameters.memory_budget is not None
-        job.run(build, self.config, self.num_workers(), self._cluster, given)
+        job.run(build, self.config, self.num_workers(), self._cluster, given, enough)
