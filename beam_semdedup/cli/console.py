@@ -139,6 +139,16 @@ def print_report(file: Any, size: int) -> None:
     tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
 
 
+def print_embedding(result: Any, output: str) -> None:
+    """Prints the result of an embedding, an `embed.EmbeddingResult`, whose files are in `output`."""
+    without = f", {result.nulls:,} without a text" if result.nulls else ""
+    rate = result.rows / max(1e-9, result.seconds)
+    tell(
+        f"Embedded {counted(result.rows, 'row')}{without}, in {in_time(result.seconds)} ({rate:,.0f} a second): "
+        f"{counted(len(result.files), 'file')} in {output}"
+    )
+
+
 def print_corpus(facts: Any) -> None:
     """Prints what is in a corpus, a `workflow.corpus.CorpusFacts`."""
     common = facts.common
