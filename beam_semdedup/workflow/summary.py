@@ -148,9 +148,10 @@ def remedy(summary: Summary) -> str | None:
     if summary.recall is None or summary.recall.low == 1 or summary.eps is None:
         return None
     texts = of_texts(summary.eps, summary.dimension)
-    seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, summary.n_clusters, texts).seconds())
+    k = summary.n_clusters
+    seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, k, num_keys=k, spread=texts).seconds())
     return (
-        f"To miss none: the same command with n_probes=exact n_clusters={summary.n_clusters} goes on from the assigned "
+        f"To miss none: the same command with n_probes=exact n_clusters={k} goes on from the assigned "
         f"rows; comparing them takes two cores about {in_time(seconds)}, if they are like texts"
     )
 
