@@ -98,7 +98,7 @@ def print_summary(summary: Any) -> None:
         lines.append(f"Warning: {summary.repeated_ids}")
     if summary.generation is not None:
         corpus = summary.configuration["corpus_path"]
-        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
+        lines.append(f"Added to the corpus {corpus} as generation {summary.generation}")
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
@@ -108,8 +108,8 @@ def print_summary(summary: Any) -> None:
     if summary.references:
         _print_references(summary.references)
     if summary.removal:
-        print_removal(summary.removal, paths["deduplicated"])
-        if summary.rows_rejected:
+        print_removal(summary.removal, paths.get("deduplicated") or paths["marked"])
+        if summary.rows_rejected and "deduplicated" in paths:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
@@ -126,8 +126,9 @@ def _print_references(references: Sequence[Any]) -> None:
 
 def print_removal(result: Any, output: str) -> None:
     """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
+    what, others = ("Marked", "others") if result.mode == "mark" else ("Removed", "kept")
     tell(
-        f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
+        f"{what} {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), {others} "
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )
@@ -136,6 +137,16 @@ def print_removal(result: Any, output: str) -> None:
 def print_report(file: Any, size: int) -> None:
     """Prints where the report of a run is, and its size in bytes."""
     tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
+
+
+def print_embedding(result: Any, output: str) -> None:
+    """Prints the result of an embedding, an `embed.EmbeddingResult`, whose files are in `output`."""
+    without = f", {result.nulls:,} without a text" if result.nulls else ""
+    rate = result.rows / max(1e-9, result.seconds)
+    tell(
+        f"Embedded {counted(result.rows, 'row')}{without}, in {in_time(result.seconds)} ({rate:,.0f} a second): "
+        f"{counted(len(result.files), 'file')} in {output}"
+    )
 
 
 def print_corpus(facts: Any) -> None:

@@ -267,7 +267,9 @@ def _check_together(p: Parameters) -> None:
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
     if p.remove and not has_duplicates:
-        raise InputError("remove=true needs eps: without it there are no duplicates to remove")
+        raise InputError(
+            f"remove={'mark' if p.remove == 'mark' else 'true'} needs eps: without it there are no duplicates to remove"
+        )
 
 
 def _check_reach(p: ReachParameters, *, estimates: bool) -> None:

@@ -22,7 +22,7 @@ from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
-from beam_semdedup.inputs.registry import copier, format_named
+from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import fingerprints, stored
@@ -44,10 +44,12 @@ from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.records import Record
-from beam_semdedup.text import without_secrets
+from beam_semdedup.text import counted, without_secrets
 
 _LOG = logging.getLogger(__name__)
 _R = TypeVar("_R", bound=Record)
+_OUTGROWN = 3
+"""How many times as many clusters as a corpus has one of its size would have, from where on that is said."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def locate(parameters: Parameters) -> Located:
     files = list_input(p)
     p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
-        copier(p.input_filetype)
+        (marker if p.remove == "mark" else copier)(p.input_filetype)
     ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url
@@ -170,6 +172,8 @@ def _in_corpus(
     try:
         claims = corpus.wait(number, p.corpus_timeout)
         check()  # what the first generation may have decided meanwhile
+        if corpus.claims()[number].key != key:  # where files cannot be created exclusively
+            raise RunError(f"another run has taken number {number} of the corpus {corpus.place}; run again")
     except InputError:
         corpus.release(number)
         raise
@@ -242,6 +246,15 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     Raises:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
+    try:
+        return _make_plan(located, anew)
+    except InputError:
+        if located.corpus:
+            located.corpus.release(located.places.generation)
+        raise
+
+
+def _make_plan(located: Located, anew: bool) -> Plan:
     places, p, theirs = located.places, located.places.parameters, located.references
     runner = make_runner(p)
     workers = runner.num_workers()
@@ -301,7 +314,7 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         is_sampled=is_sampled,
     )
     if corpus:
-        fitted, earlier = corpus.fitted(common), []
+        fitted, earlier, rows = corpus.fitted(common), [], sizes.num_rows
         for number in places.earlier:
             manifest = corpus.finished(number)
             if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
@@ -310,6 +323,14 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
                     f"semdedup-corpus verify corpus_path={corpus.place}"
                 )
             earlier += [(number, name) for name in manifest.files]
+            rows += manifest.counts.num_rows
+        if default_clusters(rows) > _OUTGROWN * sizes.n_clusters:
+            _LOG.warning(
+                "The corpus has %s rows in %s: comparing takes longer than with more; semdedup-corpus refit makes %s",
+                f"{rows:,}",
+                counted(sizes.n_clusters, "cluster"),
+                f"{default_clusters(rows):,}",
+            )
         return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
         return plan

@@ -9,8 +9,8 @@ cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, man
 corpus_path/                        corpus.json, which says which of fits/ counts
 corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
                                     generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has
-output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json; of a watched input
-                                    arrivals/, set_aside/, generations/: a record for each
+output_path/                        duplicates/, rejected/, deduplicated/, marked/, report.html, summary.json; of a
+                                    watched input arrivals/, set_aside/, generations/: a record for each
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
-SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
+SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED, MARKED = "segments", "rejected", "duplicates", "deduplicated", "marked"
 CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 RECALL, SAMPLE = "recall", "sample.arrow"
 ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
-PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
+PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")

@@ -194,11 +194,12 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     if plan.references and not unusable:
         unusable = too_many_rejected(plan.references, found.rejected_references, "against")
     unusable = unusable or _too_many_removed(p, looked_at)
-    if p.remove and unusable:
-        clear(job.output / layout.DEDUPLICATED)  # of an earlier run
-    elif p.remove:
+    place = output_path.removal_place(p)
+    if place and unusable:
+        clear(job.output / place)  # of an earlier run
+    elif place:
         try:
-            removed = _remove(plan, found)
+            removed = _remove(plan, found, job.output / place)
         except InputError as error:  # that ids repeat, or that foreign files are in its place
             refusal = error
     output_path.check_alone(job, run)
@@ -255,10 +256,9 @@ def _report(plan: Plan, started: float, summary: Summary, results: Results, coll
     return dataclasses.replace(summary, total_time=round(time.time() - started, 3))
 
 
-def _remove(plan: Plan, found: Found) -> RemovalResult:
-    """Writes the input that was planned without the duplicates that were found."""
+def _remove(plan: Plan, found: Found, place: Folder) -> RemovalResult:
+    """Writes the input that was planned, without the duplicates that were found or with marks, to a place."""
     job = plan.job
-    place = job.output / layout.DEDUPLICATED
     if found.repeated_ids.count and job.parameters.repeated_ids != "allow":
         clear(place)  # of an earlier run
         raise RepeatedIds.because(found.repeated_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import platform
 import time
@@ -29,6 +30,10 @@ from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import EXAMPLES, counted, in_time, without_secrets
 from beam_semdedup.workflow import output_path
+
+_LIBRARIES = (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")
+_version = functools.cache(version)
+"""Looks a version up in the files of the installation, once for the runs of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,10 @@ def remedy(summary: Summary) -> str | None:
     if summary.recall is None or summary.recall.low == 1 or summary.eps is None:
         return None
     texts = of_texts(summary.eps, summary.dimension)
-    seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, summary.n_clusters, texts).seconds())
+    k = summary.n_clusters
+    seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, k, num_keys=k, spread=texts).seconds())
     return (
-        f"To miss none: the same command with n_probes=exact n_clusters={summary.n_clusters} goes on from the assigned "
+        f"To miss none: the same command with n_probes=exact n_clusters={k} goes on from the assigned "
         f"rows; comparing them takes two cores about {in_time(seconds)}, if they are like texts"
     )
 
@@ -334,10 +340,7 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         removal=removed,
         paths=_paths(plan, removed is not None),
         duplicates_files=[file.name for file in found.duplicates_files],
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")},
-        },
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
         configuration=without_secrets(dataclasses.asdict(p)),
     )
 
@@ -413,6 +416,7 @@ def _paths(plan: Plan, removed: bool) -> dict[str, str]:
         paths[layout.DUPLICATES] = job.duplicates.url
     if job.parameters.report:
         paths["report"] = job.output.file(layout.REPORT).url
-    if removed:
-        paths[layout.DEDUPLICATED] = (job.output / layout.DEDUPLICATED).url
+    place = output_path.removal_place(job.parameters)
+    if removed and place:
+        paths[place] = (job.output / place).url
     return paths
