@@ -21,6 +21,7 @@ SCENARIOS = (
     "sweep",
     "memory",
     "growth",
+    "corpus",
     "files",
     "plan",
     "semhash",

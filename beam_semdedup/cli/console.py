@@ -68,7 +68,7 @@ _COMMANDS: dict[type, Command] = {
 
 def print_summary(summary: Any) -> None:
     """Prints the result of a run, a `summary.Summary`."""
-    from beam_semdedup.workflow.summary import reasons
+    from beam_semdedup.workflow.summary import reasons, remedy
 
     paths = summary.paths
     lines = [f"Read        {summary.rows_read:>14,} rows"]
@@ -78,6 +78,8 @@ def print_summary(summary: Any) -> None:
             f"Kept        {summary.rows_kept:>14,}",
             f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
         ]
+        if summary.recall:
+            lines.append(f"Recall      {summary.recall}")
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
@@ -96,16 +98,18 @@ def print_summary(summary: Any) -> None:
         lines.append(f"Warning: {summary.repeated_ids}")
     if summary.generation is not None:
         corpus = summary.configuration["corpus_path"]
-        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
+        lines.append(f"Added to the corpus {corpus} as generation {summary.generation}")
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
+    if advice := remedy(summary):
+        lines.append(advice)
     tell(*lines)
     if summary.references:
         _print_references(summary.references)
     if summary.removal:
-        print_removal(summary.removal, paths["deduplicated"])
-        if summary.rows_rejected:
+        print_removal(summary.removal, paths.get("deduplicated") or paths["marked"])
+        if summary.rows_rejected and "deduplicated" in paths:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
@@ -122,8 +126,9 @@ def _print_references(references: Sequence[Any]) -> None:
 
 def print_removal(result: Any, output: str) -> None:
     """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
+    what, others = ("Marked", "others") if result.mode == "mark" else ("Removed", "kept")
     tell(
-        f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
+        f"{what} {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), {others} "
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )
@@ -132,6 +137,16 @@ def print_removal(result: Any, output: str) -> None:
 def print_report(file: Any, size: int) -> None:
     """Prints where the report of a run is, and its size in bytes."""
     tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
+
+
+def print_embedding(result: Any, output: str) -> None:
+    """Prints the result of an embedding, an `embed.EmbeddingResult`, whose files are in `output`."""
+    without = f", {result.nulls:,} without a text" if result.nulls else ""
+    rate = result.rows / max(1e-9, result.seconds)
+    tell(
+        f"Embedded {counted(result.rows, 'row')}{without}, in {in_time(result.seconds)} ({rate:,.0f} a second): "
+        f"{counted(len(result.files), 'file')} in {output}"
+    )
 
 
 def print_corpus(facts: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -68,11 +69,17 @@ def shown(override: str) -> str:
     return f"{parsed.key_or_group}={value}" if isinstance(value, str) else override.lstrip("+")
 
 
-def parsed_overrides(overrides: Sequence[str]) -> Any:
+def parsed_overrides(overrides: Sequence[str]) -> list[Any]:
     """Returns what Hydra's parser makes of overrides; raises whatever it does."""
+    return [_parsed(override) for override in overrides]
+
+
+@functools.lru_cache(maxsize=1000)
+def _parsed(override: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    return OverridesParser.create().parse_overrides(list(overrides))
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    return parsed
 
 
 def forced(schema: type[Any], override: str, places: Sequence[Path]) -> str:

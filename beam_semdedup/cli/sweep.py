@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 150
 _TABLE = "sweep.csv"
-_COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exit_code")
+_COLUMNS = (
+    "duplicates",
+    "kept_share",
+    "recall",
+    "recall_low",
+    "recall_high",
+    "seconds",
+    "reused",
+    "output_path",
+    "exit_code",
+)
 """The columns of the table, after those that are swept."""
 
 
@@ -140,11 +150,19 @@ def _row(outcome: dict[str, Any]) -> dict[str, Any]:
         row |= {
             "duplicates": summary["num_duplicates"],
             "kept_share": "" if summary["rows_kept"] is None else f"{summary['rows_kept'] / summary['rows_read']:.4f}",
+            **_recall(summary.get("recall")),
             "seconds": summary["total_time"],
             "reused": ", ".join(reused),
             "output_path": summary["paths"]["output"],
         }
     return {**row, "exit_code": outcome["exit_code"]}
+
+
+def _recall(recall: dict[str, float | None] | None) -> dict[str, str]:
+    """Returns the estimate and its interval, as far as they are known."""
+    names = {"recall": "estimate", "recall_low": "low", "recall_high": "high"}
+    values = {column: recall[name] for column, name in names.items()} if recall else {}
+    return {column: f"{value:.4f}" for column, value in values.items() if value is not None}
 
 
 def _common_parent(urls: Sequence[str]) -> str:

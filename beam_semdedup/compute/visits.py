@@ -70,6 +70,60 @@ def is_place_of(cluster: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.b
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """Some rows, and what may be near them.
+
+    Attributes:
+        rows: (n, d) float32.
+        labels: (n,) the clusters where they live.
+        centroids: (k, d) float32.
+        reach: see `radius`.
+    """
+
+    rows: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    centroids: npt.NDArray[np.float32]
+    reach: float
+
+    def may_hold(self, clusters: npt.NDArray[np.int32], longest: float) -> npt.NDArray[np.bool_]:
+        """Says in which of some clusters B there may be a row y within reach of a row x, of cluster A; (n, m).
+
+        A row lives with the centroid nearest to it, so that f(y) <= 0 for A and B, and f(x) <= f(y) + |x - y| is at
+        most r(x) + r(y): see the module. What the float32 products of x, and those by which y came to live there, may
+        be off is added.
+
+        Args:
+            clusters: (m,) which ones.
+            longest: no row there has a larger norm.
+        """
+        centroids = self.centroids[clusters]
+        squares = row_dot(centroids, centroids)
+        norms, own, homes, which = self._own
+        scale = max(1.0, float(max(squares.max(), row_dot(homes, homes).max())) ** 0.5)
+        gaps = _squares_between(homes.astype(np.float64), centroids.astype(np.float64))[which]
+        both = radius(norms, self.reach) + radius(np.array([longest**2]), self.reach)
+        farther = own[:, None] - (multiply(self.rows, centroids) - squares / 2)  # f(x) |A - B|
+        doubt = 4 * rounding_error(self.rows.shape[1]) * scale * max(scale, longest, float(norms.max()) ** 0.5)
+        result: npt.NDArray[np.bool_] = farther <= both[:, None] * np.sqrt(gaps) * _UP + doubt
+        return result
+
+    @cached_property
+    def _own(
+        self,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The squares of the rows, s(A) as in `Clusters.in_reach`, the centroids A, and which of them is each row's."""
+        homes, which = np.unique(self.labels, return_inverse=True)
+        a = self.centroids[homes]
+        own = row_dot(self.rows, a[which]) - (row_dot(a, a) / 2)[which]
+        return row_dot(self.rows, self.rows), own, a, which
+
+
+def _squares_between(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
+    return np.maximum(result, 0, out=result)
+
+
+@dataclass(frozen=True)
 class Clusters:
     """The clusters of a model, as rows visit them.
 

@@ -20,6 +20,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.fields import (
     CHECKED,
     COLUMNS,
+    EMBEDDING,
     EXECUTION,
     KMEANS,
     LARGEST,
@@ -88,6 +89,17 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
+MarkFields: TypeAlias = Annotated[
+    list[str],
+    Field(
+        min_length=3,
+        max_length=3,
+        description="names of the columns that marking adds: the row that a duplicate resembles, how much, and whether "
+        "it is one",
+    ),
+    SIMILARITY,
+]
+MARK_FIELDS = ("duplicate_of", "similarity", "duplicate")
 WriteArrays: TypeAlias = Annotated[
     bool, Field(description="npy: a removal writes the arrays too, not only the numbers of the rows that are kept")
 ]
@@ -251,13 +263,13 @@ class ReachParameters:
     """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
     it, so that no duplicate is missed"""
     reach: Annotated[Number, Field(ge=0, lt=2)] | None = None
-    """the largest eps that the similarities found with n_probes serve; null: eps, in a sweep the largest"""
+    """the largest eps that the similarities found with n_probes, and the recall, serve; null: eps, in a sweep the
+    largest"""
 
     @property
     def matching_reach(self) -> float:
         """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
-        given = self.eps if self.reach is None else self.reach
-        return 2.0 if given is None else given
+        return max((value for value in (self.eps, self.reach) if value is not None), default=2.0)
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -266,6 +278,9 @@ class SimilarityParameters(ReachParameters):
 
     heading: ClassVar[str] = SIMILARITY
 
+    recall_sample: NotNegative = 1000
+    """about how many rows, drawn at random, are compared with the whole dataset, to say what share of the duplicates
+    there are was found; 0: it is not said"""
     which_to_keep: Literal["hard", "easy", "random"] = "hard"
     """of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)"""
     distance_metric: Literal["cosine", "l2"] = "cosine"
@@ -276,8 +291,10 @@ class SimilarityParameters(ReachParameters):
     precision: Literal["exact", "screened"] = "exact"
     """exact: float32 products; screened: cheap ones, of short vectors on a CPU and in float16 on a GPU, and better ones
     where these do not settle which rows are duplicates at eps (the same; the max_id of others may be less similar)"""
-    remove: bool = False
-    """also write the input without its duplicates to output_path/deduplicated"""
+    remove: bool | Literal["mark"] = False
+    """also write the input without its duplicates to output_path/deduplicated; mark: all of it, with columns that say
+    which rows are duplicates, to output_path/marked"""
+    mark_fields: MarkFields = field(default_factory=lambda: list(MARK_FIELDS))
     repeated_ids: Literal["error", "allow"] = "error"
     """what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included"""
     write_arrays: WriteArrays = False
@@ -403,6 +420,9 @@ class RemovalParameters(ClusterParameters, InputParameters):
     """directory or URL for the dataset without its duplicates"""
     duplicates_path: str
     """the output_path of a finished run, or its duplicates directory"""
+    mode: Annotated[Literal["remove", "mark"], SIMILARITY] = "remove"
+    """mark: keep every row, and add columns that say which are duplicates"""
+    mark_fields: MarkFields = field(default_factory=lambda: list(MARK_FIELDS))
     partial: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
     """allow: accept a list that no finished run stands behind"""
     repeated_ids: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
@@ -421,6 +441,8 @@ class RemovalParameters(ClusterParameters, InputParameters):
         storage = ReadKwargs(storage_options=p.write_options)
         return cls(
             **_shared(p, InputParameters, ClusterParameters),
+            mode="mark" if p.remove == "mark" else "remove",
+            mark_fields=p.mark_fields,
             duplicates_path=p.output_path,
             duplicates_kwargs=storage,
             output_path=output_path,
@@ -441,6 +463,44 @@ class RemovalParameters(ClusterParameters, InputParameters):
         return (self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs).get(
             "storage_options", {}
         )
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class EmbedParameters(ClusterParameters, InputParameters):
+    """What `semdedup-embed` depends on; see `semdedup-embed --help`."""
+
+    heading: ClassVar[str] = WHERE
+
+    output_path: str
+    """directory or URL for the parquet files with the embeddings"""
+    model: str
+    """directory with model.onnx (or onnx/model.onnx) and tokenizer.json, at the same place for every worker"""
+    text_field: Annotated[str, COLUMNS] = "text"
+    """column with the texts"""
+    metadata_fields: MetadataFields = field(default_factory=list)
+    embedding_field: Annotated[str, COLUMNS] = "embeddings"
+    """what the column of vectors is called in the output"""
+    pooling: Annotated[Literal["mean", "cls"] | None, EMBEDDING] = None
+    """how a text's vector is made of its tokens'; null: as the model's 1_Pooling/config.json says, else their mean"""
+    max_tokens: Annotated[Positive | None, EMBEDDING] = None
+    """tokens of a text, what follows is cut; null: as the model's sentence_bert_config.json says, else 512"""
+    dtype: Annotated[Literal["float32", "float16"], EMBEDDING] = "float32"
+    """of the values that are written"""
+    device: Annotated[Literal["auto", "cpu", "gpu"], EMBEDDING] = "auto"
+    """auto: a GPU where ONNX Runtime sees one"""
+    batch_tokens: Annotated[Positive, EMBEDDING] = 8192
+    """tokens that are computed together, of texts of about one length"""
+    file_rows: Annotated[Positive, EXECUTION] = 8192
+    """rows of a file of the output, which is a unit of work"""
+    write_kwargs: WriteKwargs = field(default_factory=WriteKwargs)
+    """{storage_options: {…}, compression: zstd} for output_path"""
+    clear_output: bool = True
+    """remove the embeddings of other texts, or by another model, from output_path first (never foreign files)"""
+
+    @property
+    def write_options(self) -> dict[str, Any]:
+        """Storage options of `output_path`."""
+        return self.write_kwargs.get("storage_options", {})
 
 
 @dataclass(kw_only=True, config=CHECKED)

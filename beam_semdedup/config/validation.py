@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ from beam_semdedup.storage.columns import (
     GENERATION,
     MATCH_COLUMNS,
     RESULT_COLUMNS,
+    SAMPLE_COLUMNS,
     SEGMENT_COLUMNS,
     SOURCE_COLUMN,
     VISIT_COLUMNS,
@@ -74,7 +76,7 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         _check_together(parameters)
     if schema is ForecastParameters:
         _check_size(parameters)
-        _check_reach(parameters)
+        _check_reach(parameters, estimates=False)
     return parameters
 
 
@@ -245,7 +247,7 @@ def _check_together(p: Parameters) -> None:
         raise InputError(
             f"target_rows={p.target_rows} with n_probes={p.n_probes} needs reach: the largest eps that it may find"
         )
-    _check_reach(p)
+    _check_reach(p, estimates=p.recall_sample > 0)
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
     for name in ("group_field", "image_field"):
@@ -265,18 +267,24 @@ def _check_together(p: Parameters) -> None:
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
     if p.remove and not has_duplicates:
-        raise InputError("remove=true needs eps: without it there are no duplicates to remove")
+        raise InputError(
+            f"remove={'mark' if p.remove == 'mark' else 'true'} needs eps: without it there are no duplicates to remove"
+        )
 
 
-def _check_reach(p: ReachParameters) -> None:
-    """Raises InputError unless it is said how far n_probes reaches, and eps is within that."""
+def _check_reach(p: ReachParameters, *, estimates: bool) -> None:
+    """Raises InputError unless it is said how far n_probes reaches, and eps is within that.
+
+    Args:
+        estimates: whether the recall is estimated, which has a reach too.
+    """
     if p.n_probes == "exact" and p.eps is None and p.reach is None:
         raise InputError(
             "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
         )
-    if p.reach is not None and p.n_probes == 1:
+    if p.reach is not None and p.n_probes == 1 and not estimates:
         raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
-    if p.reach is not None and p.eps is not None and p.reach < p.eps:
+    if p.reach is not None and p.eps is not None and p.reach < p.eps and p.n_probes != 1:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
 
 
@@ -291,7 +299,8 @@ def _check_size(p: ForecastParameters) -> None:
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
     """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
-    reserved = sorted({*RESULT_COLUMNS, SOURCE_COLUMN, GENERATION, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
+    own = (RESULT_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS, MATCH_COLUMNS, SAMPLE_COLUMNS)
+    reserved = sorted({SOURCE_COLUMN, GENERATION, *itertools.chain.from_iterable(own)})
     for column in columns:
         if column in reserved:
             raise InputError(

@@ -131,7 +131,10 @@ def find_run(p: ReportParameters) -> tuple[FinishedRun, Results]:
     places = [p.cache_path] if p.cache_path else [p.output_path, *filter(None, said)]
     for place in places:
         cache = Folder.at(place, p.cache_options)
-        found = Results.of(run.configuration, cache / layout.KMEANS / keys[0], cache / layout.PAIRWISE / keys[1])
+        kmeans = cache / layout.KMEANS / keys[0]
+        if run.configuration.get("corpus_path") is not None:  # it holds the assigned rows
+            kmeans = Folder.at(run.paths[layout.KMEANS], p.write_options)
+        found = Results.of(run.configuration, kmeans, cache / layout.PAIRWISE / keys[1])
         if found:
             return run, found
     raise InputError(

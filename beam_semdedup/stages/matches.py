@@ -25,7 +25,7 @@ from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
-from beam_semdedup.stages import generations
+from beam_semdedup.stages import generations, sample
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
@@ -134,6 +134,8 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
             best = _best_of_each(job, matches)
             table, facts = _merge(job, own, best, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
+        else:
+            sample.draw_again(job, wanted, own, 0, num_rows, file)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
 
@@ -258,7 +260,9 @@ class _Everyone:
         self.by_rank = job.ranking.order(self.all, within=job.by_generation)
         self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
         self._ranks[self.by_rank] = np.arange(len(self.by_rank))
-        self._by_cluster, self._visited = _by_cluster(self.visits.column("__visited"), self._ranks[self.number :])
+        visited = self.visits.column("__visited")
+        self._visited = pc.list_flatten(visited).to_numpy()
+        self._stops = np.cumsum(pc.list_value_length(visited).to_numpy())
         self.homes = np.concatenate([self.centroids, self.visits.column("__home").to_numpy()])
         self._short = np.empty((0, self._basis.width + 1), dtype=np.float32)
         if len(self.visits):
@@ -276,7 +280,9 @@ class _Everyone:
 
     def visiting(self, centroid: int) -> npt.NDArray[np.int64]:
         """Returns those that visit a cluster, in their order."""
-        return self.number + self._by_cluster[slice(*np.searchsorted(self._visited, [centroid, centroid + 1]))]
+        # A list by cluster would take many times the memory, where rows visit many.
+        who = self.number + np.searchsorted(self._stops, np.flatnonzero(self._visited == centroid), side="right")
+        return who[np.argsort(self._ranks[who])]
 
     def ranked(
         self, chosen: npt.NDArray[np.int64], best: Best, first: int | None = None, references: int | None = None
@@ -311,21 +317,6 @@ class _Everyone:
         none = np.empty((0, self._basis.width + 1), dtype=np.float32)
         parts = slices(0, len(chosen), _STEP_ROWS)
         return np.concatenate([none, *(self._basis.shorten(self.vectors[chosen[part]]) for part in parts)])
-
-
-def _by_cluster(
-    visited: pa.ChunkedArray, ranks: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Returns the visits (v,) by cluster, in rank order within one: which visitor, and the cluster.
-
-    Args:
-        visited: (n,) lists of clusters.
-        ranks: (n,) of the visitors.
-    """
-    clusters = pc.list_flatten(visited).to_numpy()
-    who = pc.list_parent_indices(visited).to_numpy().astype(np.int64)
-    order = np.lexsort((ranks[who], clusters))
-    return who[order], clusters[order]
 
 
 def _resemble(
@@ -367,9 +358,10 @@ def _merge(
     """Returns the result rows of a key, and the facts of their file."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys([*_columns(job), *metadata]))
-    _, table = generations.read_rows(job, rows, names)
+    batches, table = generations.read_rows(job, rows, names)
     repeated = repeated_in_clusters(table)
-    table = tables.take(table, job.ranking.order(table))
+    order = job.ranking.order(table)
+    unordered, table = table, tables.take(table, order)
     whose = generations.source_keys(matches, "__file", "__row")
     sources = generations.source_keys(table, "source_file", "source_row")
     by_source = np.argsort(sources)
@@ -381,6 +373,7 @@ def _merge(
     at[places] = len(table) + np.arange(len(matches))
     scores = np.full(len(table), np.nan, dtype=np.float32)
     scores[places] = matches.column("cosine_sim_score").to_numpy()
+    sample.draw(job, wanted, unordered, batches, order, scores)
     ids = pa.concat_tables([table.select(["id"]), matches.select(["id"])])
     centroids = table.column("centroid")
     result = pa.table(

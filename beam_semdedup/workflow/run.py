@@ -22,8 +22,17 @@ from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.fingerprints import output_fingerprint
-from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
-from beam_semdedup.plan.stored import PairwiseManifest
+from beam_semdedup.plan.planning import (
+    Located,
+    Plan,
+    find_recall,
+    forget,
+    list_input,
+    locate,
+    make_plan,
+    recall_reach,
+)
+from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
@@ -111,7 +120,8 @@ class SemanticDeduplicationWorkflow:
         if p.target_rows is not None:
             plan = _at_target(plan)
             run = output_path.prepare(plan.job)
-            _run_stages(dataclasses.replace(plan, pairwise_manifest=PairwiseManifest.find(plan.job.pairwise)))
+            assigned, compared = AssignManifest.find(plan.job.kmeans), PairwiseManifest.find(plan.job.pairwise)
+            _run_stages(dataclasses.replace(plan, assign_manifest=assigned, pairwise_manifest=compared))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -127,7 +137,7 @@ class SemanticDeduplicationWorkflow:
 def _run_stages(plan: Plan) -> None:
     """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
     p, compared = plan.job.parameters, plan.pairwise_manifest
-    if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+    if compared is None or not plan.has_recall or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
         # Not above: it imports Beam, which takes longer than all that needs no pipeline.
         from beam_semdedup.transforms import SemanticDedup
 
@@ -147,7 +157,10 @@ def _at_target(plan: Plan) -> Plan:
     _LOG.info("target_rows=%s: eps=%s leaves %s", p.target_rows, eps, counted(left, "row"))
     p = dataclasses.replace(p, eps=eps, target_rows=None)
     key = output_fingerprint(p, job.pairwise_fingerprint)
-    return dataclasses.replace(plan, job=dataclasses.replace(job, parameters=p, output_fingerprint=key))
+    job = dataclasses.replace(job, parameters=p, output_fingerprint=key)
+    job = dataclasses.replace(job, recall_reach=recall_reach(job))
+    estimated = find_recall(job, PairwiseManifest.find(job.pairwise))
+    return dataclasses.replace(plan, job=job, recall_manifest=estimated)
 
 
 @contextlib.contextmanager
@@ -181,11 +194,12 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     if plan.references and not unusable:
         unusable = too_many_rejected(plan.references, found.rejected_references, "against")
     unusable = unusable or _too_many_removed(p, looked_at)
-    if p.remove and unusable:
-        clear(job.output / layout.DEDUPLICATED)  # of an earlier run
-    elif p.remove:
+    place = output_path.removal_place(p)
+    if place and unusable:
+        clear(job.output / place)  # of an earlier run
+    elif place:
         try:
-            removed = _remove(plan, found)
+            removed = _remove(plan, found, job.output / place)
         except InputError as error:  # that ids repeat, or that foreign files are in its place
             refusal = error
     output_path.check_alone(job, run)
@@ -242,10 +256,9 @@ def _report(plan: Plan, started: float, summary: Summary, results: Results, coll
     return dataclasses.replace(summary, total_time=round(time.time() - started, 3))
 
 
-def _remove(plan: Plan, found: Found) -> RemovalResult:
-    """Writes the input that was planned without the duplicates that were found."""
+def _remove(plan: Plan, found: Found, place: Folder) -> RemovalResult:
+    """Writes the input that was planned, without the duplicates that were found or with marks, to a place."""
     job = plan.job
-    place = job.output / layout.DEDUPLICATED
     if found.repeated_ids.count and job.parameters.repeated_ids != "allow":
         clear(place)  # of an earlier run
         raise RepeatedIds.because(found.repeated_ids)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import EPS, seeds
 
 from beam_semdedup.compute.assignment import assign
-from beam_semdedup.compute.visits import Clusters, is_place_of, radius
+from beam_semdedup.compute.visits import Clusters, Surroundings, is_place_of, radius
 
 
 @st.composite
@@ -96,6 +96,24 @@ def test_a_row_far_within_its_cluster_visits_none():
     centroids = np.eye(3, dtype=np.float32)
     visitors, _ = Clusters(centroids, 8).in_reach(centroids.copy(), np.arange(3, dtype=np.int32), 0.01)
     assert not len(visitors)
+
+
+@given(placed(), st.sampled_from(EPS))
+def test_similar_rows_live_in_clusters_that_may_hold_one(drawn, reach):
+    rows, _, centroids = drawn
+    labels = assign(rows, centroids, 7)
+    longest = float(np.linalg.norm(rows.astype(np.float64), axis=1).max()) * (1 + 1e-6)
+    clusters = np.arange(len(centroids), dtype=np.int32)
+    reached = Surroundings(rows, labels, centroids, reach).may_hold(clusters, longest)
+    scores = np.array([[oracle.similarity(x, y) for y in rows] for x in rows])
+    assert reached[:, labels][scores.astype(np.float64) >= 1 - reach].all()
+
+
+def test_clusters_far_away_hold_none():
+    centroids = np.eye(8, dtype=np.float32)
+    labels = np.arange(8, dtype=np.int32)
+    reached = Surroundings(centroids, labels, centroids, 0.01).may_hold(labels[2:], 1.0)
+    np.testing.assert_array_equal(reached, np.eye(8, dtype=bool)[:, 2:])
 
 
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(0, 1.99))

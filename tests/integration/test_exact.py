@@ -269,7 +269,7 @@ def test_the_command_takes_n_probes_and_a_sweep_compares_once(dataset: Path, tmp
     [
         ({"n_probes": "exact", "eps": None}, "n_probes=exact needs eps"),
         ({"n_probes": "exact", "eps": 0.2, "reach": 0.1}, "reach=0.1 is below eps=0.2"),
-        ({"reach": 0.1}, "n_probes above 1"),
+        ({"reach": 0.1, "recall_sample": 0}, "n_probes above 1 only"),
         ({"n_probes": 0}, "n_probes=0 is out of range"),
         ({"n_probes": "all"}, "n_probes='all': expected an integer or exact"),
     ],

@@ -137,7 +137,7 @@ def test_a_sweep_ends_with_a_table_and_a_csv(sweep: Command, tmp_path: Path) -> 
         assert row["exit_code"] == "0"
         printed = next(line for line in ended.out.splitlines() if f"│ {row['eps']} " in line)
         assert all(value in printed for value in (row["duplicates"], row["kept_share"], row["seconds"], row["reused"]))
-    assert [row["reused"] for row in rows] == ["", "fit, assign, pairwise"]
+    assert [row["reused"] for row in rows] == ["", "fit, assign, pairwise, recall"]
     assert f"The table is in {tmp_path}/out/sweep.csv" in ended.out
     assert ended.out.index("\neps=0.05\n") < ended.out.index("\neps=0.5\n") < ended.out.index("Sweep")
 
