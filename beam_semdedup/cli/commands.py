@@ -22,6 +22,7 @@ from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
 from beam_semdedup.cli.overrides import LISTED, shown
 from beam_semdedup.config.parameters import (
     CorpusParameters,
+    EmbedParameters,
     ForecastParameters,
     Parameters,
     RemovalParameters,
@@ -51,6 +52,11 @@ def remove_main() -> None:
 def report_main() -> None:
     """Runs the command `semdedup-report`."""
     _command("report", ReportParameters, _report)
+
+
+def embed_main() -> None:
+    """Runs the command `semdedup-embed`."""
+    _command("embed", EmbedParameters, _embed)
 
 
 def corpus_main() -> None:
@@ -91,6 +97,13 @@ def _report(parameters: ReportParameters) -> dict[str, Any]:
         console.tell(*lines(run, content, parameters.pairs))
     else:
         console.print_report(*write_report(parameters, run, content))
+    return {}
+
+
+def _embed(parameters: EmbedParameters) -> dict[str, Any]:
+    from beam_semdedup.embed.job import embed_texts
+
+    console.print_embedding(embed_texts(parameters), parameters.output_path)
     return {}
 
 

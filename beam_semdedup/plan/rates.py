@@ -32,7 +32,7 @@ class Rates:
     visit_value: float
     """To read a value again, and shorten its vector, for the visits of its row."""
     visit: float
-    """To write a visit of a row to another cluster."""
+    """To write a record of what a row visits in a key."""
     visitor: float
     """To read it there, and give it its place in the order."""
     match_flops: float
