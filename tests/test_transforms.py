@@ -79,7 +79,7 @@ EDGES = {
 
 STEPS = {
     "nothing": ["Fit", "List input", "Spread input", "Assign", "Compare", "Identify duplicates"],
-    "assigned rows": ["Find centroids", "Find assigned rows", "Compare", "Identify duplicates"],
+    "assigned rows": ["Find centroids", "List assigned rows", "Find assigned rows", "Compare", "Identify duplicates"],
     "similarities": ["Find comparisons", "Identify duplicates"],
 }
 STEPS |= {f"{cached}, n_probes=exact": STEPS[cached] for cached in ("nothing", "assigned rows")}

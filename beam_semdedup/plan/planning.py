@@ -82,8 +82,11 @@ class Plan:
     earlier: tuple[tuple[int, str], ...] = ()
 
 
-def locate(parameters: Parameters) -> Located:
+def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> Located:
     """Finds the input and names the places of the results; writes nothing, but for the number that it has in a corpus.
+
+    Args:
+        given: the files of the input; None: all that are there.
 
     Raises:
         InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
@@ -92,7 +95,7 @@ def locate(parameters: Parameters) -> Located:
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
-    files = list_input(p)
+    files = list_input(p) if given is None else list(given)
     p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
         copier(p.input_filetype)
