@@ -20,15 +20,28 @@ from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import PairwiseResult
-from beam_semdedup.stages import assign, duplicates, fit, matches, pairwise, visits
+from beam_semdedup.stages import assign, duplicates, fit, matches, pairwise, recall, sample, visits
 from beam_semdedup.stages.assign import AssignResult
 from beam_semdedup.stages.duplicates import DuplicatesFile
 from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseUnit
+from beam_semdedup.stages.recall import RecallUnit
+from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage.layout import CENTROIDS
 from beam_semdedup.storage.segments import ROWS, Segment
 
-ELEMENTS = (AssignUnit, FittedKMeans, Segment, AssignResult, PairwiseUnit, MatchUnit, PairwiseResult, DuplicatesFile)
+ELEMENTS = (
+    AssignUnit,
+    FittedKMeans,
+    Segment,
+    AssignResult,
+    PairwiseUnit,
+    MatchUnit,
+    PairwiseResult,
+    SampleFile,
+    RecallUnit,
+    DuplicatesFile,
+)
 """Every type that crosses a Beam edge, besides integers and pairs."""
 
 register(*ELEMENTS)
@@ -165,6 +178,38 @@ class MatchAcrossClusters(beam.PTransform):
 
 
 @dataclasses.dataclass
+class EstimateRecall(beam.PTransform):
+    """Turns `Segment`s into `RecallUnit`s: what a sample of the `compared` rows has in the whole dataset."""
+
+    job: Job
+    fitted: PCollection[FittedKMeans]
+    compared: PCollection[PairwiseResult]
+
+    def expand(self, references: PCollection[Segment]) -> PCollection[RecallUnit]:
+        """Wires what the class says."""
+        job = self.job
+        drawn = (
+            references.pipeline
+            | "Sample" >> beam.Create([0])
+            | "Collect sample"
+            >> beam.Map(
+                lambda _, units, fitted: sample.collect(job, units, fitted),
+                AsIter(self.compared),
+                AsSingleton(self.fitted),
+            ).with_output_types(SampleFile)
+        )
+        searched = (
+            references
+            | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
+            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
+            | "Group by centroid" >> beam.GroupByKey()
+            | "Compare with sample" >> beam.ParDo(_Search(job), AsSingleton(drawn), AsSingleton(self.fitted))
+        )
+        _ = searched | "Finish recall" >> Finish(recall.finish, job, drawn, self.fitted)
+        return searched
+
+
+@dataclasses.dataclass
 class IdentifyDuplicates(beam.PTransform):
     """Turns `PairwiseResult`s into the `DuplicatesFile`s with the rows whose score reaches 1 - eps."""
 
@@ -202,15 +247,16 @@ class SemanticDedup(beam.PTransform):
     def expand(self, root: PBegin) -> PCollection[Any]:
         """Starts at the root of the pipeline."""
         job, plan = self.plan.job, self.plan
-        if plan.pairwise_manifest:
-            compared = root | "Find comparisons" >> beam.Create(plan.pairwise_manifest.units)
-        else:
+        if not (plan.comparisons and plan.has_recall):
             if plan.assign_manifest:
                 handle = FittedKMeans(job.model.file(CENTROIDS).url, plan.assign_manifest.centroids)
                 fitted = root | "Find centroids" >> beam.Create([handle])
             else:
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
             found = _assigned(root, plan, fitted)
+        if plan.comparisons:
+            compared = root | "Find comparisons" >> beam.Create(plan.comparisons.units)
+        else:
             if plan.references:
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
@@ -220,6 +266,8 @@ class SemanticDedup(beam.PTransform):
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
             compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
             compared = found | "Compare" >> compare(job, fitted)
+        if not plan.has_recall:
+            _ = found | "Estimate recall" >> EstimateRecall(job, fitted, compared)
         if job.parameters.eps is None:
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
@@ -274,6 +322,20 @@ class _Merge(beam.DoFn):
         if merged is not None:
             self._compared.inc(merged.num_rows)
             yield merged
+
+
+class _Search(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._sample: tuple[SampleFile, Sample] | None = None
+
+    def process(
+        self, parts: tuple[int, Iterable[Segment]], drawn: SampleFile, fitted: FittedKMeans
+    ) -> Iterator[RecallUnit]:
+        key, rows = parts
+        if self._sample is None or self._sample[0] != drawn:
+            self._sample = drawn, sample.load(self._job, drawn, fitted)
+        yield recall.search_key(self._job, key, list(rows), *self._sample, fitted)
 
 
 class _Compare(beam.DoFn):

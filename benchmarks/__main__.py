@@ -21,6 +21,7 @@ SCENARIOS = (
     "sweep",
     "memory",
     "growth",
+    "corpus",
     "files",
     "plan",
     "semhash",
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[], help="only sets of these sizes")
     parser.add_argument("--eps", type=float, nargs="+", default=[], help="only these values, where there are several")
     parser.add_argument("--source", type=Path, default=EXAMPLES, help="directory of real embeddings to mix others from")
+    parser.add_argument("--part", action="store_true", help="brute force for some of the rows only, whatever the size")
     parser.add_argument("--peers", nargs="+", default=[], help="only these contenders, where several compete")
     parser.add_argument("--results", type=Path, default=here / "results", help="directory of the reports")
     parser.add_argument("--name", default="cpu", help="of the report")
@@ -64,6 +66,7 @@ def main() -> None:
         results,
         options.eps,
         options.source.resolve(),
+        options.part,
     )
     for name in options.scenarios or SCENARIOS:
         print(name, flush=True)

@@ -65,7 +65,8 @@ class Bench:
     """Where the sets lie, how much is measured, and in which `report` the results will be.
 
     `rows`, `peers` and `eps`, where given, limit the scenarios to sets of these sizes, to these contenders and values.
-    `source` has the real embeddings that others are mixed from.
+    `source` has the real embeddings that others are mixed from. `part` has what compares all rows with all do so for a
+    part of them.
     """
 
     work: Path
@@ -76,6 +77,7 @@ class Bench:
     report: Path | None = None
     eps: Sequence[float] = ()
     source: Path = mixed.EXAMPLES
+    part: bool = False
 
     def stored(self, scenario: str) -> list[dict[str, Any]]:
         """The table of a scenario that is in the report already; empty where it is not."""

@@ -66,13 +66,12 @@ def measure(command: Sequence[str | Path], env: Mapping[str, str] | None = None)
 class Roles:
     """One command whose processes have roles: seconds of wall time, and by role of CPU time and the most private bytes.
 
-    Sampled five times a second, so that what a process does in its last fifth of a second is not counted.
+    Sampled five times a second, so that what a process does in its last fifth of a second may not be counted.
     """
 
     seconds: float
     cpu_seconds: dict[str, float]
     peak_bytes: dict[str, float]
-    load: float
 
 
 def measure_roles(command: Sequence[str | Path], role: Callable[[str, str], str]) -> Roles:
@@ -82,7 +81,7 @@ def measure_roles(command: Sequence[str | Path], role: Callable[[str, str], str]
         role: says what the role of a process that the command started is, by its name and its command line; the command
             itself is the `driver`.
     """
-    load, started = os.getloadavg()[0], time.perf_counter()
+    started = time.perf_counter()
     seconds: dict[int, tuple[str, float]] = {}
     peaks: dict[str, float] = {}
     with tempfile.TemporaryFile() as said:
@@ -108,7 +107,7 @@ def measure_roles(command: Sequence[str | Path], role: Callable[[str, str], str]
             last = said.read()[-3000:].decode(errors="replace")
             raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{last}")
     cpu = {its: sum(s for other, s in seconds.values() if other == its) for its in peaks}
-    return Roles(took, cpu, peaks, load)
+    return Roles(took, cpu, peaks)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -160,9 +161,9 @@ def test_what_a_reference_takes_is_the_difference_of_two_runs():
 def test_the_scenario_of_scale_has_as_many_references_as_it_says(bench, monkeypatch):
     monkeypatch.setattr(scale, "SHAPES", ((20, 30),))
     monkeypatch.setattr(scale, "RUNNERS", {"direct": ()})
-    inside, across = scale.run(bench).table
+    inside, across = scale.run(dataclasses.replace(bench, rows=[600])).table
     assert 0.8 * 600 < inside["references shuffled"] <= 600
-    assert across["references shuffled"] > 2 * inside["references shuffled"] + 100
+    assert across["references shuffled"] > 2 * inside["references shuffled"]
     for row in (inside, across):
         assert row["workers, CPU s"] > 1
         assert row["driver, MB"] > 50

@@ -21,6 +21,8 @@ from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFile
 from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseResult, PairwiseUnit
+from beam_semdedup.stages.recall import RecallUnit
+from beam_semdedup.stages.sample import SampleFile
 from beam_semdedup.storage.segments import Segment
 from beam_semdedup.transforms import ELEMENTS, SemanticDedup
 
@@ -68,21 +70,32 @@ def test_coders_of_different_types_differ():
 # The pipeline
 
 
+RECALL = {SampleFile, RecallUnit}
 EDGES = {
     "nothing": set(ELEMENTS) - {MatchUnit},
-    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile},
+    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile} | RECALL,
     "similarities": {PairwiseResult, DuplicatesFile},
-    "nothing, n_probes=exact": set(ELEMENTS) - {PairwiseUnit},
+    "nothing, n_probes=exact": set(ELEMENTS) - {PairwiseUnit} - RECALL,
     "assigned rows, n_probes=exact": {FittedKMeans, Segment, MatchUnit, PairwiseResult, DuplicatesFile},
 }
 """What the cache holds, and the element types that cross edges then."""
 
 STEPS = {
-    "nothing": ["Fit", "List input", "Spread input", "Assign", "Compare", "Identify duplicates"],
-    "assigned rows": ["Find centroids", "List assigned rows", "Find assigned rows", "Compare", "Identify duplicates"],
+    "nothing": ["Fit", "List input", "Spread input", "Assign", "Compare", "Estimate recall", "Identify duplicates"],
+    "assigned rows": [
+        "Find centroids",
+        "List assigned rows",
+        "Find assigned rows",
+        "Compare",
+        "Estimate recall",
+        "Identify duplicates",
+    ],
     "similarities": ["Find comparisons", "Identify duplicates"],
 }
-STEPS |= {f"{cached}, n_probes=exact": STEPS[cached] for cached in ("nothing", "assigned rows")}
+STEPS |= {
+    f"{cached}, n_probes=exact": [step for step in STEPS[cached] if step != "Estimate recall"]
+    for cached in ("nothing", "assigned rows")
+}
 
 
 @pytest.fixture(scope="module")

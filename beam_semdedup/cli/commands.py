@@ -19,7 +19,9 @@ from typing import Any
 
 from beam_semdedup.cli import composition, console, interrupts, sweep
 from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
+from beam_semdedup.cli.overrides import LISTED, shown
 from beam_semdedup.config.parameters import (
+    CorpusParameters,
     ForecastParameters,
     Parameters,
     RemovalParameters,
@@ -31,6 +33,7 @@ from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.storage import scratch as scratches
+from beam_semdedup.text import counted
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 _LEAVE_SECONDS = 5
@@ -54,6 +57,13 @@ def watch_main() -> None:
 def report_main() -> None:
     """Runs the command `semdedup-report`."""
     _command("report", ReportParameters, _report)
+
+
+def corpus_main() -> None:
+    """Runs the command `semdedup-corpus`, whose first argument may be an action."""
+    if sys.argv[1:] and not sys.argv[1].startswith("-") and "=" not in sys.argv[1]:
+        sys.argv[1] = f"action={sys.argv[1]}"
+    _command("corpus", CorpusParameters, _corpus)
 
 
 def plan_main() -> None:
@@ -99,6 +109,22 @@ def _report(parameters: ReportParameters) -> dict[str, Any]:
         console.tell(*lines(run, content, parameters.pairs))
     else:
         console.print_report(*write_report(parameters, run, content))
+    return {}
+
+
+def _corpus(parameters: CorpusParameters) -> dict[str, Any]:
+    from beam_semdedup.workflow import corpus
+
+    if parameters.action == "verify":
+        wrong = corpus.verify(parameters)
+        if wrong:
+            raise RunError("\n".join([f"{counted(len(wrong), 'thing')} wrong with the corpus:", *wrong]))
+        console.tell(f"The corpus {parameters.corpus_path} is whole")
+    elif parameters.action == "drop":
+        console.tell(f"Dropped generation {corpus.drop(parameters)} of the corpus {parameters.corpus_path}")
+    else:
+        look = corpus.refit if parameters.action == "refit" else corpus.look
+        console.print_corpus(look(parameters))
     return {}
 
 
@@ -177,19 +203,20 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         outcome: dict[str, Any] = {"overrides": overrides}
 
         def run() -> int:
-            parameters = resolve(composition.plain(composed), schema, composition.LISTED)
+            parameters = resolve(composition.plain(composed), schema, LISTED)
             if writes and not RUNNERS[parameters.runner.name].workers_are_here:
                 interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
-            if reach is not None and parameters.n_probes != 1 and parameters.reach is None:
+            serves = parameters.n_probes != 1 or parameters.recall_sample
+            if reach is not None and serves and parameters.reach is None:
                 parameters.reach = reach
             with progress.logged(parameters.verbose, by_caller=False):
                 outcome.update(action(parameters))
             return DONE
 
         if overrides:
-            console.tell(f"\n{', '.join(map(composition.shown, overrides))}")
+            console.tell(f"\n{', '.join(map(shown, overrides))}")
         outcome["exit_code"] = _guarded(run)
         Path(scratch, f"outcome-{number:06d}.json").write_text(json.dumps(outcome))
         if outcome["exit_code"] in (INTERRUPTED, TERMINATED):

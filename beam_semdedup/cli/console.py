@@ -7,12 +7,14 @@ import io
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import (
+    CorpusParameters,
     ForecastParameters,
     Parameters,
     RemovalParameters,
@@ -58,6 +60,11 @@ _COMMANDS: dict[type, Command] = {
         "Waits for files of embeddings, and finds the rows of each that mean the same as one that came before.\n"
         "Files that come together are a generation: duplicates/generation=NNNN/ appears when it is compared.",
     ),
+    CorpusParameters: Command(
+        "semdedup-corpus",
+        "list|verify|refit|drop corpus_path=… [generation=…]",
+        "Looks after a corpus that runs of semdedup add to.",
+    ),
     ForecastParameters: Command(
         "semdedup-plan",
         "input_path=… | rows=… dimension=… [workers=…]",
@@ -78,6 +85,8 @@ def print_summary(summary: Any) -> None:
             f"Kept        {summary.rows_kept:>14,}",
             f"Duplicates  {summary.num_duplicates:>14,}  ({share:.2%} at eps={summary.eps})",
         ]
+        if summary.recall:
+            lines.append(f"Recall      {summary.recall}")
     lines.append(
         f"Rejected    {summary.rows_rejected:>14,}"
         + (f"  ({reasons(summary.rejected)}; see {paths['rejected']})" if summary.rows_rejected else "")
@@ -96,16 +105,18 @@ def print_summary(summary: Any) -> None:
         lines.append(f"Warning: {summary.repeated_ids}")
     if summary.generation is not None:
         corpus = summary.configuration["corpus_path"]
-        lines.append(f"Generation {summary.generation} of the corpus {corpus}, compared with those before")
+        lines.append(f"Added to the corpus {corpus} as generation {summary.generation}")
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
+    if summary.recall and summary.recall.low < 1:
+        lines.append("To miss none: the same command with n_probes=exact, which goes on from the assigned rows")
     tell(*lines)
     if summary.references:
         _print_references(summary.references)
     if summary.removal:
-        print_removal(summary.removal, paths["deduplicated"])
-        if summary.rows_rejected:
+        print_removal(summary.removal, paths.get("deduplicated") or paths["marked"])
+        if summary.rows_rejected and "deduplicated" in paths:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
 
 
@@ -133,8 +144,9 @@ def _print_references(references: Sequence[Any]) -> None:
 
 def print_removal(result: Any, output: str) -> None:
     """Prints the result of a removal, a `removal.RemovalResult`, whose files are in `output`."""
+    what, others = ("Marked", "others") if result.mode == "mark" else ("Removed", "kept")
     tell(
-        f"Removed {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), kept "
+        f"{what} {counted(result.rows_removed, 'row')} ({counted(result.ids_removed, 'id')}), {others} "
         f"{result.rows_read - result.rows_removed:,}, in {output}; not found: "
         f"{counted(result.ids_not_found, 'listed id')}"
     )
@@ -143,6 +155,30 @@ def print_removal(result: Any, output: str) -> None:
 def print_report(file: Any, size: int) -> None:
     """Prints where the report of a run is, and its size in bytes."""
     tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
+
+
+def print_corpus(facts: Any) -> None:
+    """Prints what is in a corpus, a `workflow.corpus.CorpusFacts`."""
+    common = facts.common
+    tell(
+        f"{facts.rows:,} rows of {common.dimension} values in {counted(len(facts.generations), 'generation')}, in "
+        f"{facts.place}",
+        f"{common.n_clusters:,} clusters of {facts.rows / common.n_clusters:,.0f} rows; the most in "
+        f"{counted(common.centroids_per_key, 'neighbouring cluster')}: {facts.largest:,}",
+        f"n_probes={common.probes}, reach={common.reach:g}, ids are {common.id_type}",
+    )
+    table = _table(">generation", ">rows", ">rejected", ">size", ">far rows", "added", "from")
+    for g in facts.generations:
+        added = time.strftime("%Y-%m-%d %H:%M", time.localtime(g.at))
+        numbers = ("unfinished" if g.rows is None else f"{g.rows:,}", f"{g.rejected:,}", in_bytes(g.num_bytes))
+        drift = "" if g.drift is None else f"{g.drift:.1%}"
+        more = f" and {counted(g.files - 1, 'other file')}" if g.files > 1 else ""
+        table.add_row(str(g.number), *numbers, drift, added, printable(f"{g.first_file}{more}"))
+    wide().print(table)
+    tell(
+        "far rows: the share that is farther from their centroid than 95 % of the first generation; where it grows, "
+        "semdedup-corpus refit clusters anew"
+    )
 
 
 def print_plan(report: Any) -> None:
@@ -174,7 +210,11 @@ def _print_asked(report: Any) -> None:
     )
     lines = [
         ("n_clusters", f"{asked.sizes.n_clusters:,}; recommended: {best.sizes.n_clusters:,} ({in_time(best.seconds)})"),
-        ("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"),
+        *(
+            []
+            if report.n_probes == "exact"
+            else [("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare")]
+        ),
         (
             "Fit",
             f"on {counted(asked.sizes.sample_rows, 'row')}" if asked.sizes.sample_rows else "none: centroids are given",
@@ -185,6 +225,7 @@ def _print_asked(report: Any) -> None:
             f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
         ),
         ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),
+        *_probes_told(report),
         ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
     ]
     tell(*(f"{name:<12}{text}" for name, text in lines), "")
@@ -197,6 +238,24 @@ def _print_asked(report: Any) -> None:
     wide().print(table)
     for limit in asked.limits:
         tell(f"Breaks: {limit.what}; {limit.advice}")
+
+
+def _probes_told(report: Any) -> list[tuple[str, str]]:
+    """Says what rows visit, and what that costs over comparing within clusters, or would."""
+    asked, other = report.asked, report.other
+    if other is None:
+        return []
+    within, across = (asked, other) if report.n_probes == 1 else (other, asked)
+    name = "exact" if report.n_probes == 1 else report.n_probes
+    visits = f"{across.visits:,.1f} a row ({report.probes}), {in_bytes(across.visits_bytes)} of them"
+    times = f"{across.seconds / within.seconds:.1f} times as long as n_probes=1 ({in_time(within.seconds)})"
+    if report.n_probes == 1:
+        times = f"{across.seconds / within.seconds:.1f} times as long ({in_time(across.seconds)})"
+    takes = f"n_probes={name} {'would take' if report.n_probes == 1 else 'takes'} {times}"
+    return [
+        ("Visits", f"{visits}; {counted(across.width, 'coordinate')} of each vector are compared first"),
+        ("", f"{takes}; comparing alone {across.comparing / within.comparing:.1f} times"),
+    ]
 
 
 def _table(*columns: str) -> Any:

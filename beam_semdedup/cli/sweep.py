@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_semdedup.cli import composition, console
-from beam_semdedup.cli.composition import CommandLine
+from beam_semdedup.cli import console
+from beam_semdedup.cli.composition import CommandLine, plain
+from beam_semdedup.cli.overrides import LISTED, jobs_of, key_of, shown
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, as_input_error
@@ -22,13 +23,23 @@ if TYPE_CHECKING:
 
 _LONGEST_NAME = 150
 _TABLE = "sweep.csv"
-_COLUMNS = ("duplicates", "kept_share", "seconds", "reused", "output_path", "exit_code")
+_COLUMNS = (
+    "duplicates",
+    "kept_share",
+    "recall",
+    "recall_low",
+    "recall_high",
+    "seconds",
+    "reused",
+    "output_path",
+    "exit_code",
+)
 """The columns of the table, after those that are swept."""
 
 
 def outputs(line: CommandLine) -> list[str]:
     """Returns the output path of each job of the sweep."""
-    return [str(line.compose(overrides).output_path) for overrides in composition.jobs_of(line.overrides)]
+    return [str(plain(line.compose(overrides)).get("output_path")) for overrides in jobs_of(line.overrides)]
 
 
 def shared(outputs: Sequence[str]) -> set[str]:
@@ -39,9 +50,9 @@ def shared(outputs: Sequence[str]) -> set[str]:
 def reach_of(line: CommandLine) -> float | None:
     """Returns the largest eps of a sweep over eps, for which rows are matched once; None where there is none."""
     values = []
-    for overrides in composition.jobs_of(line.overrides):
+    for overrides in jobs_of(line.overrides):
         for override in overrides:
-            if composition.key_of(override) == "eps":
+            if key_of(override) == "eps":
                 with contextlib.suppress(ValueError):  # null, or what the job itself complains of
                     values.append(float(override.partition("=")[2]))
     return max(values, default=None)
@@ -76,9 +87,9 @@ def table_place(line: CommandLine, outputs: Sequence[str]) -> File:
 def _first_valid(line: CommandLine) -> Parameters:
     """Returns the parameters of the first job with valid ones; where none has any, raises the first's error."""
     wrong = []
-    for overrides in composition.jobs_of(line.overrides):
+    for overrides in jobs_of(line.overrides):
         try:
-            return resolve(composition.plain(line.compose(overrides)), Parameters, composition.LISTED)
+            return resolve(plain(line.compose(overrides)), Parameters, LISTED)
         except InputError as error:  # which the job itself tells where another one is valid
             wrong.append(error)
     raise wrong[0]
@@ -92,7 +103,7 @@ def _is_own(table: bytes) -> bool:
 def give_own_output(parameters: Any, overrides: Sequence[str]) -> None:
     """Changes the output_path of a job, which others share, to a directory in it that is named for its overrides."""
     shared = parameters.output_path
-    others = [composition.shown(o) for o in overrides if composition.key_of(o) != "output_path"]
+    others = [shown(o) for o in overrides if key_of(o) != "output_path"]
     parameters.output_path = f"{shared.rstrip('/')}/{_directory(','.join(others))}"
     if hasattr(parameters, "cache_path"):
         parameters.cache_path = parameters.cache_path or shared
@@ -132,18 +143,26 @@ def report(outcomes: Sequence[dict[str, Any]], place: File | None) -> None:
 
 
 def _row(outcome: dict[str, Any]) -> dict[str, Any]:
-    row = dict(composition.shown(o).split("=", 1) for o in outcome["overrides"])
+    row = dict(shown(o).split("=", 1) for o in outcome["overrides"])
     summary = outcome.get("summary")
     if summary:
         reused = [name for name, s in summary["stages"].items() if s["units_reused"] and not s["units_done"]]
         row |= {
             "duplicates": summary["num_duplicates"],
             "kept_share": "" if summary["rows_kept"] is None else f"{summary['rows_kept'] / summary['rows_read']:.4f}",
+            **_recall(summary.get("recall")),
             "seconds": summary["total_time"],
             "reused": ", ".join(reused),
             "output_path": summary["paths"]["output"],
         }
     return {**row, "exit_code": outcome["exit_code"]}
+
+
+def _recall(recall: dict[str, float | None] | None) -> dict[str, str]:
+    """Returns the estimate and its interval, as far as they are known."""
+    names = {"recall": "estimate", "recall_low": "low", "recall_high": "high"}
+    values = {column: recall[name] for column, name in names.items()} if recall else {}
+    return {column: f"{value:.4f}" for column, value in values.items() if value is not None}
 
 
 def _common_parent(urls: Sequence[str]) -> str:

@@ -1,19 +1,22 @@
-"""Matches: the best earlier row of rows that are compared in a cluster, natives of it and visitors to it.
+"""Matches: the best earlier row of rows that are compared in clusters, natives of them and visitors to them.
 
 The rows of all clusters have one order here. A native is compared with the natives and the visitors of its cluster, a
 visitor with the natives. The score of a pair is its product in float64, of the two rows alone, rounded to float32; a
 row's match is the row before it with the highest score, the earliest of those, if that score reaches the threshold.
 
-Cheap bounds come first. Products of short vectors leave out most pairs; where many of a tile are left, float32 products
-of the rows do, and where still many are, float64 ones. What is left is scored pair by pair.
+Cheap bounds come first. Products of short vectors leave out most pairs. Where many of a tile are left, those go that
+are compared elsewhere, and those whose bound is below what the later row has found; then those that float32 products of
+the rows leave out, and where still many are left, float64 ones. What is left is scored pair by pair.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,29 +30,14 @@ NO_MATCH = -1
 _DENSE = 1 / 64  # of a tile's pairs that are left: from there on products of all are cheaper than of each
 _EXACT_ERROR = 1e-11  # of float64 products of rows of length 1, by a matrix product
 _PAIRS = 1 << 14  # scored at once
+_NONE = np.float32(-np.inf)
 
-Gather = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+Gather: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 """Returns the vectors (n, d) float32 of rows at positions (n,)."""
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows that are compared, in their order.
-
-    Attributes:
-        ranks: (n,) int64, ascending: the place of each in the order of all rows; no two rows have the same.
-        short: (n, m + 1) float32 short vectors.
-        gather: gives vectors by position.
-        references: how many of the first ones others are compared with, and nothing is found for.
-    """
-
-    ranks: npt.NDArray[np.int64]
-    short: npt.NDArray[np.float32]
-    gather: Gather
-    references: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ranks)
+Elsewhere: TypeAlias = Callable[[npt.NDArray[np.int64], slice], npt.NDArray[np.bool_]]
+"""Returns which pairs of visitors, at positions (v,), and natives, at n consecutive ones, are compared in another
+cluster, (v, n)."""
 
 
 class Best:
@@ -61,7 +49,7 @@ class Best:
     """
 
     def __init__(self, size: int) -> None:
-        self.scores = np.full(size, -np.inf, dtype=np.float32)
+        self.scores = np.full(size, _NONE, dtype=np.float32)
         self.winners = np.full(size, NO_MATCH, dtype=np.int64)
         self._lock = threading.Lock()
 
@@ -83,16 +71,48 @@ class Best:
             better = (scores > known) | ((scores == known) & (ranks < self.winners[rows]))
             self.scores[rows[better]], self.winners[rows[better]] = scores[better], ranks[better]
 
-    def known(self, part: slice) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def known(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Returns the scores and the winners of some rows at one moment."""
         with self._lock:
-            return self.scores[part].copy(), self.winners[part].copy()
+            return self.scores[rows], self.winners[rows]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are compared, in their order.
+
+    Attributes:
+        ranks: (n,) int64, ascending: the place of each in the order of all rows; no two rows have the same.
+        short: (n, m + 1) float32 short vectors.
+        gather: gives vectors by position.
+        references: how many of the first ones others are compared with, and nothing is found for.
+        best: what is found, of these rows and perhaps of others.
+        places: (n,) int64 where in `best` each of these rows is.
+    """
+
+    ranks: npt.NDArray[np.int64]
+    short: npt.NDArray[np.float32]
+    gather: Gather
+    references: int
+    best: Best
+    places: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.ranks)
 
 
 def match(
-    natives: Rows, visitors: Rows, low: int, high: int, reach: float, batch: int, within: bool = True
-) -> tuple[Best, Best]:
-    """Finds the best earlier rows of the natives and the visitors of one cluster.
+    natives: Rows,
+    visitors: Rows,
+    low: int,
+    high: int,
+    reach: float,
+    batch: int,
+    within: bool = True,
+    among_natives: bool = True,
+    elsewhere: Elsewhere | None = None,
+) -> None:
+    """Finds the best earlier rows of the natives and the visitors of one cluster, and offers them to their `best`.
 
     Args:
         natives, visitors: of whom no two natives that are compared are the same, bit for bit. The references of both
@@ -101,129 +121,191 @@ def match(
         reach: scores of at least 1 - reach are matches; 2 or more: all scores are.
         batch: rows and columns of a tile.
         within: whether the others are compared with each other too, and not with references alone.
-
-    Returns:
-        the matches of the natives, and those of the visitors.
+        among_natives: whether natives are compared with natives, and not with visitors alone.
+        elsewhere: says which of the pairs need not be compared here.
     """
-    found = Best(len(natives)), Best(len(visitors))
     threshold = 1 - reach if reach < 2 else -np.inf
     own, others = max(low, natives.references), high if within else min(high, natives.references)
 
     def compare(task: tuple[slice, bool, int, int]) -> None:
         part, visiting, start, stop = task
-        block = _Block(visitors if visiting else natives, part, found[visiting])
+        block = _Block(visitors if visiting else natives, np.arange(part.start, part.stop))
         for strip in slices(start, stop, batch):
-            columns = _Block(natives, strip, found[0])
-            _Tile(block, columns, visiting, threshold).compare()
+            columns = _Block(natives, np.arange(strip.start, strip.stop))
+            cut = not visiting and strip.stop > part.start  # the diagonal goes through the tile
+            said = functools.partial(elsewhere, block.at, strip) if elsewhere and visiting else None
+            _Tile(block, columns, visiting, cut, threshold).compare(said)
 
-    each = list(slices(own, high, batch))[::-1]  # those with the most to do first
+    each = list(slices(own, high, batch))[::-1] if among_natives else []  # those with the most to do first
     tasks = [(part, False, 0, part.stop if within else natives.references) for part in each]
     tasks += [(part, True, own, high) for part in slices(0, visitors.references, batch)]
     tasks += [(part, True, low, others) for part in slices(visitors.references, len(visitors), batch)]
     in_threads(compare, tasks)
-    return found
 
 
-def num_pairs(natives: Rows, visitors: Rows, low: int, high: int, within: bool) -> int:
-    """Returns how many pairs `match` compares."""
+def num_pairs(natives: Rows, visitors: Rows, low: int, high: int, within: bool, among_natives: bool) -> int:
+    """Returns how many pairs `match` compares, those that are compared elsewhere included."""
     own, others = max(low, natives.references), high if within else min(high, natives.references)
     asked = max(0, high - own)
     pairs = asked * (own + high - 1) // 2 if within else asked * natives.references
-    return pairs + asked * visitors.references + max(0, others - low) * (len(visitors) - visitors.references)
+    visits = asked * visitors.references + max(0, others - low) * (len(visitors) - visitors.references)
+    return pairs * among_natives + visits
 
 
 class _Block:
-    """Consecutive rows, whose vectors are gathered once, and only if they are needed."""
+    """Some rows, whose vectors are gathered once, and only if they are needed.
 
-    def __init__(self, rows: Rows, part: slice, best: Best) -> None:
-        self.ranks, self.short, self.best, self.part = rows.ranks[part], rows.short[part], best, part
-        self._gather = rows.gather
+    Args:
+        at: (n,) their positions among `rows`, ascending.
+    """
+
+    def __init__(self, rows: Rows, at: npt.NDArray[np.int64]) -> None:
+        self.rows, self.at = rows, at
+        self.ranks = rows.ranks[at]
         self._full: npt.NDArray[np.float32] | None = None
+
+    @cached_property
+    def short(self) -> npt.NDArray[np.float32]:
+        """The short vectors."""
+        return self.rows.short[self.at]
 
     def full(self) -> npt.NDArray[np.float32]:
         """Returns the vectors of all."""
         if self._full is None:
-            self._full = self._gather(np.arange(self.part.start, self.part.stop))
+            self._full = self.rows.gather(self.at)
         return self._full
 
     @cached_property
     def longest(self) -> float:
-        """The largest norm of a row."""
-        return float(row_dot(self.full(), self.full()).max() ** 0.5)
+        """At least the largest norm of a row; short vectors are as long as their rows, or a little longer."""
+        return float(row_dot(self.short, self.short).max() ** 0.5)
 
     def some(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors at positions in the block."""
         if self._full is not None:
             return self._full[positions]
         unique, inverse = np.unique(positions, return_inverse=True)
-        return self._gather(self.part.start + unique)[inverse]
+        return self.rows.gather(self.at[unique])[inverse]
+
+    def part(self, positions: npt.NDArray[np.int64]) -> _Block:
+        """Returns the block of the rows at positions, ascending; this one where these are all."""
+        if len(positions) == len(self.at):
+            return self
+        part = _Block(self.rows, self.at[positions])
+        part._full = None if self._full is None else self._full[positions]
+        return part
+
+    def known(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Returns the scores and the winners that are known of the rows."""
+        return self.rows.best.known(self.rows.places[self.at])
 
     def offer(self, at: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], ranks: npt.NDArray[np.int64]) -> None:
         """Offers rows of these ranks to those at positions in the block."""
         if len(at):
-            self.best.offer(self.part.start + at, scores, ranks)
+            self.rows.best.offer(self.rows.places[self.at[at]], scores, ranks)
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """The pairs of the rows of two blocks: each row with the columns before it, and both ways each column too."""
+    """The pairs of the rows of two blocks: each row with the columns before it, and both ways each column too.
+
+    What floating point makes of numbers that are too large is never less than anything, and so such pairs stay.
+    """
 
     rows: _Block
     columns: _Block
     both_ways: bool
+    cut: bool
     threshold: float
 
-    def compare(self) -> None:
+    def compare(self, elsewhere: Callable[[], npt.NDArray[np.bool_]] | None) -> None:
         """Offers to each row, and both ways to each column, what is best for it."""
-        shape = len(self.rows.ranks), len(self.columns.ranks)
+        shape = len(self.rows.at), len(self.columns.at)
         close = np.ones(shape, dtype=bool)
-        if self.rows.short.shape[1] > 1:
+        bounds = None
+        if self.rows.rows.short.shape[1] > 1:
+            bounds = multiply(self.rows.short, self.columns.short)
             least = self.threshold - SCORE_ROUNDING - 2.0**-23  # of a score, and of this number
-            close = multiply(self.rows.short, self.columns.short) >= np.float32(least)
-        if not self.both_ways and self.columns.part.stop > self.rows.part.start:  # the diagonal cuts it
-            close &= self.columns.ranks < self.rows.ranks[:, None]
-        dense = _DENSE * close.size
-        if np.count_nonzero(close) > dense:
-            earlier = self.columns.ranks < self.rows.ranks[:, None]
-            longest = max(1.0, self.rows.longest * self.columns.longest)
+            close = ~(bounds < np.float32(least))
+        if self.cut:
+            close &= self.earlier
+        tile: _Tile = self
+        if _is_dense(close):
+            if elsewhere is not None:
+                close &= ~elsewhere()
+            if bounds is not None:
+                close &= self._reach(bounds, *(block.known()[0] for block in (self.rows, self.columns)))
             for exact in (False, True):
-                close = self._best_of_many(close, earlier, exact, longest)
-                if np.count_nonzero(close) <= dense:
+                if not _is_dense(close):
                     break
-        self._score(*np.nonzero(close))
+                i, j = np.flatnonzero(close.any(axis=1)), np.flatnonzero(close.any(axis=0))
+                tile = _Tile(tile.rows.part(i), tile.columns.part(j), self.both_ways, self.cut, self.threshold)
+                close = close if close.shape == (len(i), len(j)) else close[np.ix_(i, j)]
+                close &= tile._best_by_float64(close) if exact else tile._best_by_float32()
+        tile._score(close)
 
-    def _score(self, who: npt.NDArray[np.int64], whom: npt.NDArray[np.int64]) -> None:
+    @cached_property
+    def earlier(self) -> npt.NDArray[np.bool_]:
+        """Which columns rank before which rows."""
+        return self.columns.ranks < self.rows.ranks[:, None]
+
+    def _score(self, close: npt.NDArray[np.bool_]) -> None:
         """Scores pairs of rows and columns, and offers what is similar."""
+        who, whom = np.divmod(np.flatnonzero(close), close.shape[1]) if close.size else (np.empty(0, np.int64),) * 2
         for part in slices(0, len(who), _PAIRS):
             i, j = who[part], whom[part]
             earlier = self.columns.ranks[j] < self.rows.ranks[i]
-            if not self.both_ways:
-                i, j, earlier = i[earlier], j[earlier], earlier[earlier]
-            if not len(i):
-                continue
             scores = row_dot(self.rows.some(i), self.columns.some(j)).astype(np.float32).clip(-1, 1)
             similar = scores.astype(np.float64) >= self.threshold
             first, second = similar & earlier, similar & ~earlier
             self.rows.offer(i[first], scores[first], self.columns.ranks[j[first]])
             self.columns.offer(j[second], scores[second], self.rows.ranks[i[second]])
 
-    def _best_of_many(
-        self, close: npt.NDArray[np.bool_], earlier: npt.NDArray[np.bool_], exact: bool, longest: float
+    def _reach(
+        self, numbers: npt.NDArray[np.float32], of_rows: npt.NDArray[np.float32], of_columns: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
-        """Returns which of the pairs that are left may be the best of one of their rows, by products of all of them."""
-        a, b = self.rows.full(), self.columns.full()
-        if exact:
-            a, b = a.astype(np.float64), b.astype(np.float64)
-        products = a @ b.T
-        # The float32 sum with the error is rounded once more.
-        error = longest * (_EXACT_ERROR if exact else rounding_error(a.shape[1]) + 2.0**-22)
+        """Returns which pairs have a number that is not less than what the later row of the two needs."""
+        result: npt.NDArray[np.bool_] = ~(numbers < of_rows[:, None])
+        return np.where(self.earlier, result, ~(numbers < of_columns)) if self.both_ways else result
+
+    def _best_by_float32(self) -> npt.NDArray[np.bool_]:
+        """Returns which pairs may be the best of the later row, by float32 products of all of them.
+
+        Of each later row the score of its largest product with an earlier one is known to within the error of
+        products, and so is that of every other: a pair whose score must be less, or less than what is known or similar,
+        is none. A score is a product rounded to float32, and so is what the products are held against.
+        """
+        products = multiply(self.rows.full(), self.columns.full())
+        error = max(1.0, self.rows.longest * self.columns.longest) * rounding_error(self.rows.full().shape[1])
+
+        def least(block: _Block, largest: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            surely = np.minimum(largest.astype(np.float64) - error, 1)
+            score = np.maximum(np.maximum(surely, block.known()[0]), self.threshold)
+            return np.nextafter((score - error - 2.0**-22).astype(np.float32), _NONE)
+
+        if self.both_ways:
+            by_row, by_column = np.where(self.earlier, products, _NONE), np.where(self.earlier, _NONE, products)
+            of_columns = least(self.columns, by_column.max(axis=0))
+        else:
+            by_row = np.where(self.earlier, products, _NONE) if self.cut else products
+            of_columns = np.empty(0, dtype=np.float32)
+        return self._reach(products, least(self.rows, by_row.max(axis=1)), of_columns)
+
+    def _best_by_float64(self, close: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Returns which of the pairs that are left may be the best of the later row, by float64 products of all."""
+        products = self.rows.full().astype(np.float64) @ self.columns.full().astype(np.float64).T
+        error = max(1.0, self.rows.longest * self.columns.longest) * _EXACT_ERROR
         highest = (products + error).astype(np.float32).clip(-1, 1)
         lowest = (products - error).astype(np.float32).clip(-1, 1)
-        left = _candidates(highest, lowest, close & earlier, self.rows, self.columns, self.threshold)
-        if self.both_ways:
-            close = (close & ~earlier).T
-            left |= _candidates(highest.T, lowest.T, close, self.columns, self.rows, self.threshold).T
-        return left
+        if not self.both_ways:
+            return _candidates(highest, lowest, close, self.rows, self.columns, self.threshold)
+        left = _candidates(highest, lowest, close & self.earlier, self.rows, self.columns, self.threshold)
+        later = (close & ~self.earlier).T
+        return left | _candidates(highest.T, lowest.T, later, self.columns, self.rows, self.threshold).T
+
+
+def _is_dense(close: npt.NDArray[np.bool_]) -> bool:
+    return bool(np.count_nonzero(close) > _DENSE * close.size)
 
 
 def _candidates(
@@ -239,8 +321,8 @@ def _candidates(
     What is surely not better than another pair of the row, or than what is known, is none: it scores less, or the same
     with a row that is not earlier.
     """
-    scores, winners = later.best.known(later.part)
-    least = np.where(pairs, lowest, np.float32(-np.inf)).max(axis=1, initial=np.float32(-np.inf))
+    scores, winners = later.known()
+    least = np.where(pairs, lowest, _NONE).max(axis=1, initial=_NONE)
     sure = pairs & (lowest == least[:, None]) & (highest == lowest)
     first = np.where(sure.any(axis=1), sure.argmax(axis=1), pairs.shape[1])
     result: npt.NDArray[np.bool_] = pairs & (highest >= least[:, None])

@@ -78,30 +78,56 @@ class _Tiles:
 
     def nominate(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """See `Nominator.nominate`."""
-        screen = self._screen.for_rows(self._rows, self._batch)
+        self._screen = screen = self._screen.for_rows(self._rows, self._batch)
+        prepared = screen.all_prepared(self._rows, self._batch)
         height = self._batch * (1 if is_array(self._rows) else _GATHERED_BATCHES)
         parts = list(slices(self._start, len(self._candidates), height))[::-1]  # those with the most to do first
-        nominated = in_threads(lambda part: self._nominate(part, screen), parts)[::-1]
+        nominated = in_threads(lambda part: self._nominate(part, screen, prepared), parts)[::-1]
         winners, open_ones = (np.concatenate(column) for column in zip(*nominated, strict=True))
         return self._candidates[winners], open_ones - self._start
 
     def settle(self, open_ones: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """See `Nominator.settle`."""
-        asking = self._start + open_ones
-        winners = [self._settle(asking[part]) for part in slices(0, len(asking), self._batch)]
-        return self._candidates[np.concatenate(winners)]
+        asking, winners = self._start + open_ones, np.empty(len(open_ones), dtype=np.int64)
+        left = np.arange(len(asking))
+        second = self._screen.second
+        if second is not None:
+            parts = [asking[part] for part in slices(0, len(asking), self._batch)]
+            found = in_threads(lambda some: self._nominate_some(some, second), parts)
+            winners, unclear = (np.concatenate(column) for column in zip(*found, strict=True))
+            left = np.flatnonzero(unclear)
+        for part in slices(0, len(left), self._batch):
+            winners[left[part]] = self._settle(asking[left[part]])
+        return self._candidates[winners]
 
-    def _nominate(self, part: slice, screen: Screen) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _nominate(
+        self, part: slice, screen: Screen, prepared: RankedVectors
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Finds the winners of the candidates in `part`, and which candidates of it are open, both among candidates."""
-        queries = screen.prepared(self._rows[part])
+        queries = prepared[part]
         xp = namespace(queries)
         top = Top.before_any(xp.arange(part.start, part.stop))
-        for which, products, column in self._products(queries, part.start, screen):
+        for which, products, column in self._products(queries, part.start, prepared):
             fold(products, part.start + which.start - column, column, top.part(which))
         found = xp.flatnonzero(screen.unclear(top, queries.shape[1]))
         return to_host(top.winner), part.start + to_host(found)
 
-    def _products(self, queries: Array, start: int, screen: Screen) -> Iterator[tuple[slice, Array, int]]:
+    def _nominate_some(
+        self, asking: npt.NDArray[np.int64], screen: Screen
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Finds the winners of some candidates, ascending, and which of them (a,) are open."""
+        queries = screen.prepared(self._rows[asking])
+        xp = namespace(queries)
+        positions = xp.asarray(asking)
+        top = Top.before_any(positions.copy())
+        for strip in slices(0, min(int(asking[-1]), self._stop), self._batch):
+            products = multiply(queries, screen.prepared(self._rows[strip]))
+            if asking[0] < strip.stop:
+                products[xp.arange(strip.start, strip.stop) >= positions[:, None]] = -xp.inf
+            fold(products, products.shape[1], strip.start, top)
+        return to_host(top.winner), to_host(screen.unclear(top, queries.shape[1]))
+
+    def _products(self, queries: Array, start: int, prepared: RankedVectors) -> Iterator[tuple[slice, Array, int]]:
         """Yields which of the queries, the candidates from `start` on, their products with a strip, and where that is.
 
         Tiles end where the last of their queries stands. Those that the diagonal cuts are low, so that little beyond it
@@ -110,7 +136,7 @@ class _Tiles:
         xp, batch, stop = namespace(queries), self._batch, start + len(queries)
         space = xp.empty(min(batch, len(queries)) * min(batch, stop), dtype=xp.float32)
         for strip in slices(0, min(stop - 1, self._stop), batch):
-            earlier = screen.prepared(self._rows[strip])
+            earlier = prepared[strip]
             for which in slices(max(0, strip.start + 1 - start), len(queries), batch):
                 cut = start + which.start < strip.stop
                 for low in slices(which.start, which.stop, max(1, batch // 4)) if cut else [which]:

@@ -8,6 +8,10 @@ changes by at most |x - y| between x and y. So with r(x) + r(y) >= |x - y| it ca
 -f(y) > r(y): x, which lives in A, *visits* B if f(x) <= r(x), y visits A likewise, and one of them does. Nothing is
 assumed of how rows came to live where they live: labels may be wrong, and centroids anywhere.
 
+Where both do, one comparison is enough. Of each two clusters one is the *place* of the pairs whose rows visit both
+ways: a pair with a visitor from the place may be left out in the other one, if the native there surely visits the
+place. For there it is a visitor, and is compared with the row or with an earlier row that is the same, bit for bit.
+
 What r is, is in `radius`.
 """
 
@@ -29,6 +33,7 @@ SCORE_ROUNDING = 2.0**-23
 """More than what a score, rounded to float32, may exceed the product by, which is 2^-25 of at most 1."""
 
 _GAP_ERROR = 1e-12  # of a squared distance of centroids by float64 products, in units of the largest square
+_SURE = 1e-10  # more than float64 products and sums may be off, in the same units
 _UP = 1 + 1e-6  # what is rounded to float32 and multiplied stays an upper bound
 _TILE_BYTES = 4 << 20
 
@@ -55,6 +60,69 @@ def radius(squares: npt.NDArray[np.float64], reach: float) -> npt.NDArray[np.flo
     return (squares - (1 - e)) / (2 * s) + s / 4
 
 
+def is_place_of(cluster: int, others: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Returns whether a cluster is the place of the pairs whose rows visit both ways between it and others (h,); (h,).
+
+    It is so of about every second other.
+    """
+    result: npt.NDArray[np.bool_] = ((cluster + others) % 2 == 0) == (cluster < others)
+    return result
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Some rows, and what may be near them.
+
+    Attributes:
+        rows: (n, d) float32.
+        labels: (n,) the clusters where they live.
+        centroids: (k, d) float32.
+        reach: see `radius`.
+    """
+
+    rows: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    centroids: npt.NDArray[np.float32]
+    reach: float
+
+    def may_hold(self, clusters: npt.NDArray[np.int32], longest: float) -> npt.NDArray[np.bool_]:
+        """Says in which of some clusters B there may be a row y within reach of a row x, of cluster A; (n, m).
+
+        A row lives with the centroid nearest to it, so that f(y) <= 0 for A and B, and f(x) <= f(y) + |x - y| is at
+        most r(x) + r(y): see the module. What the float32 products of x, and those by which y came to live there, may
+        be off is added.
+
+        Args:
+            clusters: (m,) which ones.
+            longest: no row there has a larger norm.
+        """
+        centroids = self.centroids[clusters]
+        squares = row_dot(centroids, centroids)
+        norms, own, homes, which = self._own
+        scale = max(1.0, float(max(squares.max(), row_dot(homes, homes).max())) ** 0.5)
+        gaps = _squares_between(homes.astype(np.float64), centroids.astype(np.float64))[which]
+        both = radius(norms, self.reach) + radius(np.array([longest**2]), self.reach)
+        farther = own[:, None] - (multiply(self.rows, centroids) - squares / 2)  # f(x) |A - B|
+        doubt = 4 * rounding_error(self.rows.shape[1]) * scale * max(scale, longest, float(norms.max()) ** 0.5)
+        result: npt.NDArray[np.bool_] = farther <= both[:, None] * np.sqrt(gaps) * _UP + doubt
+        return result
+
+    @cached_property
+    def _own(
+        self,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The squares of the rows, s(A) as in `Clusters.in_reach`, the centroids A, and which of them is each row's."""
+        homes, which = np.unique(self.labels, return_inverse=True)
+        a = self.centroids[homes]
+        own = row_dot(self.rows, a[which]) - (row_dot(a, a) / 2)[which]
+        return row_dot(self.rows, self.rows), own, a, which
+
+
+def _squares_between(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    result: npt.NDArray[np.float64] = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
+    return np.maximum(result, 0, out=result)
+
+
 @dataclass(frozen=True)
 class Clusters:
     """The clusters of a model, as rows visit them.
@@ -71,7 +139,7 @@ class Clusters:
         """Finds for each row x of a cluster A the clusters B that it visits: those with f(x) <= r(x); see the module.
 
         With s(C) = x·C - |C|²/2 this is s(A) - s(B) <= r(x) |A - B|. What the float32 products and sums may be off is
-        added; |A - B| and r(x) are rounded up. Equal centroids visit each other.
+        added; |A - B| and r(x) are rounded up, and r(x) is not below 0. Equal centroids visit each other.
 
         Args:
             rows: (n, d); those of one cluster best stand together.
@@ -84,16 +152,35 @@ class Clusters:
             each = np.arange(len(own))
             scores, squares, doubt = self._scores(queries)
             least = scores[each, own] - doubt
-            r = radius(squares, reach)
+            r = np.maximum(radius(squares, reach), 0)
             homes, which = np.unique(own, return_inverse=True)
             allowed = self._gaps(homes)[which]
-            allowed *= (r + np.abs(r) * (_UP - 1)).astype(np.float32)[:, None]
+            allowed *= (r * _UP).astype(np.float32)[:, None]
             scores += allowed
             scores[each, own] = -np.inf
             visitors, visited = np.nonzero(scores >= least[:, None])
             return part.start + visitors, visited.astype(np.int32)
 
         return self._in_tiles(tile, len(rows))
+
+    def surely_visits(
+        self, rows: npt.NDArray[np.float32], home: int, others: npt.NDArray[np.int64], reach: float
+    ) -> npt.NDArray[np.bool_]:
+        """Returns which rows (n, d) of a cluster surely visit which `others` (h,); (n, h).
+
+        Those are among what `in_reach` finds, whatever it is asked together with: f(x) <= r(x) holds of them although
+        all that rounding may be off counts against it here.
+        """
+        squares = row_dot(rows, rows)
+        centroids = np.concatenate([[home], others])
+        scores = rows.astype(np.float64) @ self._exact[centroids].T - self._squares[centroids] / 2
+        largest = float(self._squares.max())
+        error = _SURE * max(1.0, largest, float(squares.max(initial=0)))
+        between = self._squares[home] + self._squares[others] - 2 * (self._exact[others] @ self._exact[home])
+        gaps = np.sqrt(np.maximum(between - _GAP_ERROR * largest, 0)) / _UP
+        allowed = np.maximum(radius(squares, reach), 0)[:, None] / _UP * gaps
+        sure: npt.NDArray[np.bool_] = scores[:, 1:] + allowed >= scores[:, :1] + error
+        return sure
 
     def nearest(self, rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], number: int) -> Visits:
         """Finds for each row the `number` nearest clusters besides its own, the first of equally near ones.

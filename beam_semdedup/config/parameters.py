@@ -88,6 +88,17 @@ EmbeddingField: TypeAlias = Annotated[
     str, Field(description="column with the vectors: a list of floats or integers"), COLUMNS
 ]
 MetadataFields: TypeAlias = Annotated[list[str], Field(description="columns carried through to the results"), COLUMNS]
+MarkFields: TypeAlias = Annotated[
+    list[str],
+    Field(
+        min_length=3,
+        max_length=3,
+        description="names of the columns that marking adds: the row that a duplicate resembles, how much, and whether "
+        "it is one",
+    ),
+    SIMILARITY,
+]
+MARK_FIELDS = ("duplicate_of", "similarity", "duplicate")
 WriteArrays: TypeAlias = Annotated[
     bool, Field(description="npy: a removal writes the arrays too, not only the numbers of the rows that are kept")
 ]
@@ -237,19 +248,38 @@ class SourceParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class SimilarityParameters:
-    """Which rows are similar, which of them is kept, and what becomes of the others."""
+class ReachParameters:
+    """How similar duplicates are, and in which clusters they are looked for."""
 
     heading: ClassVar[str] = SIMILARITY
 
     eps: Annotated[Number, Field(ge=0, lt=2)] | None = None
     """a row is a duplicate if its cosine similarity to a row ranked before it is at least 1 - eps; null: stop after the
     similarities"""
+    target_rows: Positive | None = None
+    """in place of eps: the smallest one that leaves at most so many rows, which is found in the scores, and said"""
     n_probes: PositiveOrExact = 1
     """clusters that a row is compared in: its own (1), the n nearest, or exact: all that can hold a row within eps of
     it, so that no duplicate is missed"""
     reach: Annotated[Number, Field(ge=0, lt=2)] | None = None
-    """the largest eps that the similarities found with n_probes serve; null: eps, in a sweep the largest"""
+    """the largest eps that the similarities found with n_probes, and the recall, serve; null: eps, in a sweep the
+    largest"""
+
+    @property
+    def matching_reach(self) -> float:
+        """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
+        return max((value for value in (self.eps, self.reach) if value is not None), default=2.0)
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class SimilarityParameters(ReachParameters):
+    """Which rows are similar, which of them is kept, and what becomes of the others."""
+
+    heading: ClassVar[str] = SIMILARITY
+
+    recall_sample: NotNegative = 1000
+    """about how many rows, drawn at random, are compared with the whole dataset, to say what share of the duplicates
+    there are was found; 0: it is not said"""
     which_to_keep: Literal["hard", "easy", "random"] = "hard"
     """of similar rows keep the one farthest from its centroid (hard), nearest to it (easy), or any (random)"""
     distance_metric: Literal["cosine", "l2"] = "cosine"
@@ -258,10 +288,12 @@ class SimilarityParameters:
     """{metadata_cols: [col, …], ascending: true}: keep what sorts first by these columns; overrides which_to_keep"""
     pairwise_batch_size: PairwiseBatchSize = 1024
     precision: Literal["exact", "screened"] = "exact"
-    """exact: float32 products; screened: float16 ones, and float64 where these do not settle which rows are duplicates
-    at eps (the same ones; other rows' max_id may be another row about as similar)"""
-    remove: bool = False
-    """also write the input without its duplicates to output_path/deduplicated"""
+    """exact: float32 products; screened: cheap ones, of short vectors on a CPU and in float16 on a GPU, and better ones
+    where these do not settle which rows are duplicates at eps (the same; the max_id of others may be less similar)"""
+    remove: bool | Literal["mark"] = False
+    """also write the input without its duplicates to output_path/deduplicated; mark: all of it, with columns that say
+    which rows are duplicates, to output_path/marked"""
+    mark_fields: MarkFields = field(default_factory=lambda: list(MARK_FIELDS))
     repeated_ids: Literal["error", "allow"] = "error"
     """what a removal does when ids repeat; allow: all rows of a duplicate's id go, the kept one included"""
     write_arrays: WriteArrays = False
@@ -272,12 +304,6 @@ class SimilarityParameters:
     def screening_threshold(self) -> float | None:
         """1 - eps with precision=screened, else None."""
         return None if self.precision == "exact" or self.eps is None or self.n_probes != 1 else 1 - self.eps
-
-    @property
-    def matching_reach(self) -> float:
-        """How far apart, as `eps` is, two rows may be that n_probes finds; 2 where nothing is too far."""
-        given = self.eps if self.reach is None else self.reach
-        return 2.0 if given is None else given
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -408,6 +434,9 @@ class RemovalParameters(ClusterParameters, InputParameters):
     """directory or URL for the dataset without its duplicates"""
     duplicates_path: str
     """the output_path of a finished run, or its duplicates directory"""
+    mode: Annotated[Literal["remove", "mark"], SIMILARITY] = "remove"
+    """mark: keep every row, and add columns that say which are duplicates"""
+    mark_fields: MarkFields = field(default_factory=lambda: list(MARK_FIELDS))
     partial: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
     """allow: accept a list that no finished run stands behind"""
     repeated_ids: Annotated[Literal["error", "allow"], SIMILARITY] = "error"
@@ -426,6 +455,8 @@ class RemovalParameters(ClusterParameters, InputParameters):
         storage = ReadKwargs(storage_options=p.write_options)
         return cls(
             **_shared(p, InputParameters, ClusterParameters),
+            mode="mark" if p.remove == "mark" else "remove",
+            mark_fields=p.mark_fields,
             duplicates_path=p.output_path,
             duplicates_kwargs=storage,
             output_path=output_path,
@@ -477,6 +508,34 @@ class ReportParameters(SourceParameters, PlaceParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class CorpusParameters(SizeParameters, FitParameters):
+    """What `semdedup-corpus` depends on; see `semdedup-corpus --help`."""
+
+    action: Annotated[Literal["list", "verify", "refit", "drop"], WHERE] = "list"
+    """list: what is in the corpus; verify: read all of it; refit: cluster its rows anew, for which no other run may add
+    any; drop: take a generation out; given without action="""
+    corpus_path: Annotated[str, WHERE]
+    """directory or URL of the corpus"""
+    corpus_kwargs: Annotated[ReadKwargs, WHERE] = field(default_factory=ReadKwargs)
+    """{storage_options: {…}} for fsspec"""
+    generation: Annotated[NotNegative | None, WHERE] = None
+    """the number of the generation to drop"""
+    memory_budget: Annotated[Size | None, EXECUTION] = None
+    """memory for refit, such as 4GiB; null: half of what is free"""
+    ray_address: Annotated[str | None, EXECUTION] = None
+    """the Ray cluster of kmeans=ray: auto, or host:port; null: one on this machine"""
+    ray_timeout: Annotated[Number, Field(gt=0), EXECUTION] = 60.0
+    """seconds to wait until the Ray cluster has room for the actors"""
+    verbose: Verbose = True
+    kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        return self.corpus_kwargs.get("storage_options", {})
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class MachineParameters:
     """The machines to plan for, but for their memory."""
 
@@ -495,7 +554,7 @@ class MachineParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class ForecastParameters(SizeParameters, InputParameters, MachineParameters):
+class ForecastParameters(ReachParameters, SizeParameters, InputParameters, MachineParameters):
     """What `semdedup-plan` depends on; see `semdedup-plan --help`."""
 
     heading: ClassVar[str] = SIZE
@@ -519,7 +578,7 @@ class ForecastParameters(SizeParameters, InputParameters, MachineParameters):
     pairwise_batch_size: PairwiseBatchSize = 1024
     memory_budget: Annotated[Size | None, MACHINES] = None
     calibrate: Annotated[bool, MACHINES] = False
-    """true: measure how fast this machine is, in about 20 s"""
+    """true: measure how fast this machine is, in about half a minute"""
     calibration: Annotated[str | None, MACHINES] = None
     """file that calibrate=true writes, and that is read without; null: rates of 2 cores"""
     verbose: Verbose = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import logging
 import os
 import re
@@ -15,7 +16,13 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters, WatchParameters
+from beam_semdedup.config.parameters import (
+    ForecastParameters,
+    InputParameters,
+    Parameters,
+    ReachParameters,
+    WatchParameters,
+)
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
@@ -24,6 +31,7 @@ from beam_semdedup.storage.columns import (
     GENERATION,
     MATCH_COLUMNS,
     RESULT_COLUMNS,
+    SAMPLE_COLUMNS,
     SEGMENT_COLUMNS,
     SOURCE_COLUMN,
     VISIT_COLUMNS,
@@ -76,6 +84,7 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         _check_watch(parameters)
     if schema is ForecastParameters:
         _check_size(parameters)
+        _check_reach(parameters, estimates=False)
     return parameters
 
 
@@ -239,20 +248,20 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
     if p.max_iter == 0 and not p.centroids_given:
         raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
-    if p.n_probes == "exact" and p.eps is None and p.reach is None:
+    has_duplicates = p.eps is not None or p.target_rows is not None
+    if p.eps is not None and p.target_rows is not None:
+        raise InputError(f"target_rows={p.target_rows} finds an eps: leave eps={p.eps} out, or target_rows")
+    if p.target_rows is not None and p.n_probes != 1 and p.reach is None:
         raise InputError(
-            "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
+            f"target_rows={p.target_rows} with n_probes={p.n_probes} needs reach: the largest eps that it may find"
         )
-    if p.reach is not None and p.n_probes == 1:
-        raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
-    if p.reach is not None and p.eps is not None and p.reach < p.eps:
-        raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
+    _check_reach(p, estimates=p.recall_sample > 0)
     if p.precision == "screened" and p.eps is None:
         raise InputError("precision=screened needs eps: near it the products are computed again; or precision=exact")
     for name in ("group_field", "image_field"):
         if getattr(p, name) not in (None, *p.metadata_fields):
             raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
-    if p.max_removed_share is not None and p.eps is None:
+    if p.max_removed_share is not None and not has_duplicates:
         raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
     if p.against is not None and p.corpus_path is not None:
         raise InputError("against and corpus_path are given: a run takes one of them")
@@ -265,8 +274,26 @@ def _check_together(p: Parameters) -> None:
         raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
-    if p.remove and p.eps is None:
-        raise InputError("remove=true needs eps: without it there are no duplicates to remove")
+    if p.remove and not has_duplicates:
+        raise InputError(
+            f"remove={'mark' if p.remove == 'mark' else 'true'} needs eps: without it there are no duplicates to remove"
+        )
+
+
+def _check_reach(p: ReachParameters, *, estimates: bool) -> None:
+    """Raises InputError unless it is said how far n_probes reaches, and eps is within that.
+
+    Args:
+        estimates: whether the recall is estimated, which has a reach too.
+    """
+    if p.n_probes == "exact" and p.eps is None and p.reach is None:
+        raise InputError(
+            "n_probes=exact needs eps, or reach: what it finds is all within it; or give a number of clusters"
+        )
+    if p.reach is not None and p.n_probes == 1 and not estimates:
+        raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
+    if p.reach is not None and p.eps is not None and p.reach < p.eps and p.n_probes != 1:
+        raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
 
 
 def _check_watch(p: WatchParameters) -> None:
@@ -292,7 +319,8 @@ def _check_size(p: ForecastParameters) -> None:
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
     """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
-    reserved = sorted({*RESULT_COLUMNS, SOURCE_COLUMN, GENERATION, *SEGMENT_COLUMNS, *VISIT_COLUMNS, *MATCH_COLUMNS})
+    own = (RESULT_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS, MATCH_COLUMNS, SAMPLE_COLUMNS)
+    reserved = sorted({SOURCE_COLUMN, GENERATION, *itertools.chain.from_iterable(own)})
     for column in columns:
         if column in reserved:
             raise InputError(

@@ -47,7 +47,8 @@ class FitParameters:
     heading: ClassVar[str] = KMEANS
 
     n_clusters: Positive | None = None
-    """number of centroids; null: the square root of the number of rows"""
+    """number of centroids; null: the square root of the number of rows, with n_probes above 1 a quarter to four times
+    that"""
     init: str = "k-means||"
     """initial centroids: k-means||, random, or the path of an .npy (k, d)"""
     n_init: PositiveOrAuto = 1

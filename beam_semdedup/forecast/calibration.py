@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,18 +21,25 @@ from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
-from beam_semdedup.forecast.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.planning import Plan, locate, make_plan
+from beam_semdedup.plan.probes import multiplications_of
+from beam_semdedup.plan.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.stages.assign import AssignResult, assign_unit
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
+from beam_semdedup.stages.matches import find_matches, match_units, merge_matches
 from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise_units
+from beam_semdedup.stages.visits import find_basis, visit_clusters
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import segments
+from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.segments import Segment
 
 _ROWS, _TINY_ROWS = 32_768, 64
-_FEW, _SOME, _MANY = 8, 64, 1024  # numbers of centroids: clusters of 4096, 512 and 32 rows
+_FEW, _SOME, _MORE, _MANY = 8, 64, 256, 1024  # numbers of centroids: clusters of 4096, 512, 128 and 32 rows
+_KEYS = 32
+_TINY_REACH, _REACH = 1e-6, 0.01  # within which rows visit next to nothing, and some of `_MORE` clusters
 _ITERATIONS, _REPEATS = 3, 7
 _DISK_BYTES = 1 << 30
 _THREADS = "OMP_NUM_THREADS"
@@ -40,7 +47,7 @@ _T = TypeVar("_T")
 
 
 def calibrate(dimension: int, number_of_cores: int | None = None) -> Rates:
-    """Measures the rates of this machine for vectors of `dimension` values, in about 20 s on generated rows.
+    """Measures the rates of this machine for vectors of `dimension` values, in about half a minute on generated rows.
 
     Each is the least of a few short measurements, so that a busy neighbour falsifies it less. What the runner takes for
     worker processes and references is the reference machine's, in proportion to the start.
@@ -62,6 +69,17 @@ class _Assigned:
     unit: AssignResult
 
 
+@dataclass(frozen=True)
+class _Probed:
+    """The seconds of the stages that visit and match, the visits, and the operations of the short products."""
+
+    visiting: float
+    matching: float
+    merging: float
+    visits: int
+    flops: float
+
+
 class _Calibration:
     """One calibration in a directory: rows around `_SOME` centers, in `_FEW` families."""
 
@@ -75,7 +93,7 @@ class _Calibration:
         self._rows += rng.standard_normal(self._rows.shape, dtype=np.float32)
         self._rows /= np.linalg.norm(self._rows, axis=1, keepdims=True)
         many = self._rows[rng.choice(_ROWS, _MANY, replace=False)]
-        for number, rows in {_FEW: families, _SOME: centers, _MANY: many}.items():
+        for number, rows in {_FEW: families, _SOME: centers, _MORE: many[:_MORE], _MANY: many}.items():
             np.save(directory / f"{number}.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
         for name, number in (("rows", _ROWS), ("tiny", _TINY_ROWS)):
             type_ = pa.list_(pa.float32(), dimension)
@@ -94,6 +112,13 @@ class _Calibration:
         assign_flops = _rate(more, many.seconds - some.seconds, many.seconds)
         flops_few, flops_some = (2 * d * computed_scores(found.pairs, _ROWS, batch) for found in (in_few, in_some))
         compare_flops = _rate(flops_few - flops_some, few_seconds - some_seconds, few_seconds)
+        probed_few, probed_some = self._probe(_FEW, _TINY_REACH), self._probe(_SOME, _TINY_REACH)
+        probed_none, probed_more = (self._probe(_MORE, reach, _ROWS // _KEYS) for reach in (_TINY_REACH, _REACH))
+        match_flops = _rate(
+            probed_few.flops - probed_some.flops, probed_few.matching - probed_some.matching, probed_few.matching
+        )
+        visits = max(1, probed_more.visits - probed_none.visits)
+        products = (probed_more.flops - probed_none.flops) / match_flops
         start = self._start()
         slower = start / REFERENCE.start
         return Rates(
@@ -108,6 +133,12 @@ class _Calibration:
             / self._rows.size,
             compare_value=_positive(some_seconds - tiny_seconds - flops_some / compare_flops) / self._rows.size,
             row=self._select(some.plan, in_some) / _ROWS,
+            visit_value=_positive(probed_some.visiting - tiny_seconds - 2 * d * _ROWS * _SOME / assign_flops)
+            / self._rows.size,
+            visit=_positive(probed_more.visiting - probed_none.visiting) / visits,
+            visitor=_positive(probed_more.matching - probed_none.matching - products) / visits,
+            match_flops=match_flops,
+            merge=_positive(probed_some.merging - tiny_seconds) / _ROWS,
             segment=_positive(spread.seconds - many.seconds) / (_MANY - 1) + self._read_segment(spread),
             unit=max(tiny.seconds, tiny_seconds),
             disk=self._disk(),
@@ -116,15 +147,16 @@ class _Calibration:
             reference=REFERENCE.reference * slower,
         )
 
-    def _plan(self, name: str, number: int, unit_rows: int = _ROWS) -> Plan:
-        """Plans a run with `number` given centroids, in one assign unit."""
+    def _plan(self, name: str, number: int, unit_rows: int = _ROWS, reach: float | None = None) -> Plan:
+        """Plans a run with `number` given centroids, in one assign unit; with a reach, one that visits."""
         parameters = resolve(
             {
                 "input_path": str(self._directory / f"{name}.parquet"),
                 "output_path": str(self._directory / f"out-{name}-{number}-{unit_rows}"),
                 "init": str(self._directory / f"{number}.npy"),
                 "max_iter": 0,
-                "eps": 0.05,
+                "eps": reach or 0.05,
+                "n_probes": "exact" if reach else 1,
                 "comparison_rows": unit_rows,
                 "assign_unit_bytes": 4 * self._rows.size,
                 "memory_budget": 64 * self._rows.size,
@@ -155,6 +187,38 @@ class _Calibration:
             return compare_unit(job, work, fitted)
 
         return _least(compare)
+
+    def _probe(self, number: int, reach: float, unit_rows: int = _ROWS) -> _Probed:
+        """Measures the stages of a run with `number` given centroids that visits what is within `reach`."""
+        plan = self._plan("rows", number, unit_rows, reach)
+        job, fitted = plan.job, fit_centroids(plan.job)
+        rows = assign_unit(job, plan.units[0], fitted).segments
+
+        def visit() -> tuple[Segment, ...]:
+            _delete(job.visits, ".arrow")  # not the directions, which a run chooses once
+            return visit_clusters(job, rows, fitted)
+
+        visit()
+        visiting, visits = _least(visit)
+        units = [unit for key, parts in _by_key([*rows, *visits]) for unit in match_units(job, key, parts)]
+
+        def match() -> list[Segment]:
+            job.matches.delete_tree()
+            return [segment for unit in units for segment in find_matches(job, unit, fitted)]
+
+        matching, matches = _least(match)
+
+        def merge() -> int:
+            _delete(job.pairwise, ".parquet")
+            merged = [merge_matches(job, key, parts, fitted) for key, parts in _by_key([*rows, *matches])]
+            return sum(result.pairs for result in merged if result)
+
+        merging, pairs = _least(merge)
+        found = find_basis(job)
+        assert found is not None
+        multiplications = pairs * (multiplications_of(found[0].width) or self._dimension)
+        num_visits = sum(segment.num_rows for segment in visits)
+        return _Probed(visiting, matching, merging, num_visits, 2 * multiplications)
 
     def _read(self) -> float:
         plan = self._plan("rows", _SOME)
@@ -211,6 +275,15 @@ class _Calibration:
         arguments += [f"input_path={p.input_path[0]}", "reuse_cache=false", f"output_path={self._directory / 'start'}"]
         command = [sys.executable, "-m", "beam_semdedup", *arguments]
         return _least(lambda: subprocess.run(command, check=True, capture_output=True), 2)[0]
+
+
+def _delete(folder: Folder, ending: str) -> None:
+    folder.delete([name for name in folder.names() if name.endswith(ending)])
+
+
+def _by_key(found: Sequence[Segment]) -> Iterator[tuple[int, list[Segment]]]:
+    for key in sorted({segment.key for segment in found}):
+        yield key, [segment for segment in found if segment.key == key]
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ import math
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import ForecastParameters
-from beam_semdedup.forecast.rates import Rates, computed_scores
 from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.units import units
+from beam_semdedup.plan.probes import Comparison, Spread
+from beam_semdedup.plan.rates import Rates, computed_scores
 from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, Sizing, default_clusters
 from beam_semdedup.storage import segments
 
@@ -25,11 +26,14 @@ _ENCODED_BYTES, _MESSAGE_BYTES = 200, 2 << 30
 _REQUEST_SECONDS = 2e-3
 """What a ranged read of an object store takes a worker that makes many at the same time; assumed."""
 _RESULT_BYTES = 28  # of a compared row: two ids, score, centroid
+_VISIT_BYTES = 40  # of a visit besides its short vector: clusters, place, and what orders rows
+_MATCH_BYTES, _MATCHES = 45, 0.2  # of a match, and how many a row has: assumed
 _ASSIGN_COPIES, _COMPARE_COPIES = 4, 2  # of a unit's rows that are in memory at the same time
 _FIT_SECONDS = 3600.0
 _SMALL_SEGMENT, _MANY_SEGMENTS = SEGMENT_BYTES // 4, 100_000
 _ROWS_PER_CLUSTER = 50
 _WORTH = 1.1
+_PROBING = ("visits", "matches", "merge")
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,11 @@ class Limit:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will do and take; bytes and seconds where nothing else is said."""
+    """What a run will do and take; bytes and seconds where nothing else is said.
+
+    `visits` are those of a row to other clusters, `visits_bytes` those of all of them, whose short vectors have `width`
+    coordinates.
+    """
 
     data: Data
     sizes: Sizes
@@ -110,6 +118,9 @@ class Forecast:
     segment_bytes: float
     driver_memory: float
     worker_memory: float
+    visits: float
+    visits_bytes: float
+    width: int
     stages: tuple[Stage, ...]
     limits: tuple[Limit, ...]
 
@@ -117,6 +128,11 @@ class Forecast:
     def seconds(self) -> float:
         """The seconds of the whole run."""
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def comparing(self) -> float:
+        """The seconds of what finds the similar rows, once they are assigned."""
+        return sum(stage.seconds for stage in self.stages if stage.name in ("compare", *_PROBING))
 
     @property
     def bottleneck(self) -> str:
@@ -128,8 +144,19 @@ class Forecast:
         return max(totals, key=totals.__getitem__)
 
 
-def forecast(p: ForecastParameters, data: Data, n_clusters: int, machines: Machines, rates: Rates) -> Forecast:
-    """Predicts what a run with `n_clusters` clusters on these machines will do and take."""
+def forecast(
+    p: ForecastParameters,
+    data: Data,
+    n_clusters: int,
+    machines: Machines,
+    rates: Rates,
+    spread: Spread | None = None,
+) -> Forecast:
+    """Predicts what a run with `n_clusters` clusters on these machines will do and take.
+
+    Args:
+        spread: what the rows visit; None: nothing, with n_probes=1.
+    """
     n, d, k = data.rows, data.dimension, n_clusters
     sizing = Sizing(p, n, d, data.carried_bytes, k, machines.memory)
     asked, affordable = (sizing.asked_sample, sizing.affordable_sample) if p.fit_iterations else (0, 0)
@@ -137,15 +164,21 @@ def forecast(p: ForecastParameters, data: Data, n_clusters: int, machines: Machi
     sizes = sizing.sizes(sample)
     keys, units, unit_rows = sizes.num_keys, data.units(sizes.assign_rows), min(sizes.assign_rows, n)
     # Rows fall into keys at random: some keys have none of a unit where there are about as many keys as rows.
-    in_unit = keys * -math.expm1(-n / units / keys)
-    references = round(units * in_unit)
+    references = round(units * _expected(keys, n / units))
     segment_start, segment_row = segments.num_bytes(d)
     assigned_bytes = n * (segment_row + data.carried_bytes) + references * segment_start
     key_rows = -(-n // keys)
     cut = sizing.blocks(sizes.centroids_per_key)
     block = cut.max_key_rows if key_rows <= cut.max_key_rows else cut.max_cluster_rows
     blocks = -(-key_rows // block)
-    stages = _Stages(p, data, machines, rates)
+    comparison = Comparison(n, d, k, spread, p.skew)
+    width = spread.width if spread else 0
+    visits_bytes = comparison.visits * (4 * (width + 1) + _VISIT_BYTES)
+    stages = _Stages(p, data, machines, rates, comparison, visits_bytes)
+    of_visits = round(units * _expected(keys, comparison.visits / units))
+    of_matches = round(keys * blocks * _expected(keys, _MATCHES * n / (keys * blocks))) if spread else 0
+    # With probes the references of rows are shuffled twice, to be compared and to be merged.
+    shuffled = references + (references + of_visits + of_matches if spread else 0)
     found = Forecast(
         data=data,
         sizes=sizes,
@@ -154,20 +187,28 @@ def forecast(p: ForecastParameters, data: Data, n_clusters: int, machines: Machi
         segments=references,
         segment_rows=n / references,
         segment_bytes=assigned_bytes / references,
-        driver_memory=PROCESS_BYTES + references * REFERENCE_BYTES,
+        driver_memory=PROCESS_BYTES + shuffled * REFERENCE_BYTES,
         worker_memory=PROCESS_BYTES
         + max(
-            (segment_row + data.carried_bytes)
-            * max(_ASSIGN_COPIES * unit_rows, _COMPARE_COPIES * min(block, key_rows)),
+            (segment_row + data.carried_bytes) * _ASSIGN_COPIES * unit_rows,
+            _COMPARE_COPIES * ((segment_row + data.carried_bytes) * min(block, key_rows) + visits_bytes / keys),
             4 * d * sample // machines.fit_workers,
         )
         + 4 * d * k,
+        visits=comparison.visits / n,
+        visits_bytes=visits_bytes,
+        width=width,
         stages=(
             stages.start(),
             *([stages.fit(k, sample)] if sample else []),
             stages.assign(k, units, references, assigned_bytes),
-            stages.shuffle(references),
-            stages.compare(k, keys, blocks, references, assigned_bytes),
+            *([stages.visits(units, references, of_visits, assigned_bytes)] if spread else []),
+            stages.shuffle(shuffled),
+            *(
+                stages.probing(keys, blocks, references, of_visits + of_matches, assigned_bytes)
+                if spread
+                else [stages.compare(keys, blocks, references, assigned_bytes)]
+            ),
             stages.duplicates(max(1, n // sizing.rows_per_file)),
         ),
         limits=(),
@@ -175,14 +216,21 @@ def forecast(p: ForecastParameters, data: Data, n_clusters: int, machines: Machi
     return dataclasses.replace(found, limits=tuple(_limits(found, machines, asked, affordable)))
 
 
-def recommend(p: ForecastParameters, data: Data, machines: Machines, rates: Rates) -> Forecast:
+def _expected(keys: int, rows: float) -> float:
+    """Returns how many keys have at least one of so many rows, which fall into keys at random."""
+    return keys * -math.expm1(-rows / keys)
+
+
+def recommend(
+    p: ForecastParameters, data: Data, machines: Machines, rates: Rates, spread: Spread | None = None
+) -> Forecast:
     """Returns the forecast with the fewest clusters, which lose few pairs, that takes little more than the fastest.
 
     Where some number of clusters reaches fewer limits of the design than others, only such are taken.
     """
     usual = default_clusters(data.rows)
     numbers = sorted({min(data.rows, max(1, round(usual * 2 ** (step / 4)))) for step in range(-16, 13)})
-    made = [forecast(p, data, number, machines, rates) for number in numbers]
+    made = [forecast(p, data, number, machines, rates, spread) for number in numbers]
     fewest = min(len(f.limits) for f in made)
     made = [f for f in made if len(f.limits) == fewest]
     least = min(f.seconds for f in made)
@@ -192,8 +240,17 @@ def recommend(p: ForecastParameters, data: Data, machines: Machines, rates: Rate
 class _Stages:
     """Predicts the stages of a run."""
 
-    def __init__(self, p: ForecastParameters, data: Data, machines: Machines, rates: Rates) -> None:
+    def __init__(
+        self,
+        p: ForecastParameters,
+        data: Data,
+        machines: Machines,
+        rates: Rates,
+        comparison: Comparison,
+        visits_bytes: float,
+    ) -> None:
         self._p, self._data, self._machines, self._rates = p, data, machines, rates
+        self._comparison, self._visits_bytes = comparison, visits_bytes
         self._values = data.rows * data.dimension
 
     def start(self) -> Stage:
@@ -227,9 +284,40 @@ class _Stages:
     def shuffle(self, references: int) -> Stage:
         return Stage("shuffle", 1, parts={"references": references * self._rates.reference})
 
-    def compare(self, k: int, keys: int, blocks: int, references: int, assigned: float) -> Stage:
-        data, rates = self._data, self._rates
-        pairs = data.rows / 2 * max(0.0, data.rows / k * self._p.skew - 1)
+    def visits(self, units: int, references: int, of_visits: int, assigned: float) -> Stage:
+        """Predicts the stage that says which rows are compared in which other clusters; on the CPU."""
+        compared, written = self._comparison, self._visits_bytes
+        parts = self._on_cores(compared.visiting(self._rates))
+        parts["segments"] = (references + of_visits) * self._rates.segment + units * self._rates.unit
+        flops = 2.0 * self._values * compared.n_clusters
+        stage = Stage("visits", units, flops, assigned, written)
+        return self._shared(stage, **parts, storage=self._transfer(written) + self._again(assigned))
+
+    def probing(self, keys: int, blocks: int, references: int, others: int, assigned: float) -> list[Stage]:
+        """Predicts the stages that compare rows with visitors and put their matches together; on the CPU."""
+        data, rates, compared = self._data, self._rates, self._comparison
+        remote = self._machines.storage_bandwidth is not None
+        read, visits = assigned * (blocks if remote else 1), self._visits_bytes
+        parts = self._on_cores(compared.matching(rates))
+        parts["segments"] = keys * blocks * rates.unit + others * rates.segment
+        parts["requests"] = (references + others) * blocks * _REQUEST_SECONDS if remote else 0.0
+        matches = data.rows * _MATCHES * _MATCH_BYTES
+        match = Stage("matches", keys * blocks, 2.0 * compared.multiplications, read + visits, matches)
+        written = data.rows * (_RESULT_BYTES + data.carried_bytes)
+        merge = Stage("merge", keys, bytes_read=matches, bytes_written=written)
+        storage = self._again(read + visits) + self._transfer(matches)
+        return [
+            self._shared(match, **parts, storage=storage),
+            self._shared(
+                merge,
+                **compared.merging(rates),
+                segments=keys * rates.unit,
+                storage=self._again(matches) + self._transfer(written),
+            ),
+        ]
+
+    def compare(self, keys: int, blocks: int, references: int, assigned: float) -> Stage:
+        data, rates, pairs = self._data, self._rates, self._comparison.native_pairs
         scores = computed_scores(pairs, data.rows, self._p.pairwise_batch_size)
         remote = self._machines.storage_bandwidth is not None
         read, written = assigned * (blocks if remote else 1), data.rows * (_RESULT_BYTES + data.carried_bytes)
@@ -255,6 +343,14 @@ class _Stages:
         """Shares the seconds of one worker among all; the last of the units run beside idle workers."""
         rounds = -(-stage.units // self._machines.workers) / stage.units
         return dataclasses.replace(stage, parts={name: seconds * rounds for name, seconds in parts.items()})
+
+    def _on_cores(self, parts: dict[str, float]) -> dict[str, float]:
+        """Returns the seconds of parts where products are computed by all cores of a worker."""
+        return {**parts, "products": parts["products"] * self._rates.cores / self._machines.cores}
+
+    def _again(self, number_of_bytes: float) -> float:
+        """Returns the seconds to read what was just written: of a local disk, none."""
+        return self._transfer(number_of_bytes) if self._machines.storage_bandwidth else 0.0
 
     def _flops(self, of_worker: float, workers: int = 1) -> float:
         """Returns the operations a second of some workers: of their GPUs if they have any, else by their cores."""

@@ -1,74 +1,13 @@
-"""How fast a worker is at what a run does: the reference machine, or a file that a calibration wrote."""
+"""The rates of a worker in a file, which a calibration wrote."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from beam_semdedup.errors import InputError
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the parts of a run take a worker with `cores` cores, in seconds unless said otherwise.
-
-    A *value* is one number of a vector. The rates of products are in floating-point operations per second, of the
-    stage as a whole: what is done with a product counts as part of it.
-    """
-
-    cores: int
-    dimension: int
-    """Of the vectors that were measured; products of longer ones are somewhat faster."""
-    fit_flops: float
-    assign_flops: float
-    compare_flops: float
-    read_value: float
-    """To decode and normalise a value of a parquet file for the fit."""
-    fit_value: float
-    """To add up a value in one iteration of the fit."""
-    assign_value: float
-    """To read a value, compute distances of it and write it to a segment file."""
-    compare_value: float
-    """To read, gather and hash a value of a segment."""
-    row: float
-    """To apply eps to a compared row."""
-    segment: float
-    """To write one more segment, and to read it."""
-    unit: float
-    """Each unit of work, beside its rows."""
-    disk: float
-    """Bytes per second of the local disk, written to fresh memory and read again."""
-    start: float
-    """A whole command on next to no rows, in one process."""
-    start_workers: float
-    """What it takes longer with worker processes."""
-    reference: float
-    """To shuffle a reference to a segment through Beam's local runner, in the driver."""
-    gpu_flops: float = 20e12
-    """Of one GPU, for products and what is done with them: assumed, not measured; change it in the file."""
-
-
-REFERENCE = Rates(
-    cores=2,
-    dimension=384,
-    fit_flops=390e9,
-    assign_flops=400e9,
-    compare_flops=380e9,
-    read_value=3.9e-9,
-    fit_value=1.0e-9,
-    assign_value=7.5e-9,
-    compare_value=3.9e-9,
-    row=50e-9,
-    segment=115e-6,
-    unit=6e-3,
-    disk=0.7e9,
-    start=1.2,
-    start_workers=0.7,
-    reference=17e-6,
-)
-"""Measured on two cores of a shared cloud machine (AMD EPYC, local disk, 384 dimensions)."""
+from beam_semdedup.plan.rates import Rates
 
 
 def load_rates(path: str) -> Rates:
@@ -91,11 +30,3 @@ def save_rates(rates: Rates, path: str) -> None:
         Path(path).write_text(json.dumps(dataclasses.asdict(rates), indent=2) + "\n")
     except OSError as error:
         raise InputError(f"calibration={path}: cannot be written: {error}") from error
-
-
-def computed_scores(pairs: float, rows: float, batch: int) -> float:
-    """Counts the scores computed for the `pairs` that `rows` rows need: as if tiles on the diagonal were whole.
-
-    They are cut into lower ones, which multiply slower, so that small clusters take about as long.
-    """
-    return pairs + min(pairs + rows, rows * (batch + 1) / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Literal
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.config.parameters import ForecastParameters
@@ -11,28 +12,40 @@ from beam_semdedup.config.places import naming_places
 from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
-from beam_semdedup.forecast.rates import REFERENCE, Rates, load_rates, save_rates
+from beam_semdedup.forecast.rates import load_rates, save_rates
+from beam_semdedup.forecast.spread import measure
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.plan.probes import Spread, of_nearest, of_texts
+from beam_semdedup.plan.rates import REFERENCE, Rates
+from beam_semdedup.plan.sizes import default_clusters
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 
 _LOG = logging.getLogger(__name__)
 SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
 """The numbers of rows in the table."""
+_MORE_CLUSTERS = 4  # than the usual number may be recommended
 
 
 @dataclass(frozen=True)
 class ForecastReport:
-    """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines."""
+    """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines.
 
+    `other` is the same run with n_probes=exact where that is 1, and with 1 where it is not; None where no eps is given.
+    `probes` says where what is known of visits is from; null where nothing visits.
+    """
+
+    n_probes: int | Literal["exact"]
     machines: Machines
     rates: Rates
     source: str
     asked: Forecast
     recommended: Forecast
+    other: Forecast | None
+    probes: str
     table: tuple[Forecast, ...]
 
 
@@ -42,7 +55,7 @@ def report(p: ForecastParameters) -> ForecastReport:
     Raises:
         InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
     """
-    data = _data(p)
+    data = input_data(p)
     if p.n_clusters and p.n_clusters > data.rows:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
     machines = Machines(
@@ -54,18 +67,40 @@ def report(p: ForecastParameters) -> ForecastReport:
         storage_bandwidth=p.storage_bandwidth,
     )
     rates, source = _rates(p, data.dimension, machines.cores)
-    recommended = recommend(p, data, machines, rates)
+    spread, probes = _spread(p, data)
+    asked_spread, other_spread = (None, spread) if p.n_probes == 1 else (spread, None)
+    recommended = recommend(p, data, machines, rates, asked_spread)
+    asked = forecast(p, data, p.n_clusters, machines, rates, asked_spread) if p.n_clusters else recommended
     return ForecastReport(
+        p.n_probes,
         machines,
         rates,
         source,
-        forecast(p, data, p.n_clusters, machines, rates) if p.n_clusters else recommended,
+        asked,
         recommended,
-        tuple(recommend(p, data.of_size(rows), machines, rates) for rows in SIZES),
+        forecast(p, data, asked.sizes.n_clusters, machines, rates, other_spread) if spread else None,
+        probes,
+        tuple(recommend(p, data.of_size(rows), machines, rates, asked_spread) for rows in SIZES),
     )
 
 
-def _data(p: ForecastParameters) -> Data:
+def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
+    """Returns what rows visit with n_probes, with `exact` where that is 1, and where it is known from."""
+    if p.n_probes == 1 and p.eps is None:
+        return None, ""
+    if data.input is not None:
+        most = max(p.n_clusters or 0, _MORE_CLUSTERS * default_clusters(data.rows))
+        with naming_places(p, InputError):
+            found = measure(p, data.input, min(most, data.rows))
+        if found is not None:
+            return found, "from a sample of the rows"
+    texts = of_texts(p.matching_reach, data.dimension)
+    exact = p.n_probes == 1 or p.n_probes == "exact"
+    return texts if exact else of_nearest(texts, int(p.n_probes)), "as 63,541 real texts, assumed"
+
+
+def input_data(p: ForecastParameters) -> Data:
+    """Returns the rows to plan for: those that are given, or those of the input, whose footers are read."""
     if p.input_path is None:
         assert p.rows is not None
         assert p.dimension is not None
@@ -84,7 +119,7 @@ def _data(p: ForecastParameters) -> Data:
 def _rates(p: ForecastParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:
     """Returns the rates, and where they are from."""
     if p.calibrate:
-        _LOG.info("Measuring how fast this machine is, in about 20 s")
+        _LOG.info("Measuring how fast this machine is, in about half a minute")
         measured = calibrate(dimension, number_of_cores)
         if p.calibration is not None:
             save_rates(measured, p.calibration)

@@ -22,6 +22,8 @@ _ROWS_AT_ONCE = 65_536
 
 IsListed: TypeAlias = Callable[[pa.ChunkedArray], npt.NDArray[np.bool_]]
 """Says of n ids, or of the numbers of n rows in their file, which are to be left out, (n,)."""
+Marks: TypeAlias = Callable[[pa.ChunkedArray | None], pa.Table]
+"""Returns the columns that are added to n rows, by their ids, or their numbers in their file; None: to no row."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,26 @@ class Copier(ABC):
 
         Returns:
             How many rows were read, and how many of them left out.
+        """
+
+
+class Marker(ABC):
+    """What a format does besides if columns can be added to its files."""
+
+    @abstractmethod
+    def copy_marked(
+        self, source: File, target: Path, id_column: pa.Field | None, marks: Marks, batch_bytes: int
+    ) -> int:
+        """Copies a file with columns added, and changes nothing else.
+
+        Args:
+            target: the local file to write.
+            id_column: as for `Copier.copy_without`; without one `marks` is asked for the numbers of rows.
+            marks: is asked for the columns of one batch of rows after another.
+            batch_bytes: the size of a batch, at most, where the pieces that the file is stored in are larger.
+
+        Returns:
+            How many rows were read.
         """
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,14 @@ from beam_semdedup.inputs.base import (
     Format,
     InputUnit,
     IsListed,
+    Marker,
+    Marks,
     Piece,
     RowBatch,
     joined_type,
     listed_rows,
 )
-from beam_semdedup.inputs.jsonl_lines import AROUND_OBJECT, blocks, cut, parse, spans, what_is_no_lines
+from beam_semdedup.inputs.jsonl_lines import AROUND_OBJECT, blocks, cut, may_be_objects, parse, spans, what_is_no_lines
 from beam_semdedup.inputs.jsonl_types import ColumnTypes
 from beam_semdedup.storage.folder import File, FileInfo
 
@@ -40,7 +44,7 @@ class _Lines(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Jsonl(Format, Copier):
+class Jsonl(Format, Copier, Marker):
     """JSON lines, planned by one pass that counts newlines. Blank lines are no rows.
 
     A part is a block of lines, or all of a compressed file, which is read from its start whichever rows are wanted.
@@ -161,6 +165,42 @@ class Jsonl(Format, Copier):
                 rows_read += len(listed)
                 rows_listed += int(listed.sum())
         return rows_read, rows_listed
+
+    def copy_marked(
+        self, source: File, target: Path, id_column: pa.Field | None, marks: Marks, batch_bytes: int
+    ) -> int:
+        """See `Marker.copy_marked`; malformed and blank lines stay byte for byte."""
+        rows_read = 0
+        with (
+            _opened(source) as stream,
+            fsspec.open(str(target), "wb", compression=_compression(source)) as sink,
+        ):
+            for block in blocks(stream, self.block_bytes):
+                starts, ends, _ = spans(block)
+                lines = cut(block, starts, ends)
+                if id_column is None:
+                    good = may_be_objects(lines)
+                    ids = pa.chunked_array([pa.array(rows_read + np.flatnonzero(good))])
+                else:
+                    table, good = parse(lines, pa.schema([_as_read(id_column)]))
+                    ids = table.column(0)
+                added = iter(_members(marks(ids)))
+                written = 0
+                for start, line in zip(starts[good].tolist(), itertools.compress(lines, good), strict=True):
+                    close = start + line.rindex(b"}")
+                    is_empty = line[: close - start].strip() == b"{"
+                    sink.write(block[written:close] + (b"" if is_empty else b", ") + next(added))
+                    written = close
+                sink.write(block[written:])
+                rows_read += len(lines)
+        return rows_read
+
+
+def _members(columns: pa.Table) -> Iterator[bytes]:
+    """Yields the values of each row as the members of a JSON object; bytes in hexadecimal digits."""
+    for row in columns.to_pylist():
+        plain = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
+        yield json.dumps(plain, ensure_ascii=False)[1:-1].encode()
 
 
 def _as_read(ids: pa.Field) -> pa.Field:

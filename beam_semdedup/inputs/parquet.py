@@ -15,8 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.errors import as_input_error
-from beam_semdedup.inputs import embeddings, parquet_copy
-from beam_semdedup.inputs.base import Copier, FileFacts, Format, InputUnit, IsListed, Piece, RowBatch, joined_type
+from beam_semdedup.inputs import embeddings, parquet_copy, parquet_marks
+from beam_semdedup.inputs.base import (
+    Copier,
+    FileFacts,
+    Format,
+    InputUnit,
+    IsListed,
+    Marker,
+    Marks,
+    Piece,
+    RowBatch,
+    joined_type,
+)
 from beam_semdedup.inputs.parquet_check import checked_metadata
 from beam_semdedup.inputs.parquet_footer import MAGIC
 from beam_semdedup.inputs.parquet_pages import leaf_columns
@@ -35,7 +46,7 @@ _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
 
 
 @dataclass(frozen=True)
-class Parquet(Format, Copier):
+class Parquet(Format, Copier, Marker):
     """Parquet files, planned from their footers. A piece is the numbers of some row groups, each of which is a part.
 
     Attributes:
@@ -171,6 +182,14 @@ class Parquet(Format, Copier):
         with source.open() as stream, target.open("wb") as sink:
             name = None if id_column is None else id_column.name
             return parquet_copy.copy_without(source, stream, sink, name, is_listed, batch_bytes)
+
+    def copy_marked(
+        self, source: File, target: Path, id_column: pa.Field | None, marks: Marks, batch_bytes: int
+    ) -> int:
+        """See `Marker.copy_marked` and `parquet_marks`."""
+        with source.open() as stream, target.open("wb") as sink:
+            name = None if id_column is None else id_column.name
+            return parquet_marks.copy_marked(source, stream, sink, name, marks, batch_bytes)
 
     def _batch_rows(
         self, reader: ColumnReader, groups: Sequence[int], columns: Mapping[str, Sequence[int]]

@@ -257,12 +257,16 @@ class Copy:
         sink.write(MAGIC)
         return cls(original, sink, thrift.List(thrift.STRUCT))
 
-    def append(self, source: pa.NativeFile, group: Struct) -> None:
-        """Copies the bytes of a row group, with its indexes, from the file that it is in."""
-        group, columns = group.copy(), thrift.List(thrift.STRUCT)
+    def append(self, *parts: tuple[pa.NativeFile, Struct]) -> None:
+        """Copies the bytes of a row group, with its indexes, from the file that it is in.
+
+        Args:
+            parts: the file and the row group; and others of the same rows, whose columns come after its own.
+        """
+        group, columns = parts[0][1].copy(), thrift.List(thrift.STRUCT)
         group.drop(Group.OFFSET)
-        moved = []
-        for chunk in group[Group.COLUMNS]:
+        sources, moved = [], []
+        for source, chunk in ((source, chunk) for source, part in parts for chunk in part[Group.COLUMNS]):
             chunk, column = chunk.copy(), chunk[Chunk.METADATA].copy()
             starts = [field for field in (Column.DATA_AT, Column.INDEX_AT, Column.DICTIONARY_AT) if column.get(field)]
             start = min((column[field] for field in starts), default=0)  # without rows there may be no page
@@ -277,12 +281,13 @@ class Copy:
                 self._copy_bytes(source, at, column[Column.BLOOM_SIZE])
             chunk[Chunk.METADATA], chunk[Chunk.OFFSET] = column, 0
             columns.append(chunk)
+            sources.append(source)
             moved.append(shift)
-        for chunk in columns:
+        for source, chunk in zip(sources, columns, strict=True):
             if Chunk.INDEX_AT in chunk:
                 at, chunk[Chunk.INDEX_AT] = chunk[Chunk.INDEX_AT], self.sink.tell()
                 self._copy_bytes(source, at, chunk[Chunk.INDEX_SIZE])
-        for chunk, shift in zip(columns, moved, strict=True):
+        for source, chunk, shift in zip(sources, columns, moved, strict=True):
             if Chunk.OFFSETS_AT in chunk:
                 pages, _ = thrift.read(source.read_at(chunk[Chunk.OFFSETS_SIZE], chunk[Chunk.OFFSETS_AT]))
                 for page in pages[1]:
@@ -291,6 +296,9 @@ class Copy:
                 chunk[Chunk.OFFSETS_AT], chunk[Chunk.OFFSETS_SIZE] = self.sink.tell(), len(written)
                 self.sink.write(written)
         group[Group.COLUMNS] = columns
+        for field in (Group.BYTES, Group.COMPRESSED_BYTES):
+            if field in group:
+                group[field] = sum(part.get(field, 0) for _, part in parts)
         if Group.ORDINAL in group:
             group[Group.ORDINAL] = len(self.row_groups)
         self.row_groups.append(group)
@@ -335,11 +343,11 @@ def copy_without(
                 kept = batch.filter(pa.array(~listed[start : start + batch.num_rows]))
                 start += batch.num_rows
                 columns = [_without_unused(column) for column in kept.columns]
-                copy.append(*stored.written(pa.table(columns, schema=kept.schema), group, options))
+                copy.append(stored.written(pa.table(columns, schema=kept.schema), group, options))
         else:
             for _ in batches:
                 pass  # what is damaged is no copy
-            copy.append(source, group)
+            copy.append((source, group))
         rows_read += len(listed)
         rows_listed += int(listed.sum())
     copy.finish(stored.footer)

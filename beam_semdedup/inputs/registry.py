@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from beam_semdedup.errors import InputError
 
 if TYPE_CHECKING:
-    from beam_semdedup.inputs.base import Copier, Format
+    from beam_semdedup.inputs.base import Copier, Format, Marker
 
 
 def _parquet() -> Format:
@@ -56,5 +56,18 @@ def copier(filetype: str) -> Copier:
         raise InputError(
             f"input_filetype={filetype}: rows cannot be removed from files of this format; the ids of those that a run "
             "finds are in duplicates/"
+        )
+    return kind
+
+
+def marker(filetype: str) -> Marker:
+    """Returns what adds columns to files of a format; InputError where nothing does."""
+    from beam_semdedup.inputs.base import Marker
+
+    kind = format_named(filetype)
+    if not isinstance(kind, Marker):
+        raise InputError(
+            f"input_filetype={filetype}: columns cannot be added to files of this format; duplicates/ says of each "
+            "duplicate what mode=mark would"
         )
     return kind

@@ -12,9 +12,19 @@ from beam_semdedup.inputs.base import Format, joined_type
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MATCH_TYPES, VISIT_COLUMNS, VISIT_TYPES
+from beam_semdedup.storage.columns import (
+    GENERATION,
+    MATCH_COLUMNS,
+    MATCH_TYPES,
+    SAMPLE_COLUMNS,
+    VISIT_COLUMNS,
+    VISIT_TYPES,
+)
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
+
+_VISITS_FORMAT = 2
+"""The version of the files of visits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ class Places:
     def visits(self) -> Folder:
         """Which rows of the segment files visit which clusters, a file for each."""
         p = self.parameters
-        facts = [p.n_probes, p.matching_reach, ranking_of(p).columns, self.model_fingerprint, self.compares_itself]
+        order = ranking_of(p).columns
+        facts = [_VISITS_FORMAT, p.n_probes, p.matching_reach, order, self.model_fingerprint, self.compares_itself]
         return self.kmeans / layout.VISITS / layout.fingerprint(facts)
 
     @property
@@ -109,6 +120,12 @@ class Places:
         return self.pairwise / layout.MATCHES
 
     @property
+    def sample(self) -> Folder:
+        """The rows that are drawn at random, with what was found for them."""
+        facts = [self.parameters.recall_sample, self.parameters.random_state]
+        return self.pairwise / layout.RECALL / layout.fingerprint(facts)
+
+    @property
     def resembled(self) -> Folder:
         """How similar the references are to rows of the input, a file for each unit that compared them."""
         return self.pairwise / layout.RESEMBLED
@@ -136,6 +153,7 @@ class Job(Places):
         input_schema: the id, the embedding and the carried columns.
         sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
+        recall_reach: how far apart, as `eps` is, two rows may be that are found for the recall.
         references: the job that assigns the rows of `against`, which are the earlier generation.
     """
 
@@ -143,7 +161,18 @@ class Job(Places):
     sizes: Sizes
     blocks: Blocks
     rows_per_file: int
+    recall_reach: float = 2.0
     references: Job | None = None
+
+    @property
+    def recall(self) -> Folder:
+        """What there is to be found for the sampled rows, within the reach."""
+        return self.sample / str(self.recall_reach)
+
+    @property
+    def recall_manifest(self) -> File:
+        """The manifest of the stage that finds it."""
+        return self.sample.file(layout.recall_manifest(self.recall_reach))
 
     def at(self, generation: int) -> Job:
         """Returns the job that assigned, or assigns, the rows of this generation or of an earlier one."""
@@ -186,6 +215,17 @@ class Job(Places):
         return self.parameters.n_probes != 1 and not self.without_clusters
 
     @property
+    def has_sample(self) -> bool:
+        """Whether rows are drawn by which the recall can be estimated, which it is among rows of one generation."""
+        p = self.parameters
+        return p.recall_sample > 0 and p.n_probes != "exact" and not self.has_generations
+
+    @property
+    def has_recall(self) -> bool:
+        """Whether the recall is estimated."""
+        return self.has_sample and self.parameters.eps is not None
+
+    @property
     def order_schema(self) -> pa.Schema:
         """The columns of this generation's rows that their order depends on."""
         return pa.schema([self.segment_schema.field(name) for name in self.ranking.columns])
@@ -223,6 +263,12 @@ class Job(Places):
         """The columns of matches: of the row, its score, and of the earlier row what its order depends on."""
         earlier = [self.compared_schema.field(name) for name in self.compared_columns]
         return pa.schema([*zip(MATCH_COLUMNS, MATCH_TYPES, strict=True), *earlier])
+
+    @property
+    def sample_schema(self) -> pa.Schema:
+        """The columns of sampled rows."""
+        types = (self.segment_schema.field("embedding").type, pa.int32(), pa.float32())
+        return pa.schema([*zip(SAMPLE_COLUMNS, types, strict=True), *self.order_schema])
 
     def visit_schema(self, width: int) -> pa.Schema:
         """Returns the columns of visits, whose embedding is a short vector of this many values."""

@@ -22,24 +22,34 @@ from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
-from beam_semdedup.inputs.registry import copier, format_named
+from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import fingerprints, stored
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Common, Corpus
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
+from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
-from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest, PairwisePlan
+from beam_semdedup.plan.stored import (
+    AssignManifest,
+    KMeansPlan,
+    PairwiseManifest,
+    PairwisePlan,
+    RecallManifest,
+    SampleFacts,
+)
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
-from beam_semdedup.storage import layout
+from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.folder import FileInfo, Folder
 from beam_semdedup.storage.records import Record
-from beam_semdedup.text import without_secrets
+from beam_semdedup.text import counted, without_secrets
 
 _LOG = logging.getLogger(__name__)
 _R = TypeVar("_R", bound=Record)
+_OUTGROWN = 3
+"""How many times as many clusters as a corpus has one of its size would have, from where on that is said."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +74,9 @@ class Located:
 class Plan:
     """A run before it starts: the job, its input and units, and what stands in the cache already.
 
-    The manifests are those of the stages that are finished; `fitted` is the model where it was
-    fitted before the pipeline. `references` is the plan of how the rows of `against` are assigned; `earlier` are the
-    generations and names of the segment files that a corpus has.
+    The manifests are those of the stages that are finished; `is_sampled` says whether rows are drawn, if they are to
+    be; `fitted` is the model where it was fitted before the pipeline. `references` is the plan of how the rows of
+    `against` are assigned; `earlier` are the generations and names of the segment files that a corpus has.
     """
 
     job: Job
@@ -80,6 +90,18 @@ class Plan:
     fitted: FittedKMeans | None = None
     references: Plan | None = None
     earlier: tuple[tuple[int, str], ...] = ()
+    recall_manifest: RecallManifest | None = None
+    is_sampled: bool = True
+
+    @property
+    def comparisons(self) -> PairwiseManifest | None:
+        """The manifest of the pairwise stage where it has nothing to do, not even to draw the sample."""
+        return self.pairwise_manifest if self.is_sampled or self.has_recall else None
+
+    @property
+    def has_recall(self) -> bool:
+        """Whether the recall needs no estimate, or has it."""
+        return self.recall_manifest is not None or not self.job.has_recall
 
 
 def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> Located:
@@ -98,7 +120,7 @@ def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> L
     files = list_input(p) if given is None else list(given)
     p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
-        copier(p.input_filetype)
+        (marker if p.remove == "mark" else copier)(p.input_filetype)
     ids = list_ids(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.ids_path = p.ids_path and Folder.at(p.ids_path, p.read_options).url
@@ -124,8 +146,11 @@ def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> L
 
 def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
     if p.n_clusters is None:
-        p.n_clusters = default_clusters(inspect().num_rows)
-        _LOG.info("n_clusters=%s chosen: the square root of %s rows", p.n_clusters, f"{inspect().num_rows:,}")
+        rows = inspect().num_rows
+        p.n_clusters = choose_clusters(p, rows, inspect().dimension, p.n_probes, p.matching_reach)
+        usual = p.n_clusters == default_clusters(rows)
+        why = "the square root" if usual else f"with n_probes={p.n_probes} it takes less time than the square root"
+        _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
 
 
 def _in_corpus(
@@ -150,6 +175,8 @@ def _in_corpus(
     try:
         claims = corpus.wait(number, p.corpus_timeout)
         check()  # what the first generation may have decided meanwhile
+        if corpus.claims()[number].key != key:  # where files cannot be created exclusively
+            raise RunError(f"another run has taken number {number} of the corpus {corpus.place}; run again")
     except InputError:
         corpus.release(number)
         raise
@@ -222,6 +249,15 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
     Raises:
         InputError: the input's files do not fit together or the parameters do not fit them; nothing is stored then.
     """
+    try:
+        return _make_plan(located, anew)
+    except InputError:
+        if located.corpus:
+            located.corpus.release(located.places.generation)
+        raise
+
+
+def _make_plan(located: Located, anew: bool) -> Plan:
     places, p, theirs = located.places, located.places.parameters, located.references
     runner = make_runner(p)
     workers = runner.num_workers()
@@ -264,11 +300,24 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         sizes=sizes,
         blocks=blocks,
         rows_per_file=sizing.rows_per_file,
+        recall_reach=recall_reach(places),
     )
     units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
-    plan = Plan(job, located.files, located.ids, units, assigned, compared, memory, workers)
+    is_sampled = not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None
+    plan = Plan(
+        job,
+        located.files,
+        located.ids,
+        units,
+        assigned,
+        compared,
+        memory,
+        workers,
+        recall_manifest=find_recall(job, compared),
+        is_sampled=is_sampled,
+    )
     if corpus:
-        fitted, earlier = corpus.fitted(common), []
+        fitted, earlier, rows = corpus.fitted(common), [], sizes.num_rows
         for number in places.earlier:
             manifest = corpus.finished(number)
             if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
@@ -277,6 +326,14 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
                     f"semdedup-corpus verify corpus_path={corpus.place}"
                 )
             earlier += [(number, name) for name in manifest.files]
+            rows += manifest.counts.num_rows
+        if default_clusters(rows) > _OUTGROWN * sizes.n_clusters:
+            _LOG.warning(
+                "The corpus has %s rows in %s: comparing takes longer than with more; semdedup-corpus refit makes %s",
+                f"{rows:,}",
+                counted(sizes.n_clusters, "cluster"),
+                f"{default_clusters(rows):,}",
+            )
         return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
         return plan
@@ -285,6 +342,18 @@ def make_plan(located: Located, anew: bool = False) -> Plan:
         compared = None
     job = dataclasses.replace(job, references=references.job)
     return dataclasses.replace(plan, job=job, references=references, pairwise_manifest=compared)
+
+
+def find_recall(job: Job, compared: PairwiseManifest | None) -> RecallManifest | None:
+    """Returns the manifest of a recall that was estimated; None where there is none of these comparisons."""
+    found = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
+    return found if found and compared and found.centroids == compared.centroids else None
+
+
+def recall_reach(places: Places) -> float:
+    """Returns the reach for which the recall was estimated already, if it serves, else that of the parameters."""
+    wanted = places.parameters.matching_reach
+    return next((reach for reach in layout.recall_reaches(places.sample) if reach >= wanted), wanted)
 
 
 def _plan_references(located: Located, plan: Plan) -> Plan:

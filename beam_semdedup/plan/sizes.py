@@ -54,10 +54,12 @@ class Blocks:
     Attributes:
         max_cluster_rows: ranked rows of a block, where a key is split.
         max_key_rows: rows of a key above which it is split.
+        max_visitors: rows of other clusters that are compared with those of a key in one unit.
     """
 
     max_cluster_rows: int
     max_key_rows: int
+    max_visitors: int = 1 << 20
 
 
 class SizeParameters(Protocol):
@@ -104,9 +106,9 @@ class Sizing:
         asked = self.parameters.max_cluster_rows
         rows = asked or max(_MIN_CLUSTER_ROWS, min(_MAX_CLUSTER_ROWS, self._compared_rows))
         if asked or centroids_per_key == 1:
-            return Blocks(rows, rows)
+            return Blocks(rows, rows, self._affordable_unit)
         usual = centroids_per_key * self.num_rows // self.n_clusters
-        return Blocks(rows, max(rows, min(2 * usual, self._compared_rows)))
+        return Blocks(rows, max(rows, min(2 * usual, self._compared_rows)), self._affordable_unit)
 
     @property
     def asked_sample(self) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
+import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.errors import UnitError
@@ -89,6 +90,13 @@ class UnitId(Record):
     name: str
     centroids: str
     num_rows: int
+
+
+@dataclass(frozen=True)
+class SampleFacts(Record):
+    """What a file of sampled rows says of itself: the unit, or all units, that they are of."""
+
+    unit: UnitId
 
 
 class _Unit(Protocol):
@@ -185,6 +193,28 @@ class PairwiseManifest(Manifest):
     repeated_ids: int
     examples: tuple[str, ...]
     pairs_done: int
+
+
+@dataclass(frozen=True)
+class RecallManifest(Manifest):
+    """The manifest of the stage that estimates the recall: the scores of the sampled rows.
+
+    Attributes:
+        began, centroids, pairs_done: as for the pairwise stage.
+        found: those that the run found; null for none.
+        best: those of the best earlier rows of the dataset, within the reach; null for none.
+    """
+
+    began: float
+    centroids: str
+    pairs_done: int
+    found: tuple[float | None, ...]
+    best: tuple[float | None, ...]
+
+    def missed(self, eps: float) -> tuple[int, int]:
+        """Returns how many of the sampled rows are kept at an eps, and how many of these are duplicates."""
+        found, best = (np.array(scores, dtype=np.float64) >= 1 - eps for scores in (self.found, self.best))
+        return int((~found).sum()), int((best & ~found).sum())
 
 
 @contextmanager

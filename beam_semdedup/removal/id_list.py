@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -21,6 +21,8 @@ from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import in_io_threads
 
+DETAILS = ("max_id", "cosine_sim_score")
+"""What is said of an entry: the row that it resembles, and how much."""
 _ENTRY_BYTES = 24  # the integer, or where the text begins, the number of the entry, and where it stands when sorted
 
 
@@ -31,6 +33,7 @@ class IdList:
     Attributes:
         in_memory: whether a worker holds the whole list.
         batch_rows: the entries that are read at a time.
+        details: the types of what is said of each entry, where that is asked for.
     """
 
     files: tuple[FileInfo, ...]
@@ -38,23 +41,31 @@ class IdList:
     num_ids: int
     in_memory: bool
     batch_rows: int
+    details: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @classmethod
-    def open(cls, files: Sequence[File], memory: int, batch_rows: int = 65_536) -> IdList:
+    def open(cls, files: Sequence[File], memory: int, batch_rows: int = 65_536, details: bool = False) -> IdList:
         """Reads the footers of the files.
 
         Args:
+            details: also read what is said of each entry, which is held with it.
             memory: of a worker, in bytes. The list is held in it if it takes less than an eighth: sorting takes three
                 times as much for a moment.
 
         Raises:
-            InputError: a file is gone or has no usable column `id`; the message names it.
+            InputError: a file is gone or has no usable column `id`, or none of the details; the message names it.
         """
         facts = in_io_threads(_list_facts, files)
         id_type = facts[0].schema.field("id").type if facts else pa.null()
-        size = sum(f.column_bytes["id"] + _ENTRY_BYTES * f.num_rows for f in facts)
+        read = ["id", *(DETAILS if details else ())]
+        for file in facts:
+            if missing := [name for name in read if name not in file.schema.names]:
+                raise InputError(f"{file.info}: no column {missing[0]!r}, which mode=mark writes: is it from a run?")
+        size = sum(sum(f.column_bytes[name] for name in read) + _ENTRY_BYTES * f.num_rows for f in facts)
         found, num_ids = tuple(f.info for f in facts), sum(f.num_rows for f in facts)
-        return cls(found, id_type, num_ids, size < memory // 8, batch_rows)
+        types = facts[0].schema if facts else pa.schema([pa.field(name, pa.null()) for name in DETAILS])
+        schema = pa.schema([(name, types.field(name).type) for name in (DETAILS if details else ())])
+        return cls(found, id_type, num_ids, size < memory // 8, batch_rows, schema)
 
     def examples(self, numbers: Sequence[int]) -> list[str]:
         """Returns the ids of the entries with these numbers; reads the list up to the last of them."""
@@ -75,6 +86,13 @@ class IdList:
             parquet = opened(source)
             for batch in read_batches(file, parquet, self.batch_rows, range(parquet.num_row_groups), ["id"]):
                 yield embeddings.decoded(pa.chunked_array([batch.column(0)]))
+
+    def read_details(self, file: File) -> Iterator[pa.Table]:
+        """Yields what is said of the entries of a file; InputError where it cannot be read."""
+        with file.open() as source:
+            parquet = opened(source)
+            for batch in read_batches(file, parquet, self.batch_rows, range(parquet.num_row_groups), list(DETAILS)):
+                yield embeddings.with_types(pa.Table.from_batches([batch]), self.details)
 
 
 @dataclass(frozen=True)

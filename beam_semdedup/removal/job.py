@@ -16,7 +16,7 @@ from beam_semdedup.config.parameters import RemovalParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.inputs.listing import check_unchanged, filetype_of, list_files
-from beam_semdedup.inputs.registry import copier
+from beam_semdedup.inputs.registry import copier, marker
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
 from beam_semdedup.removal.plan import RemovalManifest, clear, make_plan, prepare
@@ -34,7 +34,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RemovalResult:
-    """What a removal did. `ids_not_found` are entries of the list that no row has, which is no error."""
+    """What a removal did. `ids_not_found` are entries of the list that no row has, which is no error.
+
+    With the `mode` mark, `rows_removed` are those that are marked as duplicates.
+    """
 
     rows_read: int
     rows_removed: int
@@ -42,6 +45,7 @@ class RemovalResult:
     ids_not_found: int
     files: tuple[str, ...]
     seconds: float
+    mode: str = "remove"
 
 
 def remove_duplicates(
@@ -72,14 +76,14 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     runner.check("auto")
     memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     with naming_places(p, InputError):
-        ids = IdList.open(find_list(p) if listed is None else listed, memory)
+        ids = IdList.open(find_list(p) if listed is None else listed, memory, details=p.mode == "mark")
         files = list_files(p) if dataset is None else dataset
         p = dataclasses.replace(p, input_filetype=p.input_filetype or filetype_of(files))
-        copier(str(p.input_filetype))  # raises
+        (marker if p.mode == "mark" else copier)(str(p.input_filetype))  # raises
         job, units = make_plan(p, files, ids, memory)
         prepare(job, units)
     _LOG.info(
-        "Removing %s from %s, %s",
+        "Marking %s in %s, %s" if p.mode == "mark" else "Removing %s from %s, %s",
         counted(ids.num_ids, "listed id"),
         counted(sum(len(unit.sources) for unit in units), "file"),
         in_bytes(sum(unit.size for unit in units)),
@@ -87,7 +91,11 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     # Not above: it imports Beam, for which what is wrong need not wait.
     from beam_semdedup.removal.transform import RemoveDuplicates
 
-    done = progress.StageProgress("Remove duplicates", len(units), lambda: len(layout.finished_units(job.stage)))
+    done = progress.StageProgress(
+        "Mark duplicates" if p.mode == "mark" else "Remove duplicates",
+        len(units),
+        lambda: len(layout.finished_units(job.stage)),
+    )
     with progress.shown([done], p.verbose, progress.interval(job.output.url)):
         runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
     manifest = RemovalManifest.find(job.output)
@@ -117,6 +125,7 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         ids.num_ids - manifest.ids_removed,
         tuple(job.output.file(name).url for name in manifest.files),
         round(time.time() - started, 3),
+        p.mode,
     )
     if result.ids_not_found > result.ids_removed:
         _LOG.warning(

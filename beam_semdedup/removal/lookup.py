@@ -36,6 +36,13 @@ class IdReader(Protocol):
             once for every id that matches it.
         """
 
+    def find_details(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+        """Looks n ids up.
+
+        Returns:
+            What `find` does, and what is said of the first entry that each matches, null where it matches none; (n,).
+        """
+
 
 class SortedIds:
     """Holds all ids in one sorted array, which is read once and bisected: a look-up builds no hash table."""
@@ -44,13 +51,29 @@ class SortedIds:
         self._ids = ids
         self._sorted: dict[Form, _Sorted] = {}
         self._sorting = threading.Lock()
+        self._details: pa.Table | None = None
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""
-        mask = np.zeros(len(ids), dtype=bool)
+        return self._find(ids)[:2]
+
+    def find_details(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+        """See `IdReader.find_details`."""
+        mask, entries, first = self._find(ids)
+        with self._sorting:
+            if self._details is None:
+                read = (table for file in self._ids.files for table in self._ids.read_details(file))
+                self._details = pa.concat_tables([self._ids.details.empty_table(), *read]).combine_chunks()
+        places = np.zeros(len(ids), dtype=np.int64)
+        places[mask] = first
+        return mask, entries, self._details.take(pa.array(places, mask=~mask))
+
+    def _find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns what `find` does, and the number of the first entry that each of the ids matches that match one."""
+        mask, none = np.zeros(len(ids), dtype=bool), np.empty(0, dtype=np.int64)
         valid = ids.is_valid().to_numpy()
         if not self._ids.num_ids or not valid.any():
-            return mask, np.empty(0, dtype=np.int64)
+            return mask, none, none
         form = Form.common(ids.type, self._ids.id_type)
         wanted = form.of(ids.drop_null()).combine_chunks()
         listed = self._entries(form)
@@ -64,7 +87,8 @@ class SortedIds:
         counts = listed.starts[values + 1] - first
         # The runs of equal entries, one after another.
         found = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        return mask, np.sort(np.repeat(listed.numbers[found], np.repeat(matches, counts)))
+        entries = np.sort(np.repeat(listed.numbers[found], np.repeat(matches, counts)))
+        return mask, entries, listed.numbers[listed.starts[at[there]]]
 
     def _entries(self, form: Form) -> _Sorted:
         """Returns the entries that are not null, in a form."""
@@ -112,34 +136,54 @@ class StreamedIds:
 
     def find(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """See `IdReader.find`."""
-        mask = np.zeros(len(ids), dtype=bool)
-        found = [np.empty(0, dtype=np.int64)]
+        return self._find(ids, [])[:2]
+
+    def find_details(self, ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+        """See `IdReader.find_details`."""
+        mask, entries, places, details = self._find(ids, self._ids.details.names)
+        return mask, entries, details.take(pa.array(places, mask=~mask))
+
+    def _find(self, ids: pa.ChunkedArray, columns: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Table]:
+        """Returns what `find` does; and `columns` of the first entries that match, and where in them each id's are."""
+        mask, places = np.zeros(len(ids), dtype=bool), np.zeros(len(ids), dtype=np.int64)
+        found, details, kept = [np.empty(0, dtype=np.int64)], [self._ids.details.empty_table()], 0
         form = Form.common(ids.type, self._ids.id_type)
         wanted = form.of(ids)
         known = pc.min_max(wanted).as_py()
         first = 0
         for file in self._files:
-            for offset, entries in self._entries(file, file.meeting(known, form)):
+            for offset, entries, said in self._entries(file, file.meeting(known, form), columns):
                 listed = form.of(entries)
                 match = pc.index_in(wanted, value_set=listed, skip_nulls=True)
-                mask |= match.is_valid().to_numpy()
-                matches = np.bincount(match.drop_null().to_numpy(), minlength=len(listed))
+                is_match = match.is_valid().to_numpy()
+                numbers = match.drop_null().to_numpy()
+                if columns:
+                    fresh = is_match & ~mask
+                    places[fresh] = kept + np.arange(fresh.sum())
+                    kept += int(fresh.sum())
+                    details.append(said.take(pa.array(numbers[fresh[is_match]])))
+                mask |= is_match
+                matches = np.bincount(numbers, minlength=len(listed))
                 # Where an entry repeats, the first one was matched and stands for all of them.
                 same = pc.index_in(listed, value_set=listed).to_numpy()
                 found.append(first + offset + np.repeat(np.arange(len(listed)), matches[same]))
             first += file.footer.num_rows
-        return mask, np.concatenate(found)
+        return mask, np.concatenate(found), places, pa.concat_tables(details)
 
-    def _entries(self, file: _ListFile, groups: Sequence[int]) -> Iterator[tuple[int, pa.ChunkedArray]]:
-        """Yields the entries of the row groups in pieces, each with the number of its first one in the file."""
+    def _entries(
+        self, file: _ListFile, groups: Sequence[int], columns: list[str]
+    ) -> Iterator[tuple[int, pa.ChunkedArray, pa.Table]]:
+        """Yields the entries of the row groups in pieces, with the number of the first one, and their `columns`."""
         if not groups:
             return
         with file.file.open() as source:
             parquet = opened(source, file.footer)
             for group in groups:
                 offset = file.starts[group]
-                for batch in read_batches(file.file, parquet, self._ids.batch_rows, [group], ["id"]):
-                    yield offset, embeddings.decoded(pa.chunked_array([batch.column(0)]))
+                for batch in read_batches(file.file, parquet, self._ids.batch_rows, [group], ["id", *columns]):
+                    said = pa.Table.from_batches([batch]).select(columns)
+                    said = embeddings.with_types(said, self._ids.details) if columns else said
+                    yield offset, embeddings.decoded(pa.chunked_array([batch.column("id")])), said
                     offset += batch.num_rows
 
 

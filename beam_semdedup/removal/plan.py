@@ -128,6 +128,8 @@ def make_plan(
     written = Counter([*itertools.chain.from_iterable(copies.values()), *(name for _, name in companions)])
     if twice := [name for name, count in written.items() if count > 1]:
         raise InputError(f"input_path: two files would both be written to {output.file(twice[0])}: rename one")
+    if p.mode == "mark":
+        _check_names_free(p, files)
     listed = list_ids(p, files)
     if listed is None:
         _check_id_column(p, files, ids)
@@ -142,6 +144,7 @@ def make_plan(
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
         "write_arrays": p.write_arrays,
+        **({"mark_fields": p.mark_fields} if p.mode == "mark" else {}),
     }
     units = [
         RemovalUnit(
@@ -235,6 +238,19 @@ def _check_ids_apart(p: RemovalParameters, apart: Sequence[FileInfo], ids: IdLis
     for where, type_ in types.items():
         if ids.num_ids and pa.types.is_integer(type_) != pa.types.is_integer(ids.id_type):
             raise InputError(f"{where}: the ids are {type_}, those in the list of duplicates {ids.id_type}")
+
+
+def _check_names_free(p: RemovalParameters, files: Sequence[FileInfo]) -> None:
+    """Raises InputError where a file has a column already that marking would add."""
+    if len(set(p.mark_fields)) < len(p.mark_fields):
+        raise InputError(f"mark_fields={p.mark_fields}: three different names are needed")
+    kind = format_named(str(p.input_filetype))
+
+    def check(info: FileInfo) -> None:
+        if taken := [name for name in p.mark_fields if name in kind.inspect(info).schema.names]:
+            raise InputError(f"{info.url}: it has a column {taken[0]!r} already; give other names as mark_fields")
+
+    in_io_threads(check, files)
 
 
 def _check_id_column(p: RemovalParameters, files: Sequence[FileInfo], ids: IdList) -> None:

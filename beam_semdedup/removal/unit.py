@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.inputs.ids import of_file
-from beam_semdedup.inputs.registry import copier
+from beam_semdedup.inputs.registry import copier, marker
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.stored import Counts
 from beam_semdedup.removal.lookup import IdReader
@@ -99,9 +99,30 @@ def _write_file(
         found.append(entries)
         return mask
 
+    def marks(batch: pa.ChunkedArray | None) -> pa.Table:
+        if batch is None:
+            return _marks(p.mark_fields, job.ids.details.empty_table(), np.empty(0, dtype=bool))
+        mask, entries, details = ids.find_details(batch if row_ids is None else row_ids.of(batch.to_numpy()))
+        found.append(entries)
+        marked.append(int(mask.sum()))
+        return _marks(p.mark_fields, details, mask)
+
+    marked: list[int] = []
     with naming_unit(source), contextlib.ExitStack() as stack:
         written = [stack.enter_context(job.output.file(target).atomic_write()) for target in targets]
+        if p.mode == "mark":
+            rows_read = marker(str(p.input_filetype)).copy_marked(
+                file, written[0], id_column if row_ids is None else None, marks, batch_bytes
+            )
+            return rows_read, sum(marked), np.concatenate(found)
         rows_read, rows_removed = copier(str(p.input_filetype)).copy_without(
             file, written, id_column if row_ids is None else None, is_listed, batch_bytes
         )
     return rows_read, rows_removed, np.concatenate(found)
+
+
+def _marks(names: Sequence[str], details: pa.Table, is_duplicate: np.ndarray) -> pa.Table:
+    """Returns the columns of marks: what is said of the rows (n,) in the list, and whether they are in it."""
+    columns = [*details.columns, pa.chunked_array([pa.array(is_duplicate)])]
+    fields = [pa.field(name, column.type) for name, column in zip(names, columns, strict=True)]
+    return pa.table(columns, schema=pa.schema(fields))

@@ -22,7 +22,7 @@ from beam_semdedup.report.results import Results
 from beam_semdedup.report.scale import BANDS, STEPS, Scale
 from beam_semdedup.report.values import LONGEST_NAME, NULL, texts
 from beam_semdedup.stages.duplicates import read_scored
-from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE
+from beam_semdedup.storage.columns import INPUT, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import read_ahead
 from beam_semdedup.text import printable
@@ -30,8 +30,8 @@ from beam_semdedup.text import printable
 PER_BAND, PER_STEP, AT_EPS = 64, 3, 20
 """Pairs of each band that are drawn for labels, of each step, and on either side of the run's eps."""
 MOST_SOURCES = 20_000
-ID_HASH, PAIR_HASH = 0, 1
-"""Seeds: of the hash that stands for an id, and of the one that draws pairs."""
+ID_HASH, PAIR_HASH, REFERENCE_HASH = 0, 1, 2
+"""Seeds: of the hash that stands for an id, of the one that draws pairs, and of that of a file of references."""
 
 _U64: TypeAlias = "npt.NDArray[np.uint64]"
 
@@ -195,16 +195,16 @@ def _read(results: Results, name: str, scale: Scale, eps: float, named: tuple[st
     bins = np.zeros(len(scale.values) + 1, dtype=np.int64)
     samples = Sample(PER_BAND), Sample(PER_STEP), Sample(AT_EPS)
     removed, sources, all_centroids, all_similar = [], Counter[tuple[str, int]](), [], []
-    columns = [*RESULT_COLUMNS, column]
+    matched = [*RESULT_COLUMNS, SOURCE_COLUMN] if results.has_references else list(RESULT_COLUMNS)
     bands, steps = scale.edges(BANDS), scale.edges(STEPS)
     for table, scores in read_scored(
-        results.pairwise, name, results.configuration.has_visits, list(dict.fromkeys(columns))
+        results.pairwise, name, results.configuration.has_visits, list(dict.fromkeys([*matched, column]))
     ):
         places = scale.places(scores)
         bins += np.bincount(places, minlength=len(bins))
         similar = scores >= 1 - eps
         centroids = table.column("centroid").to_numpy()
-        pairs = table.select(list(RESULT_COLUMNS))
+        pairs = table.select(matched)
         chances = hash_ids(table.column("id"), PAIR_HASH) / 2.0**64
         for sample, edges in ((samples[0], bands), (samples[1], steps)):
             parts = scale.parts_of(places, edges)
@@ -215,7 +215,7 @@ def _read(results: Results, name: str, scale: Scale, eps: float, named: tuple[st
         removed.append(
             (
                 hash_ids(mine.column("id"), ID_HASH),
-                hash_ids(mine.column("max_id"), ID_HASH),
+                hash_matches(mine),
                 scores[similar],
                 centroids[similar],
             )
@@ -227,6 +227,16 @@ def _read(results: Results, name: str, scale: Scale, eps: float, named: tuple[st
     counts = np.bincount(where), np.bincount(where, weights=np.concatenate(all_similar)).astype(np.int64)
     joined = [np.concatenate(arrays) for arrays in zip(*removed, strict=True)]
     return _Part(bins, samples, tuple(joined), found, np.stack(counts, axis=1), sources)  # type: ignore[arg-type]
+
+
+def hash_matches(rows: pa.Table) -> _U64:
+    """Returns what stands for the row that each of some rows resembles; for one of another file, what no row has."""
+    hashes = hash_ids(rows.column("max_id"), ID_HASH)
+    if SOURCE_COLUMN in rows.column_names:
+        sources = rows.column(SOURCE_COLUMN).cast(pa.large_string())
+        others = pc.fill_null(pc.not_equal(sources, INPUT), False).to_numpy()
+        hashes = np.where(others, hashes ^ hash_ids(pc.fill_null(sources, ""), REFERENCE_HASH), hashes)
+    return hashes
 
 
 def _by_source(column: pa.ChunkedArray, parts: npt.NDArray[np.int64], names: _Names) -> Counter[tuple[str, int]]:

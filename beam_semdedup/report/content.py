@@ -15,13 +15,14 @@ from beam_semdedup.compute.ranking import hash_ids
 from beam_semdedup.config.parameters import Parameters, ReportParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
-from beam_semdedup.report.collect import ID_HASH, MOST_SOURCES, Collected, Sample, collect
+from beam_semdedup.report.collect import ID_HASH, MOST_SOURCES, Collected, Sample, collect, hash_matches
 from beam_semdedup.report.groups import Groups, find_groups
 from beam_semdedup.report.results import FinishedRun, Results
 from beam_semdedup.report.rows import Row, find_rows, sampled_distances
 from beam_semdedup.report.scale import BANDS
-from beam_semdedup.report.values import LONGEST_TEXT
+from beam_semdedup.report.values import LONGEST_TEXT, texts
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.columns import INPUT, SOURCE_COLUMN
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.text import printable
 
@@ -114,7 +115,7 @@ def gather(results: Results, p: ReportParameters, collected: Collected, labels: 
     if groups:
         wanted += [hash_ for group in groups.largest for hash_ in (group.root, *(m[0] for m in group.members))]
         wanted += [hash_ for worst in groups.chains.worst for hash_ in worst[:2]]
-    rows = find_rows(results, wanted, fields, LONGEST_TEXT)
+    rows = find_rows(results, wanted, fields, LONGEST_TEXT) | _references(collected)
     try:
         distances = sampled_distances(results)
     except DamagedFile:  # the segments were deleted, which nothing else needs
@@ -133,10 +134,23 @@ def _pairs(collected: Collected) -> list[Pair]:
     return list(found.values())
 
 
+def _references(collected: Collected) -> dict[int, Row]:
+    """Returns the rows of other files that pairs are with: of them the id and the file are known."""
+    found: dict[int, Row] = {}
+    for sample in (collected.bands, collected.near, collected.steps):
+        if sample.rows is not None and SOURCE_COLUMN in sample.rows.column_names:
+            columns = hash_matches(sample.rows).tolist(), *map(sample.rows.column, ("max_id", SOURCE_COLUMN))
+            names = zip(columns[0], texts(columns[1], LONGEST_TEXT), texts(columns[2], LONGEST_TEXT), strict=True)
+            found |= {
+                hash_: Row(f"{id_} ({source})", -1, ()) for hash_, id_, source in names if source not in (None, INPUT)
+            }
+    return found
+
+
 def _columns(sample: Sample) -> Iterable[tuple[tuple[list[int], list[int]], np.ndarray, list[int]]]:
     if sample.rows is None:
         return
-    ids, others = (hash_ids(sample.rows.column(name), ID_HASH).tolist() for name in ("id", "max_id"))
+    ids, others = hash_ids(sample.rows.column("id"), ID_HASH).tolist(), hash_matches(sample.rows).tolist()
     scores = sample.rows.column("cosine_sim_score").to_numpy().astype(np.float64)
     yield (ids, others), scores, sample.strata.tolist()
 

@@ -144,4 +144,6 @@ def _measure(
     worst = measured[np.argsort(found[measured], kind="stable")][:WORST]
     rows = zip(*(values[worst].tolist() for values in (ids[chosen], roots[chosen], found, steps[chosen])), strict=True)
     below = int((found[measured].astype(np.float32).astype(np.float64) < 1 - eps).sum())
+    if not len(measured):
+        return Chains(len(ids), why_not="the rows that stay are those of other files")
     return Chains(len(ids), len(measured), below, tuple(found[measured].tolist()), tuple(rows))

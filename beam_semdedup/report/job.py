@@ -49,7 +49,7 @@ def check_own(file: File) -> None:
     try:
         with file.open() as source:
             own = source.read(len(MARK)) == MARK
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if not own:
         raise InputError(f"{file} is not from this program; choose another output_path")

@@ -159,7 +159,7 @@
   }
   const MOST_WORDS = 600;
   function compared(a, b) {
-    if (a === null || b === null || a === b) return [[a], [b]];
+    if (typeof a !== "string" || typeof b !== "string" || a === b) return [[a], [b]];
     const [wordsA, wordsB] = [words(a), words(b)];
     if (wordsA.length > MOST_WORDS || wordsB.length > MOST_WORDS) return [[a], [b]];
     const [inA, inB] = common(wordsA, wordsB);
@@ -178,6 +178,7 @@
     const made = element("div", { class: "side" }, element("span", { class: "who" }, who), element("bdi", { class: "id" }, row[0]));
     data.fields.forEach((name, field) => {
       const text = row[field + 1];
+      if (text === undefined) return; // of a row of another file, of which the id alone is known
       const shownName = data.fields.length > 1 ? element("span", { class: "name" }, name) : null;
       if (text === null) {
         made.append(element("div", { class: "value null" }, shownName, "null"));
@@ -504,7 +505,7 @@
     ];
     if (run.references.length) {
       const names = Object.keys(run.references[0]);
-      panels.push(element("div", { class: "panel" }, element("h3", {}, "Decontamination"), element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...names.map((name) => element("th", {}, name)))), element("tbody", {}, ...run.references.map((row) => element("tr", {}, ...names.map((name) => element("td", { class: typeof row[name] === "number" ? "n" : "name" }, typeof row[name] === "number" ? count(row[name]) : String(row[name]))))))))));
+      panels.push(element("div", { class: "panel" }, element("h3", {}, "Decontamination"), element("div", { class: "scroll" }, element("table", {}, element("thead", {}, element("tr", {}, ...names.map((name) => element("th", {}, name)))), element("tbody", {}, ...run.references.map((row) => element("tr", {}, ...names.map((name) => element("td", { class: typeof row[name] === "number" ? "n" : "name" }, typeof row[name] === "number" ? count(row[name]) : row[name] === null ? "" : String(row[name]))))))))));
     }
     $("clusters").append(element("div", { class: "figures" }, ...panels.filter(Boolean)));
   }

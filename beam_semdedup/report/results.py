@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,11 @@ from beam_semdedup.config.parameters import ReportParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest
 from beam_semdedup.storage import layout
+from beam_semdedup.storage.columns import SOURCE_COLUMN
+from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.records import Record
+from beam_semdedup.storage.tables import opened
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,15 @@ class Results:
         known = RunConfiguration.from_json(json.dumps(configuration))
         return cls(known, kmeans, pairwise, manifest, AssignManifest.find(kmeans), plan.files if plan else ())
 
+    @functools.cached_property
+    def has_references(self) -> bool:
+        """Whether rows were compared with those of other files too, so that it is said of which the similar one is."""
+        if not self.names:
+            return False
+        file = self.pairwise.file(self.names[0])
+        with as_damage(file), file.open() as source:
+            return SOURCE_COLUMN in opened(source).schema_arrow.names
+
     @property
     def names(self) -> list[str]:
         """The names of the files with the scores."""
@@ -118,7 +131,10 @@ def find_run(p: ReportParameters) -> tuple[FinishedRun, Results]:
     places = [p.cache_path] if p.cache_path else [p.output_path, *filter(None, said)]
     for place in places:
         cache = Folder.at(place, p.cache_options)
-        found = Results.of(run.configuration, cache / layout.KMEANS / keys[0], cache / layout.PAIRWISE / keys[1])
+        kmeans = cache / layout.KMEANS / keys[0]
+        if run.configuration.get("corpus_path") is not None:  # it holds the assigned rows
+            kmeans = Folder.at(run.paths[layout.KMEANS], p.write_options)
+        found = Results.of(run.configuration, kmeans, cache / layout.PAIRWISE / keys[1])
         if found:
             return run, found
     raise InputError(

@@ -93,5 +93,5 @@ def _drawn(content: Content, removed: Sequence[Pair], number: int) -> list[Pair]
 def _told(content: Content, hash_: int) -> str:
     row = content.rows[hash_]
     one = len(content.fields) == 1
-    values = [v if one else f"{name}={v}" for name, v in zip(content.fields, row.values, strict=True)]
+    values = [v if one else f"{name}={v}" for name, v in zip(content.fields, row.values, strict=False)]
     return row.id + "".join(f"  {str(value)[:_LONGEST]}" for value in values)

@@ -7,6 +7,7 @@ the parameters, so that Beam, and whatever else is slow to import, is imported i
 from __future__ import annotations
 
 import abc
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
@@ -120,9 +121,9 @@ def run(build: Build, runner: Runner[Any], enough: Enough | None = None) -> None
     for attempt in range(retries + 1):
         try:
             if enough:
-                runner.stream(build, enough)
+                runner.stream(functools.partial(_build, build), enough)
             else:
-                runner.run(build)
+                runner.run(functools.partial(_build, build))
             return
         except Exception as error:
             if is_interrupt(error):
@@ -134,3 +135,18 @@ def run(build: Build, runner: Runner[Any], enough: Enough | None = None) -> None
                 raise
             else:
                 raise cause from error
+
+
+def _build(build: Build, pipeline: Any) -> None:
+    """Adds the transforms; in a notebook without their labels being changed, as Beam does there.
+
+    For that it would import what it shows pipelines with, which needs packages that nobody asked for, and versions of
+    them that may not be there.
+    """
+    from apache_beam import pipeline as module
+
+    altered, module.alter_label_if_ipython = module.alter_label_if_ipython, lambda *_: None
+    try:
+        build(pipeline)
+    finally:
+        module.alter_label_if_ipython = altered

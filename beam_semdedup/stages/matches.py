@@ -5,6 +5,7 @@ And what comes of them: each row's best match wherever it was found.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from beam_semdedup.compute.identical import first_identical
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match, num_pairs
+from beam_semdedup.compute.matches import NO_MATCH, Best, Elsewhere, Rows, match, num_pairs
 from beam_semdedup.compute.threads import in_threads, slices
+from beam_semdedup.compute.visits import Clusters, is_place_of
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
-from beam_semdedup.stages import generations
+from beam_semdedup.stages import generations, sample
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
@@ -33,7 +36,7 @@ from beam_semdedup.stages.pairwise import (
     repeated_in_clusters,
     result_of,
 )
-from beam_semdedup.stages.visits import find_basis
+from beam_semdedup.stages.visits import find_basis, segment_file
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
 from beam_semdedup.storage.layout import comparison_name
@@ -47,12 +50,14 @@ _STEP_ROWS = 4096
 class _Facts(Record):
     """What a file of matches says of itself.
 
-    `visits` counts the visitors, `pairs` those of rows that were compared; `began` is in seconds since the epoch.
+    `visits` counts the visitors, `pairs` those of rows that were compared, `parts` the units among which the visitors
+    of these rows are dealt out; `began` is in seconds since the epoch.
     """
 
     unit: UnitId
     visits: int
     pairs: int
+    parts: int
     began: float
 
 
@@ -60,14 +65,20 @@ class _Facts(Record):
 class MatchUnit(PairwiseUnit):
     """The rows ranked `[low, high)` of a key, references too, to be compared with those of their clusters and `visits`.
 
-    For references nothing is found; they are compared with the visitors that are none.
+    For references nothing is found; they are compared with the visitors that are none. The first of the `parts` among
+    which the visitors are dealt out compares the rows with each other too.
     """
 
     visits: tuple[Segment, ...]
+    part: int
+    parts: int
 
 
 def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]:
-    """Returns the units that compare the rows of a key; none where there is nothing to find for any row."""
+    """Returns the units that compare the rows of a key; none where there is nothing to find for any row.
+
+    Visitors that are more than `max_visitors` are dealt out to several.
+    """
     parts = in_order(parts)
     rows = tuple(segment for segment in parts if segment.kind == segments.ROWS)
     visits = [segment for segment in parts if segment.kind == segments.VISITS]
@@ -76,20 +87,26 @@ def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]
         if not visits:
             return []
     num_rows = sum(segment.num_rows for segment in rows)
-    return [MatchUnit(key, low, high, num_rows, rows, tuple(visits)) for low, high in blocks(job, num_rows)]
+    groups = list(neighbours(visits, lambda segment: segment.num_rows, job.blocks.max_visitors)) or [[]]
+    return [
+        MatchUnit(key, low, high, num_rows, rows, tuple(group), part, len(groups))
+        for low, high in blocks(job, num_rows)
+        for part, group in enumerate(groups)
+    ]
 
 
 def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segment, ...]:
     """Writes the matches that a unit finds; returns references to them, by the keys where their rows live."""
     began = time.time()
-    name, wanted = _name(job, unit), UnitId(_name(job, unit), fitted.content_hash, unit.high - unit.low)
+    name = _name(job, unit, unit.part)
+    wanted = UnitId(name, fitted.content_hash, unit.high - unit.low)
     num_visits = sum(segment.num_rows for segment in unit.visits)
     with naming_unit(f"matches in {name}"):
         found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
-        if found and (found[0].unit, found[0].visits) == (wanted, num_visits):
+        if found and (found[0].unit, found[0].visits, found[0].parts) == (wanted, num_visits, unit.parts):
             return found[1]
-        table, pairs = _compare(job, unit, wanted)
-        facts = _Facts(wanted, num_visits, pairs, began)
+        table, pairs = _compare(job, unit, wanted, fitted)
+        facts = _Facts(wanted, num_visits, pairs, unit.parts, began)
         return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES)
 
 
@@ -111,29 +128,36 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, num_rows)
     with naming_unit(f"centroids {first} to {last}"):
         facts = tables.read_facts(file, PairwiseFacts)
-        compared = [_facts(job, unit) for unit in units]
+        compared = [facts for unit in units for facts in _all_facts(job, unit)]
         reused = facts is not None and facts.unit == wanted
         if facts is None or not reused:
-            with stored.discarding(job.pairwise):
-                batches = segments.read(job.matches, matches, job.match_schema)
-            pairs = sum(facts.pairs for facts in compared)
-            table, facts = _merge(job, own, pa.Table.from_batches(batches, job.match_schema), wanted, pairs)
+            best = _best_of_each(job, matches)
+            table, facts = _merge(job, own, best, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
+        else:
+            sample.draw_again(job, wanted, own, 0, num_rows, file)
         return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
 
 
-def _name(job: Job, unit: PairwiseUnit) -> str:
-    return f"{comparison_name(*centroids_of(job, unit.key), unit.low, unit.high, unit.num_rows)}.arrow"
+def _name(job: Job, unit: PairwiseUnit, part: int) -> str:
+    name = comparison_name(*centroids_of(job, unit.key), unit.low, unit.high, unit.num_rows)
+    return f"{name}-visitors{part}.arrow" if part else f"{name}.arrow"
 
 
-def _facts(job: Job, unit: PairwiseUnit) -> _Facts:
-    found = segments.read_index(job.matches.file(_name(job, unit)), _Facts, segments.MATCHES)
+def _all_facts(job: Job, unit: PairwiseUnit) -> list[_Facts]:
+    """Returns what the files of matches of some rows say of themselves."""
+    first = _facts(job, _name(job, unit, 0))
+    return [first, *(_facts(job, _name(job, unit, part)) for part in range(1, first.parts))]
+
+
+def _facts(job: Job, name: str) -> _Facts:
+    found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
     if found is None:
-        raise RuntimeError(f"{job.matches.file(_name(job, unit))} is gone, though the run wrote it; run again")
+        raise RuntimeError(f"{job.matches.file(name)} is gone, though the run wrote it; run again")
     return found[0]
 
 
-def _compare(job: Job, unit: MatchUnit, wanted: UnitId) -> tuple[pa.Table, int]:
+def _compare(job: Job, unit: MatchUnit, wanted: UnitId, fitted: FittedKMeans) -> tuple[pa.Table, int]:
     """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared.
 
     Writes how similar the references are to them.
@@ -145,37 +169,65 @@ def _compare(job: Job, unit: MatchUnit, wanted: UnitId) -> tuple[pa.Table, int]:
     # What is the same as an earlier row has that one as its match, unless the two are not to be compared.
     first = same if p.within else np.where(is_own & is_own[same], each, same)
     different = np.flatnonzero(first == each)
-    resembled = np.full(len(table), -np.inf, dtype=np.float32)
-    resembled[: unit.high][~is_own & np.isin(same, same[is_own])] = 1
+    resembled = Best(len(table))
+    resembled.scores[: unit.high][~is_own & np.isin(same, same[is_own])] = 1
 
-    def compare(centroid: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32], int]:
+    clusters = Clusters(fitted.centroids(job.kmeans.options), p.pairwise_batch_size) if p.n_probes == "exact" else None
+    best, among_natives = Best(len(table)), unit.part == 0
+
+    def compare(centroid: int) -> int:
         natives, visitors = rows.of(centroid, different), rows.visiting(centroid)
         low, high = np.searchsorted(natives, [unit.low, unit.high]).tolist()
-        mine, theirs = rows.ranked(natives), rows.ranked(visitors)
-        found = match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size, p.within)
+        mine, theirs = rows.ranked(natives, best), rows.ranked(visitors, best)
+        homes = rows.homes[visitors]
+        elsewhere = _elsewhere(clusters, centroid, mine, homes, p.matching_reach) if clusters else None
+        match(mine, theirs, low, high, p.matching_reach, p.pairwise_batch_size, p.within, among_natives, elsewhere)
         if job.references is not None:
-            _resemble(job, rows, rows.of(centroid, each), visitors, unit.low, resembled)
-        whose = [best.winners != NO_MATCH for best in found]
-        later = np.concatenate([natives[whose[0]], visitors[whose[1]]])
-        winners = np.concatenate([best.winners[have] for best, have in zip(found, whose, strict=True)])
-        scores = np.concatenate([best.scores[have] for best, have in zip(found, whose, strict=True)])
-        return later, rows.by_rank[winners], scores, num_pairs(mine, theirs, low, high, p.within)
+            _resemble(job, rows, rows.of(centroid, each), visitors, unit, resembled)
+        return num_pairs(mine, theirs, low, high, p.within, among_natives)
 
-    parts = in_threads(compare, np.unique(rows.centroids[unit.low : unit.high]).tolist())
+    pairs = sum(in_threads(compare, np.unique(rows.centroids[unit.low : unit.high]).tolist()))
     copies = unit.low + np.flatnonzero((is_own & (first != each))[unit.low :])
-    later = np.concatenate([copies, *(part[0] for part in parts)])
-    winners = np.concatenate([first[copies], *(part[1] for part in parts)])
-    scores = np.concatenate([np.ones(len(copies), dtype=np.float32), *(part[2] for part in parts)])
-    identical = (np.arange(len(later)) < len(copies)).astype(np.int8)
-    homes = np.concatenate([rows.centroids, rows.visits.column("__home").to_numpy()])
+    if not among_natives:
+        copies = copies[:0]
+    matched = np.flatnonzero(best.winners != NO_MATCH)
+    later = np.concatenate([copies, matched])
     sources = table.select(["source_file", "source_row"]).take(pa.array(later))
-    columns = [pa.array(homes[later]), sources.column("source_file"), sources.column("source_row"), identical, scores]
-    matches = tables.take(table, winners)
+    columns = [
+        pa.array(rows.homes[later]),
+        sources.column("source_file"),
+        sources.column("source_row"),
+        pa.array((np.arange(len(later)) < len(copies)).astype(np.int8)),
+        pa.array(np.concatenate([np.ones(len(copies), dtype=np.float32), best.scores[matched]])),
+    ]
+    matches = tables.take(table, np.concatenate([first[copies], rows.by_rank[best.winners[matched]]]))
     for place, (column, values) in enumerate(zip(MATCH_COLUMNS, columns, strict=True)):
-        matches = matches.add_column(place, column, values if isinstance(values, pa.ChunkedArray) else pa.array(values))
+        matches = matches.add_column(place, column, values)
     if job.references is not None:
-        generations.write_resembled(job, wanted, table, ~rows.is_own, resembled)
-    return matches.cast(job.match_schema), sum(part[3] for part in parts)
+        generations.write_resembled(job, wanted, table, ~rows.is_own, resembled.scores)
+    return matches.cast(job.match_schema), pairs
+
+
+def _elsewhere(
+    clusters: Clusters, centroid: int, natives: Rows, homes: npt.NDArray[np.int32], reach: float
+) -> Elsewhere:
+    """Returns what says which pairs of visitors and natives of a cluster are compared where the visitor lives.
+
+    Args:
+        homes: (v,) where each visitor lives.
+    """
+    others, which = np.unique(homes.astype(np.int64), return_inverse=True)
+    there = np.flatnonzero(~is_place_of(centroid, others))
+
+    @functools.cache
+    def sure() -> npt.NDArray[np.bool_]:
+        result = np.zeros((len(natives), len(others)), dtype=bool)
+        for part in slices(0, len(natives), _STEP_ROWS):
+            rows = natives.gather(np.arange(part.start, part.stop))
+            result[part, there] = clusters.surely_visits(rows, centroid, others[there], reach)
+        return result
+
+    return lambda visitors, natives: sure()[natives, which[visitors]].T
 
 
 class _Everyone:
@@ -188,6 +240,7 @@ class _Everyone:
         by_rank: (n,) the position of each from the first-ranked to the last.
         is_own: (n,) which are no references.
         centroids: (number,) where each of the key lives.
+        homes: (n,) where each lives.
         vectors: of the rows of the key.
     """
 
@@ -207,15 +260,17 @@ class _Everyone:
         self.by_rank = job.ranking.order(self.all, within=job.by_generation)
         self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
         self._ranks[self.by_rank] = np.arange(len(self.by_rank))
-        self._visited = self.visits.column("centroid").to_numpy()
-        self._by_cluster = np.lexsort((self._ranks[self.number :], self._visited))
-        self._short = RankedRows(self.visits.to_batches(), np.arange(len(self.visits)))
-        visits = [(segment.file, segment.generation) for segment in unit.visits]
-        whose = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in unit.visits])
-        self._files, self._generations = (
-            np.array(column)[whose] for column in zip(*(visits or [("", 0)]), strict=True)
-        )
+        self._by_cluster, self._visited = _by_cluster(self.visits.column("__visited"), self._ranks[self.number :])
+        self.homes = np.concatenate([self.centroids, self.visits.column("__home").to_numpy()])
+        self._short = np.empty((0, self._basis.width + 1), dtype=np.float32)
+        if len(self.visits):
+            self._short = RankedRows(self.visits.to_batches(), np.arange(len(self.visits)))[:]
+        visits = [(segment_file(segment.file), segment.generation) for segment in unit.visits]
+        self._segment = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in unit.visits])
+        self._files, self._generations = (np.array(column) for column in zip(*(visits or [("", 0)]), strict=True))
         self._offsets = self.visits.column("__offset").to_numpy()
+        self._is_read = np.zeros(len(self.visits), dtype=bool)
+        self._visitors = np.empty((len(self.visits), job.sizes.dimension), dtype=np.float32)  # none is touched yet
 
     def of(self, centroid: int, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns those of some rows of the key, ascending, that live in a cluster."""
@@ -223,14 +278,16 @@ class _Everyone:
 
     def visiting(self, centroid: int) -> npt.NDArray[np.int64]:
         """Returns those that visit a cluster, in their order."""
-        visited = self._visited[self._by_cluster]
-        return self.number + self._by_cluster[slice(*np.searchsorted(visited, [centroid, centroid + 1]))]
+        return self.number + self._by_cluster[slice(*np.searchsorted(self._visited, [centroid, centroid + 1]))]
 
-    def ranked(self, chosen: npt.NDArray[np.int64], first: int | None = None, references: int | None = None) -> Rows:
+    def ranked(
+        self, chosen: npt.NDArray[np.int64], best: Best, first: int | None = None, references: int | None = None
+    ) -> Rows:
         """Returns some rows, of the key or visitors, to compare with others.
 
         Args:
             chosen: their positions, in their order.
+            best: what is found, of all rows.
             first: the rank of the first of them, if they are to have other ranks than their own.
             references: how many of the first are not asked for; None: those of earlier generations.
         """
@@ -238,13 +295,18 @@ class _Everyone:
         number = int(np.count_nonzero(~self.is_own[chosen])) if references is None else references
         if len(chosen) and chosen[0] >= self.number:
             visitors = chosen - self.number
-            return Rows(ranks, self._short[visitors], lambda at: self._read(visitors[at]), number)
-        return Rows(ranks, self._shorten(chosen), lambda at: self.vectors[chosen[at]], number)
+            return Rows(ranks, self._short[visitors], lambda at: self._read(visitors[at]), number, best, chosen)
+        return Rows(ranks, self._shorten(chosen), lambda at: self.vectors[chosen[at]], number, best, chosen)
 
     def _read(self, visitors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Reads the vectors themselves of visitors, from the segment files where they live."""
-        places = self._generations[visitors], self._files[visitors], self._offsets[visitors]
-        return generations.read_vectors(self._job, *places)
+        """Returns the vectors themselves of visitors, read once from the segment files where they live."""
+        new = visitors[~self._is_read[visitors]]
+        if len(new):
+            whose = self._segment[new]
+            places = self._generations[whose], self._files[whose], self._offsets[new]
+            self._visitors[new] = generations.read_vectors(self._job, *places)
+            self._is_read[new] = True
+        return self._visitors[visitors]
 
     def _shorten(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the short vectors of rows of the key, whose vectors are gathered some at a time."""
@@ -253,13 +315,28 @@ class _Everyone:
         return np.concatenate([none, *(self._basis.shorten(self.vectors[chosen[part]]) for part in parts)])
 
 
+def _by_cluster(
+    visited: pa.ChunkedArray, ranks: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """Returns the visits (v,) by cluster, in rank order within one: which visitor, and the cluster.
+
+    Args:
+        visited: (n,) lists of clusters.
+        ranks: (n,) of the visitors.
+    """
+    clusters = pc.list_flatten(visited).to_numpy()
+    who = pc.list_parent_indices(visited).to_numpy().astype(np.int64)
+    order = np.lexsort((ranks[who], clusters))
+    return who[order], clusters[order]
+
+
 def _resemble(
     job: Job,
     rows: _Everyone,
     natives: npt.NDArray[np.int64],
     visitors: npt.NDArray[np.int64],
-    low: int,
-    scores: npt.NDArray[np.float32],
+    unit: MatchUnit,
+    best: Best,
 ) -> None:
     """Finds how similar the references of a cluster are to the rows that a unit compares them with.
 
@@ -267,26 +344,23 @@ def _resemble(
     the native, of two natives that of the row that is no reference.
 
     Args:
-        natives, visitors: of the cluster, positions in `rows`.
-        low: the first native of the unit; `natives` ends with its last.
-        scores: (n,) of all rows, in which those of references are raised.
+        natives, visitors: of the cluster, positions in `rows`; `natives` ends with the last of the unit.
+        best: of all rows, in which the scores of references are raised; its winners say nothing.
     """
     p = job.parameters
 
-    def offer(natives: Rows, visitors: Rows, whose: Sequence[npt.NDArray[np.int64]]) -> None:
-        found = match(natives, visitors, 0, len(natives), p.matching_reach, p.pairwise_batch_size, within=False)
-        for best, chosen in zip(found, whose, strict=True):
-            scores[chosen] = np.maximum(scores[chosen], best.scores)
+    def compare(natives: Rows, visitors: Rows) -> None:
+        of_natives = unit.part == 0
+        match(natives, visitors, 0, len(natives), p.matching_reach, p.pairwise_batch_size, False, of_natives)
 
     is_own, visits = rows.is_own[natives], rows.is_own[visitors]
-    asking, references = natives[is_own & (natives >= low)], natives[~is_own]
+    asking, references = natives[is_own & (natives >= unit.low)], natives[~is_own]
     if len(asking):
         both, others = np.concatenate([asking, references]), visitors[~visits]
-        offer(rows.ranked(both, 0, len(asking)), rows.ranked(others, len(both), 0), (both, others))
-    references, asking = references[references >= low], visitors[visits]
+        compare(rows.ranked(both, best, 0, len(asking)), rows.ranked(others, best, len(both), 0))
+    references, asking = references[references >= unit.low], visitors[visits]
     if len(references) and len(asking):
-        ranked = rows.ranked(references, len(asking), 0), rows.ranked(asking, 0, len(asking))
-        offer(*ranked, (references, asking))
+        compare(rows.ranked(references, best, len(asking), 0), rows.ranked(asking, best, 0, len(asking)))
 
 
 def _merge(
@@ -295,15 +369,11 @@ def _merge(
     """Returns the result rows of a key, and the facts of their file."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys([*_columns(job), *metadata]))
-    _, table = generations.read_rows(job, rows, names)
+    batches, table = generations.read_rows(job, rows, names)
     repeated = repeated_in_clusters(table)
-    table = tables.take(table, job.ranking.order(table))
-    row = [("__file", "ascending"), ("__row", "ascending")]
-    best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
-    order = job.ranking.order(matches, within=[*row, *best_first, *job.by_generation])
-    matches = tables.take(matches, order)
-    whose, first = np.unique(generations.source_keys(matches, "__file", "__row"), return_index=True)
-    matches = tables.take(matches, first)
+    order = job.ranking.order(table)
+    unordered, table = table, tables.take(table, order)
+    whose = generations.source_keys(matches, "__file", "__row")
     sources = generations.source_keys(table, "source_file", "source_row")
     by_source = np.argsort(sources)
     places = by_source[np.searchsorted(sources, whose, sorter=by_source)]
@@ -314,6 +384,7 @@ def _merge(
     at[places] = len(table) + np.arange(len(matches))
     scores = np.full(len(table), np.nan, dtype=np.float32)
     scores[places] = matches.column("cosine_sim_score").to_numpy()
+    sample.draw(job, wanted, unordered, batches, order, scores)
     ids = pa.concat_tables([table.select(["id"]), matches.select(["id"])])
     centroids = table.column("centroid")
     result = pa.table(
@@ -339,6 +410,20 @@ def _merge(
         examples=tuple(map(str, repeated.examples)),
     )
     return result, facts
+
+
+def _best_of_each(job: Job, references: Sequence[Segment]) -> pa.Table:
+    """Returns the best of the matches of each row, reading some of them at a time."""
+    row = [("__file", "ascending"), ("__row", "ascending")]
+    best_first = [("__identical", "descending"), ("cosine_sim_score", "descending")]
+    result = job.match_schema.empty_table()
+    for part in neighbours(references, lambda segment: segment.num_rows, job.blocks.max_visitors):
+        with stored.discarding(job.pairwise):
+            batches = segments.read(job.matches, part, job.match_schema)
+        found = pa.concat_tables([result, pa.Table.from_batches(batches, job.match_schema)])
+        found = tables.take(found, job.ranking.order(found, within=[*row, *best_first, *job.by_generation]))
+        result = tables.take(found, np.unique(generations.source_keys(found, "__file", "__row"), return_index=True)[1])
+    return result
 
 
 def _columns(job: Job) -> list[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute import arrays, small_clusters
-from beam_semdedup.compute.screens import screen_at
+from beam_semdedup.compute.screens import screen_at, short_screen_at
 from beam_semdedup.compute.similarity import chosen, max_similarity
 from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
@@ -21,7 +21,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
-from beam_semdedup.stages import generations
+from beam_semdedup.stages import generations, sample
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import tables
 from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
@@ -105,6 +105,8 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
         if facts is None or not reused:
             table, facts = _compare_rows(job, unit, wanted)
             tables.write(file, table, facts, job.parameters.cache_compression)
+        else:
+            sample.draw_again(job, wanted, unit.segments, unit.low, unit.high, file)
         return result_of(file.name, unit.key, facts, reused, began)
 
 
@@ -162,6 +164,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
     clusters = _Clusters(starts, np.append(starts[1:], len(order)), is_own, asked)
     scores, winners, pairs, resembled = _compare_clusters(job, rows, clusters, xp)
+    sample.draw(job, wanted, table, batches, order[asked], sample.without_first(scores, np.isin(asked, starts)))
     own = tables.take(table.select(["id", SOURCE, *metadata]), order[asked])
     result = pa.table(
         [
@@ -251,7 +254,9 @@ def _compare_clusters(
     scores = np.empty(len(clusters.asked), dtype=np.float32)
     winners = np.empty(len(clusters.asked), dtype=np.int64)
     resembled = np.full(len(rows), -np.inf, dtype=np.float32)
-    tile, screen = arrays.tile_rows(xp, p.pairwise_batch_size), screen_at(p.screening_threshold)
+    tile = arrays.tile_rows(xp, p.pairwise_batch_size)
+    threshold = p.screening_threshold
+    screen = short_screen_at(threshold, rows, starts) if xp is np else screen_at(threshold)
 
     def compare(cluster: int) -> None:
         start, own, low, high = (int(part[cluster]) for part in (starts, clusters.own, lows, highs))

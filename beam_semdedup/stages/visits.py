@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +15,7 @@ import pyarrow as pa
 
 from beam_semdedup.compute.identical import first_identical
 from beam_semdedup.compute.short_vectors import Basis, fit_basis
+from beam_semdedup.compute.threads import slices
 from beam_semdedup.compute.visits import Clusters, Visits
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit import model
@@ -18,6 +23,7 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
+from beam_semdedup.stages.costs import warn_of_cost
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
@@ -25,14 +31,17 @@ from beam_semdedup.storage.segments import RankedRows, Segment
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE_ROWS = 4096
+_VISIT_BYTES = 32  # of a row and a cluster, while they are found and sorted
 
 
 @dataclass(frozen=True)
 class _Facts(Record):
-    """What a file of visits says of itself."""
+    """What a file of visits says of itself: the `number` of it among those of the unit, and whether it is the last."""
 
     unit: UnitId
     basis: str
+    number: int
+    last: bool
 
 
 def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMeans) -> tuple[Segment, ...]:
@@ -46,35 +55,133 @@ def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMea
     name = references[0].file
     wanted = UnitId(name, fitted.content_hash, sum(segment.num_rows for segment in references))
     with naming_unit(f"visits of {name}"):
-        finished = segments.read_index(job.visits.file(name), _Facts, segments.VISITS, job.generation)
-        found = find_basis(job)
-        if finished and found and finished[0] == _Facts(wanted, found[1]):
-            return finished[1]
+        basis = find_basis(job)
+        finished = basis and _find_finished(job, wanted, basis[1])
+        if finished is not None:
+            return finished
         with stored.discarding(job.kmeans, remedy=job.remedy):
             batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
-        table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
-        order = job.ranking.order(table)
-        rows = RankedRows(batches, order)[:]
-        labels = table.column("centroid").to_numpy()[order]
-        if job.compares_itself:
-            first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
-            own = np.flatnonzero(first == np.arange(len(rows)))
-            rows, labels, order = rows[own], labels[own], order[own]
-        visitors, visited = _visits(job, rows, labels, fitted.centroids(job.kmeans.options))
-        basis, identity = found or _make_basis(job, batches)
-        chosen = order[visitors]
-        columns = [
-            segments.to_column(basis.shorten(rows)[visitors]),
-            pa.array(visited),
-            pa.array(labels[visitors]),
-            pa.array(offsets[chosen]),
-        ]
-        written = tables.take(table.select(job.ranking.columns), chosen)
+        return tuple(_write(job, wanted, batches, offsets, fitted, basis or _make_basis(job, batches), basis is None))
+
+
+def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[Segment, ...] | None:
+    """Returns the references to the visits of a unit that were written before; None where these are not whole."""
+    result: list[Segment] = []
+    for number in itertools.count():
+        found = segments.read_index(job.visits.file(_file_name(unit, number)), _Facts, segments.VISITS, job.generation)
+        if not found or replace(found[0], last=True) != _Facts(unit, basis, number, last=True):
+            return None
+        result += found[1]
+        if found[0].last:
+            return tuple(result)
+    return None
+
+
+def _file_name(unit: UnitId, number: int) -> str:
+    """Returns the name of one of the files with the visits of a unit; the first has that of its segment file."""
+    return f"{unit.name.removesuffix('.arrow')}+{number}.arrow" if number else unit.name
+
+
+def segment_file(name: str) -> str:
+    """Returns the name of the segment file whose rows make the visits in the file `name`."""
+    return re.sub(r"\+\d+\.arrow$", ".arrow", name)
+
+
+def _write(
+    job: Job,
+    unit: UnitId,
+    batches: list[pa.RecordBatch],
+    offsets: npt.NDArray[np.int64],
+    fitted: FittedKMeans,
+    basis: tuple[Basis, str],
+    is_first: bool,
+) -> Iterator[Segment]:
+    """Writes the visits of the rows of a unit; yields references to them.
+
+    Args:
+        batches: the unit's rows.
+        offsets: (n,) where in the segment file the vector of each begins.
+        basis: the directions of the short vectors, and what identifies them.
+        is_first: whether no unit was before it, so that it warns of what n_probes=exact costs.
+    """
+    table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
+    order = job.ranking.order(table)
+    rows = RankedRows(batches, order)[:]
+    if job.compares_itself:
+        first = first_identical(rows, len(rows), job.parameters.pairwise_batch_size)
+        own = np.flatnonzero(first == np.arange(len(rows)))
+        if len(own) < len(rows):
+            rows, order = rows[own], order[own]
+    labels = table.column("centroid").to_numpy()[order]
+    centroids = fitted.centroids(job.kmeans.options)
+    if is_first and job.parameters.n_probes == "exact" and not job.has_generations:
+        warn_of_cost(job, rows, labels, centroids, basis[0].width)
+    short = basis[0].shorten(rows)
+    schema = job.visit_schema(short.shape[1])
+    others = tables.combined(table.select(job.ranking.columns))
+
+    def batch(key: int, visitors: npt.NDArray[np.int64], visited: npt.NDArray[np.int32]) -> list[pa.RecordBatch]:
+        who, starts = np.unique(visitors, return_index=True)
+        result = tables.take(others, order[who])
+        clusters = pa.ListArray.from_arrays(
+            pa.array(np.append(starts, len(visitors)).astype(np.int32)), pa.array(visited)
+        )
+        columns = [segments.to_column(short[who]), clusters, pa.array(labels[who]), pa.array(offsets[order[who]])]
         for place, (column, values) in enumerate(zip(VISIT_COLUMNS, columns, strict=True)):
-            written = written.add_column(place, column, values)
-        written, facts = written.cast(job.visit_schema(basis.width + 1)), _Facts(wanted, identity)
-        width = job.sizes.centroids_per_key
-        return segments.write(job.visits, name, written, width, facts, segments.VISITS, job.generation)
+            result = result.add_column(place, column, values)
+        return result.cast(schema).to_batches()
+
+    parts = _in_parts(job, rows, labels, centroids, short.itemsize * short.shape[1])
+    for number, (visits, last) in enumerate(parts):
+        found = [(visit[0], one) for visit in visits for one in batch(*visit)]
+        facts = _Facts(unit, basis[1], number, last)
+        name, kind = _file_name(unit, number), segments.VISITS
+        yield from segments.write_batches(job.visits, name, schema, found, facts, kind, job.generation)
+
+
+_KeyVisits: TypeAlias = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int32]]
+"""A key, visitors (v,), ascending, of clusters of it, and the cluster (v,) that each visits."""
+
+
+def _in_parts(
+    job: Job,
+    rows: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int32],
+    centroids: npt.NDArray[np.float32],
+    short_bytes: int,
+) -> Iterator[tuple[list[_KeyVisits], bool]]:
+    """Yields the visits of rows by key, in parts that take no more memory than the vectors of an assign unit may.
+
+    With each comes whether it is the last part; there is one at least.
+    """
+    width, limit = job.sizes.centroids_per_key, job.sizes.assign_rows * job.sizes.dimension * rows.itemsize
+    row_bytes = short_bytes + 12 + job.sizes.carried_bytes
+    step = max(1, limit // (_VISIT_BYTES * len(centroids)))
+    waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
+    held = 0
+    for part in slices(0, len(rows), step) if len(rows) else [slice(0, 0)]:
+        visitors, visited = _visits(job, rows[part], labels[part], centroids)
+        by_key = np.lexsort((visited, visitors, visited // width))
+        visitors, visited = part.start + visitors[by_key], visited[by_key]
+        keys = visited // width
+        records = np.count_nonzero((np.diff(keys) != 0) | (np.diff(visitors) != 0)) + 1
+        size = int(len(visitors) * _VISIT_BYTES + records * row_bytes)
+        if waiting and held + size > limit:
+            yield _by_key(waiting, width), False
+            waiting, held = [], 0
+        waiting.append((visitors, visited))
+        held += size
+    yield _by_key(waiting, width), True
+
+
+def _by_key(parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]], width: int) -> list[_KeyVisits]:
+    visitors, visited = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(visited // width, kind="stable")
+    visitors, visited = visitors[order], visited[order]
+    keys, starts = np.unique(visited // width, return_index=True)
+    bounds = np.append(starts, len(visitors))
+    parts_of_keys = zip(keys.tolist(), bounds[:-1], bounds[1:], strict=True)
+    return [(key, visitors[low:high], visited[low:high]) for key, low, high in parts_of_keys]
 
 
 def find_basis(job: Job) -> tuple[Basis, str] | None:

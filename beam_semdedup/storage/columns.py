@@ -22,11 +22,13 @@ SEGMENT_COLUMNS = (
     "source_row",
 )
 """Of a segment file."""
-VISIT_COLUMNS = ("embedding", "centroid", "__home", "__offset")
-"""Of the visits of rows, before what their order depends on: a short vector, the cluster that is visited, the own one,
-and the byte of the segment file at which the vector begins."""
+VISIT_COLUMNS = ("embedding", "__visited", "__home", "__offset")
+"""Of rows that visit clusters of a key, before what their order depends on: a short vector, these clusters, the own
+one, and the byte of the segment file at which the vector begins."""
 MATCH_COLUMNS = ("centroid", "__file", "__row", "__identical", "cosine_sim_score")
 """Of the matches of rows, before what the order of the earlier row depends on: the cluster and the source of the row,
 whether both are the same, bit for bit, and the score."""
-VISIT_TYPES = (pa.int32(), pa.int32(), pa.int64())
+SAMPLE_COLUMNS = ("embedding", "centroid", "__found")
+"""Of sampled rows, before what their order depends on: the vector, the cluster, and the score that the run found."""
+VISIT_TYPES = (pa.list_(pa.int32()), pa.int32(), pa.int64())
 MATCH_TYPES = (pa.int32(), pa.int32(), pa.int64(), pa.int8(), pa.float32())

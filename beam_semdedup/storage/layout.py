@@ -4,12 +4,13 @@ cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segmen
                                     with n_probes visits/<key>/: basis.npy, a file for each file in segments/;
                                     the rows of against have a folder of their own, without centroids
 cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
-                                    with against resembled/: a file for each unit
+                                    with against resembled/: a file for each unit; recall/<key>/: the sampled
+                                    rows, <reach>/: what is found for them, <reach>.json
 corpus_path/                        corpus.json, which says which of fits/ counts
 corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
                                     generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has
-output_path/                        duplicates/, rejected/, deduplicated/, report.html, summary.json; of a watched input
-                                    arrivals/, set_aside/, generations/: a record for each
+output_path/                        duplicates/, rejected/, deduplicated/, marked/, report.html, summary.json; of a
+                                    watched input arrivals/, set_aside/, generations/: a record for each
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from typing import Any
 from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
-SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED = "segments", "rejected", "duplicates", "deduplicated"
+SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED, MARKED = "segments", "rejected", "duplicates", "deduplicated", "marked"
 CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
+RECALL, SAMPLE = "recall", "sample.arrow"
 ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
-PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, KMEANS, PAIRWISE)
+PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")
+_REACH = re.compile(r"\d+(\.\d+)?(e-\d+)?\.json")
 _BLOCK = re.compile(r"(?P<centroids>\d+-\d+)-rows(?P<low>\d+)-(?P<high>\d+)-of(?P<rows>\d+)\.(?:parquet|arrow)")
 
 
@@ -50,6 +53,16 @@ def part_name(key: str, name: str) -> str:
 def parts(folder: Folder) -> dict[str, str]:
     """Returns the names in a folder that `part_name` made, sorted, with their keys."""
     return {name: match["key"] for name in sorted(folder.names()) if (match := _PART.fullmatch(name))}
+
+
+def recall_manifest(reach: float) -> str:
+    """Returns the name of the manifest of what was found for sampled rows within a reach."""
+    return f"{reach}.json"
+
+
+def recall_reaches(folder: Folder) -> list[float]:
+    """Returns the reaches for which there is such a manifest in a folder, ascending."""
+    return sorted(float(name.removesuffix(".json")) for name in folder.names() if _REACH.fullmatch(name))
 
 
 def comparison_name(first: int, last: int, low: int, high: int, num_rows: int) -> str:

@@ -113,18 +113,37 @@ def write(
     vectors = None if place < 0 else RankedRows(chunks, order)[:]
     others = tables.combined(table if place < 0 else table.remove_column(place))
 
-    def take(part: tuple[int, int, int]) -> list[tuple[int, pa.RecordBatch, int]]:
+    def take(part: tuple[int, int, int]) -> list[tuple[int, pa.RecordBatch]]:
         key, low, high = part
         rows = tables.take(others, order[low:high])
         if vectors is not None:
             rows = rows.add_column(place, table.field(place), to_column(vectors[low:high]))
-        return [(key, batch, _checksum(batch.serialize())) for batch in rows.to_batches()]
+        return [(key, batch) for batch in rows.to_batches()]
 
     parts = in_threads(take, zip(present.tolist(), bounds[:-1], bounds[1:], strict=True))
     batches = [batch for part in parts for batch in part]
-    offset = _MAGIC_BYTES + table.schema.serialize().size
+    return write_batches(folder, name, table.schema, batches, facts, kind, generation)
+
+
+def write_batches(
+    folder: Folder,
+    name: str,
+    schema: pa.Schema,
+    batches: Sequence[tuple[int, pa.RecordBatch]],
+    facts: Record,
+    kind: int,
+    generation: int,
+) -> tuple[Segment, ...]:
+    """Writes the file of one unit, a record batch for each key, and returns its references.
+
+    Args:
+        batches: with the key of each.
+        facts, kind, generation: as for `write`.
+    """
+    checksums = in_threads(lambda batch: _checksum(batch[1].serialize()), batches)
+    offset = _MAGIC_BYTES + schema.serialize().size
     index = []
-    for key, batch, checksum in batches:
+    for (key, batch), checksum in zip(batches, checksums, strict=True):
         length = pa.ipc.get_record_batch_size(batch)
         index.append(Segment(name, offset, length, key, batch.num_rows, checksum, kind, generation))
         offset += length
@@ -134,9 +153,9 @@ def write(
     with (
         folder.file(name).atomic_write() as scratch,
         pa.OSFile(str(scratch), "wb") as sink,
-        pa.ipc.new_file(sink, table.schema, metadata=metadata) as writer,
+        pa.ipc.new_file(sink, schema, metadata=metadata) as writer,
     ):
-        for segment, (_, batch, _) in zip(index, batches, strict=True):
+        for segment, (_, batch) in zip(index, batches, strict=True):
             writer.write_batch(batch)
             if sink.tell() != segment.offset + segment.length:
                 raise RuntimeError(

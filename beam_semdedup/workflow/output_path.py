@@ -10,6 +10,7 @@ from collections import Counter
 import pyarrow as pa
 import yaml
 
+from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError, RunError, UnitError
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job, Places
@@ -58,13 +59,19 @@ def prepare(job: Job) -> str:
     output.delete([layout.SUMMARY, layout.REPORT])
     own = _own_keys(job, job.references)
     output.delete(part for part, key in _parts(output).items() if p.clear_output or key in own)
-    if p.clear_output and not p.remove:  # a removal clears its own place, unless it goes on from an interrupted one
-        clear(output / layout.DEDUPLICATED)
+    if p.clear_output:
+        for place in {layout.DEDUPLICATED, layout.MARKED} - {removal_place(p)}:
+            clear(output / place)  # a removal clears its own, unless it goes on from an interrupted one
     head = f"{_CONFIG_HEAD}# Run {run} of results {job.output_fingerprint}\n"
     values = without_secrets(dataclasses.asdict(p))
     configuration = head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     output.file(_CONFIG).write_bytes(configuration.encode())
     return run
+
+
+def removal_place(p: Parameters) -> str | None:
+    """Returns the name of the folder in `output_path` for the input without duplicates, or with marks."""
+    return (layout.MARKED if p.remove == "mark" else layout.DEDUPLICATED) if p.remove else None
 
 
 def check_alone(places: Places, run: str) -> None:

@@ -6,7 +6,7 @@ import logging
 
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
-from beam_semdedup.plan.stored import PairwiseManifest
+from beam_semdedup.plan.stored import PairwiseManifest, RecallManifest
 from beam_semdedup.runners.progress import StageProgress
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -95,6 +95,8 @@ def stages(plan: Plan) -> list[StageProgress]:
         result.append(
             StageProgress("Compare within clusters", job.sizes.num_keys, lambda: _keys_done(job, job.pairwise))
         )
+    if not plan.has_recall:
+        result.append(StageProgress("Estimate recall", job.sizes.num_keys, lambda: _keys_searched(job)))
     if job.parameters.eps is not None:
         result.append(
             StageProgress(
@@ -111,3 +113,9 @@ def _keys_done(job: Job, folder: Folder) -> int:
     if PairwiseManifest.find(job.pairwise):
         return job.sizes.num_keys
     return layout.num_compared(layout.finished_units(folder))
+
+
+def _keys_searched(job: Job) -> int:
+    if RecallManifest.read(job.recall_manifest):
+        return job.sizes.num_keys
+    return sum(name.endswith(".json") for name in job.recall.names())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,7 +21,18 @@ from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.planning import Located, Plan, forget, list_input, locate, make_plan
+from beam_semdedup.plan.fingerprints import output_fingerprint
+from beam_semdedup.plan.planning import (
+    Located,
+    Plan,
+    find_recall,
+    forget,
+    list_input,
+    locate,
+    make_plan,
+    recall_reach,
+)
+from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear
 from beam_semdedup.removal.repetitions import RepeatedIds
@@ -28,6 +40,7 @@ from beam_semdedup.report.collect import Collected
 from beam_semdedup.report.content import count_rows, gather
 from beam_semdedup.report.job import memory_of, write_report
 from beam_semdedup.report.results import FinishedRun, Results
+from beam_semdedup.report.target import find_target
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -39,6 +52,7 @@ from beam_semdedup.text import counted, without_secrets
 from beam_semdedup.workflow import output_path, report
 from beam_semdedup.workflow.summary import Found, Summary, find_results, summarize, too_many_rejected
 
+_LOG = logging.getLogger(__name__)
 _FEW_ROWS = 10_000_000
 """To as many rows this process applies an eps in less time than a cluster starts its workers."""
 
@@ -103,6 +117,11 @@ class SemanticDeduplicationWorkflow:
             _fitted_ahead(plan) as plan,
         ):
             _run_stages(plan)
+        if p.target_rows is not None:
+            plan = _at_target(plan)
+            run = output_path.prepare(plan.job)
+            assigned, compared = AssignManifest.find(plan.job.kmeans), PairwiseManifest.find(plan.job.pairwise)
+            _run_stages(dataclasses.replace(plan, assign_manifest=assigned, pairwise_manifest=compared))
         return _finish(plan, started, run)
 
     def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
@@ -118,13 +137,30 @@ class SemanticDeduplicationWorkflow:
 def _run_stages(plan: Plan) -> None:
     """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
     p, compared = plan.job.parameters, plan.pairwise_manifest
-    if compared is None or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+    if compared is None or not plan.has_recall or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
         # Not above: it imports Beam, which takes longer than all that needs no pipeline.
         from beam_semdedup.transforms import SemanticDedup
 
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:
         duplicates.identify_duplicates(plan.job, compared.units)
+
+
+def _at_target(plan: Plan) -> Plan:
+    """Returns the plan with the eps that leaves `target_rows`, found in the scores; InputError where none does."""
+    job, p = plan.job, plan.job.parameters
+    results = Results.of(without_secrets(dataclasses.asdict(p)), job.kmeans, job.pairwise)
+    if p.target_rows is None or results is None:
+        raise RunError("the pipeline ended without finishing its stages; run the same command again")
+    with stored.discarding(job.pairwise):
+        eps, left = find_target(results, p.target_rows)
+    _LOG.info("target_rows=%s: eps=%s leaves %s", p.target_rows, eps, counted(left, "row"))
+    p = dataclasses.replace(p, eps=eps, target_rows=None)
+    key = output_fingerprint(p, job.pairwise_fingerprint)
+    job = dataclasses.replace(job, parameters=p, output_fingerprint=key)
+    job = dataclasses.replace(job, recall_reach=recall_reach(job))
+    estimated = find_recall(job, PairwiseManifest.find(job.pairwise))
+    return dataclasses.replace(plan, job=job, recall_manifest=estimated)
 
 
 @contextlib.contextmanager
@@ -158,11 +194,12 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
     if plan.references and not unusable:
         unusable = too_many_rejected(plan.references, found.rejected_references, "against")
     unusable = unusable or _too_many_removed(p, looked_at)
-    if p.remove and unusable:
-        clear(job.output / layout.DEDUPLICATED)  # of an earlier run
-    elif p.remove:
+    place = output_path.removal_place(p)
+    if place and unusable:
+        clear(job.output / place)  # of an earlier run
+    elif place:
         try:
-            removed = _remove(plan, found)
+            removed = _remove(plan, found, job.output / place)
         except InputError as error:  # that ids repeat, or that foreign files are in its place
             refusal = error
     output_path.check_alone(job, run)
@@ -219,10 +256,9 @@ def _report(plan: Plan, started: float, summary: Summary, results: Results, coll
     return dataclasses.replace(summary, total_time=round(time.time() - started, 3))
 
 
-def _remove(plan: Plan, found: Found) -> RemovalResult:
-    """Writes the input that was planned without the duplicates that were found."""
+def _remove(plan: Plan, found: Found, place: Folder) -> RemovalResult:
+    """Writes the input that was planned, without the duplicates that were found or with marks, to a place."""
     job = plan.job
-    place = job.output / layout.DEDUPLICATED
     if found.repeated_ids.count and job.parameters.repeated_ids != "allow":
         clear(place)  # of an earlier run
         raise RepeatedIds.because(found.repeated_ids)

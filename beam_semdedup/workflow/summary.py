@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import platform
 import time
 from collections import Counter
@@ -10,10 +12,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from beam_semdedup.compute.proportions import recall
+from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import ModelInfo
 from beam_semdedup.plan.planning import Plan
-from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest
+from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest, RecallManifest
 from beam_semdedup.removal.job import RemovalResult
 from beam_semdedup.removal.repetitions import Repetitions
 from beam_semdedup.stages.duplicates import DuplicatesFacts
@@ -25,6 +29,10 @@ from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import EXAMPLES, counted, without_secrets
 from beam_semdedup.workflow import output_path
+
+_LIBRARIES = (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")
+_version = functools.cache(version)
+"""Looks a version up in the files of the installation, once for the runs of a sweep."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,36 @@ class StageSummary:
     rows_per_second: float
     megabytes_per_second: float
     gflops: float
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What share of the duplicates there are, in the order of the whole dataset, was found.
+
+    Attributes:
+        estimate: null where none was found, and none is known of.
+        low, high: the interval, which holds the true share with a probability of at least 95 %.
+        sample: how many of the rows that were kept were compared with the whole dataset; 0 where the share is proven.
+    """
+
+    estimate: float | None
+    low: float
+    high: float
+    sample: int
+
+    def __str__(self) -> str:
+        """Says it in words."""
+        if not self.sample:
+            return (
+                "found all duplicates there are, proven"
+                if self.low == 1
+                else "not known: no row that was kept was drawn"
+            )
+        by = f"estimated by {counted(self.sample, 'row')}"
+        if self.estimate is None:
+            return f"found no duplicates, and there is none among {counted(self.sample, 'row')} drawn at random"
+        shares = [f"{math.floor(1000 * share) / 10:.1f}" for share in (self.estimate, self.low, self.high)]
+        return "found {} % ({} to {} %) of the duplicates there are, {}".format(*shares, by)
 
 
 @dataclass(frozen=True)
@@ -67,7 +105,8 @@ class Summary:
 
     Times are in seconds; `startup_time` is what passed until the first unit began: planning, and the start of the
     runner and its workers. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null
-    where `eps` is. `references` are the files of `against`; `without_clusters` says whether these have so few rows that
+    where `eps` is; so is `recall`, which is null with `recall_sample=0`, and below `n_probes=exact` with `against` or
+    `corpus_path`. `references` are the files of `against`; `without_clusters` says whether these have so few rows that
     each row was compared with all of them, and nothing was fitted. `generation` is the number that the
     input has in the corpus.
     """
@@ -76,6 +115,7 @@ class Summary:
     rows_read: int
     rows_kept: int | None
     num_duplicates: int | None
+    recall: Recall | None
     rows_rejected: int
     rejected: dict[str, int]
     n_clusters: int
@@ -86,6 +126,7 @@ class Summary:
     startup_time: float
     kmeans_time: float
     pairwise_time: float
+    recall_time: float
     duplicates_time: float
     removal_time: float
     total_time: float
@@ -111,6 +152,7 @@ class Found:
 
     assign_manifest: AssignManifest
     pairwise_manifest: PairwiseManifest
+    recall_manifest: RecallManifest | None
     duplicates_files: list[File]
     duplicates: int
     kept: int
@@ -131,6 +173,7 @@ def find_results(plan: Plan) -> Found:
     assigned, compared = AssignManifest.find(job.kmeans), PairwiseManifest.find(job.pairwise)
     if assigned is None or compared is None:
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
+    estimated = RecallManifest.read(job.recall_manifest) if job.has_recall else None
     names = output_path.duplicates_files(job) if p.eps is not None else []
     files = [job.duplicates.file(name) for name in names]
     facts = [facts for file in files if (facts := tables.read_facts(file, DuplicatesFacts))]
@@ -158,7 +201,17 @@ def find_results(plan: Plan) -> Found:
     rejected = output_path.copy_rejected(job, assigned)
     references, of_references = _references(plan, compared, files) if plan.references else ([], Counter())
     return Found(
-        assigned, compared, files, duplicates, kept, rejected, repeated, references, of_references, time.time()
+        assigned,
+        compared,
+        estimated,
+        files,
+        duplicates,
+        kept,
+        rejected,
+        repeated,
+        references,
+        of_references,
+        time.time(),
     )
 
 
@@ -242,12 +295,15 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
     """Makes the summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
     compared_at = max(started, compared.finished)
-    begun = _begun(plan, started, assigned, compared)
+    begun = _begun(plan, started, found)
+    stages = _stages(plan, started, begun, found)
+    recall_time = stages["recall"].seconds if "recall" in stages else 0.0
     return Summary(
         program=output_path.PROGRAM,
         rows_read=job.sizes.num_rows,
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
+        recall=_recall(p, found),
         rows_rejected=assigned.rejected,
         rejected=_by_reason(found.rejected),
         n_clusters=job.sizes.n_clusters,
@@ -258,10 +314,11 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         startup_time=round(begun - started, 3),
         kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - begun, 3),
         pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(begun, assigned.finished), 3),
-        duplicates_time=round(found.at - compared_at, 3),
+        recall_time=recall_time,
+        duplicates_time=round(max(0.0, found.at - compared_at - recall_time), 3),
         removal_time=removed.seconds if removed else 0.0,
         total_time=round(time.time() - started, 3),
-        stages=_stages(plan, started, begun, assigned, compared),
+        stages=stages,
         repeated_ids=found.repeated_ids,
         references=found.references,
         without_clusters=job.without_clusters,
@@ -269,28 +326,36 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         removal=removed,
         paths=_paths(plan, removed is not None),
         duplicates_files=[file.name for file in found.duplicates_files],
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")},
-        },
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
         configuration=without_secrets(dataclasses.asdict(p)),
     )
 
 
-def _begun(plan: Plan, started: float, assigned: AssignManifest, compared: PairwiseManifest) -> float:
+def _recall(p: Parameters, found: Found) -> Recall | None:
+    if p.eps is None:
+        return None
+    if p.n_probes == "exact":
+        return Recall(1.0, 1.0, 1.0, 0)
+    if found.recall_manifest is None:
+        return None
+    size, missed = found.recall_manifest.missed(p.eps)
+    return Recall(*recall(found.duplicates, found.kept, missed, size), size)
+
+
+def _begun(plan: Plan, started: float, found: Found) -> float:
     """Returns when a run that began at `started` began its first unit; `started` where all was there already."""
     model = None if plan.assign_manifest else ModelInfo.read(plan.job.model.file(layout.MODEL))
     begun = [model.finished - model.seconds] if model and model.finished > started else []
-    begun += [assigned.began] if not plan.assign_manifest else []
-    begun += [compared.began] if not plan.pairwise_manifest else []
+    begun += [found.assign_manifest.began] if not plan.assign_manifest else []
+    begun += [found.pairwise_manifest.began] if not plan.pairwise_manifest else []
+    begun += [found.recall_manifest.began] if found.recall_manifest and not plan.recall_manifest else []
     return max(started, min(begun, default=started))
 
 
-def _stages(
-    plan: Plan, started: float, begun: float, assigned: AssignManifest, compared: PairwiseManifest
-) -> dict[str, StageSummary]:
-    """Returns the stages of a run in their order; the fit only where there is one."""
+def _stages(plan: Plan, started: float, begun: float, found: Found) -> dict[str, StageSummary]:
+    """Returns the stages of a run in their order; the fit and the recall only where there is one."""
     job, dimension = plan.job, plan.job.sizes.dimension
+    assigned, compared, estimated = found.assign_manifest, found.pairwise_manifest, found.recall_manifest
     fitted = begun
     result = {}
     model = ModelInfo.read(job.model.file(layout.MODEL))
@@ -300,10 +365,13 @@ def _stages(
         work = 2 * model.rows * job.sizes.n_clusters * dimension * model.iterations
         result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - begun, model.rows, work, dimension)
     products = 2 * dimension
-    stages: list[tuple[str, AssignManifest | PairwiseManifest, Manifest | None, float, int]] = [
+    stages: list[tuple[str, AssignManifest | PairwiseManifest | RecallManifest, Manifest | None, float, int]] = [
         ("assign", assigned, plan.assign_manifest, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
         ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
     ]
+    if estimated:
+        work, before = estimated.pairs_done * products, max(started, compared.finished)
+        stages.append(("recall", estimated, plan.recall_manifest, before, work))
     for name, manifest, reused, before, operations in stages:
         counts = manifest.counts
         done, seconds = (0, 0.0) if reused else (counts.units_done, manifest.finished - max(manifest.began, before))
@@ -334,6 +402,7 @@ def _paths(plan: Plan, removed: bool) -> dict[str, str]:
         paths[layout.DUPLICATES] = job.duplicates.url
     if job.parameters.report:
         paths["report"] = job.output.file(layout.REPORT).url
-    if removed:
-        paths[layout.DEDUPLICATED] = (job.output / layout.DEDUPLICATED).url
+    place = output_path.removal_place(job.parameters)
+    if removed and place:
+        paths[place] = (job.output / place).url
     return paths

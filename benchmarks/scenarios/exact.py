@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks.bench import Bench, Goal, Result, found, python_module
 from benchmarks.data import Dataset
-from benchmarks.measure import Contender, Run, interleaved, medians, raw
+from benchmarks.measure import Contender, interleaved, medians, raw
 from benchmarks.peers.vectors import load
 from benchmarks.recall import read_pairs, recall
 
@@ -19,12 +18,16 @@ AFFORDABLE = 300_000
 """Rows up to which brute force takes minutes; of more, a part of the rows is searched for."""
 PART = 10_000
 GIVEN_EPS = 0.03
-_ONE, _SCREENED, _EXACT, _BRUTE = "n_probes=1", "n_probes=1, screened", "exact", "brute force"
+ONE, _SCREENED, EXACT, _BRUTE = "n_probes=1", "n_probes=1, screened", "exact", "brute force"
+_GIVEN, _BARE = "n_probes=1, screened, given centroids", "bare, given centroids"
 _LOOK_AT = 2000
 
 
 def run(bench: Bench) -> Result:
-    """Each eps on the real set and on two mixed ones: what is compared takes turns."""
+    """Each eps on the real set and on two mixed ones: what is compared takes turns.
+
+    Brute force runs once for a set, with the largest eps. What the report holds of other sets and values stays in it.
+    """
     result = Result()
     real = bench.real()
     if real and real.rows in bench.sizes([real.rows]):
@@ -34,88 +37,86 @@ def run(bench: Bench) -> Result:
         if real:
             result.notes.append(f"{size:,} mixed rows ({_looks(dataset)}); the real ones ({_looks(real)})")
         _compare(bench, dataset, result)
-        _given(bench, dataset, result)
+        if not bench.eps or GIVEN_EPS in bench.eps:
+            _given(bench, dataset, result)
+    new = {_key(row) for row in result.table}
+    result.table += [row for row in bench.stored("exact") if _key(row) not in new]
+    result.table.sort(key=lambda row: (row["rows"], row["eps"]))
+    result.goals += _goals(result.table, bench.interpreter.peak_bytes / 1e6)
     return result
 
 
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("rows", "eps", "who"))
+
+
 def _compare(bench: Bench, dataset: Dataset, result: Result) -> None:
-    values = [eps for eps in EPS if not bench.eps or eps in bench.eps]
-    part = [] if dataset.rows <= AFFORDABLE else [PART]
-    name = f"{_BRUTE}, of {PART:,} rows" if part else _BRUTE
-    target = bench.work / "out" / f"pairs-{dataset.name}.parquet"
-    target.parent.mkdir(exist_ok=True)
-    brute = Contender(name, python_module("benchmarks.probes.pairs", dataset.path, target, max(values), *part), target)
-    runs = {max(values): interleaved([brute], 1)}
-    for eps in values:
-        faiss = bench.peer("faiss_range", dataset, *(["--queries", str(PART)] if part else []), eps=eps)
+    part = [PART] if bench.part or dataset.rows > AFFORDABLE else []
+    of_part = f", of {PART:,} rows" if part else ""
+    target = bench.work / f"pairs-{dataset.name}.parquet"
+    if not target.exists():
+        command = python_module("benchmarks.probes.pairs", dataset.path, target, EPS[-1], *part)
+        brute = interleaved([Contender(_BRUTE, command)], 1)[_BRUTE]
+        columns = {"rows": dataset.rows, "eps": EPS[-1], "who": _BRUTE + of_part, **medians(brute)}
+        result.table.append({**columns, "recall": 1.0})
+    for eps in [eps for eps in EPS if not bench.eps or eps in bench.eps]:
         ours = bench.contenders(
-            bench.ours(_ONE, dataset, eps=eps),
+            bench.ours(ONE, dataset, eps=eps),
             bench.ours(_SCREENED, dataset, "precision=screened", eps=eps),
             bench.ours("n_probes=2", dataset, "n_probes=2", eps=eps),
-            bench.ours(_EXACT, dataset, "n_probes=exact", eps=eps),
+            bench.ours(EXACT, dataset, "n_probes=exact", eps=eps),
         )
-        measured = {**interleaved(ours, bench.rounds), **runs.get(eps, {})}
-        if not bench.peers or faiss.name in bench.peers:
-            measured |= interleaved([faiss], 1)
+        options = ["--queries", str(PART)] if part else []
+        faiss = bench.contenders(bench.peer("faiss_range", dataset, *options, eps=eps))
+        runs = {**interleaved(ours, bench.rounds), **interleaved(faiss, 1)}
         pairs = read_pairs(target, eps)
-        for who, found_by in measured.items():
-            output = next((c.output for c in [*ours, faiss] if c.name == who and not (part and c is faiss)), None)
-            ids = found(output) if output else None
-            reference = measured.get(_ONE, ())
-            row = {
-                "rows": dataset.rows,
-                "eps": eps,
-                "who": f"{who}, of {PART:,} rows" if part and who == faiss.name else who,
-            }
-            row |= medians(found_by, reference if len(reference) == len(found_by) else ())
-            row |= {"duplicates": len(ids) if ids is not None else None, "recall": recall(pairs, ids) if ids else None}
+        for contender in [*ours, *faiss]:
+            name, measured, whole = contender.name, runs[contender.name], contender in ours or not part
+            reference = runs.get(ONE, ()) if contender in ours else ()
+            row = {"rows": dataset.rows, "eps": eps, "who": name if whole else name + of_part}
+            row |= medians(measured, reference)
+            if whole:
+                ids = found(contender.output)
+                row |= {"duplicates": len(ids), "recall": recall(pairs, ids)}
             result.table.append(row)
-        result.runs[f"{dataset.rows}, {eps}"] = raw(measured)
-        _goals(dataset.rows, eps, measured, runs[max(values)][name] if not part else [], result)
-        peak = [run.peak_bytes for run in measured.get(_EXACT, ())]
-        if peak and dataset.rows == SIZES[-1]:
-            above = (statistics.median(peak) - bench.interpreter.peak_bytes) / 1e9
-            result.goals.append(
-                Goal(f"{dataset.rows:,} rows, eps={eps}: exact, peak above interpreter", above, 1.2, "GB")
-            )
+        result.runs[f"{dataset.rows}, {eps}"] = raw(runs)
 
 
-def _goals(rows: int, eps: float, runs: dict[str, list[Run]], brute: Sequence[Run], result: Result) -> None:
-    """Adds what was asked for, in wall time and in CPU time, which other work on the machine disturbs less."""
-    for what in ("seconds", "cpu_seconds"):
-        unit = "wall" if what == "seconds" else "CPU"
-
-        def ratio(who: Sequence[Run], of: Sequence[Run], what: str = what) -> float:
-            return statistics.median(getattr(a, what) / getattr(b, what) for a, b in zip(who, of, strict=False))
-
-        label = f"{rows:,} rows, eps={eps}: {{}} ({unit})"
-        if _ONE in runs and _EXACT in runs:
-            limit = 1.3 if eps <= 0.05 else 2
-            result.goals.append(Goal(label.format("exact / n_probes=1"), ratio(runs[_EXACT], runs[_ONE]), limit))
-        if _ONE in runs and _SCREENED in runs:
-            screened = ratio(runs[_SCREENED], runs[_ONE])
-            result.goals.append(Goal(label.format("n_probes=1, screened / as it is"), screened, 0.8))
-        if brute and _EXACT in runs and rows == SIZES[0]:
-            slower = ratio(brute, runs[_EXACT])
-            result.goals.append(Goal(label.format("brute force / exact"), slower, 20, at_most=False))
+def _goals(table: list[dict[str, Any]], interpreter: float) -> list[Goal]:
+    """What was asked for, in wall time and in CPU time, which other work on the machine disturbs less."""
+    goals, by_key = [], {_key(row): row for row in table}
+    for (rows, eps, who), row in by_key.items():
+        for wall, ratio in (("seconds", "ratio"), ("CPU seconds", "CPU ratio")):
+            label = f"{rows:,} rows, eps={eps}: {{}} ({'CPU' if 'CPU' in wall else 'wall'})"
+            if who == EXACT and ratio in row:
+                goals.append(Goal(label.format("exact / n_probes=1"), row[ratio], 1.3 if eps <= 0.05 else 2))
+            if who == _SCREENED and ratio in row:
+                goals.append(Goal(label.format("n_probes=1, screened / as it is"), row[ratio], 0.8))
+            brute = by_key.get((rows, EPS[-1], _BRUTE))
+            if who == EXACT and brute and rows == SIZES[0]:
+                goals.append(Goal(label.format("brute force / exact"), brute[wall] / row[wall], 20, at_most=False))
+        if who == EXACT and rows == SIZES[-1]:
+            above = (row["peak MB"] - interpreter) / 1000
+            goals.append(Goal(f"{rows:,} rows, eps={eps}: exact, peak above interpreter", above, 1.2, "GB"))
+        bare = by_key.get((rows, eps, _BARE))
+        if who == _GIVEN and bare:
+            slower = row["seconds"] / bare["seconds"]
+            goals.append(Goal(f"{rows:,} rows, given centroids: screened / bare", slower, 0.9))
+    return goals
 
 
 def _given(bench: Bench, dataset: Dataset, result: Result) -> None:
     """Compares the whole job with given centroids with one NumPy process."""
     centroids = bench.centroids(dataset)
     bare = bench.peer("bare", dataset, "--centroids", centroids, eps=GIVEN_EPS)
-    given = [f"init={centroids}", "max_iter=0"]
-    ours = bench.ours("n_probes=1, screened, given centroids", dataset, *given, "precision=screened", eps=GIVEN_EPS)
-    contenders = bench.contenders(bare, ours)
+    given = [f"init={centroids}", "max_iter=0", "precision=screened"]
+    contenders = bench.contenders(bare, bench.ours(_GIVEN, dataset, *given, eps=GIVEN_EPS))
     runs = interleaved(contenders, bench.rounds)
     for contender in contenders:
-        columns = {"rows": dataset.rows, "eps": GIVEN_EPS, "who": contender.name, **medians(runs[contender.name])}
+        who = _BARE if contender is bare else contender.name
+        columns = {"rows": dataset.rows, "eps": GIVEN_EPS, "who": who, **medians(runs[contender.name])}
         result.table.append({**columns, "duplicates": len(found(contender.output))})
     result.runs[f"{dataset.rows}, given"] = raw(runs)
-    if len(contenders) == 2:
-        taken = [[r.seconds for r in runs[c.name]] for c in contenders]
-        ratio = statistics.median(b / a for a, b in zip(*taken, strict=True))
-        result.goals.append(Goal(f"{dataset.rows:,} rows, given centroids: screened / bare (wall)", ratio, 0.9))
 
 
 def _looks(dataset: Dataset) -> str:

@@ -8,6 +8,7 @@ other cluster, and references to visits and matches are shuffled too.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -20,44 +21,65 @@ import pyarrow.parquet as pq
 from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast
-from beam_semdedup.forecast.rates import REFERENCE
-from benchmarks.bench import Bench, Result, references
+from beam_semdedup.plan.rates import REFERENCE
+from benchmarks.bench import Bench, Result, probe, references
 from benchmarks.data import Dataset
 from benchmarks.measure import clear, measure_roles
 
-SHAPES = ((1000, 25), (1000, 250), (1000, 1000))
-"""How many assign units and keys; what a reference takes is the difference between the first and the last."""
+SHAPES = ((1000, 25), (1000, 100), (1000, 250), (1000, 1000))
+"""How many assign units and keys; what a reference takes is the difference between the first and the last that ran."""
+USUAL = (25_000, 100_000)
+"""The rows of the shapes that run unless `--rows` chooses others: a million take a quarter of an hour each."""
 RUNNERS = {"direct": (), "ray": ("runner.num_cpus=1",), "flink": ()}
-_DIMENSION, _NOISE, _EPS, _WORKERS = 8, 0.15, 0.03, 2
+FEW = (40, 20)
+"""So few that what 2 and 12 workers take differs by the workers alone."""
+_DIMENSION, _NOISE, _EPS, _WORKERS, _MORE_WORKERS = 8, 0.15, 0.03, 2, 12
 
 
 def run(bench: Bench) -> Result:
-    """Each runner with two workers, within clusters and across them; `--peers` chooses runners, `--rows` sizes."""
+    """Each runner with two workers, within clusters and across them; `--peers` chooses runners, `--rows` shapes.
+
+    And the local runner, which serves the actors of Ray too, with a dozen; and what the driver does by itself.
+    """
     result = Result()
-    for runner, settings in RUNNERS.items():
+    for runner in RUNNERS:
         if bench.peers and runner not in bench.peers:
             continue
         for probes in ("1", "exact"):
             for units, keys in SHAPES:
-                if units * keys in bench.sizes([units * keys]):
-                    row, raw = _measured(bench, runner, settings, probes, units, keys)
+                if units * keys in (bench.rows or USUAL):
+                    row, raw = _measured(bench, runner, probes, units, keys)
                     result.table.append(row)
                     result.runs[f"{runner}, {probes}, {units} x {keys}"] = raw
                     print(f"  {row}", flush=True)
     result.table += list(_slopes(result.table))
+    if not bench.peers and bench.sizes([math.prod(FEW)]):
+        _add_notes(bench, result)
     return result
 
 
+def _add_notes(bench: Bench, result: Result) -> None:
+    few, many = (_measured(bench, "direct", "1", *FEW, workers)[1] for workers in (_WORKERS, _MORE_WORKERS))
+    each = {name: (many[name]["driver"] - few[name]["driver"]) / (_MORE_WORKERS - _WORKERS) for name in many}
+    by_itself = probe("driver")
+    result.runs |= {"2 workers": few, "12 workers": many, "driver by itself": by_itself}
+    result.notes.append(
+        f"Each of {_MORE_WORKERS} workers instead of {_WORKERS} takes {each['cpu_seconds']:.3f} s of the driver's CPU "
+        f"and {each['peak_bytes'] / 1e6:.2f} MB of its memory."
+    )
+    result.notes += [f"Each {what}: {1e6 * seconds:.3g} µs of the driver's CPU." for what, seconds in by_itself.items()]
+
+
 def _measured(
-    bench: Bench, runner: str, settings: tuple[str, ...], probes: str, units: int, keys: int
-) -> tuple[dict[str, Any], Any]:
+    bench: Bench, runner: str, probes: str, units: int, keys: int, workers: int = _WORKERS
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Runs the command once, and returns a row of the table and what each process took."""
     data, centroids = _data(bench.work, units, keys)
     output = bench.work / "out" / "scale"
     clear(output)
     sizes = {"assign_unit_bytes": 4 * _DIMENSION * keys, "comparison_rows": units}
-    given = [*settings, f"init={centroids}", "max_iter=0", *(f"{name}={value}" for name, value in sizes.items())]
-    given += [f"runner={runner}", f"runner.num_workers={_WORKERS}", f"n_probes={probes}", "verbose=false"]
+    given = [*RUNNERS[runner], f"init={centroids}", "max_iter=0", *(f"{name}={value}" for name, value in sizes.items())]
+    given += [f"runner={runner}", f"runner.num_workers={workers}", f"n_probes={probes}", "verbose=false"]
     took = measure_roles(bench.ours("scale", Dataset(data, units * keys, keys), *given, eps=_EPS).command, _role)
     moved, shuffled = _moved(output), _shuffle_seconds(output)
     summary = json.loads((output / "summary.json").read_text())
@@ -75,7 +97,7 @@ def _measured(
         **_of_roles({role: peak / 1e6 for role, peak in took.peak_bytes.items()}, "MB"),
         **(_planned(planned) if probes == "1" else {}),
     }
-    return row, {"cpu_seconds": took.cpu_seconds, "peak_bytes": took.peak_bytes, "load": took.load}
+    return row, {"cpu_seconds": took.cpu_seconds, "peak_bytes": took.peak_bytes}
 
 
 def _of_roles(values: dict[str, float], unit: str) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ import yaml
 
 from beam_semdedup.cli import composition
 from beam_semdedup.cli.composition import CommandLine
+from beam_semdedup.cli.overrides import jobs_of, overrides_of
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
@@ -91,17 +92,12 @@ def test_what_hydra_takes_long_for_is_done_once_for_all_jobs_with_the_same_choic
     monkeypatch.setattr(hydra, "compose", lambda *a, **kw: composed.append(kw["overrides"]) or compose(*a, **kw))
     line = CommandLine.read("semdedup", Parameters, ["-m", "eps=0.1,0.2,0.3", "runner=direct,ray", "output_path=a,b"])
     line.register()
-    jobs = composition.jobs_of(line.overrides)
+    jobs = jobs_of(line.overrides)
     found = [composition.plain(line.compose(job)) for job in jobs]
     assert [(f["eps"], f["runner"], f["output_path"]) for f in found] == [
         (eps, {"name": runner}, output) for eps in (0.1, 0.2, 0.3) for runner in ("direct", "ray") for output in "ab"
     ]
     assert composed == [["runner=direct"], ["runner=ray"]]
-
-
-def test_of_several_for_the_same_parameter_the_last_counts():
-    assert composition.jobs_of(["++eps=0.1,0.2", "++k=1", "++eps=0.3"]) == [("++eps=0.3", "++k=1")]
-    assert composition.jobs_of(["++eps=0.3", "++eps=1,2"]) == [("++eps=1",), ("++eps=2",)]
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
@@ -115,10 +111,10 @@ def test_a_mapping_is_given_as_the_help_shows_it(plus):
     "options", [[], ["-m"], ["--multirun"], ["--cfg", "job"], ["-c", "job", "-p", "runner"], ["--info", "all"]]
 )
 def test_options_and_their_values_are_no_overrides(options):
-    overrides = ["eps=0.1", "runner=ray"]
-    assert composition.overrides_of([*options, *overrides]) == overrides
-    assert composition.overrides_of([*overrides, *options]) == overrides
-    line = CommandLine.read("semdedup", Parameters, [*options, *overrides])
+    given = ["eps=0.1", "runner=ray"]
+    assert overrides_of([*options, *given]) == given
+    assert overrides_of([*given, *options]) == given
+    line = CommandLine.read("semdedup", Parameters, [*options, *given])
     assert (line.options, line.overrides) == (options, ["++eps=0.1", "runner=ray"])
 
 
@@ -149,7 +145,7 @@ def test_options_and_their_values_are_no_overrides(options):
 )
 def test_what_is_not_understood_is_told_in_the_words_of_the_parameters(arguments, said):
     with pytest.raises(InputError, match=said):
-        composition.jobs_of(CommandLine.read("semdedup", Parameters, arguments).overrides)
+        jobs_of(CommandLine.read("semdedup", Parameters, arguments).overrides)
 
 
 @pytest.mark.parametrize(
@@ -189,99 +185,9 @@ def test_what_goes_wrong_in_a_job_is_not_said_to_be_hydras(tmp_path, monkeypatch
         line.run(tmp_path, task)
 
 
-class TestUnderstood:
-    @pytest.mark.parametrize("value", ["2024_01", "1e3", "true", "0.1"])
-    def test_a_path_that_reads_as_a_number_is_a_path(self, value):
-        assert composition.understood(Parameters, [f"output_path={value}"]) == [f'output_path="{value}"']
-        assert composition.understood(Parameters, [f"eps={value}"]) == [f"eps={value}"]
-
-    @pytest.mark.parametrize("value", ["{storage_options: {secret: a]b}", "{storage_options: {secret: ab}},{}"])
-    def test_what_may_be_secret_is_not_told(self, value):
-        with pytest.raises(InputError) as caught:
-            composition.understood(Parameters, [f"read_kwargs={value}"])
-        assert "secret" not in str(caught.value)
-        assert "read_kwargs=…" in str(caught.value)
-
-    @pytest.mark.parametrize(
-        "value",
-        [
-            *("plain", "/data/x.parquet", "s3://bucket/a b", "", "null", "~", "'quoted=1'", '"say \\"x\\""'),
-            *("[a, b]", "[]", "{a: 1, b: [c, '=']}", "${eps}", "${oc.env:HOME}/o", "a\\=b", "a\\,b"),
-        ],
-    )
-    def test_what_the_grammar_takes_stays_as_it_is(self, value):
-        argument = f"cache_path={value}" if value != "~" else "~cache_path"
-        assert composition.understood(Parameters, [argument]) == [argument]
-
-    @pytest.mark.parametrize(
-        "argument",
-        ["eps=0.1,0.2", "eps=range(1,3)", "eps=choice(a,b)", "id_field='a=1',b", "metadata_fields=[a],[b, c]"],
-    )
-    def test_a_sweep_that_the_grammar_takes_stays_as_it_is(self, argument):
-        assert composition.understood(Parameters, [argument], multirun=True) == [argument]
-
-    @pytest.mark.parametrize(
-        "value",
-        [
-            "date=1",
-            "ä",
-            "~/o",
-            "a(b",
-            "a b (1)",
-            "it's",
-            'say "x"',
-            "a&b;c!d#e",
-            "x\ny",
-            "\\=\\ä\\",
-            "[a]b",
-            "{",
-            "$(x)",
-        ],
-    )
-    def test_what_it_refuses_is_quoted_and_means_itself(self, value):
-        for schema, name in ((Parameters, "input_path"), (RemovalParameters, "duplicates_path")):
-            (argument,) = composition.understood(schema, [f"{name}={value}"])
-            (parsed,) = composition._parsed([argument])
-            assert (parsed.key_or_group, parsed.value()) == (name, value)
-            assert composition.shown(argument) == f"{name}={value}"
-
-    @pytest.mark.parametrize(
-        ("argument", "values"),
-        [
-            ("input_path=/d=1,/d=2", ["/d=1", "/d=2"]),
-            ("output_path=ä, b,'c=,'", ["ä", "b", "c=,"]),
-            ("input_path=[/d=1,x],[/d=2]", [["/d=1", "x"], ["/d=2"]]),
-            ("output_path=a=${eps},~/b", ["a=${eps}", "~/b"]),
-        ],
-    )
-    def test_each_value_of_a_sweep_is_quoted_by_itself(self, argument, values):
-        (argument,) = composition.understood(Parameters, [argument], multirun=True)
-        jobs = [composition._parsed(job)[0].value() for job in composition.jobs_of([argument])]
-        assert jobs == values
-
-    @pytest.mark.parametrize(
-        ("argument", "value"),
-        [
-            ("input_path=[/d=1, /ä/*.parquet,'x=']", ["/d=1", "/ä/*.parquet", "x="]),
-            ("metadata_fields=[größe]", ["größe"]),
-            (
-                "read_kwargs={storage_options: {account_key: ab/c+d==, n: 1}}",
-                {"storage_options": {"account_key": "ab/c+d==", "n": 1}},
-            ),
-            ("ranking_strategy={metadata_cols: [größe, b]}", {"metadata_cols": ["größe", "b"]}),
-            (
-                "runner.options={job_server_jvm_properties: [-Xmx4g, -Da=b]}",
-                {"job_server_jvm_properties": ["-Xmx4g", "-Da=b"]},
-            ),
-        ],
-    )
-    def test_what_is_in_a_list_or_a_mapping_is_quoted_by_itself(self, argument, value):
-        (argument,) = composition.understood(Parameters, [argument])
-        assert composition._parsed([argument])[0].value() == value
-
-    def test_what_the_shell_completes_is_left_alone(self):
-        line = CommandLine.read("semdedup", Parameters, ["-sc", "install=bash"])
-        assert (line.options, line.overrides) == (["-sc"], ["install=bash"])
+def test_what_the_shell_completes_is_left_alone():
+    line = CommandLine.read("semdedup", Parameters, ["-sc", "install=bash"])
+    assert (line.options, line.overrides) == (["-sc"], ["install=bash"])
 
 
 class TestConfDir:

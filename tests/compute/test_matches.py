@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import EPS, blobs, clusters, grids, seeds, unit_rows
 
 from beam_semdedup.compute import matches
-from beam_semdedup.compute.matches import NO_MATCH, Rows, match
+from beam_semdedup.compute.matches import NO_MATCH, Best, Rows, match
 from beam_semdedup.compute.short_vectors import Basis
 
 
@@ -14,13 +14,15 @@ def make_rows(vectors, ranks, basis, references=0):
     order = np.argsort(ranks)
     vectors = vectors[order]
     earlier = int(np.count_nonzero(ranks < references))
-    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at], earlier)
+    best, places = Best(len(order)), np.arange(len(order))
+    return Rows(np.asarray(ranks)[order], basis.shorten(vectors), lambda at: vectors[at], earlier, best, places)
 
 
-def found(vectors, visiting, reach, batch, width, low=0, high=None, references=0, within=True):
+def found(vectors, visiting, reach, batch, width, low=0, high=None, references=0, within=True, elsewhere=None):
     """Scores and winners of rows, in their order; `visiting` says which of them are visitors.
 
-    The first so many are `references`.
+    The first so many are `references`; `elsewhere` (v, n) says which pairs of visitors and natives are compared
+    elsewhere.
     """
     rng = np.random.default_rng(len(vectors))
     dimension = vectors.shape[1]
@@ -28,11 +30,13 @@ def found(vectors, visiting, reach, batch, width, low=0, high=None, references=0
     ranks = np.arange(len(vectors))
     natives = make_rows(vectors[~visiting], ranks[~visiting], basis, references)
     visitors = make_rows(vectors[visiting], ranks[visiting], basis, references)
-    bests = match(natives, visitors, low, len(natives) if high is None else high, reach, batch, within)
+    high = len(natives) if high is None else high
+    there = None if elsewhere is None else lambda visitors, natives: elsewhere[visitors, natives]
+    match(natives, visitors, low, high, reach, batch, within, elsewhere=there)
     scores, winners = np.full(len(vectors), np.nan, dtype=np.float32), ranks.copy()
-    for rows, best in zip((natives, visitors), bests, strict=True):
-        there = best.winners != NO_MATCH
-        scores[rows.ranks[there]], winners[rows.ranks[there]] = best.scores[there], best.winners[there]
+    for rows in (natives, visitors):
+        there = rows.best.winners != NO_MATCH
+        scores[rows.ranks[there]], winners[rows.ranks[there]] = rows.best.scores[there], rows.best.winners[there]
     return scores, winners
 
 
@@ -91,6 +95,46 @@ def test_every_way_to_settle_a_tile_gives_the_same(monkeypatch, dense, reach):
     np.testing.assert_array_equal(winners, true_winners)
 
 
+@pytest.mark.parametrize("dense", [0.0, 1 / 64, 2.0])
+@given(distinct(), st.sampled_from([1e-6, 0.1, 2.0]), seeds, st.sampled_from([3, 1024]))
+def test_a_row_has_the_best_row_before_it_unless_that_pair_is_compared_elsewhere(dense, drawn, reach, seed, batch):
+    vectors, visiting = drawn
+    elsewhere = np.random.default_rng(seed).random((visiting.sum(), (~visiting).sum())) < 0.5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matches, "_DENSE", dense)
+        scores, winners = found(vectors, visiting, reach, batch, 2, elsewhere=elsewhere)
+    true_scores, true_winners = expected(vectors, visiting, reach)
+    apart = np.zeros((len(vectors),) * 2, dtype=bool)
+    apart[np.ix_(np.flatnonzero(visiting), np.flatnonzero(~visiting))] = elsewhere
+    there = (apart | apart.T)[np.arange(len(vectors)), true_winners]
+    np.testing.assert_array_equal(scores[~there], true_scores[~there])
+    np.testing.assert_array_equal(winners[~there], true_winners[~there])
+    assert not (scores[there] > true_scores[there]).any()
+
+
+def test_pairs_that_are_compared_elsewhere_are_not_multiplied_in_full(monkeypatch):
+    multiplied = []
+    real = matches.multiply
+    monkeypatch.setattr(matches, "multiply", lambda a, b: multiplied.append(len(a) * len(b)) or real(a, b))
+    rows, visiting = blobs(9, 600, 32, 1, 0.05), np.arange(600) >= 200
+    elsewhere = np.zeros((400, 200), dtype=bool)
+    elsewhere[:300] = True
+    found(rows, visiting, 0.3, 1024, 0, elsewhere=elsewhere)
+    assert sum(multiplied) == 199 * 199 + 100 * 200
+
+
+def test_visitors_alone_are_compared_where_natives_were_before():
+    rows, visiting = blobs(1, 200, 16, 3, 0.1), np.arange(200) % 4 == 0
+    basis = Basis(np.zeros((16, 0), dtype=np.float32))
+    natives = make_rows(rows[~visiting], np.flatnonzero(~visiting), basis)
+    visitors = make_rows(rows[visiting], np.flatnonzero(visiting), basis)
+    match(natives, visitors, 0, 150, 0.3, 64, among_natives=False)
+    scores, winners = oracle.best_earlier(rows, range(200), visiting[:, None] != visiting, 0.3)
+    winners[np.isnan(scores)] = NO_MATCH
+    np.testing.assert_array_equal(natives.best.winners, winners[~visiting])
+    np.testing.assert_array_equal(visitors.best.winners, winners[visiting])
+
+
 def test_blocks_of_natives_add_up_to_the_whole():
     rows, visiting = blobs(1, 200, 16, 3, 0.1), np.zeros(200, dtype=bool)
     visiting[::4] = True
@@ -107,11 +151,11 @@ def test_vectors_of_rows_without_anything_similar_are_never_gathered():
     def gather(at):
         raise AssertionError(f"{len(at)} rows are gathered")
 
-    natives = Rows(np.arange(0, 400, 2), basis.shorten(rows[:200]), gather)
-    visitors = Rows(np.arange(1, 200, 2), basis.shorten(rows[200:]), gather)
-    of_natives, of_visitors = match(natives, visitors, 0, 200, 0.01, 64)
-    assert (of_natives.winners == NO_MATCH).all()
-    assert (of_visitors.winners == NO_MATCH).all()
+    natives = Rows(np.arange(0, 400, 2), basis.shorten(rows[:200]), gather, 0, Best(200), np.arange(200))
+    visitors = Rows(np.arange(1, 200, 2), basis.shorten(rows[200:]), gather, 0, Best(100), np.arange(100))
+    match(natives, visitors, 0, 200, 0.01, 64)
+    assert (natives.best.winners == NO_MATCH).all()
+    assert (visitors.best.winners == NO_MATCH).all()
 
 
 def test_rows_that_cannot_be_told_apart_do_not_cost_a_score_for_each_pair(monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import EPS, seeds
 
 from beam_semdedup.compute.assignment import assign
-from beam_semdedup.compute.visits import Clusters, radius
+from beam_semdedup.compute.visits import Clusters, Surroundings, is_place_of, radius
 
 
 @st.composite
@@ -48,6 +48,38 @@ def test_of_two_similar_rows_one_visits_the_cluster_of_the_other(drawn, reach, b
     assert meet[scores.astype(np.float64) >= 1 - reach].all()
 
 
+def surely(rows, labels, centroids, reach):
+    """(n, k): where each row surely is compared, besides its own cluster."""
+    result = np.zeros((len(rows), len(centroids)), dtype=bool)
+    for home in np.unique(labels):
+        others = np.delete(np.arange(len(centroids)), home)
+        mine = np.flatnonzero(labels == home)
+        result[np.ix_(mine, others)] = Clusters(centroids, 5).surely_visits(rows[mine], int(home), others, reach)
+    return result
+
+
+@given(placed(), st.sampled_from(EPS), st.sampled_from([1, 1024]))
+def test_two_similar_rows_are_compared_although_what_surely_is_elsewhere_is_left_out(drawn, reach, batch):
+    rows, labels, centroids = drawn
+    where = visits(*drawn, Clusters(centroids, batch).in_reach(rows, labels, reach))
+    sure = surely(*drawn, reach)
+    assert (where >= sure).all()
+    # [native, visitor]: whether the native's cluster is their place
+    place = np.array([is_place_of(home, labels) for home in labels])
+    assert (place != place.T)[labels[:, None] != labels].all()
+    # [visitor, native]: not left out, as the native's cluster is the place, or the native may not go to the visitor's
+    here = where[:, labels] & (place.T | ~sure[:, labels].T)
+    here |= labels[:, None] == labels
+    scores = np.array([[oracle.similarity(x, y) for y in rows] for x in rows])
+    assert (here | here.T)[scores.astype(np.float64) >= 1 - reach].all()
+
+
+def test_what_clearly_visits_does_so_surely():
+    centroids = oracle.normalized(np.ones((6, 32)) + 0.01 * np.random.default_rng(0).normal(size=(6, 32)))
+    rows = oracle.normalized(np.ones((50, 32)) + 0.1 * np.random.default_rng(1).normal(size=(50, 32)))
+    assert surely(rows, assign(rows, centroids, 8), centroids, 0.05).sum() == 50 * 5
+
+
 @given(seeds, st.sampled_from([2, 8, 96]), st.sampled_from([0, 1e-3, 0.1]))
 def test_rows_on_a_bisector_visit_the_other_side(seed, dimension, reach):
     rng = np.random.default_rng(seed)
@@ -64,6 +96,24 @@ def test_a_row_far_within_its_cluster_visits_none():
     centroids = np.eye(3, dtype=np.float32)
     visitors, _ = Clusters(centroids, 8).in_reach(centroids.copy(), np.arange(3, dtype=np.int32), 0.01)
     assert not len(visitors)
+
+
+@given(placed(), st.sampled_from(EPS))
+def test_similar_rows_live_in_clusters_that_may_hold_one(drawn, reach):
+    rows, _, centroids = drawn
+    labels = assign(rows, centroids, 7)
+    longest = float(np.linalg.norm(rows.astype(np.float64), axis=1).max()) * (1 + 1e-6)
+    clusters = np.arange(len(centroids), dtype=np.int32)
+    reached = Surroundings(rows, labels, centroids, reach).may_hold(clusters, longest)
+    scores = np.array([[oracle.similarity(x, y) for y in rows] for x in rows])
+    assert reached[:, labels][scores.astype(np.float64) >= 1 - reach].all()
+
+
+def test_clusters_far_away_hold_none():
+    centroids = np.eye(8, dtype=np.float32)
+    labels = np.arange(8, dtype=np.int32)
+    reached = Surroundings(centroids, labels, centroids, 0.01).may_hold(labels[2:], 1.0)
+    np.testing.assert_array_equal(reached, np.eye(8, dtype=bool)[:, 2:])
 
 
 @given(st.floats(0.1, 3), st.floats(0.1, 3), st.floats(0, 1.99))

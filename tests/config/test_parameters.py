@@ -67,11 +67,13 @@ class TestDeclarations:
             **{"remove": False, "repeated_ids": "error", "read_kwargs": {}, "write_kwargs": {}, "cache_kwargs": None},
             **{"clear_output": True, "reuse_cache": True, "verbose": True, "duplicates_num_row_groups_hint": None},
             **{"memory_budget": None, "max_cluster_rows": None, "comparison_rows": None, "assign_unit_bytes": None},
-            **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None},
+            **{"device": "auto", "precision": "exact", "n_probes": 1, "reach": None, "target_rows": None},
+            "mark_fields": ["duplicate_of", "similarity", "duplicate"],
             **{"report": False, "group_field": None, "image_field": None, "max_removed_share": None},
             **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
             **{"against_embedding_field": None, "within": True, "corpus_path": None, "corpus_kwargs": None},
             "corpus_timeout": 600.0,
+            "recall_sample": 1000,
         }
 
     def test_two_instances_share_no_default(self):
@@ -81,7 +83,7 @@ class TestDeclarations:
     def test_the_removal_spells_its_parameters_as_the_run_does(self):
         shared = {f.name: f for f in declared(Parameters)}
         own = [f for f in declared(RemovalParameters) if f.name not in ("duplicates_path", "partial")]
-        assert {f.name for f in own} - set(shared) == {"duplicates_kwargs"}
+        assert {f.name for f in own} - set(shared) == {"duplicates_kwargs", "mode"}  # the run's remove
         differ = {f.name for f in own if f.name in shared and f.kind != shared[f.name].kind}
         assert differ == {"write_kwargs"}  # what a removal writes is compressed as its input is
 

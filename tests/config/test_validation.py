@@ -177,7 +177,7 @@ class TestTypes:
         [
             ("n_clusters", "abc", "n_clusters='abc': expected an integer"),
             ("eps", "small", "eps='small': expected a number"),
-            ("remove", "maybe", "remove='maybe': expected true or false"),
+            ("remove", "maybe", "remove='maybe': expected true or false or mark"),
             ("output_path", ["a"], "output_path=['a']: expected text"),
             ("metadata_fields", "text", "metadata_fields='text': expected a list of text"),
             ("metadata_fields", {"a": 1}, "metadata_fields={'a': 1}: expected a list of text"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from reading import inspect
@@ -7,9 +9,13 @@ from reading import inspect
 from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
-from beam_semdedup.forecast.rates import Rates
+from beam_semdedup.forecast.spread import measure
+from beam_semdedup.plan.probes import Spread
+from beam_semdedup.plan.rates import Rates
 from beam_semdedup.plan.sizes import SEGMENT_BYTES
 from beam_semdedup.stages.assign import find_assigned
+from beam_semdedup.stages.visits import _Facts
+from beam_semdedup.storage.segments import VISITS, read_index
 from beam_semdedup.workflow.run import SemanticDeduplicationWorkflow
 
 RATES = Rates(
@@ -23,6 +29,11 @@ RATES = Rates(
     assign_value=1e-8,
     compare_value=5e-9,
     row=1e-7,
+    visit_value=5e-9,
+    visit=1e-6,
+    visitor=1e-6,
+    match_flops=1e11,
+    merge=1e-6,
     segment=1e-4,
     unit=1e-3,
     disk=1e9,
@@ -37,8 +48,11 @@ def parameters(**values):
     return resolve({"rows": 10**10, "dimension": 384, **values}, ForecastParameters)
 
 
-def made(rows=1_000_000, clusters=1000, machines=MACHINES, rates=RATES, dimension=384, **values):
-    return forecast(parameters(**values), Data(rows, dimension, 0, 4 * dimension), clusters, machines, rates)
+SPREAD = Spread((1000,), (4.0,), (1.2,), 32)
+
+
+def made(rows=1_000_000, clusters=1000, machines=MACHINES, rates=RATES, dimension=384, spread=None, **values):
+    return forecast(parameters(**values), Data(rows, dimension, 0, 4 * dimension), clusters, machines, rates, spread)
 
 
 def stage(found, name):
@@ -72,6 +86,49 @@ def test_operations_are_counted():
     sizes = np.full(10, 100)
     assert stage(made(rows=1000, clusters=10, skew=1), "compare").flops == 384 * (sizes * (sizes - 1)).sum()
     assert stage(found, "compare").flops == pytest.approx(2 * 384 * 1000 * 199 / 2)
+
+
+def test_sizes_of_visits_are_those_of_a_run(make_dataset, tmp_path):
+    data = make_dataset(rows=4000, copies=100, clusters=12)
+    sizes = {"n_clusters": 12, "comparison_rows": 700, "assign_unit_bytes": 4 * 16 * 800, "eps": 0.2}
+    workflow = SemanticDeduplicationWorkflow(
+        input_path=data.path, output_path=str(tmp_path / "out"), verbose=False, n_probes="exact", **sizes
+    )
+    workflow.run()
+    job = workflow.plan().job
+    found = [read_index(job.visits.file(name), _Facts, VISITS)[1] for name in job.visits.names() if "arrow" in name]
+    segments = [segment for index in found for segment in index]
+    p = resolve({"input_path": data.path, "n_probes": "exact", **sizes}, ForecastParameters)
+    facts = inspect(data.path)
+    spread = measure(p, facts, 12)
+    expected = forecast(p, Data(4000, 16, 0, 0, facts), 12, MACHINES, RATES, spread)
+    visits = sum(segment.num_rows for segment in segments) / 4000
+    assert visits > 0.5
+    assert expected.visits == pytest.approx(visits, rel=0.35)
+    per_visit = sum(segment.length for segment in segments) / 4000 / visits
+    assert expected.visits_bytes / 4000 / expected.visits == pytest.approx(per_visit, rel=0.35)
+
+
+def test_what_visits_takes_more_in_every_way():
+    within, across = made(), made(spread=SPREAD)
+    assert {s.name for s in across.stages} - {s.name for s in within.stages} == {"visits", "matches", "merge"}
+    assert (within.visits, across.visits) == (0, 4)
+    assert across.visits_bytes == pytest.approx(4e6 * (4 * 33 + 40))
+    assert across.comparing > within.comparing
+    assert across.seconds > within.seconds
+    assert across.driver_memory > within.driver_memory
+    assert across.worker_memory >= within.worker_memory
+    far = dataclasses.replace(SPREAD, visits=(999.0,))
+    assert made(spread=far).worker_memory > 3 * across.worker_memory
+
+
+def test_visits_share_the_work_and_are_found_on_cores_alone():
+    one, many = (made(spread=SPREAD, machines=Machines(workers=w, cores=2)) for w in (1, 10))
+    for name in ("visits", "matches", "merge"):
+        assert stage(many, name).seconds == pytest.approx(stage(one, name).seconds / 10, rel=0.5)
+    assert stage(made(spread=SPREAD, machines=Machines(cores=2, gpus=1)), "matches") == stage(one, "matches")
+    fast = stage(made(spread=SPREAD, machines=Machines(cores=4)), "matches")
+    assert fast.parts["products"] == pytest.approx(stage(one, "matches").parts["products"] / 2)
 
 
 def test_more_rows_take_more():

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from beam_semdedup.errors import InputError
-from beam_semdedup.forecast.rates import REFERENCE, computed_scores, load_rates, save_rates
+from beam_semdedup.forecast.rates import load_rates, save_rates
+from beam_semdedup.plan.rates import REFERENCE, computed_scores
 
 
 def test_rates_are_read_as_they_were_written(tmp_path):

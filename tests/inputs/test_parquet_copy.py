@@ -508,7 +508,7 @@ def _join(paths: list[Path], target: Path) -> None:
     with target.open("wb") as sink:
         copy = Copy.begin(File(str(target)), sink)
         for path in paths:
-            copy.append(pa.OSFile(str(path)), read_footer(path)[4][0])
+            copy.append((pa.OSFile(str(path)), read_footer(path)[4][0]))
         copy.finish(read_footer(paths[0]))
 
 

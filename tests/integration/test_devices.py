@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from runs import comparisons, dedup, duplicates
 
 from beam_semdedup import InputError
-from beam_semdedup.compute import small_clusters
+from beam_semdedup.compute import screens, small_clusters
 
 GIVEN = {"max_iter": 0, "n_clusters": None}
 
@@ -53,6 +55,25 @@ def test_screened_products_find_the_same_duplicates(
     assert duplicates(screened).column("id") == duplicates(exact).column("id")
     assert (screened.stages["assign"].units_done, exact.num_duplicates) == (0, screened.num_duplicates)
     assert screened.paths["pairwise_results"] != exact.paths["pairwise_results"]
+
+
+def test_short_vectors_find_the_same_duplicates_of_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screens, "LEAST_ROWS", 30)
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(500, 256)) / np.arange(1, 257)
+    rows[300:] = rows[rng.integers(0, 300, 200)] + rng.choice([0, 0.02], (200, 1)) * rng.normal(size=(200, 256)) / 16
+    embeddings = pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), 256)
+    pq.write_table(pa.table({"id": np.arange(500), "embeddings": embeddings}), tmp_path / "a.parquet")
+    found = [
+        dedup(tmp_path / "a.parquet", tmp_path / "out", device="cpu", precision=precision, max_cluster_rows=split)
+        for precision in ("exact", "screened")
+        for split in (None, 25)
+    ]
+    assert all(duplicates(summary) == duplicates(found[0]) for summary in found)
+    assert found[0].num_duplicates > 100
+    assert comparisons(found[2]) == comparisons(found[3]) != comparisons(found[0])
 
 
 def test_screened_similarities_belong_to_their_eps(parquet_dataset: Any, tmp_path: Path) -> None:

@@ -182,6 +182,20 @@ def test_workers_find_the_same(dataset: Path, tmp_path: Path) -> None:
     assert duplicates(together) == duplicates(alone)
 
 
+def test_a_small_memory_deals_visits_out_in_parts(dataset: Path, tmp_path: Path) -> None:
+    """A unit's visits in several files, and a key's visitors in several units."""
+    sizes = {"n_clusters": 9, "memory_budget": 40_000, "assign_unit_bytes": 60 * 4 * DIMENSION}
+    summary = dedup(dataset, tmp_path, eps=0.9, n_probes="exact", **sizes)
+    assert by_id(comparisons(summary)) == expected(summary, RANKINGS["hard"][1], 0.9)
+    names = {file.name for file in tmp_path.rglob("*.arrow")}
+    assert any(name.endswith("+1.arrow") for name in names)
+    assert any(name.endswith("-visitors1.arrow") for name in names)
+    for file in Path(summary.paths["pairwise_results"]).glob("*.*"):
+        file.unlink()
+    again = dedup(dataset, tmp_path, eps=0.9, n_probes="exact", **sizes)
+    assert duplicates(again) == duplicates(summary)
+
+
 @pytest.mark.parametrize("lost", ["visits", "matches", "basis.npy"])
 def test_what_is_lost_of_an_unfinished_run_is_made_again(dataset: Path, tmp_path: Path, lost: str) -> None:
     parameters = {"eps": 0.1, "n_probes": "exact", **SIZES}
@@ -255,7 +269,7 @@ def test_the_command_takes_n_probes_and_a_sweep_compares_once(dataset: Path, tmp
     [
         ({"n_probes": "exact", "eps": None}, "n_probes=exact needs eps"),
         ({"n_probes": "exact", "eps": 0.2, "reach": 0.1}, "reach=0.1 is below eps=0.2"),
-        ({"reach": 0.1}, "n_probes above 1"),
+        ({"reach": 0.1, "recall_sample": 0}, "n_probes above 1 only"),
         ({"n_probes": 0}, "n_probes=0 is out of range"),
         ({"n_probes": "all"}, "n_probes='all': expected an integer or exact"),
     ],

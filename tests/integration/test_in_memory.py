@@ -178,3 +178,14 @@ class TestMistakes:
         with pytest.raises(InputError) as raised:
             deduplicate(eps=0.1, **arguments)
         assert str(raised.value).startswith(said)
+
+
+def test_in_a_notebook_beam_changes_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from apache_beam import pipeline
+
+    def fail(*_: Any) -> None:
+        raise ImportError("no module of interactive Beam")  # what it is without its extra, or with another pandas
+
+    monkeypatch.setattr(pipeline, "alter_label_if_ipython", fail)
+    assert len(deduplicate(embeddings=VECTORS, eps=0.01).kept) < N
+    assert pipeline.alter_label_if_ipython is fail

@@ -111,6 +111,7 @@ def test_rates_count_the_products_that_the_method_needs(
     demo: Summary, max_cluster_rows: int | None, tmp_path: Path
 ) -> None:
     fixed = {"n_clusters": 40, "init": centroids(demo), "max_iter": 0, "max_cluster_rows": max_cluster_rows}
+    fixed |= {"recall_sample": 0}
     stages = dedup(DEMO, tmp_path / "out", **fixed).stages
     sizes = np.bincount(segments(demo).column("centroid").to_numpy())
     needed = {"assign": 2 * 384 * 40 * 5000, "pairwise": 2 * 384 * (sizes * (sizes - 1) // 2).sum()}

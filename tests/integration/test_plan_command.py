@@ -57,6 +57,38 @@ def test_the_input_says_how_much_there_is(
     assert re.search(r"Assign +1 unit of 60 rows", ended.out)
 
 
+def test_what_exact_would_cost_is_said_where_it_is_not_asked_for(plan: Callable[..., Ended]) -> None:
+    asked = ("rows=1000000", "dimension=384", "n_clusters=1000", "cores=2", "eps=0.05")
+    within, across = plan(*asked), plan(*asked, "n_probes=exact")
+    assert (within.code, across.code) == (0, 0), within.err + across.err
+    times = r"([\d.]+) times as long"
+    (would,) = re.findall(
+        rf"n_probes=exact would take {times} \([\d.]+ \w+\); comparing alone [\d.]+ times", within.out
+    )
+    (takes,) = re.findall(rf"n_probes=exact takes {times} as n_probes=1 \([\d.]+ \w+\)", across.out)
+    assert would == takes
+    assert 1 < float(would) < 5
+    visits = r"Visits +[\d.]+ a row \(as 63,541 real texts, assumed\), [\d.]+ GiB of them; 48 coordinates"
+    for ended in (within, across):
+        assert re.search(visits, ended.out), ended.out
+    assert re.search(r"matches +[\d.]+ +", across.out)
+    assert "fewer would lose" in within.out
+    assert "fewer would lose" not in across.out
+    assert "Visits" not in plan(*asked[:-1]).out
+
+
+def test_visits_are_counted_on_a_sample_of_the_input(
+    plan: Callable[..., Ended], make_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    asked = (f"input_path={make_dataset(rows=500).path}", "n_clusters=10")
+    near, far = (plan(*asked, f"eps={eps}", "n_probes=exact") for eps in (0.001, 1.9))
+    visits = [float(re.search(r"Visits +([\d.]+) a row \(from a sample of the rows\)", e.out)[1]) for e in (near, far)]
+    assert visits[0] < 3
+    assert visits[1] > 8
+    two = plan(*asked, "n_probes=3")
+    assert re.search(r"Visits +2\.0 a row \(from a sample of the rows\)", two.out), two.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -66,7 +98,9 @@ def test_the_input_says_how_much_there_is(
         (["rows=10", "dimension=3", "n_clusters=11"], "n_clusters=11 is more than the 10 rows; give fewer or null"),
         (["rows=0", "dimension=3"], "rows=0 is out of range: it must be at least 1"),
         (["rows=10", "dimension=3", "worker=2"], "unknown parameter worker; did you mean workers?"),
-        (["rows=10", "dimension=3", "eps=0.1"], "unknown parameter eps"),
+        (["rows=10", "dimension=3", "which_to_keep=easy"], "unknown parameter which_to_keep"),
+        (["rows=10", "dimension=3", "n_probes=exact"], "n_probes=exact needs eps, or reach"),
+        (["rows=10", "dimension=3", "reach=0.1"], "reach=0.1 has a meaning with n_probes above 1 only"),
         (["rows=10", "dimension=3", "storage_bandwidth=fast"], "storage_bandwidth: 'fast' is not a size"),
         (["rows=10", "dimension=3", "calibration=none.json"], "calibration=none.json: no such file"),
         (["input_path=nowhere"], "input_path: no files at nowhere"),
@@ -87,7 +121,7 @@ def test_more_clusters_than_the_input_has_rows(plan: Callable[..., Ended], make_
 def test_a_calibration_is_measured_once_and_used_again(
     plan: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sizes = {"_ROWS": 512, "_FEW": 2, "_SOME": 8, "_MANY": 64, "_REPEATS": 1, "_DISK_BYTES": 1 << 20}
+    sizes = {"_ROWS": 512, "_FEW": 2, "_SOME": 8, "_MORE": 16, "_MANY": 64, "_REPEATS": 1, "_DISK_BYTES": 1 << 20}
     for name, value in sizes.items():
         monkeypatch.setattr(calibration, name, value)
     path = tmp_path / "rates.json"
@@ -113,4 +147,4 @@ def test_help_names_every_parameter(plan: Callable[..., Ended]) -> None:
     assert ended.out.startswith("semdedup-plan input_path=… | rows=… dimension=… [workers=…] [name=value …]\n")
     for field in dataclasses.fields(ForecastParameters):
         assert re.search(rf"^ *{field.name}\b", ended.out, re.MULTILINE), field.name
-    assert "eps" not in ended.out
+    assert "which_to_keep" not in ended.out

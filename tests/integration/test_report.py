@@ -249,3 +249,57 @@ def test_without_the_segments_all_else_is_shown(run: Any, tmp_path: Path) -> Non
     assert content.groups.chains.measured == len(content.distances) == 0
     assert "segments" in content.groups.chains.why_not
     assert content.collected.found_at(0.05) == run.num_duplicates
+
+
+@pytest.mark.parametrize("n_probes", [1, "exact"])
+def test_rows_of_other_files_are_told_by_their_file(
+    make_dataset: Callable[..., Any], tmp_path: Path, n_probes: Any
+) -> None:
+    """Their ids are those of rows of the input too, which are others."""
+    data, others = make_dataset(rows=120, copies=20, clusters=3), make_dataset(rows=120, copies=20, clusters=3)
+    common = {"n_clusters": 3, "n_probes": n_probes, "metadata_fields": ["text"], "report": True}
+    run = dedup(data.path, tmp_path / "out", against=others.path, **common)
+    content = read(run)[1]
+    assert run.num_duplicates == content.collected.found_at(0.05) == 120
+    for pair in content.pairs:
+        row, other = content.rows[pair.row], content.rows[pair.other]
+        assert re.fullmatch(r"\d+ \(\S*part-\d\.parquet\)", other.id)
+        assert (row.values, other.values) == ((f"text of {row.id}",), ())
+    assert content.groups is not None
+    assert sum((size - 1) * times for size, times in content.groups.sizes.items()) == 120
+    assert content.groups.chains.count == 0
+    assert b'"references":[{"file":' in Path(run.paths["report"]).read_bytes()
+
+
+@pytest.mark.parametrize("probes", [{}, {"n_probes": "exact", "reach": 0.2}])
+def test_target_rows_finds_the_eps_that_leaves_so_many(
+    semdedup: Callable[..., Ended], tmp_path: Path, probes: dict[str, Any]
+) -> None:
+    given = {"input_path": DEMO, "cache_path": tmp_path / "cache", "n_clusters": 40, "n_probes": 1, **probes}
+    arguments = [f"{name}={value}" for name, value in given.items()]
+    for number, wanted in enumerate((3999, 6000)):
+        output = tmp_path / f"out-{number}"
+        ended = semdedup(*arguments, f"output_path={output}", f"target_rows={wanted}")
+        assert ended.code == 0
+        summary = json.loads((output / "summary.json").read_text())
+        assert summary["rows_kept"] <= wanted
+        eps = summary["eps"]
+        assert f"target_rows={wanted}: eps={eps} leaves {summary['rows_kept']:,} rows" in ended.err
+        assert (summary["configuration"]["eps"], summary["configuration"]["target_rows"]) == (eps, None)
+        again = dedup(output_path=tmp_path / "again", eps=eps, **{**given, "input_path": DEMO})
+        assert (again.rows_kept, again.stages["pairwise"].units_done) == (summary["rows_kept"], 0)
+        if eps:
+            assert dedup(output_path=tmp_path / "again", eps=eps - 1e-4, **given).rows_kept > wanted
+    ended = semdedup(*arguments, f"output_path={tmp_path}/none", "target_rows=1")
+    assert ended.code == 2
+    expected = (
+        "eps=0.2, the largest that the scores serve, leaves 2,8.. rows; a larger reach" if probes else "leaves 40 r"
+    )
+    assert re.search(expected, ended.err)
+
+
+def test_target_rows_is_one_of_two(semdedup: Callable[..., Ended]) -> None:
+    given = ["input_path=x", "output_path=y", "target_rows=5"]
+    assert "leave eps=0.1 out, or target_rows" in semdedup(*given, "eps=0.1").err
+    assert "needs reach" in semdedup(*given, "n_probes=exact").err
+    assert "precision=screened needs eps" in semdedup(*given, "precision=screened").err

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
+import pyarrow as pa
 import pytest
 from runs import Ended, comparisons, dedup, duplicates, read_parquet
 
@@ -97,3 +99,31 @@ def test_an_output_path_inside_the_input_is_refused_on_s3(make_dataset: Callable
     with pytest.raises(InputError, match=r"output_path=\S*/in/out lies inside input_path=\S*/in:"):
         dedup(data.path, s3.join("in/out"), read_kwargs=options, write_kwargs=options)
     assert s3.keys() == before
+
+
+@pytest.mark.parametrize("kind", ["npy", "arrow file", "arrow stream"])
+def test_arrays_and_arrow_on_s3_are_read_and_copied_there(kind: str, s3: Any) -> None:
+    rows = np.random.default_rng(3).normal(size=(200, 8)).astype(np.float32)
+    rows[150:] = rows[:50]
+    ids, name = np.arange(200), "in/a.npy" if kind == "npy" else "in/a.arrow"
+    options = {"storage_options": s3.options}
+    given: dict[str, Any] = {"read_kwargs": options, "write_kwargs": options, "eps": 1e-4, "n_probes": "exact"}
+    if kind == "npy":
+        for file, array in ((name, np.asfortranarray(rows)), ("ids/a.npy", ids)):
+            with fsspec.open(s3.join(file), "wb", **s3.options) as sink:
+                np.save(sink, array)
+        given |= {"ids_path": s3.join("ids"), "write_arrays": True}
+    else:
+        table = pa.table({"id": ids, "embeddings": rows.tolist()})
+        make = pa.ipc.new_file if kind == "arrow file" else pa.ipc.new_stream
+        with fsspec.open(s3.join(name), "wb", **s3.options) as sink, make(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=30)
+    summary = dedup(s3.join("in"), s3.join("out"), remove=True, assign_unit_bytes=2000, **given)
+    assert summary.num_duplicates == 50
+    kept = np.setdiff1d(ids, duplicates(summary, s3.options).column("id").to_numpy())
+    with fsspec.open(s3.join(f"out/deduplicated/{Path(name).name}"), "rb", **s3.options) as source:
+        if kind == "npy":
+            np.testing.assert_array_equal(np.load(source), rows[kept])
+        else:
+            opened = pa.ipc.open_file if kind == "arrow file" else pa.ipc.open_stream
+            assert opened(source).read_all().column("id").to_pylist() == kept.tolist()

@@ -103,6 +103,20 @@ def test_a_choice_that_is_not_known_is_told_before_the_first_job(argument: str, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("output_path", "said"),
+    [
+        ("../out/${nope}", "output_path: Interpolation key 'nope' not found"),
+        ("../out/${hydra:job.num}", "ValueError raised while resolving interpolation: .*output_path"),
+        ("???", "output_path is required"),
+    ],
+)
+def test_an_output_path_that_cannot_be_known_is_told(output_path: str, said: str, sweep: Command) -> None:
+    ended = sweep("eps=0.05,0.5", output_path=output_path)
+    assert (ended.code, ended.out) == (2, "")
+    assert re.match(f"Error: {said}.*\n$", ended.err)
+
+
 def test_a_sweep_that_asks_something_of_hydra_is_run_by_it(sweep: Command, tmp_path: Path) -> None:
     ended = sweep("eps=0.05,0.5", "hydra.sweeper.max_batch_size=1", f"hydra.sweep.dir={tmp_path}/hydra")
     assert (ended.code, ended.err) == (0, "")
@@ -123,7 +137,7 @@ def test_a_sweep_ends_with_a_table_and_a_csv(sweep: Command, tmp_path: Path) -> 
         assert row["exit_code"] == "0"
         printed = next(line for line in ended.out.splitlines() if f"│ {row['eps']} " in line)
         assert all(value in printed for value in (row["duplicates"], row["kept_share"], row["seconds"], row["reused"]))
-    assert [row["reused"] for row in rows] == ["", "fit, assign, pairwise"]
+    assert [row["reused"] for row in rows] == ["", "fit, assign, pairwise, recall"]
     assert f"The table is in {tmp_path}/out/sweep.csv" in ended.out
     assert ended.out.index("\neps=0.05\n") < ended.out.index("\neps=0.5\n") < ended.out.index("Sweep")
 

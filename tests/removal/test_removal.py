@@ -154,7 +154,9 @@ class TestWholeRuns:
         results = {}
         opened = []
         open_list = IdList.open.__func__
-        monkeypatch.setattr(IdList, "open", classmethod(lambda *a: opened.append(open_list(*a)) or opened[-1]))
+        monkeypatch.setattr(
+            IdList, "open", classmethod(lambda *a, **k: opened.append(open_list(*a, **k)) or opened[-1])
+        )
         for name, memory in (("kept", "1GiB"), ("streamed", 2000)):
             results[name] = remove(dataset.path, run, tmp_path / name, memory_budget=memory)
         assert [ids.in_memory for ids in opened] == [True, False]

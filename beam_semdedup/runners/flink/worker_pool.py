@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 import grpc
@@ -126,6 +127,9 @@ def main() -> None:
         return
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(_HELP)
+        return
+    if "--version" in sys.argv[1:]:
+        print(version("beam-semdedup"))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger(WorkerProcess.__module__).setLevel(logging.DEBUG)  # all that workers print
