@@ -221,11 +221,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
                 interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
-            if (
-                reach is not None
-                and parameters.reach is None
-                and (parameters.n_probes != 1 or parameters.recall_sample)
-            ):
+            is_swept = reach is not None and parameters.reach is None  # only runs are
+            if is_swept and (parameters.n_probes != 1 or parameters.recall_sample):
                 parameters.reach = reach
             with progress.logged(parameters.verbose, by_caller=False):
                 outcome.update(action(parameters))
