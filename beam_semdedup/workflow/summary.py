@@ -16,7 +16,7 @@ from beam_semdedup.compute.proportions import recall
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import ModelInfo
-from beam_semdedup.plan.planning import Plan
+from beam_semdedup.plan.planning import Plan, find_recall
 from beam_semdedup.plan.probes import Comparison, of_texts
 from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest, RecallManifest
 from beam_semdedup.removal.job import RemovalResult
@@ -185,9 +185,9 @@ def find_results(plan: Plan) -> Found:
     """
     job, p = plan.job, plan.job.parameters
     assigned, compared = AssignManifest.find(job.kmeans), PairwiseManifest.find(job.pairwise)
-    if assigned is None or compared is None:
+    estimated = find_recall(job, compared)
+    if assigned is None or compared is None or (job.has_recall and estimated is None):
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
-    estimated = RecallManifest.read(job.recall_manifest) if job.has_recall else None
     names = output_path.duplicates_files(job) if p.eps is not None else []
     files = [job.duplicates.file(name) for name in names]
     facts = [facts for file in files if (facts := tables.read_facts(file, DuplicatesFacts))]
