@@ -27,7 +27,8 @@ EXECUTION = "Cache, memory and execution"
 GROUP = "Groups"
 SIZE, MACHINES = "What to plan for", "The machines"
 REPORT = "Report"
-HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REFERENCES, REPORT, MACHINES, EXECUTION, GROUP)
+EMBEDDING = "The model"
+HEADINGS = (SIZE, WHERE, COLUMNS, KMEANS, SIMILARITY, REFERENCES, REPORT, EMBEDDING, MACHINES, EXECUTION, GROUP)
 """The parts of `--help`, in their order."""
 
 

@@ -67,17 +67,20 @@ def max_similarity(ranked) -> tuple[np.ndarray, np.ndarray]:
     The winner is the earliest of the bit-identical earlier rows, else the earliest within `TIE` of the maximum.
     """
     ranked = np.asarray(ranked, dtype=np.float32)
-    exact = ranked.astype(np.float64)
     scores, winners = np.zeros(len(ranked), dtype=np.float32), np.arange(len(ranked))
     for i in range(1, len(ranked)):
-        identical = np.flatnonzero((ranked[:i] == ranked[i]).all(axis=1))
-        if len(identical):
-            scores[i], winners[i] = 1, identical[0]
-        else:
-            similarities = exact[:i] @ exact[i]
-            winners[i] = np.flatnonzero(similarities >= similarities.max() - TIE)[0]
-            scores[i] = np.float32(min(1.0, max(-1.0, math.fsum(exact[i] * exact[winners[i]]))))
+        scores[i], winners[i] = best_of(ranked[:i], ranked[i])
     return scores, winners
+
+
+def best_of(earlier, row) -> tuple[np.float32, int]:
+    """The score and the rank of the winner of one row over those before it, at least one; see `max_similarity`."""
+    identical = np.flatnonzero((earlier == row).all(axis=1))
+    if len(identical):
+        return np.float32(1), int(identical[0])
+    similarities = earlier.astype(np.float64) @ row.astype(np.float64)
+    winner = np.flatnonzero(similarities >= similarities.max() - TIE)[0]
+    return similarity(earlier[winner], row), int(winner)
 
 
 def compare(rows, labels, ids, order) -> Compared:

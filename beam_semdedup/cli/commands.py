@@ -22,6 +22,7 @@ from beam_semdedup.cli.interrupts import INTERRUPTED, TERMINATED
 from beam_semdedup.cli.overrides import LISTED, shown
 from beam_semdedup.config.parameters import (
     CorpusParameters,
+    EmbedParameters,
     ForecastParameters,
     Parameters,
     RemovalParameters,
@@ -57,6 +58,11 @@ def watch_main() -> None:
 def report_main() -> None:
     """Runs the command `semdedup-report`."""
     _command("report", ReportParameters, _report)
+
+
+def embed_main() -> None:
+    """Runs the command `semdedup-embed`."""
+    _command("embed", EmbedParameters, _embed)
 
 
 def corpus_main() -> None:
@@ -109,6 +115,13 @@ def _report(parameters: ReportParameters) -> dict[str, Any]:
         console.tell(*lines(run, content, parameters.pairs))
     else:
         console.print_report(*write_report(parameters, run, content))
+    return {}
+
+
+def _embed(parameters: EmbedParameters) -> dict[str, Any]:
+    from beam_semdedup.embed.job import embed_texts
+
+    console.print_embedding(embed_texts(parameters), parameters.output_path)
     return {}
 
 
@@ -208,8 +221,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
                 interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
-            serves = parameters.n_probes != 1 or parameters.recall_sample
-            if reach is not None and serves and parameters.reach is None:
+            is_swept = reach is not None and parameters.reach is None  # only runs are
+            if is_swept and (parameters.n_probes != 1 or parameters.recall_sample):
                 parameters.reach = reach
             with progress.logged(parameters.verbose, by_caller=False):
                 outcome.update(action(parameters))

@@ -75,7 +75,7 @@ _COMMANDS: dict[type, Command] = {
 
 def print_summary(summary: Any) -> None:
     """Prints the result of a run, a `summary.Summary`."""
-    from beam_semdedup.workflow.summary import reasons
+    from beam_semdedup.workflow.summary import reasons, remedy
 
     paths = summary.paths
     lines = [f"Read        {summary.rows_read:>14,} rows"]
@@ -109,8 +109,8 @@ def print_summary(summary: Any) -> None:
     there = [*(["report.html"] if "report" in paths else []), "summary.json"]
     there += [*([] if summary.eps is None else ["duplicates/"]), "semdedup.yaml"]
     lines.append(f"Results: {paths['output']} ({', '.join(there)})")
-    if summary.recall and summary.recall.low < 1:
-        lines.append("To miss none: the same command with n_probes=exact, which goes on from the assigned rows")
+    if advice := remedy(summary):
+        lines.append(advice)
     tell(*lines)
     if summary.references:
         _print_references(summary.references)
@@ -155,6 +155,16 @@ def print_removal(result: Any, output: str) -> None:
 def print_report(file: Any, size: int) -> None:
     """Prints where the report of a run is, and its size in bytes."""
     tell(f"Report: {file} ({in_bytes(size)}); open it in a browser")
+
+
+def print_embedding(result: Any, output: str) -> None:
+    """Prints the result of an embedding, an `embed.EmbeddingResult`, whose files are in `output`."""
+    without = f", {result.nulls:,} without a text" if result.nulls else ""
+    rate = result.rows / max(1e-9, result.seconds)
+    tell(
+        f"Embedded {counted(result.rows, 'row')}{without}, in {in_time(result.seconds)} ({rate:,.0f} a second): "
+        f"{counted(len(result.files), 'file')} in {output}"
+    )
 
 
 def print_corpus(facts: Any) -> None:

@@ -20,6 +20,7 @@ from beam_semdedup.errors import InputError
 from beam_semdedup.fields import (
     CHECKED,
     COLUMNS,
+    EMBEDDING,
     EXECUTION,
     KMEANS,
     LARGEST,
@@ -477,6 +478,44 @@ class RemovalParameters(ClusterParameters, InputParameters):
         return (self.read_kwargs if self.duplicates_kwargs is None else self.duplicates_kwargs).get(
             "storage_options", {}
         )
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class EmbedParameters(ClusterParameters, InputParameters):
+    """What `semdedup-embed` depends on; see `semdedup-embed --help`."""
+
+    heading: ClassVar[str] = WHERE
+
+    output_path: str
+    """directory or URL for the parquet files with the embeddings"""
+    model: str
+    """directory with model.onnx (or onnx/model.onnx) and tokenizer.json, at the same place for every worker"""
+    text_field: Annotated[str, COLUMNS] = "text"
+    """column with the texts"""
+    metadata_fields: MetadataFields = field(default_factory=list)
+    embedding_field: Annotated[str, COLUMNS] = "embeddings"
+    """what the column of vectors is called in the output"""
+    pooling: Annotated[Literal["mean", "cls"] | None, EMBEDDING] = None
+    """how a text's vector is made of its tokens'; null: as the model's 1_Pooling/config.json says, else their mean"""
+    max_tokens: Annotated[Positive | None, EMBEDDING] = None
+    """tokens of a text, what follows is cut; null: as the model's sentence_bert_config.json says, else 512"""
+    dtype: Annotated[Literal["float32", "float16"], EMBEDDING] = "float32"
+    """of the values that are written"""
+    device: Annotated[Literal["auto", "cpu", "gpu"], EMBEDDING] = "auto"
+    """auto: a GPU where ONNX Runtime sees one"""
+    batch_tokens: Annotated[Positive, EMBEDDING] = 8192
+    """tokens that are computed together, of texts of about one length"""
+    file_rows: Annotated[Positive, EXECUTION] = 8192
+    """rows of a file of the output, which is a unit of work"""
+    write_kwargs: WriteKwargs = field(default_factory=WriteKwargs)
+    """{storage_options: {…}, compression: zstd} for output_path"""
+    clear_output: bool = True
+    """remove the embeddings of other texts, or by another model, from output_path first (never foreign files)"""
+
+    @property
+    def write_options(self) -> dict[str, Any]:
+        """Storage options of `output_path`."""
+        return self.write_kwargs.get("storage_options", {})
 
 
 @dataclass(kw_only=True, config=CHECKED)

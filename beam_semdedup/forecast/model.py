@@ -26,7 +26,7 @@ _ENCODED_BYTES, _MESSAGE_BYTES = 200, 2 << 30
 _REQUEST_SECONDS = 2e-3
 """What a ranged read of an object store takes a worker that makes many at the same time; assumed."""
 _RESULT_BYTES = 28  # of a compared row: two ids, score, centroid
-_VISIT_BYTES = 40  # of a visit besides its short vector: clusters, place, and what orders rows
+_RECORD_BYTES = 40  # of what a row visits in a key, besides its short vector: its cluster, place, and what orders rows
 _MATCH_BYTES, _MATCHES = 45, 0.2  # of a match, and how many a row has: assumed
 _ASSIGN_COPIES, _COMPARE_COPIES = 4, 2  # of a unit's rows that are in memory at the same time
 _FIT_SECONDS = 3600.0
@@ -171,11 +171,11 @@ def forecast(
     cut = sizing.blocks(sizes.centroids_per_key)
     block = cut.max_key_rows if key_rows <= cut.max_key_rows else cut.max_cluster_rows
     blocks = -(-key_rows // block)
-    comparison = Comparison(n, d, k, spread, p.skew)
+    comparison = Comparison(n, d, k, keys, spread, p.skew)
     width = spread.width if spread else 0
-    visits_bytes = comparison.visits * (4 * (width + 1) + _VISIT_BYTES)
+    visits_bytes = comparison.records * (4 * (width + 1) + _RECORD_BYTES) + 4 * comparison.visits
     stages = _Stages(p, data, machines, rates, comparison, visits_bytes)
-    of_visits = round(units * _expected(keys, comparison.visits / units))
+    of_visits = round(units * _expected(keys, comparison.records / units))
     of_matches = round(keys * blocks * _expected(keys, _MATCHES * n / (keys * blocks))) if spread else 0
     # With probes the references of rows are shuffled twice, to be compared and to be merged.
     shuffled = references + (references + of_visits + of_matches if spread else 0)

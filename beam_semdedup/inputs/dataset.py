@@ -29,7 +29,7 @@ class Columns:
     """The columns of the input that are read.
 
     Attributes:
-        id, embedding: their names.
+        id, embedding: their names; None where there are no embeddings.
         carried: the names of those besides.
         ids: the files that hold the ids in place of the input files, one for each; None: the input files hold them;
             none: the ids are the places of the rows.
@@ -37,7 +37,7 @@ class Columns:
     """
 
     id: str
-    embedding: str
+    embedding: str | None
     carried: Sequence[str] = ()
     dimension: int | None = None
     ids: Sequence[FileInfo] | None = None
@@ -79,7 +79,8 @@ def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns, name: str
     schema = _common_schema(kind, used, columns)
     if columns.ids is not None:
         schema = pa.schema([ids.column(columns.id, facts, columns.ids), *schema])
-    return InputFacts(kind, tuple(facts), schema, _common_dimension(kind, used, columns))
+    dimension = 0 if columns.embedding is None else _common_dimension(kind, used, columns.embedding, columns.dimension)
+    return InputFacts(kind, tuple(facts), schema, dimension)
 
 
 def check_column(url: str, schema: pa.Schema, name: str, shown: str, hint: str = "") -> None:
@@ -106,10 +107,9 @@ def check_any_column(kind: Format, facts: FileFacts) -> None:
         raise InputError(f"{facts.info.url}: {kind.without_columns}")
 
 
-def _common_dimension(kind: Format, files: Sequence[FileFacts], columns: Columns) -> int:
+def _common_dimension(kind: Format, files: Sequence[FileFacts], name: str, given: int | None) -> int:
     """Returns d, which all files share that have vectors."""
-    name = columns.embedding
-    dimensions = in_io_threads(lambda file: _dimension(kind, file, columns), files)
+    dimensions = in_io_threads(lambda file: _dimension(kind, file, name, given), files)
     known = [(d, file.info) for d, file in zip(dimensions, files, strict=True) if d is not None]
     if not known:
         raise InputError(f"{name!r} has no vector in any of {counted(len(files), 'file')}, {files[0].info} first")
@@ -123,9 +123,8 @@ def _common_dimension(kind: Format, files: Sequence[FileFacts], columns: Columns
     return dimension
 
 
-def _dimension(kind: Format, facts: FileFacts, columns: Columns) -> int | None:
+def _dimension(kind: Format, facts: FileFacts, name: str, given: int | None) -> int | None:
     """Returns the dimension of a file's vectors, which must be the one that was given; None if it has no vector."""
-    name, given = columns.embedding, columns.dimension
     with as_input_error(f"{facts.info}: {name!r} cannot be read"):
         found = kind.dimension(facts, name)
     if given is not None and found not in (given, None):
@@ -139,9 +138,8 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
     stored = {name for file in files for name in file.schema.names}
     outside = [partitions.column(name, [f.info.url for f in files]) for name in columns.carried if name not in stored]
     partitioned = {field.name: field for field in outside if field is not None}
-    wanted = dict.fromkeys([columns.embedding, *columns.carried])
-    if columns.ids is None:
-        wanted = {columns.id: None} | wanted
+    held = [columns.id] if columns.ids is None else []
+    wanted = dict.fromkeys([*held, *filter(None, [columns.embedding]), *columns.carried])
     names = [name for name in wanted if name not in partitioned]
 
     def types_of(file: FileFacts) -> list[pa.DataType]:

@@ -347,7 +347,9 @@ def _make_plan(located: Located, anew: bool) -> Plan:
 def find_recall(job: Job, compared: PairwiseManifest | None) -> RecallManifest | None:
     """Returns the manifest of a recall that was estimated; None where there is none of these comparisons."""
     found = RecallManifest.read(job.recall_manifest) if compared and job.has_recall else None
-    return found if found and compared and found.centroids == compared.centroids else None
+    if found is None or compared is None or (found.centroids, found.reach) != (compared.centroids, job.recall_reach):
+        return None
+    return found
 
 
 def recall_reach(places: Places) -> float:

@@ -19,6 +19,7 @@ from beam_semdedup.plan.sizes import SizeParameters, Sizing, default_clusters
 _PASS = 16  # what a pair costs besides the product of its short vectors, in multiplications
 _UNSETTLED = 1.5  # of those the pairs that short vectors leave open cost about half again, at the width that suits best
 _LEAST_VISITS = 1e-3
+_MEMORY = 8 << 30
 _STEPS = (1.0, 0.5, 2.0, 0.25, 4.0)
 _WORTH = 1.1  # how many times the least seconds are too few to be worth another number of clusters, and so another fit
 
@@ -101,6 +102,7 @@ class Comparison:
     """The seconds that comparing `rows` rows in `n_clusters` clusters takes one worker, by kind of work.
 
     Attributes:
+        num_keys: groups of neighbouring clusters; what a row visits in one is one record.
         spread: what the rows visit; None: nothing, with n_probes=1.
         skew: the pairs in clusters as a multiple of those in clusters of one size.
     """
@@ -108,6 +110,7 @@ class Comparison:
     rows: int
     dimension: int
     n_clusters: int
+    num_keys: int
     spread: Spread | None
     skew: float = ForecastParameters.skew
 
@@ -120,6 +123,12 @@ class Comparison:
     def visits(self) -> float:
         """The visits of all rows."""
         return self.rows * self.spread.visits_in(self.n_clusters) if self.spread else 0.0
+
+    @property
+    def records(self) -> float:
+        """The records that say so: one of each row in each key that it visits, into which visits fall at random."""
+        of_row = self.visits / self.rows
+        return self.rows * min(of_row, self.num_keys * (1 - (1 - 1 / self.num_keys) ** of_row))
 
     @property
     def visiting_pairs(self) -> float:
@@ -137,7 +146,7 @@ class Comparison:
         return {
             "products": 2.0 * self.rows * self.dimension * self.n_clusters / rates.assign_flops,
             "memory": self.rows * self.dimension * rates.visit_value,
-            "visits": self.visits * rates.visit,
+            "visits": self.records * rates.visit,
         }
 
     def matching(self, rates: Rates) -> dict[str, float]:
@@ -145,7 +154,7 @@ class Comparison:
         return {
             "products": 2.0 * self.multiplications / rates.match_flops,
             "memory": self.rows * self.dimension * rates.compare_value,
-            "visits": self.visits * rates.visitor,
+            "visits": self.records * rates.visitor,
         }
 
     def merging(self, rates: Rates) -> dict[str, float]:
@@ -183,8 +192,16 @@ def choose_clusters(
 
 def run_seconds(parameters: SizeParameters, rows: int, dimension: int, n_clusters: int, spread: Spread | None) -> float:
     """Returns about how long a whole run takes the reference machine, as one worker; see `Comparison`."""
-    sample = Sizing(parameters, rows, dimension, 0, n_clusters, 0).asked_sample
-    fit = 2.0 * dimension * sample * n_clusters * (ForecastParameters.fit_iterations + 1) / REFERENCE.fit_flops
+    sizing = Sizing(parameters, rows, dimension, 0, n_clusters, _MEMORY)
+    comparison = Comparison(rows, dimension, n_clusters, sizing.sizes(0).num_keys, spread)
+    fit = (
+        2.0
+        * dimension
+        * sizing.asked_sample
+        * n_clusters
+        * (ForecastParameters.fit_iterations + 1)
+        / REFERENCE.fit_flops
+    )
     values = rows * dimension * (REFERENCE.read_value + REFERENCE.assign_value)
     assign = 2.0 * dimension * rows * n_clusters / REFERENCE.assign_flops
-    return REFERENCE.start + fit + values + assign + Comparison(rows, dimension, n_clusters, spread).seconds()
+    return REFERENCE.start + fit + values + assign + comparison.seconds()

@@ -201,6 +201,7 @@ class RecallManifest(Manifest):
 
     Attributes:
         began, centroids, pairs_done: as for the pairwise stage.
+        reach: how far apart, as `eps` is, two rows may be that are found.
         found: those that the run found; null for none.
         best: those of the best earlier rows of the dataset, within the reach; null for none.
     """
@@ -208,6 +209,7 @@ class RecallManifest(Manifest):
     began: float
     centroids: str
     pairs_done: int
+    reach: float
     found: tuple[float | None, ...]
     best: tuple[float | None, ...]
 

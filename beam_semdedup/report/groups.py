@@ -44,7 +44,7 @@ class Chains:
         measured: those whose similarity to the kept row was computed, a random sample where they are not all.
         below: those of the measured ones that are less similar to the kept row than 1 - eps.
         similarities: of the measured ones.
-        worst: the least similar ones: row and kept row, by the hashes of their ids, similarity, steps.
+        worst: the least similar ones, one of each group: row and kept row, by hashes of their ids, similarity, steps.
         why_not: why none was measured, if so.
     """
 
@@ -141,7 +141,9 @@ def _measure(
     except DamagedFile as error:  # also where the segments were deleted, which scores do not need
         return Chains(len(ids), why_not=str(error))
     measured = np.flatnonzero(~np.isnan(found))
-    worst = measured[np.argsort(found[measured], kind="stable")][:WORST]
+    by_similarity = measured[np.argsort(found[measured], kind="stable")]
+    of_groups = np.unique(roots[chosen][by_similarity], return_index=True)[1]  # one of each group
+    worst = by_similarity[np.sort(of_groups)][:WORST]
     rows = zip(*(values[worst].tolist() for values in (ids[chosen], roots[chosen], found, steps[chosen])), strict=True)
     below = int((found[measured].astype(np.float32).astype(np.float64) < 1 - eps).sum())
     if not len(measured):

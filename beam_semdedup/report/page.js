@@ -55,16 +55,22 @@
     return element("div", {}, element("dt", {}, name), element("dd", {}, value, small ? element("small", {}, small) : null));
   }
   const atRun = data.runEps === null ? null : found[placeOf(data.runEps)];
-  const recall = data.probes === "exact" ? ["All", "proven: n_probes=exact"]
-    : run.recall && typeof run.recall.estimate === "number"
-      ? [percent(run.recall.estimate), `${percent(run.recall.low)} to ${percent(run.recall.high)}, from ${plural(run.recall.sample, "row")}`]
-      : null;
+  function recall() {
+    const { recall: found } = run;
+    const floor = (share) => `${(Math.floor(1000 * share) / 10).toFixed(1)} %`; // no share is told larger than it is
+    if (found ? !found.sample && found.low === 1 : data.probes === "exact")
+      return ["All", data.probes === "exact" ? "proven: n_probes=exact" : "proven: all were compared"];
+    if (!found) return ["not measured", data.probes === 1 ? "compared within clusters" : `compared in ${data.probes} clusters`];
+    if (!found.sample) return ["not known", "no kept row was drawn"];
+    if (found.estimate === null) return ["none there", `none among ${plural(found.sample, "row")} drawn`];
+    return [floor(found.estimate), `${floor(found.low)} to ${floor(found.high)}, by ${plural(found.sample, "row")}`];
+  }
   $("facts").append(...[
     fact("Rows read", count(run.rows_read), `${count(run.dimension)} dimensions`),
     atRun === null ? null : fact("Kept", count(usable - atRun), percent((usable - atRun) / run.rows_read)),
     atRun === null ? null : fact("Duplicates", count(atRun), `${percent(atRun / run.rows_read)} at eps=${shownEps(data.runEps)}`),
     fact("Rejected", count(run.rows_rejected), run.rows_rejected ? "could not be used" : "all could be used"),
-    recall ? fact("Recall", ...recall) : fact("Recall", "not measured", data.probes === 1 ? "compared within clusters" : `compared in ${data.probes} clusters`),
+    fact("Recall", ...recall()),
     fact("Time", seconds(run.total_time), run.runner),
   ].filter(Boolean));
   function seconds(time) {
@@ -312,7 +318,7 @@
     for (const precision of precisions) if (precision.low >= wanted) suggested = precision;
     $("use").disabled = !suggested;
     $("suggestion").textContent = suggested
-      ? `Up to eps=${shownEps(values[suggested.place])} the lower bound stays at ${percent(suggested.low)} or above at that point: ${plural(found[suggested.place], "row")} removed.`
+      ? `eps=${shownEps(values[suggested.place])} is the largest that is shown to reach it: at least ${percent(suggested.low)} of ${plural(found[suggested.place], "removed row")}.`
       : labels.size ? "No eps is shown to reach that yet: label more pairs." : "";
     drawTarget(wanted);
   }

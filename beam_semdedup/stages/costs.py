@@ -92,7 +92,7 @@ class _Unit:
         sizes, k = self._job.sizes, len(self.centroids)
         skew = float(k * self._shares @ self._shares)
         spread = None if reach is None else Spread((k,), (self.visits(reach),), (skew,), self._width)
-        return Comparison(sizes.num_rows, sizes.dimension, k, spread, skew)
+        return Comparison(sizes.num_rows, sizes.dimension, k, min(k, sizes.num_keys), spread, skew)
 
     def with_fewer(self, n_clusters: int) -> _Unit:
         """Returns the same rows in clusters around some of the centroids."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
@@ -56,7 +57,8 @@ def select_duplicates(job: Job, number: int, units: Sequence[PairwiseResult]) ->
     p = job.parameters
     file = job.duplicates.file(layout.part_name(job.output_fingerprint, f"{number:05d}"))
     with naming_unit(f"duplicates file {number}"):
-        kept, found = zip(*(_split(job, unit) for unit in sorted(units, key=lambda unit: unit.name)), strict=True)
+        in_order = sorted(units, key=lambda unit: unit.name)
+        kept, found = zip(*in_threads(lambda unit: _split(job, unit), in_order), strict=True)
         table = pa.concat_tables(found)
         by_id = [("id", "ascending", "at_end"), ("centroid", "ascending", "at_end")]
         table = tables.take(table, pc.sort_indices(table, sort_keys=by_id).to_numpy())

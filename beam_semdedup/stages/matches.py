@@ -221,13 +221,13 @@ def _elsewhere(
 
     @functools.cache
     def sure() -> npt.NDArray[np.bool_]:
-        result = np.zeros((len(natives), len(others)), dtype=bool)
+        result = np.zeros((len(others), len(natives)), dtype=bool)
         for part in slices(0, len(natives), _STEP_ROWS):
             rows = natives.gather(np.arange(part.start, part.stop))
-            result[part, there] = clusters.surely_visits(rows, centroid, others[there], reach)
+            result[there, part] = clusters.surely_visits(rows, centroid, others[there], reach).T
         return result
 
-    return lambda visitors, natives: sure()[natives, which[visitors]].T
+    return lambda visitors, natives: sure()[:, natives][which[visitors]]
 
 
 class _Everyone:
@@ -260,7 +260,9 @@ class _Everyone:
         self.by_rank = job.ranking.order(self.all, within=job.by_generation)
         self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
         self._ranks[self.by_rank] = np.arange(len(self.by_rank))
-        self._by_cluster, self._visited = _by_cluster(self.visits.column("__visited"), self._ranks[self.number :])
+        visited = self.visits.column("__visited")
+        self._visited = pc.list_flatten(visited).to_numpy()
+        self._stops = np.cumsum(pc.list_value_length(visited).to_numpy())
         self.homes = np.concatenate([self.centroids, self.visits.column("__home").to_numpy()])
         self._short = np.empty((0, self._basis.width + 1), dtype=np.float32)
         if len(self.visits):
@@ -278,7 +280,9 @@ class _Everyone:
 
     def visiting(self, centroid: int) -> npt.NDArray[np.int64]:
         """Returns those that visit a cluster, in their order."""
-        return self.number + self._by_cluster[slice(*np.searchsorted(self._visited, [centroid, centroid + 1]))]
+        # A list by cluster would take many times the memory, where rows visit many.
+        who = self.number + np.searchsorted(self._stops, np.flatnonzero(self._visited == centroid), side="right")
+        return who[np.argsort(self._ranks[who])]
 
     def ranked(
         self, chosen: npt.NDArray[np.int64], best: Best, first: int | None = None, references: int | None = None
@@ -313,21 +317,6 @@ class _Everyone:
         none = np.empty((0, self._basis.width + 1), dtype=np.float32)
         parts = slices(0, len(chosen), _STEP_ROWS)
         return np.concatenate([none, *(self._basis.shorten(self.vectors[chosen[part]]) for part in parts)])
-
-
-def _by_cluster(
-    visited: pa.ChunkedArray, ranks: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Returns the visits (v,) by cluster, in rank order within one: which visitor, and the cluster.
-
-    Args:
-        visited: (n,) lists of clusters.
-        ranks: (n,) of the visitors.
-    """
-    clusters = pc.list_flatten(visited).to_numpy()
-    who = pc.list_parent_indices(visited).to_numpy().astype(np.int64)
-    order = np.lexsort((ranks[who], clusters))
-    return who[order], clusters[order]
 
 
 def _resemble(

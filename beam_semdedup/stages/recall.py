@@ -95,6 +95,7 @@ def finish(job: Job, units: Iterable[RecallUnit], file: SampleFile, fitted: Fitt
         began=min((unit.began for unit in units), default=time.time()),
         centroids=fitted.content_hash,
         pairs_done=sum(unit.pairs for unit in units if not unit.reused),
+        reach=job.recall_reach,
         found=_or_none(found),
         best=_or_none(best),
     )

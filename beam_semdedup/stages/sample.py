@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +98,7 @@ def collect(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> 
         found = segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts)
         if found and found[0].unit == wanted:
             return SampleFile(found[1])
-        parts = [part for parts in in_io_threads(lambda unit: _drawn(job, unit), units) for part in parts]
+        parts = [part for parts in in_io_threads(lambda unit: _drawn(job, unit, fitted), units) for part in parts]
         with stored.discarding(job.pairwise):
             batches = segments.read(job.sample, parts, job.sample_schema)
         table = pa.Table.from_batches(batches, job.sample_schema)
@@ -146,14 +145,18 @@ def _vectors(job: Job, batches: list[pa.RecordBatch], order: npt.NDArray[np.int6
     return RankedRows(batches, order)[:] if batches else np.empty((0, job.sizes.dimension), dtype=np.float32)
 
 
-def _drawn(job: Job, unit: PairwiseResult) -> tuple[Segment, ...]:
-    file = job.sample.file(_name(unit.name))
+def _drawn(job: Job, unit: PairwiseResult, fitted: FittedKMeans) -> tuple[Segment, ...]:
+    file, wanted = job.sample.file(_name(unit.name)), UnitId(_stem(unit.name), fitted.content_hash, unit.num_rows)
     found = segments.read_index(file, SampleFacts)
-    if found is None:
+    if found is None or found[0].unit != wanted:
         with stored.discarding(job.pairwise):
             raise DamagedFile(file, "the sampled rows of a unit cannot be read")
     return found[1]
 
 
 def _name(unit: str) -> str:
-    return f"{PurePath(unit).stem}.arrow"
+    return f"{_stem(unit)}.arrow"
+
+
+def _stem(unit: str) -> str:
+    return unit.removesuffix(".parquet")

@@ -16,7 +16,8 @@ from beam_semdedup.compute.proportions import recall
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import ModelInfo
-from beam_semdedup.plan.planning import Plan
+from beam_semdedup.plan.planning import Plan, find_recall
+from beam_semdedup.plan.probes import Comparison, of_texts
 from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest, RecallManifest
 from beam_semdedup.removal.job import RemovalResult
 from beam_semdedup.removal.repetitions import Repetitions
@@ -27,7 +28,7 @@ from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.columns import SOURCE_COLUMN
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
-from beam_semdedup.text import EXAMPLES, counted, without_secrets
+from beam_semdedup.text import EXAMPLES, counted, in_time, without_secrets
 from beam_semdedup.workflow import output_path
 
 _LIBRARIES = (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")
@@ -142,6 +143,19 @@ class Summary:
     configuration: dict[str, Any]
 
 
+def remedy(summary: Summary) -> str | None:
+    """Says how to miss no duplicate, and about what it takes; None where none is missed, or nothing is known."""
+    if summary.recall is None or summary.recall.low == 1 or summary.eps is None:
+        return None
+    texts = of_texts(summary.eps, summary.dimension)
+    k = summary.n_clusters
+    seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, k, num_keys=k, spread=texts).seconds())
+    return (
+        f"To miss none: the same command with n_probes=exact n_clusters={k} goes on from the assigned "
+        f"rows; comparing them takes two cores about {in_time(seconds)}, if they are like texts"
+    )
+
+
 @dataclass(frozen=True)
 class Found:
     """What a finished run's files say.
@@ -171,9 +185,9 @@ def find_results(plan: Plan) -> Found:
     """
     job, p = plan.job, plan.job.parameters
     assigned, compared = AssignManifest.find(job.kmeans), PairwiseManifest.find(job.pairwise)
-    if assigned is None or compared is None:
+    estimated = find_recall(job, compared)
+    if assigned is None or compared is None or (job.has_recall and estimated is None):
         raise RunError("the pipeline ended without finishing its stages; run the same command again")
-    estimated = RecallManifest.read(job.recall_manifest) if job.has_recall else None
     names = output_path.duplicates_files(job) if p.eps is not None else []
     files = [job.duplicates.file(name) for name in names]
     facts = [facts for file in files if (facts := tables.read_facts(file, DuplicatesFacts))]

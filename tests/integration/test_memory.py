@@ -53,6 +53,18 @@ def test_rows_whose_values_repeat_are_no_larger_than_others(kind: str, tmp_path:
     assert peak < BUDGET + ABOVE
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_rows_that_visit_all_clusters_are_visitors_a_few_at_a_time(tmp_path: Path) -> None:
+    """Templates: all rows within eps of each other, so that each of 30,000 visits each of 200 clusters."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal(64) + 0.1 * rng.standard_normal((30_000, 64))).astype(np.float32)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), 64)
+    pq.write_table(pa.table({"id": range(len(rows)), "embeddings": column}), tmp_path / "a.parquet")
+    where = [f"input_path={tmp_path}/a.parquet", f"output_path={tmp_path}/out", "verbose=false"]
+    assert private_peak([*where, "eps=0.1", "n_probes=exact", "n_clusters=200"]) < BUDGET + ABOVE
+
+
 def repeated_texts(path: Path, rows: int) -> None:
     """Writes a file of few texts that are long and in many rows; the vectors of neighbours are the same."""
     rng = np.random.default_rng(0)

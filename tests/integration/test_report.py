@@ -18,6 +18,7 @@ from beam_semdedup.cli import commands as cli
 from beam_semdedup.config.parameters import ReportParameters
 from beam_semdedup.report.content import Content, as_json
 from beam_semdedup.report.job import read_report
+from beam_semdedup.report.page import write_page
 from beam_semdedup.report.results import FinishedRun
 
 MARK = b"<!doctype html><!-- a report of beam-semdedup -->"
@@ -303,3 +304,34 @@ def test_target_rows_is_one_of_two(semdedup: Callable[..., Ended]) -> None:
     assert "leave eps=0.1 out, or target_rows" in semdedup(*given, "eps=0.1").err
     assert "needs reach" in semdedup(*given, "n_probes=exact").err
     assert "precision=screened needs eps" in semdedup(*given, "precision=screened").err
+
+
+def test_too_many_sources_are_not_counted_silently(
+    semdedup: Callable[..., Ended], make_dataset: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from beam_semdedup.report import collect
+
+    monkeypatch.setattr(collect, "MOST_SOURCES", 50)
+    data = make_dataset(rows=100, copies=20, clusters=3)
+    given = [f"input_path={data.path}", f"output_path={tmp_path}/out", "eps=0.05", "n_clusters=3"]
+    given += ["metadata_fields=[text]", "group_field=text", "verbose=false"]
+    ended = semdedup(*given, "max_removed_share=0.5")
+    assert ended.code == 2
+    assert "group_field=text: more than 50 values, too many to hold max_removed_share to" in ended.err
+    assert semdedup(*given, "report=true").code == 0
+    assert b'"isCut":true' in (tmp_path / "out" / "report.html").read_bytes()
+
+
+def test_a_report_is_written_and_read_on_s3(
+    make_dataset: Callable[..., Any], s3: Any, called: Callable[..., Ended]
+) -> None:
+    data = make_dataset(s3.join("in"), rows=60, copies=10, clusters=3, options=s3.options)
+    options = {"storage_options": s3.options}
+    run = dedup(
+        data.path, s3.join("out"), n_clusters=3, report=True, read_kwargs=options, write_kwargs=options, eps=0.05
+    )
+    assert run.paths["report"] == s3.join("out", "report.html")
+    assert s3.keys() >= {"out/report.html", "out/summary.json"}
+    told, content = read_report(ReportParameters(output_path=s3.join("out"), write_kwargs=options))
+    assert (told.num_duplicates, content.collected.found_at(0.05)) == (run.num_duplicates, run.num_duplicates)
+    assert r"\"secret\": \"***\"" in write_page(told, content).decode()

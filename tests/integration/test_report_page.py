@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
@@ -19,6 +20,7 @@ from runs import DEMO, dedup
 from beam_semdedup.config.parameters import ReportParameters
 from beam_semdedup.report.job import read_report, write_report
 from beam_semdedup.report.labels import precision_at
+from beam_semdedup.report.page import write_page
 
 EPS = (0.0, 0.0005, 0.01, 0.03, 0.05, 0.1, 0.15)
 CONTRAST = """
@@ -205,6 +207,30 @@ def test_it_saves_what_it_loads(driver: Any, page: Path, tmp_path: Path) -> None
     saved = json.loads((tmp_path / "labels.json").read_text())
     assert [label["same"] for label in saved["labels"]] == [True, False, True]
     assert set(saved["labels"][0]) == {"pair", "same", "score", "id", "max_id"}
+
+
+@pytest.mark.parametrize(
+    ("recall", "said"),
+    [
+        (None, "All|proven: n_probes=exact"),
+        ({"estimate": 1.0, "low": 1.0, "high": 1.0, "sample": 0}, "All|proven: n_probes=exact"),
+        ({"estimate": 0.95999, "low": 0.9, "high": 0.99, "sample": 500}, "95.9 %|90.0 % to 99.0 %, by 500 rows"),
+        ({"estimate": None, "low": 0.0, "high": 1.0, "sample": 500}, "none there|none among 500 rows drawn"),
+        ({"estimate": 0.5, "low": 0.0, "high": 1.0, "sample": 0}, "not known|no kept row was drawn"),
+    ],
+)
+def test_the_recall_of_a_run_is_told(
+    driver: Any, swept: dict[float, Any], tmp_path: Path, recall: Any, said: str
+) -> None:
+    run, content = read_report(ReportParameters(output_path=swept[0.05].paths["output"]))
+    page = tmp_path / "report.html"
+    page.write_bytes(write_page(dataclasses.replace(run, recall=recall), content))
+    open_page(driver, page)
+    facts = {
+        name: "|".join(value.split("\n"))
+        for name, value in (fact.text.split("\n", 1) for fact in driver.find_elements("css selector", "#facts div"))
+    }
+    assert facts["Recall"] == said
 
 
 HOSTILE = [

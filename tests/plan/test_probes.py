@@ -32,17 +32,20 @@ def test_visits_are_interpolated_and_go_on():
 def test_rows_that_visit_all_clusters_meet_all_rows_and_no_more():
     everywhere = Spread((10,), (9.0,), (1.5,), 0)
     assert everywhere.met_in(10) == 1
-    assert Comparison(100, 8, 10, everywhere).visiting_pairs == 100**2
+    assert Comparison(100, 8, 10, 10, everywhere).visiting_pairs == 100**2
 
 
 def test_pairs_are_those_of_clusters_of_one_size_and_of_visits():
-    within = Comparison(1000, 384, 10, None, skew=1)
+    within = Comparison(1000, 384, 10, 5, None, skew=1)
     assert within.native_pairs == 10 * 100 * 99 / 2
     assert (within.visits, within.visiting_pairs) == (0, 0)
-    across = Comparison(1000, 384, 10, Spread((10,), (2.0,), (1.0,), 16), skew=1)
+    across = Comparison(1000, 384, 10, 5, Spread((10,), (2.0,), (1.0,), 16), skew=1)
     assert across.visits == 2000
     assert across.visiting_pairs == 2000 * 100
+    assert across.records == pytest.approx(1000 * (1 + 4 / 5))
     assert across.seconds() > within.seconds()
+    assert dataclasses.replace(across, num_keys=1).records == 1000
+    assert dataclasses.replace(across, num_keys=10**6).records == pytest.approx(2000, rel=1e-3)
 
 
 def test_texts_visit_more_the_farther_they_reach():
@@ -77,5 +80,5 @@ def test_few_rows_share_the_fit_of_one_probe_and_many_that_reach_far_have_more_c
 
 def test_faster_machines_take_less():
     fast = dataclasses.replace(REFERENCE, match_flops=1e15, visit=0, visitor=0, visit_value=0, compare_value=0, merge=0)
-    compared = Comparison(10**6, 384, 1000, of_texts(0.05, 384))
+    compared = Comparison(10**6, 384, 1000, 60, of_texts(0.05, 384))
     assert compared.seconds(fast) < compared.seconds() / 3

@@ -1,0 +1,145 @@
+"""What an embedding of texts will do: its units, the files that these become, and what it may clear before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pyarrow as pa
+
+from beam_semdedup.config.parameters import EmbedParameters
+from beam_semdedup.embed.encoder import ModelFiles
+from beam_semdedup.errors import InputError
+from beam_semdedup.inputs import dataset
+from beam_semdedup.inputs.base import Format
+from beam_semdedup.inputs.dataset import Columns
+from beam_semdedup.inputs.listing import list_ids
+from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.inputs.units import AssignUnit, units
+from beam_semdedup.plan.stored import Manifest
+from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import File, FileInfo, Folder
+from beam_semdedup.storage.records import Record
+
+_FORMAT = 1
+_OWN = re.compile(r"embeddings-[0-9a-f]{16}-\d{6}-\d{12}\.parquet")
+
+
+@dataclass(frozen=True)
+class EmbeddedUnit(Record):
+    """A finished unit, whose rows are in the file `name`.
+
+    Attributes:
+        nulls: rows without a text, which have no embedding.
+        malformed: rows that cannot be read, and are not written.
+    """
+
+    name: str
+    num_rows: int
+    nulls: int
+    malformed: int
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class EmbeddingManifest(Manifest):
+    """What is written last: the files, and what is in them together."""
+
+    file_name: ClassVar[str] = "_embedding.json"
+
+    key: str
+    files: tuple[str, ...]
+    nulls: int
+    malformed: int
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """What a worker must know.
+
+    Attributes:
+        schema: the id, the text and the metadata_fields.
+        key: of all that the written files depend on.
+    """
+
+    parameters: EmbedParameters
+    model: ModelFiles
+    schema: pa.Schema
+    output: Folder
+    key: str
+
+    @property
+    def input_format(self) -> Format:
+        """The format of the texts."""
+        return format_named(str(self.parameters.input_filetype))
+
+    def input_file(self, url: str) -> File:
+        """Returns one of the input files."""
+        return File(url, self.parameters.read_options)
+
+    def name(self, unit: AssignUnit) -> str:
+        """Returns the name of a unit's file in the output."""
+        first = unit.parts[0]
+        return f"embeddings-{self.key}-{first.file:06d}-{first.first_row:012d}.parquet"
+
+
+def make_plan(p: EmbedParameters, files: Sequence[FileInfo]) -> tuple[EmbedJob, list[AssignUnit]]:
+    """Checks that the texts, the model and the output fit together; writes nothing.
+
+    Raises:
+        InputError: they do not.
+    """
+    model = ModelFiles.find(p.model, p.pooling, p.max_tokens)
+    taken = [p.id_column, *p.metadata_fields]
+    if p.embedding_field in taken or len(set(taken)) < len(taken):
+        raise InputError(f"two columns of the output would have one name: {', '.join([*taken, p.embedding_field])}")
+    output = Folder.at(p.output_path, p.write_options)
+    _check_apart(p, files, output)
+    ids = list_ids(p, files)
+    columns = Columns(p.id_column, None, [p.text_field, *p.metadata_fields], ids=ids)
+    found = dataset.inspect(files, format_named(str(p.input_filetype)), columns)
+    text = found.schema.field(p.text_field).type
+    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
+        raise InputError(f"text_field={p.text_field!r} is {text}, expected text")
+    facts = {
+        "format": _FORMAT,
+        "files": [[f.url, f.size, f.version] for f in (*files, *(ids or ()))],
+        "columns": [p.input_filetype, p.id_field, p.text_field, *p.metadata_fields],
+        "written": [p.embedding_field, p.dtype, p.file_rows],
+        "model": model.version,
+    }
+    job = EmbedJob(p, model, found.schema, output, layout.fingerprint(facts))
+    planned = units(found, p.file_rows)
+    if ids:
+        parts = [[replace(part, ids=ids[part.file].url) for part in unit.parts] for unit in planned]
+        planned = [AssignUnit(tuple(found)) for found in parts]
+    return job, planned
+
+
+def prepare(job: EmbedJob, planned: Sequence[AssignUnit]) -> None:
+    """Clears what an earlier embedding of other texts, or by another model, wrote.
+
+    Raises:
+        InputError: there is such, and clear_output=false.
+    """
+    own = {job.name(unit) for unit in planned}
+    others = sorted(name for name in job.output.names() if _OWN.fullmatch(name) and name not in own)
+    if others and not job.parameters.clear_output:
+        raise InputError(
+            f"output_path={job.output}: {others[0]} is of other texts or another model; give another output_path or "
+            "clear_output=true"
+        )
+    job.output.delete([EmbeddingManifest.file_name, *others])
+
+
+def _check_apart(p: EmbedParameters, files: Sequence[FileInfo], output: Folder) -> None:
+    """Raises InputError where the results would become input of a later run."""
+    place = output.realpath()
+    for path in p.input_path:
+        if place.is_inside(Folder.at(path, p.read_options).fixed_part().realpath()):
+            raise InputError(f"output_path={p.output_path} lies inside input_path={path}; choose another")
+    for file in files:
+        if file.realpath().is_inside(place):
+            raise InputError(f"output_path={p.output_path} holds the input file {file}; choose another")
