@@ -42,7 +42,8 @@ class Finished(Record):
     """What was found in a generation, which has the number `generation` in the corpus.
 
     Attributes:
-        removed: rows that `deduplicated/` has not; null where nothing was to be removed, or `refused` says why not.
+        removed: rows that `deduplicated/` has not, or `marked/` marks; null where there was nothing to do, or `refused`
+            says why it was not done.
         refused: why rows were not removed; empty where they were, or were not to be.
         seconds: from when its files were recorded.
         finished: seconds since the epoch.
@@ -116,7 +117,8 @@ class Watched:
                 written += [file] if results == layout.DUPLICATES else []
         removed, refused = None, too_many_rejected(plan, found.rejected)
         if self.parameters.remove and not refused:
-            removed, refused = self._remove(plan, found, output / layout.DEDUPLICATED / part)
+            results = layout.MARKED if self.parameters.remove == "mark" else layout.DEDUPLICATED
+            removed, refused = self._remove(plan, found, output / results / part)
         now = time.time()
         finished = Finished(
             generation=plan.job.generation,
@@ -139,8 +141,9 @@ class Watched:
         p, allowed = plan.job.parameters, plan.job.parameters.repeated_ids == "allow"
         if found.repeated_ids.count and not allowed:
             return None, str(RepeatedIds.because(found.repeated_ids))
-        ids = IdList.open(found.duplicates_files, plan.memory)
-        job, units = removal.make_plan(RemovalParameters.of_run(p, place.url), plan.files, ids, plan.memory)
+        parameters = RemovalParameters.of_run(p, place.url)
+        ids = IdList.open(found.duplicates_files, plan.memory, details=parameters.mode == "mark")
+        job, units = removal.make_plan(parameters, plan.files, ids, plan.memory)
         removal.prepare(job, units)
         reader = open_reader(job.ids)
         finish_removal(job, [remove_from_files(job, unit, reader) for unit in units])

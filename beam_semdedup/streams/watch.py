@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from beam_semdedup.config.parameters import WatchParameters
 from beam_semdedup.config.places import naming_places
+from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, StorageError, WorkerLost
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import list_files
-from beam_semdedup.inputs.registry import copier
+from beam_semdedup.inputs.registry import copier, marker
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Corpus
 from beam_semdedup.runners import base as runners
@@ -42,9 +44,10 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
         RunError: a unit or a worker failed; the same call goes on.
     """
     with progress.logged(p.verbose), naming_places(p, InputError):
-        watched = prepare(p)
-        state = _State(watched, p, draining)
         runner = make_runner(p)
+        runner.check_streams()
+        watched = _prepare(p, runner)
+        state = _State(watched, p, draining)
         _LOG.info(
             "Watching %s, every %s; %s finished before",
             ", ".join(watched.parameters.input_path),
@@ -68,18 +71,26 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
     return state.finished
 
 
-def prepare(p: WatchParameters) -> Watched:
-    """Checks all that can be checked before the first file arrives; writes nothing.
+def watched_input(**parameters: Any) -> Watched:
+    """Returns what `ReadNewFiles` and `DeduplicateGenerations` are given in a pipeline of your own.
+
+    Args:
+        **parameters: as `semdedup-watch --help` lists them; those that say when and where it runs have no meaning.
 
     Raises:
-        InputError: as `watch`.
+        InputError: a parameter is wrong or missing, or the places are wrong, or the corpus does not fit.
     """
+    p = resolve(parameters, WatchParameters)
+    with naming_places(p, InputError):
+        return _prepare(p, make_runner(p))
+
+
+def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
+    """Checks all that can be checked before the first file arrives; writes nothing."""
     p = replace(p)
     check_installed(p)
-    runner = make_runner(p)
-    runner.check_streams()
     if p.remove:
-        copier(str(p.input_filetype))
+        (marker if p.remove == "mark" else copier)(str(p.input_filetype))  # raises
     check_places(p, list_files(p, may_be_none=True))
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.output_path = Folder.at(p.output_path, p.write_options).url
