@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # for tools that read types; `_HOMES` is for Python
     from beam_semdedup.plan.planning import Plan as Plan
     from beam_semdedup.removal.job import RemovalResult as RemovalResult
     from beam_semdedup.removal.job import remove_duplicates as remove_duplicates
+    from beam_semdedup.streams.transforms import DeduplicateGenerations as DeduplicateGenerations
+    from beam_semdedup.streams.transforms import ReadNewFiles as ReadNewFiles
+    from beam_semdedup.streams.watch import watched_input as watched_input
     from beam_semdedup.transforms import AssignCentroids as AssignCentroids
     from beam_semdedup.transforms import FitKMeans as FitKMeans
     from beam_semdedup.transforms import IdentifyDuplicates as IdentifyDuplicates
@@ -47,6 +50,9 @@ _HOMES = {
     "Deduplicated": "workflow.in_memory",
     "SemanticDeduplicationWorkflow": "workflow.run",
     "Summary": "workflow.summary",
+    "ReadNewFiles": "streams.transforms",
+    "DeduplicateGenerations": "streams.transforms",
+    "watched_input": "streams.watch",
 }
 
 __all__ = list(_HOMES)

@@ -7,7 +7,7 @@ coder registered here.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -46,6 +46,9 @@ ELEMENTS = (
 
 register(*ELEMENTS)
 
+Jobs: TypeAlias = Job | PCollection[Job]
+"""The job of the run; in a stream, whose windows are generations, the job of each."""
+
 
 @dataclasses.dataclass
 class FitKMeans(beam.PTransform):
@@ -69,19 +72,24 @@ class AssignCentroids(beam.PTransform):
     """Turns `AssignUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid.
 
     With `n_probes` above 1, also into those of the rows' visits.
+
+    Attributes:
+        finished: has an element when the manifest is written.
     """
 
-    job: Job
+    job: Jobs
     fitted: PCollection[FittedKMeans]
+    finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, units: PCollection[AssignUnit]) -> PCollection[Segment]:
         """Wires what the class says."""
-        assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(self.job), AsSingleton(self.fitted))
+        given = _side(self.job), AsSingleton(self.fitted)
+        assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(), *given)
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
         ).with_output_types(AssignResult)
-        _ = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
-        return assigned | "Address segments" >> beam.ParDo(_Address(self.job), AsSingleton(self.fitted))
+        self.finished = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
+        return assigned | "Address segments" >> beam.ParDo(_Address(), *given)
 
 
 @dataclasses.dataclass
@@ -91,64 +99,71 @@ class FindAssigned(beam.PTransform):
     Each with the number of the generation that it is of, the job's own or an earlier one.
     """
 
-    job: Job
+    job: Jobs
     fitted: PCollection[FittedKMeans]
-    files: list[tuple[int, str]]
 
-    def expand(self, root: PBegin) -> PCollection[Segment]:
-        """Starts at the root of the pipeline."""
-        job = self.job
+    def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[Segment]:
+        """Wires what the class says."""
         return (
-            root
-            | "List segment files" >> beam.Create(self.files).with_output_types(tuple[int, str])
+            files
             | "Spread segment files" >> beam.Reshuffle()
-            | "Read references" >> beam.ParDo(_FindAssigned(job), AsSingleton(self.fitted))
+            | "Read references" >> beam.ParDo(_FindAssigned(), _side(self.job), AsSingleton(self.fitted))
         )
 
 
 @dataclasses.dataclass
 class PairwiseSimilarity(beam.PTransform):
-    """Turns `Segment`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row."""
+    """Turns `Segment`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row.
 
-    job: Job
+    Attributes:
+        finished: has an element when the manifest is written.
+    """
+
+    job: Jobs
     fitted: PCollection[FittedKMeans]
+    finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        job = self.job
+        job = _side(self.job)
         compared = (
             references
             | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by centroid" >> beam.GroupByKey()
             | "Plan comparisons"
-            >> beam.FlatMapTuple(lambda key, parts: pairwise.pairwise_units(job, key, list(parts))).with_output_types(
-                PairwiseUnit
-            )
+            >> beam.FlatMap(
+                lambda group, job: pairwise.pairwise_units(job, group[0], list(group[1])), job
+            ).with_output_types(PairwiseUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare within clusters" >> beam.ParDo(_Compare(job), AsSingleton(self.fitted))
+            | "Compare within clusters" >> beam.ParDo(_Compare(), job, AsSingleton(self.fitted))
         )
-        _ = compared | "Finish comparison" >> Finish(pairwise.finish, job, self.fitted)
+        self.finished = compared | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return compared
 
 
 @dataclasses.dataclass
 class MatchAcrossClusters(beam.PTransform):
-    """Turns `Segment`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset."""
+    """Turns `Segment`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset.
 
-    job: Job
+    Attributes:
+        finished: has an element when the manifest is written.
+    """
+
+    job: Jobs
     fitted: PCollection[FittedKMeans]
+    finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        job = self.job
+        given = _side(self.job), AsSingleton(self.fitted)
         matched = (
             references
             | "Key by visited centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by visited centroid" >> beam.GroupByKey()
             | "Plan comparisons"
-            >> beam.FlatMapTuple(lambda key, parts: matches.match_units(job, key, parts)).with_output_types(MatchUnit)
+            >> beam.FlatMap(lambda group, job: matches.match_units(job, *group), given[0]).with_output_types(MatchUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare with visitors" >> beam.ParDo(_Match(job), AsSingleton(self.fitted))
+            | "Compare with visitors" >> beam.ParDo(_Match(), *given)
         )
         rows = references | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
         merged = (
@@ -156,9 +171,9 @@ class MatchAcrossClusters(beam.PTransform):
             | beam.Flatten()
             | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by centroid" >> beam.GroupByKey()
-            | "Merge matches" >> beam.ParDo(_Merge(job), AsSingleton(self.fitted))
+            | "Merge matches" >> beam.ParDo(_Merge(), *given)
         )
-        _ = merged | "Finish comparison" >> Finish(pairwise.finish, job, self.fitted)
+        self.finished = merged | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return merged
 
 
@@ -198,21 +213,21 @@ class EstimateRecall(beam.PTransform):
 class IdentifyDuplicates(beam.PTransform):
     """Turns `PairwiseResult`s into the `DuplicatesFile`s with the rows whose score reaches 1 - eps."""
 
-    job: Job
+    job: Jobs
 
     def expand(self, compared: PCollection[PairwiseResult]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
-        job = self.job
+        job = _side(self.job)
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit: (duplicates.number_of_file(job, unit), unit)).with_output_types(
+            >> beam.Map(lambda unit, job: (duplicates.number_of_file(job, unit), unit), job).with_output_types(
                 tuple[int, PairwiseResult]
             )
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
-            >> beam.MapTuple(
-                lambda number, parts: duplicates.select_duplicates(job, number, list(parts))
+            >> beam.Map(
+                lambda group, job: duplicates.select_duplicates(job, group[0], list(group[1])), job
             ).with_output_types(DuplicatesFile)
         )
 
@@ -246,7 +261,8 @@ class SemanticDedup(beam.PTransform):
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
             if plan.earlier:
-                earlier = root | "Find earlier generations" >> FindAssigned(job, fitted, list(plan.earlier))
+                listed = root | "List earlier generations" >> beam.Create(plan.earlier)
+                earlier = listed | "Find earlier generations" >> FindAssigned(job, fitted)
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
             compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
             compared = found | "Compare" >> compare(job, fitted)
@@ -261,58 +277,48 @@ def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows:
     """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
     if plan.assign_manifest:
         files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
-        return root | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted, files)
+        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files)
+        return named | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted)
     listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
     units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
     return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 
 
 class _Assign(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self) -> None:
         self._read = Metrics.counter("semdedup", "rows-read")
         self._rejected = Metrics.counter("semdedup", "rows-rejected")
 
-    def process(self, unit: AssignUnit, fitted: FittedKMeans) -> Iterator[AssignResult]:
-        assigned = assign.assign_unit(self._job, unit, fitted)
+    def process(self, unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
+        assigned = assign.assign_unit(job, unit, fitted)
         self._read.inc(assigned.num_rows)
         self._rejected.inc(assigned.rejected)
         yield assigned
 
 
 class _Address(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def process(self, assigned: AssignResult, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from _addressed(self._job, assigned.segments, fitted)
+    def process(self, assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
+        yield from _addressed(job, assigned.segments, fitted)
 
 
 class _FindAssigned(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def process(self, file: tuple[int, str], fitted: FittedKMeans) -> Iterator[Segment]:
+    def process(self, file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
         generation, name = file
-        job = self._job.at(generation)
-        yield from _addressed(job, assign.find_assigned(job, name), fitted)
+        at = job.at(generation)
+        yield from _addressed(at, assign.find_assigned(at, name), fitted)
 
 
 class _Match(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def process(self, unit: MatchUnit, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from matches.find_matches(self._job, unit, fitted)
+    def process(self, unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
+        yield from matches.find_matches(job, unit, fitted)
 
 
 class _Merge(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self) -> None:
         self._compared = Metrics.counter("semdedup", "rows-compared")
 
-    def process(self, parts: tuple[int, Iterable[Segment]], fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        merged = matches.merge_matches(self._job, *parts, fitted)
+    def process(self, parts: tuple[int, Iterable[Segment]], job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+        merged = matches.merge_matches(job, *parts, fitted)
         if merged is not None:
             self._compared.inc(merged.num_rows)
             yield merged
@@ -333,12 +339,11 @@ class _Search(beam.DoFn):
 
 
 class _Compare(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self) -> None:
         self._compared = Metrics.counter("semdedup", "rows-compared")
 
-    def process(self, unit: PairwiseUnit, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        compared = pairwise.compare_unit(self._job, unit, fitted)
+    def process(self, unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+        compared = pairwise.compare_unit(job, unit, fitted)
         self._compared.inc(compared.num_rows)
         yield compared
 
@@ -348,6 +353,7 @@ class Finish(beam.PTransform):
 
     Args:
         write: takes the job, the units, and what the PCollections `others` hold, one element each.
+        job: in a stream a PCollection of that of each window.
     """
 
     def __init__(self, write: Callable[..., None], job: Any, *others: PCollection[Any]) -> None:
@@ -356,17 +362,20 @@ class Finish(beam.PTransform):
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
         """See the class."""
-        write, job = self._write, self._job
+        write = self._write
 
-        def finish(_: int, *given: Any) -> None:
+        def finish(_: Any, *given: Any) -> None:
             with naming_unit("the end of the stage"):
-                write(job, *given)
+                write(*given)
 
-        return (
-            units.pipeline
-            | "End" >> beam.Create([0])
-            | "Write manifest" >> beam.Map(finish, AsIter(units), *map(AsSingleton, self._others))
-        )
+        given = _side(self._job), AsIter(units), *map(AsSingleton, self._others)
+        once = self._job if isinstance(self._job, PCollection) else units.pipeline | "End" >> beam.Create([0])
+        return once | "Write manifest" >> beam.Map(finish, *given)
+
+
+def _side(job: Any) -> Any:
+    """Returns what a transform is given for its functions to get the job, or that of the window of an element."""
+    return AsSingleton(job) if isinstance(job, PCollection) else job
 
 
 def _addressed(job: Job, rows: tuple[Segment, ...], fitted: FittedKMeans) -> Iterator[Segment]:

@@ -82,7 +82,14 @@ EDGES = {
 
 STEPS = {
     "nothing": ["Fit", "List input", "Spread input", "Assign", "Compare", "Estimate recall", "Identify duplicates"],
-    "assigned rows": ["Find centroids", "Find assigned rows", "Compare", "Estimate recall", "Identify duplicates"],
+    "assigned rows": [
+        "Find centroids",
+        "List assigned rows",
+        "Find assigned rows",
+        "Compare",
+        "Estimate recall",
+        "Identify duplicates",
+    ],
     "similarities": ["Find comparisons", "Identify duplicates"],
 }
 STEPS |= {

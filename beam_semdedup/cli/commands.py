@@ -27,6 +27,7 @@ from beam_semdedup.config.parameters import (
     Parameters,
     RemovalParameters,
     ReportParameters,
+    WatchParameters,
 )
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
@@ -47,6 +48,11 @@ def main() -> None:
 def remove_main() -> None:
     """Runs the command `semdedup-remove`."""
     _command("removal", RemovalParameters, _remove)
+
+
+def watch_main() -> None:
+    """Runs the command `semdedup-watch`."""
+    _command("watch", WatchParameters, _watch)
 
 
 def report_main() -> None:
@@ -84,6 +90,18 @@ def _remove(parameters: RemovalParameters) -> dict[str, Any]:
 
     result = remove_duplicates(parameters)
     console.print_removal(result, parameters.output_path)
+    return {}
+
+
+def _watch(parameters: WatchParameters) -> dict[str, Any]:
+    from beam_semdedup.streams.watch import watch
+
+    with interrupts.draining() as draining:
+        found = watch(parameters, draining.is_set)
+    console.print_generations(found, parameters.output_path)
+    if draining.is_set():
+        console.say("Terminated. What had arrived is finished: the same command goes on with what comes.")
+        raise _Told
     return {}
 
 
@@ -187,7 +205,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
-    writes = schema in (Parameters, RemovalParameters)
+    writes = schema in (Parameters, RemovalParameters, WatchParameters)
     outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
     sweeps = line.multirun and schema is Parameters
@@ -203,11 +221,8 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
                 interrupts.wait_for_cluster()
             if writes and parameters.output_path in shared:
                 sweep.give_own_output(parameters, overrides)
-            if (
-                reach is not None
-                and parameters.reach is None
-                and (parameters.n_probes != 1 or parameters.recall_sample)
-            ):
+            is_swept = reach is not None and parameters.reach is None  # only runs are
+            if is_swept and (parameters.n_probes != 1 or parameters.recall_sample):
                 parameters.reach = reach
             with progress.logged(parameters.verbose, by_caller=False):
                 outcome.update(action(parameters))

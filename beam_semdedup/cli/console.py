@@ -19,6 +19,7 @@ from beam_semdedup.config.parameters import (
     Parameters,
     RemovalParameters,
     ReportParameters,
+    WatchParameters,
 )
 from beam_semdedup.fields import GROUP, HEADINGS, Declared, declared
 from beam_semdedup.text import counted, in_bytes, in_time, printable, without_secrets
@@ -52,6 +53,12 @@ _COMMANDS: dict[type, Command] = {
         "semdedup-report",
         "output_path=… [eps=…]",
         "Writes report.html of a finished run from its cache: what each eps would remove, and the pairs.",
+    ),
+    WatchParameters: Command(
+        "semdedup-watch",
+        "input_path=… output_path=… corpus_path=… eps=… [runner=prism]",
+        "Waits for files of embeddings, and finds the rows of each that mean the same as one that came before.\n"
+        "Files that come together are a generation: duplicates/generation=NNNN/ appears when it is compared.",
     ),
     CorpusParameters: Command(
         "semdedup-corpus",
@@ -111,6 +118,17 @@ def print_summary(summary: Any) -> None:
         print_removal(summary.removal, paths.get("deduplicated") or paths["marked"])
         if summary.rows_rejected and "deduplicated" in paths:
             tell(f"It still holds {counted(summary.rows_rejected, 'rejected row')}")
+
+
+def print_generations(found: Sequence[Any], output: str) -> None:
+    """Prints what a watch found, some `generation.Finished`."""
+    rows, duplicates = sum(g.rows for g in found), sum(g.duplicates for g in found)
+    tell(
+        f"Finished    {len(found):>14,} generations",
+        f"Read        {rows:>14,} rows",
+        f"Duplicates  {duplicates:>14,}",
+        f"Results: {output} (duplicates/generation=NNNN/)",
+    )
 
 
 def _print_references(references: Sequence[Any]) -> None:

@@ -6,11 +6,13 @@ of the signal at once, and ends the process where the main thread has not.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 
 from beam_semdedup.cli import console
 
@@ -18,6 +20,7 @@ INTERRUPTED, TERMINATED = 130, 143
 _ANSWER_SECONDS = 1.5
 _CLUSTER_SECONDS = 15.0
 _TERMINATED, _TOLD = threading.Event(), threading.Event()
+_DRAINS, _DRAINING = threading.Event(), threading.Event()
 _PATIENCE = [_ANSWER_SECONDS]
 
 
@@ -35,6 +38,16 @@ def wait_for_cluster() -> None:
     _PATIENCE[0] = _CLUSTER_SECONDS
 
 
+@contextlib.contextmanager
+def draining() -> Iterator[threading.Event]:
+    """Yields an event that, while within it, the first SIGTERM sets instead of ending the process; the next ends it."""
+    _DRAINS.set()
+    try:
+        yield _DRAINING
+    finally:
+        _DRAINS.clear()
+
+
 def exit_code(told: bool = False) -> int:
     """Returns the exit code of an interrupted process, after saying that it was, unless a person was told before."""
     terminated = _TERMINATED.is_set()
@@ -47,14 +60,22 @@ def exit_code(told: bool = False) -> int:
 
 def _terminate(*_: object) -> None:
     """Ends the run as Ctrl-C does, and lets it end: whoever sends SIGTERM may send it again."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _TERMINATED.set()
+    if _DRAINS.is_set() and not _DRAINING.is_set():
+        _DRAINING.set()
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _answer(receiver: socket.socket) -> None:
-    while (number := receiver.recv(1)[0]) not in (signal.SIGINT, signal.SIGTERM):
-        pass
+    drains = False
+    while True:
+        number = receiver.recv(1)[0]
+        if number == signal.SIGTERM and _DRAINS.is_set() and not drains:
+            drains = True
+        elif number in (signal.SIGINT, signal.SIGTERM):
+            break
     if number == signal.SIGTERM:
         _TERMINATED.set()
     time.sleep(_ANSWER_SECONDS)

@@ -172,14 +172,15 @@ class Clusters:
         all that rounding may be off counts against it here.
         """
         squares = row_dot(rows, rows)
-        centroids = np.concatenate([[home], others])
-        scores = rows.astype(np.float64) @ self._exact[centroids].T - self._squares[centroids] / 2
-        largest = float(self._squares.max())
-        error = _SURE * max(1.0, largest, float(squares.max(initial=0)))
-        between = self._squares[home] + self._squares[others] - 2 * (self._exact[others] @ self._exact[home])
+        own, exact = self.centroids[home].astype(np.float64), self.centroids[others].astype(np.float64)
+        square, others_squares = own @ own, np.einsum("ij,ij->i", exact, exact)
+        largest = max(1.0, float(square), float(others_squares.max(initial=0)), float(squares.max(initial=0)))
+        at_home = rows.astype(np.float64) @ own - square / 2
+        scores = rows.astype(np.float64) @ exact.T - others_squares / 2
+        between = square + others_squares - 2 * (exact @ own)
         gaps = np.sqrt(np.maximum(between - _GAP_ERROR * largest, 0)) / _UP
         allowed = np.maximum(radius(squares, reach), 0)[:, None] / _UP * gaps
-        sure: npt.NDArray[np.bool_] = scores[:, 1:] + allowed >= scores[:, :1] + error
+        sure: npt.NDArray[np.bool_] = scores + allowed >= at_home[:, None] + _SURE * largest
         return sure
 
     def nearest(self, rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], number: int) -> Visits:

@@ -398,6 +398,21 @@ class Parameters(
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class WatchParameters(Parameters):
+    """What `semdedup-watch` depends on; see `semdedup-watch --help`."""
+
+    heading: ClassVar[str] = EXECUTION
+
+    input_filetype: Annotated[str | None, OneOf(FORMATS), COLUMNS] = "parquet"
+    poll_interval: Annotated[Number, Field(gt=0)] = 30.0
+    """seconds from one look for new files to the next; a file is taken when two looks find it alike"""
+    stop_after: Positive | None = None
+    """end after so many generations; null: do not"""
+    idle: Annotated[Number, Field(gt=0)] | None = None
+    """end after so many seconds in which no file came; null: do not"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class EndpointParameters(ClusterParameters):
     """What `python -m beam_semdedup.cli.ray_endpoint` depends on."""
 

@@ -16,7 +16,13 @@ from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import ForecastParameters, InputParameters, Parameters, ReachParameters
+from beam_semdedup.config.parameters import (
+    ForecastParameters,
+    InputParameters,
+    Parameters,
+    ReachParameters,
+    WatchParameters,
+)
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine
@@ -72,8 +78,10 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
     parameters = _checked(schema, values, "", listed)
     if issubclass(schema, InputParameters):
         _check_ids(parameters)
-    if schema is Parameters:
+    if issubclass(schema, Parameters):
         _check_together(parameters)
+    if schema is WatchParameters:
+        _check_watch(parameters)
     if schema is ForecastParameters:
         _check_size(parameters)
         _check_reach(parameters, estimates=False)
@@ -286,6 +294,18 @@ def _check_reach(p: ReachParameters, *, estimates: bool) -> None:
         raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
     if p.reach is not None and p.eps is not None and p.reach < p.eps and p.n_probes != 1:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
+
+
+def _check_watch(p: WatchParameters) -> None:
+    """Raises InputError for what a watched input lacks, or cannot be given."""
+    if p.corpus_path is None:
+        raise InputError("corpus_path is required: give corpus_path=…, where all that arrived is kept")
+    if p.eps is None:
+        raise InputError("eps is required: give eps=…")
+    if p.ids_path is not None or p.id_field is None:
+        raise InputError("ids_path and id_field=null have no meaning for a watched input: its files hold their ids")
+    if p.input_filetype is None:
+        raise InputError("input_filetype must be given for a watched input")
 
 
 def _check_size(p: ForecastParameters) -> None:

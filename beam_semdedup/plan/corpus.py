@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from beam_semdedup.config.parameters import Parameters
@@ -68,20 +68,20 @@ class Common(Record):
 
     def check(self, place: str, p: Parameters, facts: InputFacts) -> None:
         """Raises InputError where an input does not fit, or asks for what the stored rows do not serve."""
-        other = Common.of(replace_clusters(p, self.n_clusters), facts, self.centroids_per_key)
-        for what, ours, theirs in (
-            ("the dimension of vectors", other.dimension, self.dimension),
-            ("the type of ids", other.id_type, self.id_type),
-            ("assume_normalized", other.assume_normalized, self.assume_normalized),
-            ("n_probes", other.probes, self.probes),
-            ("the order of rows (which_to_keep, distance_metric, ranking_strategy)", other.ranking, self.ranking),
-            ("metadata_fields and columns that rank", list(other.columns), list(self.columns)),
-        ):
-            if ours != theirs:
-                raise InputError(
-                    f"corpus_path={place}: {what} must be the same for all rows of a corpus: {theirs} there, {ours} in "
-                    "this run; give what it has, or another corpus_path"
-                )
+        self.check_parameters(place, p)
+        if differs := _first_difference(self._of_input(p, facts)):
+            raise InputError(f"corpus_path={place}: {differs} in this run; give what it has, or another corpus_path")
+
+    def check_parameters(self, place: str, p: Parameters) -> None:
+        """Raises InputError where a run asks for what the stored rows do not serve."""
+        ranking = "the order of rows (which_to_keep, distance_metric, ranking_strategy)"
+        values = (
+            ("assume_normalized", p.assume_normalized, self.assume_normalized),
+            ("n_probes", str(p.n_probes), self.probes),
+            (ranking, str(ranking_of(p).describe()), self.ranking),
+        )
+        if differs := _first_difference(values):
+            raise InputError(f"corpus_path={place}: {differs} in this run; give what it has, or another corpus_path")
         if p.n_clusters not in (None, self.n_clusters):
             raise InputError(
                 f"corpus_path={place}: it has {self.n_clusters} clusters, n_clusters={p.n_clusters}: leave it out, or "
@@ -93,6 +93,26 @@ class Common(Record):
                 f"corpus_path={place}: {given} is above the reach of its rows, {self.reach:g}, beyond which they are "
                 f"not compared; give a smaller one, or begin a corpus with reach={p.matching_reach:g}"
             )
+
+    def what_differs(self, p: Parameters, facts: InputFacts) -> str:
+        """Says what of the rows of an input does not fit to those of the corpus; nothing where they fit."""
+        return _first_difference(self._of_input(p, facts))
+
+    def _of_input(self, p: Parameters, facts: InputFacts) -> Iterator[tuple[str, object, object]]:
+        other = Common.of(replace_clusters(p, self.n_clusters), facts, self.centroids_per_key)
+        yield "the dimension of vectors", other.dimension, self.dimension
+        yield "the type of ids", other.id_type, self.id_type
+        yield "metadata_fields and columns that rank", list(other.columns), list(self.columns)
+
+
+def _first_difference(values: Iterable[tuple[str, object, object]]) -> str:
+    """Says which of some things, with its value here and in the corpus, differs first; nothing where none does."""
+    different = (
+        f"{what} must be the same for all rows of a corpus: {theirs} there, {ours}"
+        for what, ours, theirs in values
+        if ours != theirs
+    )
+    return next(different, "")
 
 
 def replace_clusters(p: Parameters, n_clusters: int) -> Parameters:
@@ -171,6 +191,11 @@ class Corpus:
         if found is None:
             raise RunError(f"{file} is damaged; restore it")
         return found
+
+    def numbers(self) -> list[int]:
+        """Returns the numbers that are claimed, in their order."""
+        stems = (name.removesuffix(".json") for name in self._generations.names() if name.endswith(".json"))
+        return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def claims(self) -> dict[int, Claim]:
         """Returns who has which number, in their order."""

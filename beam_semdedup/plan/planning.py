@@ -104,8 +104,11 @@ class Plan:
         return self.recall_manifest is not None or not self.job.has_recall
 
 
-def locate(parameters: Parameters) -> Located:
+def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> Located:
     """Finds the input and names the places of the results; writes nothing, but for the number that it has in a corpus.
+
+    Args:
+        given: the files of the input; None: all that are there.
 
     Raises:
         InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
@@ -114,7 +117,7 @@ def locate(parameters: Parameters) -> Located:
     """
     p = dataclasses.replace(parameters)
     check_installed(p)
-    files = list_input(p)
+    files = list_input(p) if given is None else list(given)
     p.input_filetype = p.input_filetype or filetype_of(files)
     if p.remove:
         (marker if p.remove == "mark" else copier)(p.input_filetype)

@@ -221,13 +221,13 @@ def _elsewhere(
 
     @functools.cache
     def sure() -> npt.NDArray[np.bool_]:
-        result = np.zeros((len(natives), len(others)), dtype=bool)
+        result = np.zeros((len(others), len(natives)), dtype=bool)
         for part in slices(0, len(natives), _STEP_ROWS):
             rows = natives.gather(np.arange(part.start, part.stop))
-            result[part, there] = clusters.surely_visits(rows, centroid, others[there], reach)
+            result[there, part] = clusters.surely_visits(rows, centroid, others[there], reach).T
         return result
 
-    return lambda visitors, natives: sure()[natives, which[visitors]].T
+    return lambda visitors, natives: sure()[:, natives][which[visitors]]
 
 
 class _Everyone:

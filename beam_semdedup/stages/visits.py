@@ -157,10 +157,11 @@ def _in_parts(
     width, limit = job.sizes.centroids_per_key, job.sizes.assign_rows * job.sizes.dimension * rows.itemsize
     row_bytes = short_bytes + 12 + job.sizes.carried_bytes
     step = max(1, limit // (_VISIT_BYTES * len(centroids)))
+    clusters = Clusters(centroids, job.parameters.pairwise_batch_size)
     waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
     held = 0
     for part in slices(0, len(rows), step) if len(rows) else [slice(0, 0)]:
-        visitors, visited = _visits(job, rows[part], labels[part], centroids)
+        visitors, visited = _visits(job, clusters, rows[part], labels[part])
         by_key = np.lexsort((visited, visitors, visited // width))
         visitors, visited = part.start + visitors[by_key], visited[by_key]
         keys = visited // width
@@ -220,10 +221,8 @@ def _make_basis(job: Job, batches: list[pa.RecordBatch]) -> tuple[Basis, str]:
     return found
 
 
-def _visits(
-    job: Job, rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int32], centroids: npt.NDArray[np.float32]
-) -> Visits:
-    p, clusters = job.parameters, Clusters(centroids, job.parameters.pairwise_batch_size)
+def _visits(job: Job, clusters: Clusters, rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> Visits:
+    p = job.parameters
     if p.n_probes == "exact":
         return clusters.in_reach(rows, labels, p.matching_reach)
     return clusters.nearest(rows, labels, p.n_probes - 1)

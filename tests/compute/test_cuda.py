@@ -101,9 +101,10 @@ def test_products_on_a_device_are_those_of_numpy(device, kind, shape, batches):
 def test_similarities_on_a_device_are_those_of_numpy(device, rows, batch, eps, data):
     low = data.draw(st.integers(0, len(rows) - 1))
     high = data.draw(st.integers(low + 1, len(rows)))
+    before = data.draw(st.sampled_from([None, 0, low // 2, low]))
     screen = screen_at(None if eps is None else 1 - eps)
-    found = max_similarity(device.asarray(rows), low, high, batch, screen)
-    wanted = max_similarity(rows, low, high, batch, screen)
+    found = max_similarity(device.asarray(rows), low, high, batch, screen, before)
+    wanted = max_similarity(rows, low, high, batch, screen, before)
     if eps is None:
         np.testing.assert_array_equal(found[1], wanted[1])
         np.testing.assert_array_equal(found[0], wanted[0])

@@ -40,6 +40,19 @@ def test_a_gpu_finds_what_numpy_finds(
     assert here.num_duplicates == there.num_duplicates >= 30
 
 
+@pytest.mark.parametrize("within", [True, False])
+def test_a_gpu_finds_what_numpy_finds_against_references(
+    within: bool, device: Any, parquet_dataset: Any, given_centroids: Any, tmp_path: Path
+) -> None:
+    init = given_centroids(parquet_dataset.embeddings[:5].astype(np.float32))
+    common = {**GIVEN, "init": init, "against": parquet_dataset.files[2], "within": within}
+    here = dedup(list(parquet_dataset.files[:2]), tmp_path / "cpu", device="cpu", **common)
+    there = dedup(list(parquet_dataset.files[:2]), tmp_path / "gpu", device="gpu", **common)
+    assert duplicates(there).drop_columns("cosine_sim_score") == duplicates(here).drop_columns("cosine_sim_score")
+    assert here.references == there.references
+    assert here.references[0].resembled
+
+
 def test_a_fit_on_a_gpu_ends_in_the_same_clusters(device: Any, parquet_dataset: Any, tmp_path: Path) -> None:
     here = dedup(parquet_dataset.path, tmp_path / "cpu", device="cpu")
     there = dedup(parquet_dataset.path, tmp_path / "gpu", device="gpu")

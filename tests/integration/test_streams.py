@@ -21,14 +21,13 @@ from flink_on_this_machine import needs_the_jar
 from prism_on_this_machine import PRISM, needs_prism
 from runs import wait
 
+from beam_semdedup.config.parameters import WatchParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, StorageError, WorkerLost
-from beam_semdedup.inputs.arrivals import Arrivals
-from beam_semdedup.inputs.dataset import Columns
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
-from beam_semdedup.storage.folder import Folder
-from beam_semdedup.streams import ReadNewFiles
+from beam_semdedup.streams.arrivals import Arrivals
+from beam_semdedup.streams.transforms import ReadArrivals
 
 ON_PRISM = pytest.param({"name": "prism", "prism_location": PRISM}, marks=needs_prism, id="prism")
 ON_FLINK = pytest.param({"name": "flink", "num_workers": 2}, marks=[needs_the_jar, pytest.mark.slow], id="flink")
@@ -39,8 +38,9 @@ class _Watched:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        p = resolve({"input_path": str(directory / "in"), "output_path": str(directory / "out")})
-        self.arrivals = Arrivals(p, Columns("id", "embeddings"), Folder.at(p.output_path, {}))
+        places = {f"{name}put_path": str(directory / name) for name in ("in", "out")}
+        given = {**places, "corpus_path": str(directory / "corpus"), "eps": 0.1}
+        self.arrivals = Arrivals(resolve(given, WatchParameters))
 
     def drop(self, name: str) -> None:
         vectors = np.eye(4, dtype=np.float32)
@@ -66,7 +66,7 @@ class _Watched:
         def finish(number: int, found: Any) -> None:
             arrivals.finished(number).write_bytes(json.dumps(sorted(found)).encode())
 
-        numbers = pipeline | ReadNewFiles(arrivals, 0.3)
+        numbers = pipeline | ReadArrivals(arrivals, 0.3)
         found = (
             numbers
             | "List" >> beam.FlatMap(files).with_output_types(tuple[str, int])

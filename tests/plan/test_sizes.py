@@ -39,3 +39,10 @@ def test_memory_and_what_is_asked_for_limit_them():
     assert row * block <= memory // 4
     asked = sizes(10**9, 10**5, comparison_rows=50_000, assign_unit_bytes=row * 1000, max_cluster_rows=7)
     assert asked == (5, 1000, 7)
+
+
+def test_visitors_of_a_key_take_no_more_than_the_vectors_of_an_assign_unit():
+    p = resolve({"input_path": "in", "output_path": "out", "n_clusters": 1000})
+    for per_key in (1, 60):
+        blocks = Sizing(p, 10**6, 384, 100, 1000, 1 << 30).blocks(per_key)
+        assert 0.9 * (1 << 27) < blocks.max_visitors * (4 * 384 + 100) <= 1 << 27

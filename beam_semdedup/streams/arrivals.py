@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import functools
 import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import pyarrow as pa
-
-from beam_semdedup.errors import InputError, StorageError
+from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.errors import InputError, RunError, StorageError
 from beam_semdedup.inputs import dataset
-from beam_semdedup.inputs.base import joined_type
 from beam_semdedup.inputs.dataset import Columns, InputFacts
-from beam_semdedup.inputs.listing import InputPlace, filetype_of, list_files
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.plan.corpus import Common, Corpus
+from beam_semdedup.plan.job import ranking_of
+from beam_semdedup.plan.stored import KMeansPlan
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
@@ -51,15 +52,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Arrival(Record):
-    """The files of a generation, and when they were recorded, in seconds since the epoch.
-
-    `schema` is that of the columns that are read, as Arrow serialises it, in base64, and `dimension` that of the
-    vectors; the files of later arrivals must fit to them.
-    """
+    """The files of a generation, and when they were recorded, in seconds since the epoch."""
 
     files: tuple[Seen, ...]
-    schema: str
-    dimension: int
     recorded: float
 
 
@@ -81,17 +76,25 @@ class Position:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The arrivals at an input, which are recorded, as `0000000000.json` and so on, in a folder.
+    """The arrivals at the input of some parameters, which have absolute paths.
 
-    Attributes:
-        place: where the input is.
-        columns: that are read.
-        output: holds `layout.ARRIVALS`, `layout.SET_ASIDE` and `layout.GENERATIONS`.
+    They are recorded in `output_path`, as `arrivals/0000000000.json` and so on; what cannot be taken is in
+    `set_aside/`, and of each generation that is finished there is a file in `generations/`.
     """
 
-    place: InputPlace
-    columns: Columns
-    output: Folder
+    parameters: Parameters
+
+    @property
+    def output(self) -> Folder:
+        """The `output_path`."""
+        return Folder(self.parameters.output_path, self.parameters.write_options)
+
+    @property
+    def corpus(self) -> Corpus:
+        """What the arrivals are added to."""
+        p = self.parameters
+        assert p.corpus_path is not None
+        return Corpus.at(Folder(p.corpus_path, p.corpus_options))
 
     def numbers(self) -> list[int]:
         """Returns the numbers of the arrivals that are recorded."""
@@ -126,20 +129,36 @@ class Arrivals:
             return None, position
 
     def new_files(self) -> list[FileInfo]:
-        """Returns the files of the input that no arrival has, and that are not set aside.
+        """Returns the files of the input that neither an arrival nor the corpus has, and that are not set aside.
 
         Raises:
             StorageError: a place cannot be listed.
         """
-        known, aside = self._known(), {record.file for record in self.set_aside()}
+        arrived, aside = self._arrived(), {record.file for record in self.set_aside()}
+        others = self._in_corpus()
         found = []
-        for file in list_files(self.place, warn=False, may_be_none=True):
+        for file in list_files(self.parameters, warn=False, may_be_none=True):
             seen = Seen.of(file)
-            if seen.url not in known:
-                found += [] if seen in aside else [file]
-            elif known[seen.url] != seen:
+            if seen.url not in arrived:
+                found += [] if seen in aside or seen.url in others else [file]
+            elif arrived[seen.url] != seen:
                 _warn_of_change(seen.url)
         return found
+
+    def files(self, number: int) -> list[FileInfo]:
+        """Returns the files of an arrival, as they are listed now.
+
+        Raises:
+            RunError: one has changed, or is gone.
+        """
+        listed = {Seen.of(file): file for file in list_files(self.parameters, warn=False, may_be_none=True)}
+        wanted = self.read(number).files
+        if gone := [seen.url for seen in wanted if seen not in listed]:
+            raise RunError(
+                f"{gone[0]} was changed or removed after it arrived, and before its rows were compared: put it back as "
+                f"it was, or give another output_path and corpus_path"
+            )
+        return [listed[seen] for seen in wanted]
 
     def read(self, number: int) -> Arrival:
         """Returns a recorded arrival.
@@ -161,39 +180,45 @@ class Arrivals:
     def _file(self, number: int) -> File:
         return (self.output / layout.ARRIVALS).file(_name(number))
 
-    def _known(self) -> Mapping[str, Seen]:
+    def _in_corpus(self) -> set[str]:
+        """Returns the URLs of the files that the generations of the corpus are of."""
+        found = set[str]()
+        for number in self.corpus.numbers():
+            with contextlib.suppress(LookupError):  # it is not planned yet
+                found.update(_files_of_plan(self.corpus.generation(number).file(layout.PLAN)))
+        return found
+
+    def _arrived(self) -> Mapping[str, Seen]:
         """Returns the files of all arrivals by their URLs."""
         records = in_io_threads(self.read, self.numbers())
         return {file.url: file for record in records for file in record.files}
 
     def _record(self, number: int, files: Iterable[FileInfo]) -> bool:
         """Records files that can be read and fit, and sets the others aside; returns whether there is any."""
-        sound, schema, dimension = [], None, 0
-        if number:
-            first = self.read(0)
-            schema, dimension = _schema_of(first), first.dimension
+        corpus, sound = self.corpus, []
+        common = corpus.common()
         for file, facts in in_io_threads(lambda file: (file, self._inspect(file)), files):
             if isinstance(facts, InputFacts):
-                reason = self._what_differs(file, facts, schema, dimension)
-                schema, dimension = schema or facts.schema, dimension or facts.dimension
+                common = common or Common.of(replace(self.parameters, n_clusters=1), facts, 1)
+                differs = common.what_differs(self.parameters, facts)
+                reason = f"{file}: {differs} in this file" if differs else ""
             else:
                 reason = facts
             if not reason:
                 sound.append(Seen.of(file))
             elif file.exists():
                 self._set_aside(file, reason)
-        if not sound:
-            return False
-        assert schema
-        encoded = base64.b64encode(schema.serialize()).decode()
-        self._file(number).create_if_absent(Arrival(tuple(sound), encoded, dimension, time.time()).to_json())
-        return True
+        if sound:
+            self._file(number).create_if_absent(Arrival(tuple(sound), time.time()).to_json())
+        return bool(sound)
 
     def _inspect(self, file: FileInfo) -> InputFacts | str:
         """Returns what is in a file, or why it cannot be read."""
+        p = self.parameters
+        carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
+        columns = Columns(p.id_column, p.embedding_field, carried, p.embedding_dim)
         try:
-            kind = format_named(self.place.input_filetype or filetype_of([file]))
-            return dataset.inspect([file], kind, self.columns)
+            return dataset.inspect([file], format_named(str(p.input_filetype)), columns)
         except InputError as error:
             return str(error)
 
@@ -206,22 +231,6 @@ class Arrivals:
             if former and former.file.url == record.file.url:
                 folder.delete([name])
         record.write(folder.file(f"{record.file.fingerprint}.json"))
-
-    def _what_differs(self, file: FileInfo, facts: InputFacts, schema: pa.Schema | None, dimension: int) -> str:
-        """Says what of a file does not fit to those before; nothing where it fits, or is the first."""
-        if schema is None:
-            return ""
-        if facts.dimension != dimension:
-            return f"{file}: the vectors have dimension {facts.dimension}, those of earlier files {dimension}"
-        for name in schema.names:
-            theirs, ours = schema.field(name).type, facts.schema.field(name).type
-            if name != self.columns.embedding and joined_type(theirs, ours) is None:
-                return f"{file}: column {name!r} is {ours}, in earlier files {theirs}: write it with one type"
-        return ""
-
-
-def _schema_of(arrival: Arrival) -> pa.Schema:
-    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(arrival.schema)))
 
 
 def _name(number: int) -> str:
@@ -241,6 +250,15 @@ def _arrival(file: File) -> Arrival:
     if found is None:
         raise InputError(f"{file} is damaged; which files arrived then cannot be known: give another output_path")
     return found
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _files_of_plan(file: File) -> tuple[str, ...]:
+    """Returns the files that a generation of the corpus is of; LookupError as long as it is not planned."""
+    found = KMeansPlan.read(file)
+    if found is None:
+        raise LookupError
+    return found.files
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from beam_semdedup.config.parameters import WatchParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
-from beam_semdedup.inputs.arrivals import Arrivals, Position
-from beam_semdedup.inputs.dataset import Columns
-from beam_semdedup.storage.folder import Folder
+from beam_semdedup.streams.arrivals import Arrivals, Position
 
 
 @pytest.fixture
 def arrivals(tmp_path: Path) -> Arrivals:
-    p = resolve({"input_path": str(tmp_path / "in"), "output_path": str(tmp_path / "out")})
-    return Arrivals(p, Columns("id", "embeddings"), Folder.at(p.output_path, {}))
+    places = {f"{name}put_path": str(tmp_path / name) for name in ("in", "out")}
+    given = {**places, "corpus_path": str(tmp_path / "corpus"), "eps": 0.1}
+    return Arrivals(resolve(given, WatchParameters))
 
 
 @pytest.fixture
@@ -113,22 +113,26 @@ def test_a_file_that_cannot_be_taken_is_set_aside_until_it_changes(
 ) -> None:
     write("a.parquet")
     (tmp_path / "in" / "broken.parquet").write_bytes(b"PAR1 and no more")
+    write("long.parquet", dimension=5)
+    write("text.parquet", ids=pa.string())
     number, position = _look(arrivals, Position(0), 2)
     assert number == 0
     assert _names(arrivals, 0) == ["a.parquet"]
-    (aside,) = arrivals.set_aside()
-    assert aside.file.url.endswith("in/broken.parquet")
-    assert "broken.parquet" in aside.reason
-    assert caplog.text.count("Set aside: ") == 1
     _finish(arrivals, 0)
-    write("long.parquet", dimension=5)
-    write("text.parquet", ids=pa.string())
     assert _look(arrivals, position, 4)[0] is None
     assert caplog.text.count("Set aside: ") == 3
+    assert {Path(record.file.url).name for record in arrivals.set_aside()} == {
+        "broken.parquet",
+        "long.parquet",
+        "text.parquet",
+    }
     reasons = sorted(record.reason.partition(": ")[2] for record in arrivals.set_aside())
-    assert reasons[0] == "column 'id' is string, in earlier files int64: write it with one type"
-    assert reasons[1].startswith("not a readable parquet file")
-    assert reasons[2] == "the vectors have dimension 5, those of earlier files 4"
+    same = "must be the same for all rows of a corpus"
+    assert reasons[0].startswith("not a readable parquet file")
+    assert reasons[1:] == [
+        f"the dimension of vectors {same}: 4 there, 5 in this file",
+        f"the type of ids {same}: int64 there, string in this file",
+    ]
     write("broken.parquet")
     number, _ = _look(arrivals, position, 2)
     assert number == 1

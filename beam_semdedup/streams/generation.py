@@ -1,0 +1,175 @@
+"""A generation of a watched input: how it is planned, and how its results come to stand in the output."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow.parquet as pq
+
+from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.plan import stored
+from beam_semdedup.plan.planning import Plan, locate, make_plan
+from beam_semdedup.removal import plan as removal
+from beam_semdedup.removal.id_list import IdList
+from beam_semdedup.removal.lookup import open_reader
+from beam_semdedup.removal.plan import RemovalManifest
+from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
+from beam_semdedup.removal.unit import finish as finish_removal
+from beam_semdedup.removal.unit import remove_from_files
+from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage.folder import File, Folder
+from beam_semdedup.storage.records import Record
+from beam_semdedup.streams.arrivals import Arrivals
+from beam_semdedup.text import counted
+from beam_semdedup.workflow.summary import Found, find_results, too_many_rejected
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An arrival, by its number, and the plan of the generation of the corpus that it becomes."""
+
+    number: int
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Finished(Record):
+    """What was found in a generation, which has the number `generation` in the corpus.
+
+    Attributes:
+        removed: rows that `deduplicated/` has not, or `marked/` marks; null where there was nothing to do, or `refused`
+            says why it was not done.
+        refused: why rows were not removed; empty where they were, or were not to be.
+        seconds: from when its files were recorded.
+        finished: seconds since the epoch.
+    """
+
+    generation: int
+    files: int
+    rows: int
+    duplicates: int
+    kept: int
+    rejected: int
+    removed: int | None
+    refused: str
+    seconds: float
+    finished: float
+
+    def describe(self) -> str:
+        """Returns a line for people."""
+        found = [f"{self.duplicates:,} duplicates", f"{self.kept:,} kept"]
+        found += [f"{self.rejected:,} rejected"] if self.rejected else []
+        rows = f"{counted(self.rows, 'row')} in {counted(self.files, 'file')}"
+        return f"Generation {self.generation}: {rows}: {', '.join(found)}; {self.seconds:.1f} s after they were seen"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A watched input, by parameters that have absolute paths and a memory budget; it is pickled into transforms."""
+
+    parameters: Parameters
+
+    @property
+    def arrivals(self) -> Arrivals:
+        """What arrived at it."""
+        return Arrivals(self.parameters)
+
+    def plan(self, number: int) -> Generation:
+        """Plans the generation of an arrival, which has a number in the corpus then.
+
+        Raises:
+            InputError: it does not fit to the corpus.
+            RunError: a file is gone, or another run does not go on that adds rows to the corpus.
+        """
+        p = replace(self.parameters, output_path=self.scratch(number).url, cache_path=None, cache_kwargs=None)
+        return Generation(number, make_plan(locate(p, self.arrivals.files(number))))
+
+    def scratch(self, number: int) -> Folder:
+        """Where the results of an arrival come to stand before they are put together."""
+        return self.arrivals.output / layout.ARRIVALS / f"{number:010d}"
+
+    def finish(self, generation: Generation) -> tuple[Finished, list[File]]:
+        """Writes the results of a generation that is compared; returns what was found, and the file of duplicates.
+
+        Raises:
+            RunError: rows were lost, or files of the generation are gone.
+        """
+        number, plan = generation.number, generation.plan
+        output, compression = self.arrivals.output, self.parameters.write_compression
+        part, name = f"generation={plan.job.generation:04d}", layout.part_name(plan.job.output_fingerprint, "00000")
+        earlier = Finished.read(self.arrivals.finished(number))
+        if earlier:  # the runner calls again, since it did not hear of the end
+            listed = (output / layout.DUPLICATES / part).file(name)
+            return earlier, [listed] if listed.exists() else []
+        found, written = find_results(plan), []
+        for results, files in (
+            (layout.DUPLICATES, found.duplicates_files),
+            (layout.REJECTED, _files_in(plan.job.output / layout.REJECTED)),
+        ):
+            if files:
+                file = (output / results / part).file(name)
+                _put_together(files, file, compression)
+                written += [file] if results == layout.DUPLICATES else []
+        removed, refused = None, too_many_rejected(plan, found.rejected)
+        if self.parameters.remove and not refused:
+            results = layout.MARKED if self.parameters.remove == "mark" else layout.DEDUPLICATED
+            removed, refused = self._remove(plan, found, output / results / part)
+        now = time.time()
+        finished = Finished(
+            generation=plan.job.generation,
+            files=len(plan.files),
+            rows=plan.job.sizes.num_rows,
+            duplicates=found.duplicates,
+            kept=found.kept,
+            rejected=found.rejected.total(),
+            removed=removed,
+            refused=refused if self.parameters.remove else "",
+            seconds=round(now - self.arrivals.read(number).recorded, 3),
+            finished=now,
+        )
+        finished.write(self.arrivals.finished(number))
+        self.scratch(number).delete_tree()
+        return finished, written
+
+    def _remove(self, plan: Plan, found: Found, place: Folder) -> tuple[int | None, str]:
+        """Writes the files of a generation without its duplicates; returns how many rows went, or why none did."""
+        p, allowed = plan.job.parameters, plan.job.parameters.repeated_ids == "allow"
+        if found.repeated_ids.count and not allowed:
+            return None, str(RepeatedIds.because(found.repeated_ids))
+        parameters = RemovalParameters.of_run(p, place.url)
+        ids = IdList.open(found.duplicates_files, plan.memory, details=parameters.mode == "mark")
+        job, units = removal.make_plan(parameters, plan.files, ids, plan.memory)
+        removal.prepare(job, units)
+        reader = open_reader(job.ids)
+        finish_removal(job, [remove_from_files(job, unit, reader) for unit in units])
+        manifest = RemovalManifest.find(job.output)
+        assert manifest
+        stored.forget([job.stage])
+        if manifest.repeated_ids and not allowed:
+            removal.clear(job.output)
+            where = f"{manifest.repeated_ids:,} of the listed ones in the generation"
+            return None, str(RepeatedIds.because(repetitions(where, ids.examples(manifest.repeated_entries))))
+        return manifest.rows_removed, ""
+
+
+def _files_in(folder: Folder) -> list[File]:
+    return [folder.file(name) for name in layout.parts(folder)]
+
+
+def _put_together(files: Sequence[File], target: File, compression: str) -> None:
+    """Writes the rows of parquet files with the same columns to one, which is whole or absent."""
+    with files[0].open() as source:
+        schema = tables.opened(source).schema_arrow.remove_metadata()
+    with (
+        target.atomic_write() as scratch,
+        pq.ParquetWriter(scratch, schema, compression=compression, write_page_checksum=True) as writer,
+    ):
+        for file in files:
+            with file.open() as source:
+                for batch in tables.opened(source).iter_batches():
+                    writer.write_batch(batch)

@@ -1,0 +1,175 @@
+"""The whole job of watching: the pipeline, and what the process that started it sees of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from beam_semdedup.config.parameters import WatchParameters
+from beam_semdedup.config.places import naming_places
+from beam_semdedup.config.validation import resolve
+from beam_semdedup.errors import InputError, StorageError, WorkerLost
+from beam_semdedup.fit.registry import make_engine
+from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.registry import copier, marker
+from beam_semdedup.plan.checks import check_installed, check_places
+from beam_semdedup.plan.corpus import Corpus
+from beam_semdedup.runners import base as runners
+from beam_semdedup.runners import progress
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
+from beam_semdedup.storage import layout
+from beam_semdedup.storage.folder import Folder
+from beam_semdedup.streams.generation import Finished, Watched
+from beam_semdedup.streams.transforms import DeduplicateGenerations, ReadNewFiles
+from beam_semdedup.text import counted, in_time
+
+_LOG = logging.getLogger(__name__)
+
+
+def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> list[Finished]:
+    """Deduplicates what arrives at an input, until `stop_after` or `idle` says that it is enough.
+
+    Args:
+        draining: says whether to end when what has arrived is finished.
+
+    Returns:
+        what was found in each generation that was finished meanwhile.
+
+    Raises:
+        InputError: the input, the places or the corpus are wrong, or the runner has no streams.
+        RunError: a unit or a worker failed; the same call goes on.
+    """
+    with progress.logged(p.verbose), naming_places(p, InputError):
+        runner = make_runner(p)
+        runner.check_streams()
+        watched = _prepare(p, runner)
+        state = _State(watched, p, draining)
+        _LOG.info(
+            "Watching %s, every %s; %s finished before",
+            ", ".join(watched.parameters.input_path),
+            in_time(p.poll_interval),
+            counted(state.number, "generation"),
+        )
+        while not state.is_enough():
+            done = len(state.finished)
+            try:
+                runners.run(
+                    lambda pipeline: (
+                        pipeline | ReadNewFiles(watched, p.poll_interval) | DeduplicateGenerations(watched)
+                    ),
+                    runner,
+                    state.is_enough,
+                )
+            except WorkerLost as error:
+                if len(state.finished) == done or not runner.config.max_retries:
+                    raise
+                _LOG.warning("Trying again: %s", error)
+    return state.finished
+
+
+def watched_input(**parameters: Any) -> Watched:
+    """Returns what `ReadNewFiles` and `DeduplicateGenerations` are given in a pipeline of your own.
+
+    Args:
+        **parameters: as `semdedup-watch --help` lists them; those that say when and where it runs have no meaning.
+
+    Raises:
+        InputError: a parameter is wrong or missing, or the places are wrong, or the corpus does not fit.
+    """
+    p = resolve(parameters, WatchParameters)
+    with naming_places(p, InputError):
+        return _prepare(p, make_runner(p))
+
+
+def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
+    """Checks all that can be checked before the first file arrives; writes nothing."""
+    p = replace(p)
+    check_installed(p)
+    if p.remove:
+        (marker if p.remove == "mark" else copier)(str(p.input_filetype))  # raises
+    check_places(p, list_files(p, may_be_none=True))
+    p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
+    p.output_path = Folder.at(p.output_path, p.write_options).url
+    assert p.corpus_path is not None
+    p.corpus_path = Folder.at(p.corpus_path, p.corpus_options).url
+    output = Folder(p.output_path, p.write_options)
+    if output.file(layout.SUMMARY).exists():
+        raise InputError(f"output_path={p.output_path} has the results of another command; give another output_path")
+    corpus = Corpus.at(Folder(p.corpus_path, p.corpus_options))
+    common = corpus.common()
+    if common is not None:
+        common.check_parameters(p.corpus_path, p)
+    elif make_engine(p).fits_ahead:
+        raise InputError(
+            f"kmeans={p.kmeans.name} fits before a pipeline starts: begin the corpus with semdedup, or give "
+            "kmeans=local"
+        )
+    p.memory_budget = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
+    return Watched(p)
+
+
+class _State:
+    """What the storage says of a stream, which is looked at now and then.
+
+    Attributes:
+        number: of the arrival that is finished next.
+        finished: what was found in those that were finished meanwhile.
+    """
+
+    def __init__(self, watched: Watched, p: WatchParameters, draining: Callable[[], bool]) -> None:
+        self._arrivals, self._parameters, self._draining = watched.arrivals, p, draining
+        self._every = progress.interval(watched.parameters.output_path)
+        self._looked = self._changed = time.monotonic()
+        self._last: int | None = None
+        self.number = self._arrivals.first_unfinished()
+        self.finished: list[Finished] = []
+
+    def is_enough(self) -> bool:
+        """Says whether the stream is to end; tells of what was finished since it was asked last."""
+        now = time.monotonic()
+        if self.finished and now - self._looked < self._every and not self._draining():
+            return self._is_over()
+        self._looked = now
+        try:
+            self._look()
+            return self._is_over() or self._is_idle()
+        except StorageError as error:
+            _LOG.warning("The results are looked at again later: %s", error)
+            return False
+
+    def _look(self) -> None:
+        for number in range(self.number, self._arrivals.first_unfinished()):
+            found = Finished.read(self._arrivals.finished(number))
+            self.number = number + 1
+            self._changed = time.monotonic()
+            if found is None:
+                continue
+            self.finished.append(found)
+            _LOG.info(found.describe())
+            if found.refused:
+                _LOG.warning("Generation %s: not removed: %s", found.generation, found.refused)
+
+    def _is_over(self) -> bool:
+        if self._parameters.stop_after and len(self.finished) >= self._parameters.stop_after:
+            return True
+        if not self._draining():
+            return False
+        if self._last is None:
+            self._last = len(self._arrivals.numbers())
+            left = self._last - self.number
+            if left > 0:
+                _LOG.info("Ending when %s finished", "the generation at hand is")
+        return self.number >= self._last
+
+    def _is_idle(self) -> bool:
+        idle = self._parameters.idle
+        if idle is None or time.monotonic() - self._changed < idle:
+            return False
+        if len(self._arrivals.numbers()) > self.number or self._arrivals.new_files():
+            self._changed = time.monotonic()
+            return False
+        return True
