@@ -303,7 +303,6 @@ def _make_plan(located: Located, anew: bool) -> Plan:
         recall_reach=recall_reach(places),
     )
     units = kmeans_plan.assign_units(urls, [file.url for file in located.ids])
-    is_sampled = not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None
     plan = Plan(
         job,
         located.files,
@@ -314,7 +313,7 @@ def _make_plan(located: Located, anew: bool) -> Plan:
         memory,
         workers,
         recall_manifest=find_recall(job, compared),
-        is_sampled=is_sampled,
+        is_sampled=_is_sampled(job, compared),
     )
     if corpus:
         fitted, earlier, rows = corpus.fitted(common), [], sizes.num_rows
@@ -350,6 +349,13 @@ def find_recall(job: Job, compared: PairwiseManifest | None) -> RecallManifest |
     if found is None or compared is None or (found.centroids, found.reach) != (compared.centroids, job.recall_reach):
         return None
     return found
+
+
+def _is_sampled(job: Job, compared: PairwiseManifest | None) -> bool:
+    """Returns whether the rows that the recall needs are drawn, by all units or together, where it is estimated."""
+    if not job.has_recall or segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts) is not None:
+        return True
+    return compared is not None and {layout.sampled_name(unit.name) for unit in compared.units} <= job.sample.names()
 
 
 def recall_reach(places: Places) -> float:

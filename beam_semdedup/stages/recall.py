@@ -5,6 +5,7 @@ Of all keys together they say which of the sampled rows that a run kept are dupl
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from beam_semdedup.compute.visits import SCORE_ROUNDING
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.stored import Counts, RecallManifest, UnitId
+from beam_semdedup.plan.stored import AssignManifest, Counts, PairwiseResult, RecallManifest, UnitId
 from beam_semdedup.stages import sample as samples
+from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.stages.generations import read_rows
 from beam_semdedup.stages.pairwise import centroids_of
 from beam_semdedup.stages.sample import Sample, SampleFile
-from beam_semdedup.storage import tables
+from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -58,6 +60,16 @@ class RecallUnit(Record):
     def num_rows(self) -> int:
         """The rows of the key."""
         return self.unit.num_rows
+
+
+def estimate_recall(job: Job, units: Sequence[PairwiseResult], assigned: AssignManifest) -> None:
+    """Does all of the stage in this process, one key after the other, when the units have drawn their rows."""
+    fitted = FittedKMeans(job.model.file(layout.CENTROIDS).url, assigned.centroids)
+    file = samples.collect(job, units, fitted)
+    sample, by_key = samples.load(job, file, fitted), dict[int, list[Segment]]()
+    for segment in itertools.chain.from_iterable(find_assigned(job, name) for name in assigned.files):
+        by_key.setdefault(segment.key, []).append(segment)
+    finish(job, [search_key(job, key, rows, file, sample, fitted) for key, rows in by_key.items()], file, fitted)
 
 
 def search_key(

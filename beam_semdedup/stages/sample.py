@@ -52,7 +52,7 @@ def draw(
     drawn = drawn.append_column("embedding", segments.to_column(RankedRows(batches, rows)[:]))
     drawn = drawn.append_column("__found", pa.array(scores[chosen]))
     drawn = drawn.select(job.sample_schema.names).cast(job.sample_schema)
-    segments.write(job.sample, _name(wanted.name), drawn, job.sizes.n_clusters, SampleFacts(wanted))
+    segments.write(job.sample, layout.sampled_name(wanted.name), drawn, job.sizes.n_clusters, SampleFacts(wanted))
 
 
 def draw_again(job: Job, wanted: UnitId, parts: Sequence[Segment], low: int, high: int, results: File) -> None:
@@ -79,7 +79,7 @@ def without_first(scores: npt.NDArray[np.float32], is_first: npt.NDArray[np.bool
 
 def is_drawn(job: Job, wanted: UnitId) -> bool:
     """Says whether the sampled rows of a unit are stored."""
-    found = segments.read_index(job.sample.file(_name(wanted.name)), SampleFacts)
+    found = segments.read_index(job.sample.file(layout.sampled_name(wanted.name)), SampleFacts)
     return found is not None and found[0].unit == wanted
 
 
@@ -146,17 +146,10 @@ def _vectors(job: Job, batches: list[pa.RecordBatch], order: npt.NDArray[np.int6
 
 
 def _drawn(job: Job, unit: PairwiseResult, fitted: FittedKMeans) -> tuple[Segment, ...]:
-    file, wanted = job.sample.file(_name(unit.name)), UnitId(_stem(unit.name), fitted.content_hash, unit.num_rows)
+    file = job.sample.file(layout.sampled_name(unit.name))
+    wanted = UnitId(unit.name.removesuffix(".parquet"), fitted.content_hash, unit.num_rows)
     found = segments.read_index(file, SampleFacts)
     if found is None or found[0].unit != wanted:
         with stored.discarding(job.pairwise):
             raise DamagedFile(file, "the sampled rows of a unit cannot be read")
     return found[1]
-
-
-def _name(unit: str) -> str:
-    return f"{_stem(unit)}.arrow"
-
-
-def _stem(unit: str) -> str:
-    return unit.removesuffix(".parquet")

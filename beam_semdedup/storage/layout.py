@@ -55,6 +55,11 @@ def parts(folder: Folder) -> dict[str, str]:
     return {name: match["key"] for name in sorted(folder.names()) if (match := _PART.fullmatch(name))}
 
 
+def sampled_name(unit: str) -> str:
+    """Returns the name of the file with the sampled rows of a unit, or of the unit that wrote a file of results."""
+    return f"{unit.removesuffix('.parquet')}.arrow"
+
+
 def recall_manifest(reach: float) -> str:
     """Returns the name of the manifest of what was found for sampled rows within a reach."""
     return f"{reach}.json"

@@ -44,7 +44,7 @@ from beam_semdedup.report.target import find_target
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
-from beam_semdedup.stages import duplicates
+from beam_semdedup.stages import duplicates, recall
 from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
@@ -55,6 +55,8 @@ from beam_semdedup.workflow.summary import Found, Summary, find_results, summari
 _LOG = logging.getLogger(__name__)
 _FEW_ROWS = 10_000_000
 """To as many rows this process applies an eps in less time than a cluster starts its workers."""
+_FEW_BYTES = 1 << 30
+"""With vectors of as many bytes it compares a sample."""
 
 
 class SemanticDeduplicationWorkflow:
@@ -135,14 +137,18 @@ class SemanticDeduplicationWorkflow:
 
 
 def _run_stages(plan: Plan) -> None:
-    """Runs the stages that are not finished; in this process where all but the duplicates of a few rows is there."""
-    p, compared = plan.job.parameters, plan.pairwise_manifest
-    if compared is None or not plan.has_recall or (p.eps is not None and plan.job.sizes.num_rows > _FEW_ROWS):
+    """Runs the stages that are not finished; in this process where a few rows are compared."""
+    p, compared = plan.job.parameters, plan.comparisons
+    sizes = plan.job.sizes
+    many = sizes.num_rows > _FEW_ROWS or (not plan.has_recall and 4 * sizes.num_rows * sizes.dimension > _FEW_BYTES)
+    if compared is None or (p.eps is not None and many):
         # Not above: it imports Beam, which takes longer than all that needs no pipeline.
         from beam_semdedup.transforms import SemanticDedup
 
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:
+        if plan.assign_manifest and not plan.has_recall:
+            recall.estimate_recall(plan.job, compared.units, plan.assign_manifest)
         duplicates.identify_duplicates(plan.job, compared.units)
 
 
