@@ -123,7 +123,7 @@ class _State:
     def __init__(self, watched: Watched, p: WatchParameters, draining: Callable[[], bool]) -> None:
         self._arrivals, self._parameters, self._draining = watched.arrivals, p, draining
         self._every = progress.interval(watched.parameters.output_path)
-        self._looked = self._changed = time.monotonic()
+        self._looked, self._changed = 0.0, time.monotonic()
         self._last: int | None = None
         self.number = self._arrivals.first_unfinished()
         self.finished: list[Finished] = []
@@ -131,7 +131,7 @@ class _State:
     def is_enough(self) -> bool:
         """Says whether the stream is to end; tells of what was finished since it was asked last."""
         now = time.monotonic()
-        if self.finished and now - self._looked < self._every and not self._draining():
+        if now - self._looked < self._every and not self._draining():
             return self._is_over()
         self._looked = now
         try:
@@ -160,9 +160,8 @@ class _State:
             return False
         if self._last is None:
             self._last = len(self._arrivals.numbers())
-            left = self._last - self.number
-            if left > 0:
-                _LOG.info("Ending when %s finished", "the generation at hand is")
+            if self._last > self.number:
+                _LOG.info("Ending when the generation at hand is finished")
         return self.number >= self._last
 
     def _is_idle(self) -> bool:

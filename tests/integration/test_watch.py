@@ -213,6 +213,20 @@ def test_a_watch_ends_when_nothing_came_and_the_corpus_is_known_to_the_next(watc
     assert first | watched.found() == watched.expected()
 
 
+@pytest.mark.slow
+@needs_prism
+def test_the_example_deduplicates_a_stream_of_its_own(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "own_stream.py"
+    ended = subprocess.run(
+        [sys.executable, str(example), str(tmp_path), "2"], capture_output=True, text=True, check=True
+    )
+    found = re.findall(
+        r"^(\d+) duplicates in \S+/generation=(\d+)/part-\w+-00000\.parquet$", ended.stdout, re.MULTILINE
+    )
+    assert [number for _, number in found[:2]] == ["0000", "0001"]
+    assert int(found[1][0]) > 5
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
