@@ -25,6 +25,7 @@ from beam_semdedup.inputs.base import (
     Piece,
     RowBatch,
     listed_rows,
+    rows_of_unit,
 )
 from beam_semdedup.storage.folder import File, FileInfo
 
@@ -183,22 +184,10 @@ class Arrow(Format, Copier):
 
     def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`."""
-        no_lines = np.empty(0, dtype=np.int64)
-        (at, position), stop = unit.piece, unit.first_row + unit.num_rows
+        at, position = unit.piece
         with _Batches.open(file, schema.names) as batches:
-            for _, batch, _ in batches.starting(at):
-                first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
-                rows = _rows_of(batch, self.batch_bytes)
-                for low in range(first, last, rows):
-                    high = min(low + rows, last)
-                    table = pa.Table.from_batches([batch.slice(low - position, high - low)])
-                    positions = np.arange(low, high)
-                    with as_input_error(f"{file}: values beyond the types that all files share"):
-                        table = embeddings.with_types(table, schema)
-                    yield RowBatch(table, positions, positions, no_lines)
-                position += batch.num_rows
-                if position >= stop:
-                    break
+            found = (batch for _, batch, _ in batches.starting(at))
+            yield from rows_of_unit(file, unit, schema, found, position, lambda b: _rows_of(b, self.batch_bytes))
 
     def companions(self, files: Sequence[File]) -> list[File]:
         """See `Copier.companions`; those of Hugging Face datasets."""

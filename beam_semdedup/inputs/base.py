@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.storage.folder import File, FileInfo
 
@@ -223,6 +224,36 @@ class Marker(ABC):
         Returns:
             How many rows were read.
         """
+
+
+def rows_of_unit(
+    file: File,
+    unit: InputUnit,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    position: int,
+    most: Callable[[pa.RecordBatch], int],
+) -> Iterator[RowBatch]:
+    """Yields the rows of a unit among record batches that follow each other in a file.
+
+    Args:
+        schema: the columns, and their types in the results.
+        position: in the file, of the first row of the batches.
+        most: says how many rows of a batch go together.
+    """
+    no_lines, stop = np.empty(0, dtype=np.int64), unit.first_row + unit.num_rows
+    for batch in batches:
+        first, last, step = max(position, unit.first_row), min(position + batch.num_rows, stop), most(batch)
+        for low in range(first, last, step):
+            high = min(low + step, last)
+            table = pa.Table.from_batches([batch.slice(low - position, high - low)])
+            positions = np.arange(low, high)
+            with as_input_error(f"{file}: values beyond the types that all files share"):
+                table = embeddings.with_types(table, schema)
+            yield RowBatch(table, positions, positions, no_lines)
+        position += batch.num_rows
+        if position >= stop:
+            break
 
 
 def listed_rows(is_listed: IsListed, first_row: int, num_rows: int) -> npt.NDArray[np.bool_]:

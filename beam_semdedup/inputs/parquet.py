@@ -27,6 +27,7 @@ from beam_semdedup.inputs.base import (
     Piece,
     RowBatch,
     joined_type,
+    rows_of_unit,
 )
 from beam_semdedup.inputs.parquet_check import checked_metadata
 from beam_semdedup.inputs.parquet_footer import MAGIC
@@ -136,7 +137,6 @@ class Parquet(Format, Copier, Marker):
 
     def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`."""
-        no_lines = np.empty(0, dtype=np.int64)
         groups = unit.piece
         with file.open() as source:
             reader = ColumnReader.open(file, source)
@@ -144,21 +144,10 @@ class Parquet(Format, Copier, Marker):
             if groups[-1] >= metadata.num_row_groups:
                 raise RuntimeError("fewer row groups than planned: the file changed during the run; run again")
             position = sum(metadata.row_group(g).num_rows for g in range(groups[0]))
-            stop = unit.first_row + unit.num_rows
             leaves = leaf_columns(metadata)
             read_rows, rows, dictionaries = self._batch_rows(reader, groups, {n: leaves[n] for n in schema.names})
-            for batch in reader.iter_batches(schema, read_rows, groups, dictionaries):
-                first, last = max(position, unit.first_row), min(position + batch.num_rows, stop)
-                for low in range(first, last, rows):
-                    high = min(low + rows, last)
-                    table = pa.Table.from_batches([batch.slice(low - position, high - low)])
-                    positions = np.arange(low, high)
-                    with as_input_error(f"{file}: values beyond the types that all files share"):
-                        table = embeddings.with_types(table, schema)
-                    yield RowBatch(table, positions, positions, no_lines)
-                position += batch.num_rows
-                if position >= stop:
-                    break
+            batches = reader.iter_batches(schema, read_rows, groups, dictionaries)
+            yield from rows_of_unit(file, unit, schema, batches, position, lambda _: rows)
 
     def places(self, file: File, numbers: npt.NDArray[np.int64]) -> tuple[pa.Array, pa.Array]:
         """See `Format.places`."""
