@@ -62,6 +62,17 @@ def logged(verbose: bool, by_caller: bool = True) -> Iterator[None]:
             ours.propagate = True
 
 
+@contextmanager
+def importing_beam() -> Iterator[None]:
+    """Keeps back, while within it, what Beam warns of on import: packages that this project does not use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _log_to_console() -> None:
     """Shows this project's log on standard error, above the bars where there are some."""
     if CONSOLE.is_terminal:

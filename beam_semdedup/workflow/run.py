@@ -142,8 +142,8 @@ def _run_stages(plan: Plan) -> None:
     sizes = plan.job.sizes
     many = sizes.num_rows > _FEW_ROWS or (not plan.has_recall and 4 * sizes.num_rows * sizes.dimension > _FEW_BYTES)
     if compared is None or (p.eps is not None and many):
-        # Not above: it imports Beam, which takes longer than all that needs no pipeline.
-        from beam_semdedup.transforms import SemanticDedup
+        with progress.importing_beam():  # not above: it takes longer than all that needs no pipeline
+            from beam_semdedup.transforms import SemanticDedup
 
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:

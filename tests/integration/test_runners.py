@@ -24,6 +24,8 @@ from beam_semdedup.runners.base import Build, Runner, RunnerConfig
 from beam_semdedup.runners.registry import RUNNERS
 
 FIXED = {"n_clusters": 40, "max_iter": 0, "eps": 0.05, "comparison_rows": 500, "assign_unit_bytes": "500KB"}
+PARAMETERS = ("n_probes", "against")
+"""In which the runs of this file differ."""
 ON_RAY = {"name": "ray", "num_workers": 2}
 
 
@@ -40,7 +42,7 @@ def in_process(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def _assert_same(runner: dict[str, Any], in_process: Summary, tmp_path: Path) -> None:
-    parameters = {name: in_process.configuration[name] for name in ("n_probes", "against")}
+    parameters = {name: in_process.configuration[name] for name in PARAMETERS}
     found = dedup(DEMO, tmp_path / "out", runner, init=centroids(in_process), **parameters, **FIXED)
     assert found.runner == runner["name"]
     assert comparisons(found).equals(comparisons(in_process))
@@ -94,7 +96,7 @@ def test_a_runner_that_is_registered_needs_no_other_line(
     assert "runner.greeting" in semdedup("--help").out
     given = {
         **FIXED,
-        "n_probes": in_process.configuration["n_probes"],
+        **{name: value for name in PARAMETERS if (value := in_process.configuration[name]) is not None},
         "init": Path(in_process.paths["kmeans_results"], "centroids.npy"),
         "input_path": DEMO,
         "output_path": tmp_path / "command",
