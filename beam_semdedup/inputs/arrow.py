@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import struct
 from collections import Counter
@@ -68,6 +69,7 @@ class _Batches:
                 source.seek(0)
                 opened = pa.ipc.open_stream if is_stream else pa.ipc.open_file
                 reader = opened(source)
+                pickle.loads(pickle.dumps(reader.schema))  # names that are no text would fail wherever it travels
                 if columns is not None:
                     fields = [reader.schema.get_field_index(name) for name in columns]
                     source.seek(0)
@@ -227,7 +229,9 @@ class Arrow(Format, Copier):
 def _write_without(source: File, sink: Any, listed: np.ndarray, batch_bytes: int) -> None:
     """Writes the batches of a file or a stream without the listed rows, as they were compressed."""
     with _Batches.open(source) as batches:
-        schema, compression = batches.reader.schema, _codec(source)
+        schema = batches.reader.schema
+        with as_input_error(f"{source}: not a readable Arrow file or stream"):
+            compression = _codec(source)
         options = pa.ipc.IpcWriteOptions(
             compression=compression, unify_dictionaries=not batches.is_stream and batches.has_dictionaries
         )
