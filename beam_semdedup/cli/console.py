@@ -15,6 +15,7 @@ from typing import Any
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import (
     CorpusParameters,
+    EmbedParameters,
     ForecastParameters,
     Parameters,
     RemovalParameters,
@@ -59,6 +60,11 @@ _COMMANDS: dict[type, Command] = {
         "input_path=… output_path=… corpus_path=… eps=… [runner=prism]",
         "Waits for files of embeddings, and finds the rows of each that mean the same as one that came before.\n"
         "Files that come together are a generation: duplicates/generation=NNNN/ appears when it is compared.",
+    ),
+    EmbedParameters: Command(
+        "semdedup-embed",
+        "input_path=… text_field=… model=… output_path=…",
+        "Computes embeddings of texts with an ONNX model, and writes them as files that semdedup reads.",
     ),
     CorpusParameters: Command(
         "semdedup-corpus",

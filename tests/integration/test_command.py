@@ -748,6 +748,16 @@ def test_help_shows_defaults_as_they_are_typed(main: Callable[[], None], called:
     assert re.search(r"^ *(runner.flink_job_server_jar|max_cluster_rows) .*\(null\)", said, re.MULTILINE)
 
 
+MAINS = [value for name, value in vars(cli).items() if name == "main" or name.endswith("_main")]
+
+
+@pytest.mark.parametrize("main", MAINS, ids=lambda main: main.__name__)
+def test_every_command_has_help(main: Callable[[], None], called: Callable[..., Ended]) -> None:
+    ended = called(main, "--help")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("semdedup")
+
+
 def test_the_version_is_that_of_the_installed_package(semdedup: Command) -> None:
     from importlib.metadata import version
 
