@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 BUDGET, ABOVE = 100_000_000, 310_000_000
-"""What a run may take, and what comes on top: its start (Python, Beam, and 50 MB of pandas, which Beam imports where the
-tests have it)."""
+"""What a run may take, and what comes on top: its start (Python, Beam, and 50 MB of pandas, which Beam imports where it
+is installed, as for the tests)."""
 ROWS, DIMENSION = 60_000, 384
 
 
