@@ -30,10 +30,10 @@ from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import (
     GENERATION,
     MATCH_COLUMNS,
+    MAX_SOURCE,
     RESULT_COLUMNS,
     SAMPLE_COLUMNS,
     SEGMENT_COLUMNS,
-    SOURCE_COLUMN,
     VISIT_COLUMNS,
 )
 from beam_semdedup.text import hidden_in, shown
@@ -320,7 +320,7 @@ def _check_size(p: ForecastParameters) -> None:
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
     """Raises InputError unless columns of the input can be carried beside the columns that the program adds."""
     own = (RESULT_COLUMNS, SEGMENT_COLUMNS, VISIT_COLUMNS, MATCH_COLUMNS, SAMPLE_COLUMNS)
-    reserved = sorted({SOURCE_COLUMN, GENERATION, *itertools.chain.from_iterable(own)})
+    reserved = sorted({MAX_SOURCE, GENERATION, *itertools.chain.from_iterable(own)})
     for column in columns:
         if column in reserved:
             raise InputError(

@@ -22,7 +22,7 @@ from beam_semdedup.report.results import Results
 from beam_semdedup.report.scale import BANDS, STEPS, Scale
 from beam_semdedup.report.values import LONGEST_NAME, NULL, texts
 from beam_semdedup.stages.duplicates import read_scored
-from beam_semdedup.storage.columns import INPUT, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
+from beam_semdedup.storage.columns import INPUT, MAX_SOURCE, RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import read_ahead
 from beam_semdedup.text import printable
@@ -195,7 +195,7 @@ def _read(results: Results, name: str, scale: Scale, eps: float, named: tuple[st
     bins = np.zeros(len(scale.values) + 1, dtype=np.int64)
     samples = Sample(PER_BAND), Sample(PER_STEP), Sample(AT_EPS)
     removed, sources, all_centroids, all_similar = [], Counter[tuple[str, int]](), [], []
-    matched = [*RESULT_COLUMNS, SOURCE_COLUMN] if results.has_references else list(RESULT_COLUMNS)
+    matched = [*RESULT_COLUMNS, MAX_SOURCE] if results.has_references else list(RESULT_COLUMNS)
     bands, steps = scale.edges(BANDS), scale.edges(STEPS)
     for table, scores in read_scored(
         results.pairwise, name, results.configuration.has_visits, list(dict.fromkeys([*matched, column]))
@@ -232,8 +232,8 @@ def _read(results: Results, name: str, scale: Scale, eps: float, named: tuple[st
 def hash_matches(rows: pa.Table) -> _U64:
     """Returns what stands for the row that each of some rows resembles; for one of another file, what no row has."""
     hashes = hash_ids(rows.column("max_id"), ID_HASH)
-    if SOURCE_COLUMN in rows.column_names:
-        sources = rows.column(SOURCE_COLUMN).cast(pa.large_string())
+    if MAX_SOURCE in rows.column_names:
+        sources = rows.column(MAX_SOURCE).cast(pa.large_string())
         others = pc.fill_null(pc.not_equal(sources, INPUT), False).to_numpy()
         hashes = np.where(others, hashes ^ hash_ids(pc.fill_null(sources, ""), REFERENCE_HASH), hashes)
     return hashes

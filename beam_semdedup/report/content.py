@@ -22,7 +22,7 @@ from beam_semdedup.report.rows import Row, find_rows, sampled_distances
 from beam_semdedup.report.scale import BANDS
 from beam_semdedup.report.values import LONGEST_TEXT, texts
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import INPUT, SOURCE_COLUMN
+from beam_semdedup.storage.columns import INPUT, MAX_SOURCE
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.text import printable
 
@@ -138,8 +138,8 @@ def _references(collected: Collected) -> dict[int, Row]:
     """Returns the rows of other files that pairs are with: of them the id and the file are known."""
     found: dict[int, Row] = {}
     for sample in (collected.bands, collected.near, collected.steps):
-        if sample.rows is not None and SOURCE_COLUMN in sample.rows.column_names:
-            columns = hash_matches(sample.rows).tolist(), *map(sample.rows.column, ("max_id", SOURCE_COLUMN))
+        if sample.rows is not None and MAX_SOURCE in sample.rows.column_names:
+            columns = hash_matches(sample.rows).tolist(), *map(sample.rows.column, ("max_id", MAX_SOURCE))
             names = zip(columns[0], texts(columns[1], LONGEST_TEXT), texts(columns[2], LONGEST_TEXT), strict=True)
             found |= {
                 hash_: Row(f"{id_} ({source})", -1, ()) for hash_, id_, source in names if source not in (None, INPUT)

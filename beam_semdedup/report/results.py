@@ -11,7 +11,7 @@ from beam_semdedup.config.parameters import ReportParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan, PairwiseManifest
 from beam_semdedup.storage import layout
-from beam_semdedup.storage.columns import SOURCE_COLUMN
+from beam_semdedup.storage.columns import MAX_SOURCE
 from beam_semdedup.storage.damage import as_damage
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.records import Record
@@ -99,7 +99,7 @@ class Results:
             return False
         file = self.pairwise.file(self.names[0])
         with as_damage(file), file.open() as source:
-            return SOURCE_COLUMN in opened(source).schema_arrow.names
+            return MAX_SOURCE in opened(source).schema_arrow.names
 
     @property
     def names(self) -> list[str]:

@@ -17,7 +17,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages.pairwise import PairwiseFacts
 from beam_semdedup.storage import layout, tables
-from beam_semdedup.storage.columns import SOURCE, SOURCE_COLUMN
+from beam_semdedup.storage.columns import MAX_SOURCE, SOURCE
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.records import Record
@@ -100,9 +100,9 @@ def read_scored(
             centroids = table.column("centroid").to_numpy()
             scores = table.column("cosine_sim_score").to_numpy().astype(np.float64)
             scores[np.isnan(scores)] = -np.inf
-            if SOURCE_COLUMN in names:
-                matches = parquet.read_row_group(group, columns=[SOURCE_COLUMN]).column(0)
-                scores[matches.is_null().to_numpy()] = -np.inf
+            if MAX_SOURCE in names:
+                with_it = table if MAX_SOURCE in chosen else parquet.read_row_group(group, columns=[MAX_SOURCE])
+                scores[with_it.column(MAX_SOURCE).is_null().to_numpy()] = -np.inf
             elif not has_visits:
                 scores[np.diff(centroids, prepend=previous) != 0] = -np.inf
             yield table, scores

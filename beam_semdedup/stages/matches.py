@@ -38,7 +38,7 @@ from beam_semdedup.stages.pairwise import (
 )
 from beam_semdedup.stages.visits import find_basis, segment_file
 from beam_semdedup.storage import segments, tables
-from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
+from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MAX_SOURCE, RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -389,7 +389,7 @@ def _merge(
     if job.has_generations:
         files = pa.concat_tables([part.select([GENERATION, "source_file"]) for part in (table, matches)])
         of_matches = generations.sources(job, tables.take(files, at), ~np.isnan(scores))
-        result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, of_matches)
+        result = result.add_column(len(RESULT_COLUMNS), MAX_SOURCE, of_matches)
     facts = PairwiseFacts(
         unit=wanted,
         starts_cluster=True,

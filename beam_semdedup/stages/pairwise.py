@@ -24,7 +24,7 @@ from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, 
 from beam_semdedup.stages import generations, sample
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import tables
-from beam_semdedup.storage.columns import RESULT_COLUMNS, SOURCE, SOURCE_COLUMN
+from beam_semdedup.storage.columns import MAX_SOURCE, RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -178,7 +178,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     )
     if job.has_generations:
         sources = generations.sources(job, tables.take(table, order[winners]), winners != asked)
-        result = result.add_column(len(RESULT_COLUMNS), SOURCE_COLUMN, sources)
+        result = result.add_column(len(RESULT_COLUMNS), MAX_SOURCE, sources)
     if job.references is not None:
         generations.write_resembled(job, wanted, tables.take(table, order), ~is_own, resembled)
     counted = table.filter(pa.array(generations.is_own(job, table))) if job.earlier else table

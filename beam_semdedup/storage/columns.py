@@ -6,7 +6,7 @@ RESULT_COLUMNS = ("id", "max_id", "cosine_sim_score", "centroid")
 """Of pairwise_results and duplicates."""
 SOURCE = "source_file"
 """Of pairwise_results besides: the number of the input file that the row is from, in the plan of kmeans_results."""
-SOURCE_COLUMN = "max_source"
+MAX_SOURCE = "max_source"
 """Of pairwise_results and duplicates, besides, where rows are compared with earlier generations: what the row with the
 `max_id` is of, `input` or the file of that generation; null where there is no such row."""
 INPUT = "input"

@@ -114,8 +114,8 @@ class _Rows:
         return len(self.rows)
 
     def columns(self, names: Iterable[str]) -> pa.Table:
-        """Returns columns of the rows."""
-        raise NotImplementedError
+        """Returns columns of the rows; KeyError for one that is not among `names()`."""
+        raise KeyError(*names)
 
     def names(self) -> list[str]:
         """Returns the names of all columns."""

@@ -224,8 +224,10 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
 def _look(plan: Plan) -> tuple[Results, Collected] | None:
     """Reads all scores, where the report or `max_removed_share` asks for what is in them."""
     job, p = plan.job, plan.job.parameters
+    if not p.report and p.max_removed_share is None:
+        return None
     results = Results.of(without_secrets(dataclasses.asdict(p)), job.kmeans, job.pairwise)
-    if not (p.report or p.max_removed_share is not None) or results is None:
+    if results is None:
         return None
     parameters = ReportParameters.of_run(p)
     with stored.discarding(job.pairwise):

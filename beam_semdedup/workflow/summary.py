@@ -25,7 +25,7 @@ from beam_semdedup.stages.duplicates import DuplicatesFacts
 from beam_semdedup.stages.generations import resembled_references
 from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import layout, tables
-from beam_semdedup.storage.columns import SOURCE_COLUMN
+from beam_semdedup.storage.columns import MAX_SOURCE
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.text import EXAMPLES, counted, in_time, without_secrets
@@ -243,7 +243,7 @@ def _references(
     resembled = resembled_references(job, compared)
     for file in files:
         with as_damage(file), file.open() as source:
-            for batch in tables.opened(source).iter_batches(columns=[SOURCE_COLUMN]):
+            for batch in tables.opened(source).iter_batches(columns=[MAX_SOURCE]):
                 removes.update({c["values"]: c["counts"] for c in batch.column(0).value_counts().to_pylist()})
     has_eps = job.parameters.eps is not None
     found = [
