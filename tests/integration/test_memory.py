@@ -21,7 +21,7 @@ ROWS, DIMENSION = 60_000, 384
 
 @functools.cache
 def limit() -> int:
-    """The most bytes that a command may have: its start, where Beam imports pandas if it is there, the budget, a little."""
+    """The most bytes that a command may have: its start (where Beam imports pandas if it can), the budget, a little."""
     code = "import beam_semdedup.transforms; print(open('/proc/self/status').read())"
     status = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return BUDGET + ABOVE + anonymous(status)
