@@ -209,7 +209,7 @@ def _index(file: File) -> tuple[pa.Schema, tuple[Segment, ...]]:
     if found is None:
         raise DamagedFile(file, "its index cannot be read")
     with file.open() as source:
-        return pa.ipc.open_file(source).schema, found[1]
+        return pa.ipc.open_file(source).schema, found[1].segments
 
 
 def _distances(file: File, schema: pa.Schema, references: Sequence[Segment]) -> npt.NDArray[np.float32]:
