@@ -17,6 +17,7 @@ from typing_extensions import is_typeddict
 
 from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import (
+    EarlierParameters,
     ForecastParameters,
     InputParameters,
     Parameters,
@@ -265,13 +266,9 @@ def _check_together(p: Parameters) -> None:
         raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
     if p.against is not None and p.corpus_path is not None:
         raise InputError("against and corpus_path are given: a run takes one of them")
-    if p.against is None and p.corpus_path is None and not p.within:
-        raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
+    _check_earlier(p, p.against is not None or p.corpus_path is not None)
     if p.corpus_path is not None and not p.reuse_cache:
         raise InputError("reuse_cache=false would take rows out of the corpus; semdedup-corpus drop does so")
-    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
-    if p.against is None and given:
-        raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
     if p.remove and not has_duplicates:
@@ -296,6 +293,15 @@ def _check_reach(p: ReachParameters, *, estimates: bool) -> None:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
 
 
+def _check_earlier(p: EarlierParameters, has_earlier: bool) -> None:
+    """Raises InputError for what has no meaning where there are no rows to compare those of the input with."""
+    if not p.within and not has_earlier:
+        raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
+    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
+    if p.against is None and given:
+        raise InputError(f"against_{given[0]} is given without against=…")
+
+
 def _check_watch(p: WatchParameters) -> None:
     """Raises InputError for what a watched input lacks, or cannot be given."""
     if p.corpus_path is None:
@@ -315,6 +321,10 @@ def _check_size(p: ForecastParameters) -> None:
         raise InputError(f"input_path says what {given[0]} would: give either")
     if p.input_path is None and (p.rows is None or p.dimension is None):
         raise InputError("nothing to plan for: give input_path=…, or rows=… and dimension=…")
+    given = [name for name in ("against", "corpus_path", "against_rows", "corpus_rows") if getattr(p, name)]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} are given: a plan is of one of them")
+    _check_earlier(p, bool(given))
 
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:
