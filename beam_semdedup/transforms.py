@@ -6,7 +6,7 @@ coder registered here.
 # Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import apache_beam as beam
@@ -20,7 +20,7 @@ from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import PairwiseResult
-from beam_semdedup.stages import assign, duplicates, fit, matches, pairwise, recall, sample, visits
+from beam_semdedup.stages import assign, duplicates, fit, index, matches, pairwise, recall, sample, visits
 from beam_semdedup.stages.assign import AssignResult
 from beam_semdedup.stages.duplicates import DuplicatesFile
 from beam_semdedup.stages.matches import MatchUnit
@@ -28,13 +28,14 @@ from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.stages.recall import RecallUnit
 from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage.layout import CENTROIDS
-from beam_semdedup.storage.segments import ROWS, Segment
+from beam_semdedup.storage.segments import ROWS, Segment, SegmentFile
 
 ELEMENTS = (
     AssignUnit,
     FittedKMeans,
-    Segment,
+    SegmentFile,
     AssignResult,
+    Segment,
     PairwiseUnit,
     MatchUnit,
     PairwiseResult,
@@ -69,7 +70,7 @@ class FitKMeans(beam.PTransform):
 
 @dataclasses.dataclass
 class AssignCentroids(beam.PTransform):
-    """Turns `AssignUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid.
+    """Turns `AssignUnit`s into the `SegmentFile`s that their rows are written to, each with its nearest centroid.
 
     With `n_probes` above 1, also into those of the rows' visits.
 
@@ -81,15 +82,12 @@ class AssignCentroids(beam.PTransform):
     fitted: PCollection[FittedKMeans]
     finished: PCollection[None] = dataclasses.field(init=False)
 
-    def expand(self, units: PCollection[AssignUnit]) -> PCollection[Segment]:
+    def expand(self, units: PCollection[AssignUnit]) -> PCollection[SegmentFile]:
         """Wires what the class says."""
         given = _side(self.job), AsSingleton(self.fitted)
         assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(), *given)
-        without = assigned | "Drop references" >> beam.Map(
-            lambda unit: dataclasses.replace(unit, segments=())
-        ).with_output_types(AssignResult)
-        self.finished = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
-        return assigned | "Address segments" >> beam.ParDo(_Address(), *given)
+        self.finished = assigned | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
+        return assigned | "Visit clusters" >> beam.ParDo(_Visit(), *given)
 
 
 @dataclasses.dataclass
@@ -102,38 +100,60 @@ class FindAssigned(beam.PTransform):
     job: Jobs
     fitted: PCollection[FittedKMeans]
 
-    def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[Segment]:
+    def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[SegmentFile]:
         """Wires what the class says."""
         return (
             files
             | "Spread segment files" >> beam.Reshuffle()
-            | "Read references" >> beam.ParDo(_FindAssigned(), _side(self.job), AsSingleton(self.fitted))
+            | "Find segment files" >> beam.ParDo(_FindAssigned(), _side(self.job), AsSingleton(self.fitted))
+        )
+
+
+@dataclasses.dataclass
+class IndexByKey(beam.PTransform):
+    """Turns `SegmentFile`s into a `Segment` for each key: where an index says what the files have of it."""
+
+    job: Jobs
+
+    def expand(self, files: PCollection[SegmentFile]) -> PCollection[Segment]:
+        """Wires what the class says."""
+        given = _side(self.job), AsIter(files)
+        return (
+            _once(self.job, files)
+            | "Plan index"
+            >> beam.FlatMap(lambda _, job, files: index.key_ranges(job, files), *given).with_output_types(
+                tuple[int, int]
+            )
+            | "Spread index" >> beam.Reshuffle()
+            | "Index segments"
+            >> beam.FlatMap(lambda keys, job, files: index.index_keys(job, keys, files), *given).with_output_types(
+                Segment
+            )
         )
 
 
 @dataclasses.dataclass
 class PairwiseSimilarity(beam.PTransform):
-    """Turns `Segment`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row.
+    """Turns `SegmentFile`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row.
 
     Attributes:
+        keys: where the rows of each key lie.
         finished: has an element when the manifest is written.
     """
 
     job: Jobs
     fitted: PCollection[FittedKMeans]
+    keys: PCollection[Segment] = dataclasses.field(init=False)
     finished: PCollection[None] = dataclasses.field(init=False)
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
+    def expand(self, files: PCollection[SegmentFile]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
         job = _side(self.job)
+        self.keys = files | "Index" >> IndexByKey(self.job)
         compared = (
-            references
-            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by centroid" >> beam.GroupByKey()
+            self.keys
             | "Plan comparisons"
-            >> beam.FlatMap(
-                lambda group, job: pairwise.pairwise_units(job, group[0], list(group[1])), job
-            ).with_output_types(PairwiseUnit)
+            >> beam.FlatMap(lambda key, job: pairwise.pairwise_units(job, key), job).with_output_types(PairwiseUnit)
             | "Spread comparisons" >> beam.Reshuffle()
             | "Compare within clusters" >> beam.ParDo(_Compare(), job, AsSingleton(self.fitted))
         )
@@ -143,34 +163,35 @@ class PairwiseSimilarity(beam.PTransform):
 
 @dataclasses.dataclass
 class MatchAcrossClusters(beam.PTransform):
-    """Turns `Segment`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset.
+    """Turns `SegmentFile`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset.
 
     Attributes:
+        keys: where the rows and the visits of each key lie.
         finished: has an element when the manifest is written.
     """
 
     job: Jobs
     fitted: PCollection[FittedKMeans]
+    keys: PCollection[Segment] = dataclasses.field(init=False)
     finished: PCollection[None] = dataclasses.field(init=False)
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
+    def expand(self, files: PCollection[SegmentFile]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
         given = _side(self.job), AsSingleton(self.fitted)
+        self.keys = files | "Index" >> IndexByKey(self.job)
         matched = (
-            references
-            | "Key by visited centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by visited centroid" >> beam.GroupByKey()
+            self.keys
             | "Plan comparisons"
-            >> beam.FlatMap(lambda group, job: matches.match_units(job, *group), given[0]).with_output_types(MatchUnit)
+            >> beam.FlatMap(lambda key, job: matches.match_units(job, key), given[0]).with_output_types(MatchUnit)
             | "Spread comparisons" >> beam.Reshuffle()
             | "Compare with visitors" >> beam.ParDo(_Match(), *given)
         )
-        rows = references | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
+        rows = files | "Rows alone" >> beam.Filter(lambda file: file.kind == ROWS).with_output_types(SegmentFile)
         merged = (
             (rows, matched)
-            | beam.Flatten()
-            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by centroid" >> beam.GroupByKey()
+            | "Rows and matches" >> beam.Flatten()
+            | "Index matches" >> IndexByKey(self.job)
+            | "Spread keys" >> beam.Reshuffle()
             | "Merge matches" >> beam.ParDo(_Merge(), *given)
         )
         self.finished = merged | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
@@ -179,17 +200,17 @@ class MatchAcrossClusters(beam.PTransform):
 
 @dataclasses.dataclass
 class EstimateRecall(beam.PTransform):
-    """Turns `Segment`s into `RecallUnit`s: what a sample of the `compared` rows has in the whole dataset."""
+    """Turns the `Segment` of each key into a `RecallUnit`: what a sample of the `compared` rows has in the dataset."""
 
     job: Job
     fitted: PCollection[FittedKMeans]
     compared: PCollection[PairwiseResult]
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[RecallUnit]:
+    def expand(self, keys: PCollection[Segment]) -> PCollection[RecallUnit]:
         """Wires what the class says."""
         job = self.job
         drawn = (
-            references.pipeline
+            keys.pipeline
             | "Sample" >> beam.Create([0])
             | "Collect sample"
             >> beam.Map(
@@ -199,10 +220,8 @@ class EstimateRecall(beam.PTransform):
             ).with_output_types(SampleFile)
         )
         searched = (
-            references
-            | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
-            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by centroid" >> beam.GroupByKey()
+            keys
+            | "Spread keys" >> beam.Reshuffle()
             | "Compare with sample" >> beam.ParDo(_Search(job), AsSingleton(drawn), AsSingleton(self.fitted))
         )
         _ = searched | "Finish recall" >> Finish(recall.finish, job, drawn, self.fitted)
@@ -264,16 +283,17 @@ class SemanticDedup(beam.PTransform):
                 listed = root | "List earlier generations" >> beam.Create(plan.earlier)
                 earlier = listed | "Find earlier generations" >> FindAssigned(job, fitted)
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
-            compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
-            compared = found | "Compare" >> compare(job, fitted)
+            compare: Any = (MatchAcrossClusters if job.has_visits else PairwiseSimilarity)(job, fitted)
+            compared = found | "Compare" >> compare
         if not plan.has_recall:
-            _ = found | "Estimate recall" >> EstimateRecall(job, fitted, compared)
+            keys = found | "Index" >> IndexByKey(job) if plan.comparisons else compare.keys
+            _ = keys | "Estimate recall" >> EstimateRecall(job, fitted, compared)
         if job.parameters.eps is None:
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
 
 
-def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[Segment]:
+def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[SegmentFile]:
     """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
     if plan.assign_manifest:
         files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
@@ -296,32 +316,38 @@ class _Assign(beam.DoFn):
         yield assigned
 
 
-class _Address(beam.DoFn):
-    def process(self, assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from _addressed(job, assigned.segments, fitted)
+class _Visit(beam.DoFn):
+    def process(self, assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+        yield from _with_visits(job, assigned.file, fitted)
 
 
 class _FindAssigned(beam.DoFn):
-    def process(self, file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
+    def process(self, file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
         generation, name = file
         at = job.at(generation)
-        yield from _addressed(at, assign.find_assigned(at, name), fitted)
+        yield from _with_visits(at, assign.find_assigned(at, name).file, fitted)
+
+
+def _with_visits(job: Job, rows: SegmentFile, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    """Yields a file of rows, and those with their visits where they make some."""
+    yield rows
+    if job.has_visits:
+        yield from visits.visit_clusters(job, rows, fitted)
 
 
 class _Match(beam.DoFn):
-    def process(self, unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from matches.find_matches(job, unit, fitted)
+    def process(self, unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+        yield matches.find_matches(job, unit, fitted)
 
 
 class _Merge(beam.DoFn):
     def __init__(self) -> None:
         self._compared = Metrics.counter("semdedup", "rows-compared")
 
-    def process(self, parts: tuple[int, Iterable[Segment]], job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        merged = matches.merge_matches(job, *parts, fitted)
-        if merged is not None:
-            self._compared.inc(merged.num_rows)
-            yield merged
+    def process(self, key: Segment, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+        merged = matches.merge_matches(job, key, fitted)
+        self._compared.inc(merged.num_rows)
+        yield merged
 
 
 class _Search(beam.DoFn):
@@ -329,13 +355,10 @@ class _Search(beam.DoFn):
         self._job = job
         self._sample: tuple[SampleFile, Sample] | None = None
 
-    def process(
-        self, parts: tuple[int, Iterable[Segment]], drawn: SampleFile, fitted: FittedKMeans
-    ) -> Iterator[RecallUnit]:
-        key, rows = parts
+    def process(self, key: Segment, drawn: SampleFile, fitted: FittedKMeans) -> Iterator[RecallUnit]:
         if self._sample is None or self._sample[0] != drawn:
             self._sample = drawn, sample.load(self._job, drawn, fitted)
-        yield recall.search_key(self._job, key, list(rows), *self._sample, fitted)
+        yield recall.search_key(self._job, key, *self._sample, fitted)
 
 
 class _Compare(beam.DoFn):
@@ -369,8 +392,7 @@ class Finish(beam.PTransform):
                 write(*given)
 
         given = _side(self._job), AsIter(units), *map(AsSingleton, self._others)
-        once = self._job if isinstance(self._job, PCollection) else units.pipeline | "End" >> beam.Create([0])
-        return once | "Write manifest" >> beam.Map(finish, *given)
+        return _once(self._job, units) | "Write manifest" >> beam.Map(finish, *given)
 
 
 def _side(job: Any) -> Any:
@@ -378,13 +400,6 @@ def _side(job: Any) -> Any:
     return AsSingleton(job) if isinstance(job, PCollection) else job
 
 
-def _addressed(job: Job, rows: tuple[Segment, ...], fitted: FittedKMeans) -> Iterator[Segment]:
-    """Yields the references of an assign unit, and those of the visits of its rows where they make some."""
-    yield from _largest_first(rows)
-    if job.has_visits:
-        yield from _largest_first(visits.visit_clusters(job, rows, fitted))
-
-
-def _largest_first(found: Iterable[Segment]) -> list[Segment]:
-    """Sorts the largest first: runners deal keys out to their workers in turn, so that each has about as much to do."""
-    return sorted(found, key=lambda segment: -segment.num_rows)
+def _once(job: Any, others: PCollection[Any]) -> PCollection[Any]:
+    """Returns one element; in a stream one in each window."""
+    return job if isinstance(job, PCollection) else others.pipeline | "Once" >> beam.Create([0])

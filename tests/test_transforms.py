@@ -23,7 +23,7 @@ from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseResult, PairwiseUnit
 from beam_semdedup.stages.recall import RecallUnit
 from beam_semdedup.stages.sample import SampleFile
-from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.segments import Segment, SegmentFile
 from beam_semdedup.transforms import ELEMENTS, SemanticDedup
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
@@ -73,10 +73,10 @@ def test_coders_of_different_types_differ():
 RECALL = {SampleFile, RecallUnit}
 EDGES = {
     "nothing": set(ELEMENTS) - {MatchUnit},
-    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile} | RECALL,
+    "assigned rows": {FittedKMeans, SegmentFile, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile} | RECALL,
     "similarities": {PairwiseResult, DuplicatesFile},
     "nothing, n_probes=exact": set(ELEMENTS) - {PairwiseUnit} - RECALL,
-    "assigned rows, n_probes=exact": {FittedKMeans, Segment, MatchUnit, PairwiseResult, DuplicatesFile},
+    "assigned rows, n_probes=exact": {FittedKMeans, SegmentFile, Segment, MatchUnit, PairwiseResult, DuplicatesFile},
 }
 """What the cache holds, and the element types that cross edges then."""
 

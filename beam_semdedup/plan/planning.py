@@ -326,12 +326,13 @@ def _make_plan(located: Located, anew: bool) -> Plan:
                 )
             earlier += [(number, name) for name in manifest.files]
             rows += manifest.counts.num_rows
-        if default_clusters(rows) > _OUTGROWN * sizes.n_clusters:
+        usual = choose_clusters(p, rows, sizes.dimension, p.n_probes, p.matching_reach)
+        if usual > _OUTGROWN * sizes.n_clusters:
             _LOG.warning(
                 "The corpus has %s rows in %s: comparing takes longer than with more; semdedup-corpus refit makes %s",
                 f"{rows:,}",
                 counted(sizes.n_clusters, "cluster"),
-                f"{default_clusters(rows):,}",
+                f"{usual:,}",
             )
         return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
