@@ -7,11 +7,13 @@ coder registered here.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.typehints import typehints
 
 from beam_semdedup.coders import register
 from beam_semdedup.errors import naming_unit
@@ -46,8 +48,29 @@ ELEMENTS = (
 
 register(*ELEMENTS)
 
-Jobs: TypeAlias = Job | PCollection[Job]
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfWindow(Generic[_T]):
+    """Something that each window of a stream has its own of.
+
+    It is no side input, as Flink holds the watermark back behind those of windows: what is grouped downstream would
+    wait for ever.
+
+    Attributes:
+        find: returns that of a window; called for each element.
+        windows: has an element in each window.
+    """
+
+    find: Callable[[BoundedWindow], _T]
+    windows: PCollection[Any]
+
+
+Jobs: TypeAlias = Job | OfWindow[Job]
 """The job of the run; in a stream, whose windows are generations, the job of each."""
+Fitted: TypeAlias = PCollection[FittedKMeans] | OfWindow[FittedKMeans]
+"""The handle of the centroids, once they are fitted."""
 
 
 @dataclasses.dataclass
@@ -78,18 +101,18 @@ class AssignCentroids(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, units: PCollection[AssignUnit]) -> PCollection[Segment]:
         """Wires what the class says."""
-        given = _side(self.job), AsSingleton(self.fitted)
-        assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(), *given)
+        given = self.job, self.fitted
+        assigned = units | "Assign nearest centroid" >> _each(_assign, *given).with_output_types(AssignResult)
         without = assigned | "Drop references" >> beam.Map(
             lambda unit: dataclasses.replace(unit, segments=())
         ).with_output_types(AssignResult)
         self.finished = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
-        return assigned | "Address segments" >> beam.ParDo(_Address(), *given)
+        return assigned | "Address segments" >> _each(_address, *given).with_output_types(Segment)
 
 
 @dataclasses.dataclass
@@ -100,14 +123,14 @@ class FindAssigned(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
 
     def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[Segment]:
         """Wires what the class says."""
         return (
             files
             | "Spread segment files" >> beam.Reshuffle()
-            | "Read references" >> beam.ParDo(_FindAssigned(), _side(self.job), AsSingleton(self.fitted))
+            | "Read references" >> _each(_find_assigned, self.job, self.fitted).with_output_types(Segment)
         )
 
 
@@ -120,22 +143,21 @@ class PairwiseSimilarity(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        job = _side(self.job)
         compared = (
             references
             | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by centroid" >> beam.GroupByKey()
             | "Plan comparisons"
-            >> beam.FlatMap(
-                lambda group, job: pairwise.pairwise_units(job, group[0], list(group[1])), job
+            >> _each(
+                lambda group, job: pairwise.pairwise_units(job, group[0], list(group[1])), self.job
             ).with_output_types(PairwiseUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare within clusters" >> beam.ParDo(_Compare(), job, AsSingleton(self.fitted))
+            | "Compare within clusters" >> _each(_compare, self.job, self.fitted).with_output_types(PairwiseResult)
         )
         self.finished = compared | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return compared
@@ -150,20 +172,20 @@ class MatchAcrossClusters(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        given = _side(self.job), AsSingleton(self.fitted)
+        given = self.job, self.fitted
         matched = (
             references
             | "Key by visited centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by visited centroid" >> beam.GroupByKey()
             | "Plan comparisons"
-            >> beam.FlatMap(lambda group, job: matches.match_units(job, *group), given[0]).with_output_types(MatchUnit)
+            >> _each(lambda group, job: matches.match_units(job, *group), self.job).with_output_types(MatchUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare with visitors" >> beam.ParDo(_Match(), *given)
+            | "Compare with visitors" >> _each(_match, *given).with_output_types(Segment)
         )
         rows = references | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
         merged = (
@@ -171,7 +193,7 @@ class MatchAcrossClusters(beam.PTransform):
             | beam.Flatten()
             | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
             | "Group by centroid" >> beam.GroupByKey()
-            | "Merge matches" >> beam.ParDo(_Merge(), *given)
+            | "Merge matches" >> _each(_merge, *given).with_output_types(PairwiseResult)
         )
         self.finished = merged | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return merged
@@ -217,17 +239,16 @@ class IdentifyDuplicates(beam.PTransform):
 
     def expand(self, compared: PCollection[PairwiseResult]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
-        job = _side(self.job)
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit, job: (duplicates.number_of_file(job, unit), unit), job).with_output_types(
+            >> _each(lambda unit, job: [(duplicates.number_of_file(job, unit), unit)], self.job).with_output_types(
                 tuple[int, PairwiseResult]
             )
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
-            >> beam.Map(
-                lambda group, job: duplicates.select_duplicates(job, group[0], list(group[1])), job
+            >> _each(
+                lambda group, job: [duplicates.select_duplicates(job, group[0], list(group[1]))], self.job
             ).with_output_types(DuplicatesFile)
         )
 
@@ -284,44 +305,38 @@ def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows:
     return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 
 
-class _Assign(beam.DoFn):
-    def __init__(self) -> None:
-        self._read = Metrics.counter("semdedup", "rows-read")
-        self._rejected = Metrics.counter("semdedup", "rows-rejected")
-
-    def process(self, unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
-        assigned = assign.assign_unit(job, unit, fitted)
-        self._read.inc(assigned.num_rows)
-        self._rejected.inc(assigned.rejected)
-        yield assigned
+def _assign(unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
+    assigned = assign.assign_unit(job, unit, fitted)
+    _count("rows-read", assigned.num_rows)
+    _count("rows-rejected", assigned.rejected)
+    yield assigned
 
 
-class _Address(beam.DoFn):
-    def process(self, assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from _addressed(job, assigned.segments, fitted)
+def _address(assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
+    yield from _addressed(job, assigned.segments, fitted)
 
 
-class _FindAssigned(beam.DoFn):
-    def process(self, file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        generation, name = file
-        at = job.at(generation)
-        yield from _addressed(at, assign.find_assigned(at, name), fitted)
+def _find_assigned(file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
+    generation, name = file
+    at = job.at(generation)
+    yield from _addressed(at, assign.find_assigned(at, name), fitted)
 
 
-class _Match(beam.DoFn):
-    def process(self, unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from matches.find_matches(job, unit, fitted)
+def _compare(unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+    compared = pairwise.compare_unit(job, unit, fitted)
+    _count("rows-compared", compared.num_rows)
+    yield compared
 
 
-class _Merge(beam.DoFn):
-    def __init__(self) -> None:
-        self._compared = Metrics.counter("semdedup", "rows-compared")
+def _match(unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
+    yield from matches.find_matches(job, unit, fitted)
 
-    def process(self, parts: tuple[int, Iterable[Segment]], job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        merged = matches.merge_matches(job, *parts, fitted)
-        if merged is not None:
-            self._compared.inc(merged.num_rows)
-            yield merged
+
+def _merge(parts: tuple[int, Iterable[Segment]], job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+    merged = matches.merge_matches(job, *parts, fitted)
+    if merged is not None:
+        _count("rows-compared", merged.num_rows)
+        yield merged
 
 
 class _Search(beam.DoFn):
@@ -338,44 +353,78 @@ class _Search(beam.DoFn):
         yield recall.search_key(self._job, key, list(rows), *self._sample, fitted)
 
 
-class _Compare(beam.DoFn):
-    def __init__(self) -> None:
-        self._compared = Metrics.counter("semdedup", "rows-compared")
+class Together(beam.PTransform):
+    """Gives the elements as one list, once they and those of `others` are all there; in a stream those of a window.
 
-    def process(self, unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        compared = pairwise.compare_unit(job, unit, fitted)
-        self._compared.inc(compared.num_rows)
-        yield compared
+    Where there are no elements the list is empty, if there is any of `others`.
+    """
+
+    def __init__(self, *others: PCollection[Any]) -> None:
+        super().__init__()
+        self._others = others
+
+    def expand(self, elements: PCollection[Any]) -> PCollection[list[Any]]:
+        """See the class."""
+        kind = typehints.Tuple[int, elements.element_type]  # Optional's coder is known to Flink, which keeps no null
+        keyed = [elements | "Elements" >> beam.Map(lambda element: (0, element)).with_output_types(kind)]
+        for number, other in enumerate(self._others):
+            keyed.append(other | f"Others {number}" >> beam.Map(lambda _: (0, None)).with_output_types(kind))
+        return (
+            keyed
+            | beam.Flatten()
+            | "Gather" >> beam.GroupByKey()
+            | "List"
+            >> beam.MapTuple(lambda _, found: [element for element in found if element is not None]).with_output_types(
+                typehints.List[elements.element_type]
+            )
+        )
 
 
 class Finish(beam.PTransform):
     """Writes the manifest of a stage when all of its units are there, even where there are none.
 
     Args:
-        write: takes the job, the units, and what the PCollections `others` hold, one element each.
-        job: in a stream a PCollection of that of each window.
+        write: takes the job, the units, and what `others` are, each of one element or of a window.
+        job: in a stream that of each window.
     """
 
-    def __init__(self, write: Callable[..., None], job: Any, *others: PCollection[Any]) -> None:
+    def __init__(self, write: Callable[..., None], job: Any, *others: Any) -> None:
         super().__init__()
         self._write, self._job, self._others = write, job, others
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
         """See the class."""
-        write = self._write
+        write, job = self._write, self._job
 
-        def finish(_: Any, *given: Any) -> None:
+        def finish(found: list[Any], job: Any, *given: Any) -> Iterator[None]:
             with naming_unit("the end of the stage"):
-                write(*given)
+                write(job, found, *given)
+            yield None
 
-        given = _side(self._job), AsIter(units), *map(AsSingleton, self._others)
-        once = self._job if isinstance(self._job, PCollection) else units.pipeline | "End" >> beam.Create([0])
-        return once | "Write manifest" >> beam.Map(finish, *given)
+        once = job.windows if isinstance(job, OfWindow) else units.pipeline | "End" >> beam.Create([0])
+        return units | "Units" >> Together(once) | "Write manifest" >> _each(finish, job, *self._others)
 
 
-def _side(job: Any) -> Any:
-    """Returns what a transform is given for its functions to get the job, or that of the window of an element."""
-    return AsSingleton(job) if isinstance(job, PCollection) else job
+def _each(function: Callable[..., Iterable[Any]], *given: Any) -> beam.ParDo:
+    """Gives the results of a function of each element and of what is given.
+
+    That is a constant, the element of a PCollection that has one, or what there is of the window.
+    """
+    if any(isinstance(value, OfWindow) for value in given):
+        return beam.ParDo(_InWindow(function, [value.find for value in given]))
+    return beam.ParDo(function, *(AsSingleton(g) if isinstance(g, PCollection) else g for g in given))
+
+
+class _InWindow(beam.DoFn):
+    def __init__(self, function: Callable[..., Iterable[Any]], given: list[Callable[[BoundedWindow], Any]]) -> None:
+        self._function, self._given = function, given
+
+    def process(self, element: Any, window: Any = beam.DoFn.WindowParam) -> Iterable[Any]:
+        return self._function(element, *(find(window) for find in self._given))
+
+
+def _count(name: str, number: int) -> None:
+    Metrics.counter("semdedup", name).inc(number)
 
 
 def _addressed(job: Job, rows: tuple[Segment, ...], fitted: FittedKMeans) -> Iterator[Segment]:
