@@ -17,7 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flink_on_this_machine import needs_the_jar
+from flink_on_this_machine import needs_the_jar, session_cluster
 from prism_on_this_machine import PRISM, needs_prism
 from runs import Ended, finish, wait
 
@@ -197,6 +197,30 @@ def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs_the_jar
+def test_a_killed_watch_leaves_no_job_on_a_cluster_beside_the_next_one(watched: _Watched) -> None:
+    watched.drop("a")
+    with session_cluster(watched.directory / "flink") as cluster:
+        settings = {f"runner.{name}": value for name, value in cluster.settings.items() if name != "name"}
+        process = watched.start(runner="flink", **settings)
+        watched.wait(lambda: watched.finished() == 1)
+        process.kill()
+        process.wait()
+        watched.drop("b")
+        process = watched.start(runner="flink", **settings)
+        watched.wait(lambda: [job["state"] for job in cluster.jobs()] == ["CANCELED", "RUNNING"])
+        watched.drop("c")
+        watched.wait(lambda: set(watched.rows) == {name for names in watched.arrived() for name in names})
+        process.send_signal(signal.SIGTERM)
+        ended = finish(process)
+        assert ended.code == 143, ended
+        assert [job["state"] for job in cluster.jobs()] == ["CANCELED", "CANCELED"]
+    assert watched.finished() == watched.recorded()
+    assert watched.found() == watched.expected()
+
+
+@pytest.mark.slow
 @needs_prism
 def test_every_row_of_each_generation_is_marked(watched: _Watched) -> None:
     watched.drop("a")
@@ -218,9 +242,11 @@ def test_every_row_of_each_generation_is_marked(watched: _Watched) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @needs_prism
 def test_a_bucket_is_watched_and_gone_on_with_after_a_kill(watched: _Watched, s3: Any) -> None:
-    bucket, options = fsspec.filesystem("s3", **s3.options), json.dumps({"storage_options": s3.options})
+    bucket, endpoint = fsspec.filesystem("s3", **s3.options), s3.options["client_kwargs"]["endpoint_url"]
+    options = f'{{storage_options: {{key: test, secret: test, client_kwargs: {{endpoint_url: "{endpoint}"}}}}}}'
     places = {f"{name}_path": s3.join(name) for name in ("corpus", "output")}
     given = {**places, "input_path": s3.join("in"), "read_kwargs": options, "write_kwargs": options, "remove": True}
 
