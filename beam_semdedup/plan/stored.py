@@ -22,6 +22,16 @@ from beam_semdedup.storage.records import Record
 from beam_semdedup.text import without_secrets
 
 
+def encoded(schema: pa.Schema) -> str:
+    """Returns a schema as text: as Arrow serialises it, in base64."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def decoded(text: str) -> pa.Schema:
+    """Returns the schema that `encoded` was given; ArrowException, OSError or ValueError where it is none."""
+    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))
+
+
 @dataclass(frozen=True)
 class KMeansPlan(Record):
     """The plan in `kmeans_results/<key>/`.
@@ -50,13 +60,12 @@ class KMeansPlan(Record):
     @classmethod
     def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[AssignUnit]) -> Self:
         """Makes the plan."""
-        encoded = base64.b64encode(schema.serialize()).decode()
         parts = tuple(tuple((p.file, p.first_row, p.num_rows, tuple(p.piece)) for p in u.parts) for u in units)
-        return cls(sizes, encoded, tuple(without_secrets(files)), parts)
+        return cls(sizes, encoded(schema), tuple(without_secrets(files)), parts)
 
     def input_schema(self) -> pa.Schema:
         """Returns the columns that are read."""
-        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
+        return decoded(self.schema)
 
     def is_of(self, urls: Sequence[str]) -> bool:
         """Says whether the plan is one of these input files."""
