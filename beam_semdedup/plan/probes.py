@@ -17,7 +17,7 @@ from beam_semdedup.plan.rates import REFERENCE, Rates
 from beam_semdedup.plan.sizes import SizeParameters, Sizing, default_clusters
 
 _PASS = 16  # what a pair costs besides the product of its short vectors, in multiplications
-_UNSETTLED = 1.5  # of those the pairs that short vectors leave open cost about half again, at the width that suits best
+_UNSETTLED = 1.2  # of those the pairs that short vectors leave open cost about a fifth more, at the width that suits best
 _LEAST_VISITS = 1e-3
 _MEMORY = 8 << 30
 _STEPS = (1.0, 0.5, 2.0, 0.25, 4.0)
@@ -34,7 +34,7 @@ _TEXT_VISITS = {
     1.0: (63.0, 255.0, 1023.0),
 }
 _TEXT_LARGER = (1.15, 1.2, 1.35)
-_TEXT_WIDTHS = {0.01: 16, 0.1: 48}
+_TEXT_WIDTHS = {0.01: 32, 0.1: 64}
 _WIDEST_REACH = 0.2  # from which on short vectors of texts settle too little
 
 
