@@ -432,7 +432,8 @@ class RemovalParameters(ClusterParameters, InputParameters):
     heading: ClassVar[str] = WHERE
 
     output_path: str
-    """directory or URL for the dataset without its duplicates"""
+    """directory or URL for the dataset without its duplicates; of a Lance dataset also input_path itself, in a new
+    version of which they are deleted"""
     duplicates_path: str
     """the output_path of a finished run, or its duplicates directory"""
     mode: Annotated[Literal["remove", "mark"], SIMILARITY] = "remove"

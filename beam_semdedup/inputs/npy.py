@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs.base import (
+    Copied,
     Copier,
     FileFacts,
     Format,
@@ -169,7 +170,7 @@ class Npy(Format, Copier):
         id_column: pa.Field | None,
         is_listed: IsListed,
         batch_bytes: int,
-    ) -> tuple[int, int]:
+    ) -> Copied:
         """See `Copier.copy_without`; the numbers of the kept rows are (m,) int64, the rows as they are stored."""
         with source.open() as stream:
             array = _Array.open(source, stream)
@@ -185,7 +186,7 @@ class Npy(Format, Copier):
             if targets[1:]:
                 with targets[1].open("wb") as sink:
                     self._copy(array, stream, sink, ~listed)
-        return rows, rows - len(kept)
+        return Copied(rows, rows - len(kept))
 
     def _copy(self, array: _Array, source: pa.NativeFile, sink: IO[bytes], kept: npt.NDArray[np.bool_]) -> None:
         """Writes some of an array's rows."""

@@ -25,7 +25,9 @@ def read(kind: Format, file: File, unit: InputUnit, schema: pa.Schema) -> Iterat
             if field.metadata == partitions.MARK:
                 columns.append(partitions.constant(field, file.url, rows.table.num_rows))
             elif field.name in named:
-                columns.append(named[field.name].of(rows.positions).cast(field.type))
+                columns.append(
+                    named[field.name].of(rows.positions if rows.places is None else rows.places).cast(field.type)
+                )
             else:
                 columns.append(rows.table.column(field.name))
         yield dataclasses.replace(rows, table=pa.table(columns, names=schema.names))
