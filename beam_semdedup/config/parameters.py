@@ -179,6 +179,13 @@ class ClusterParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class WriterParameters(ClusterParameters):
+    """Where a pipeline runs that writes to an `output_path`, which is then its own: of a sweep's jobs each has one."""
+
+    heading: ClassVar[str] = EXECUTION
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class PlaceParameters:
     """Where the results of a run are, and what later runs reuse."""
 
@@ -364,7 +371,7 @@ class Parameters(
     SourceParameters,
     ColumnParameters,
     OutputParameters,
-    ClusterParameters,
+    WriterParameters,
     InputParameters,
 ):
     """Everything that a run depends on; see `semdedup --help`."""
@@ -426,7 +433,7 @@ class EndpointParameters(ClusterParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class RemovalParameters(ClusterParameters, InputParameters):
+class RemovalParameters(WriterParameters, InputParameters):
     """What `semdedup-remove` depends on; see `semdedup-remove --help`."""
 
     heading: ClassVar[str] = WHERE
@@ -482,7 +489,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class EmbedParameters(ClusterParameters, InputParameters):
+class EmbedParameters(WriterParameters, InputParameters):
     """What `semdedup-embed` depends on; see `semdedup-embed --help`."""
 
     heading: ClassVar[str] = WHERE

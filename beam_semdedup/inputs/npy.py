@@ -92,8 +92,9 @@ class _Array:
 
     def _values(self, source: pa.NativeFile, first: int, count: int) -> npt.NDArray[Any]:
         size = count * self.dtype.itemsize
-        data = source.read_at(size, self.offset + first * self.dtype.itemsize)
-        if len(data) != size:
+        source.seek(self.offset + first * self.dtype.itemsize)
+        data = source.read_buffer(size)
+        if data.size != size:
             raise InputError(f"{self.file}: shorter than it was: the file changed during the run")
         return np.frombuffer(data, self.dtype, count)
 
@@ -144,7 +145,7 @@ class Npy(Format, Copier):
     def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`."""
         no_lines = np.empty(0, dtype=np.int64)
-        with file.open() as source:
+        with file.map() as source:
             array = _Array.open(file, source)
             stop = unit.first_row + unit.num_rows
             if stop > array.shape[0]:
@@ -172,7 +173,7 @@ class Npy(Format, Copier):
         batch_bytes: int,
     ) -> Copied:
         """See `Copier.copy_without`; the numbers of the kept rows are (m,) int64, the rows as they are stored."""
-        with source.open() as stream:
+        with source.map() as stream:
             array = _Array.open(source, stream)
             rows = array.shape[0]
             if id_column is None:
