@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from beam_semdedup.config.parameters import Parameters, RemovalParameters
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.planning import Plan, locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.removal import plan as removal
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.lookup import open_reader
