@@ -116,7 +116,6 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         if manifest.rows_removed and not was_committed:
             _LOG.info("Deleted in version %s of %s", commit(job, units), job.output)
         clear(job.output)
-        stored.forget([job.stage])
     result = RemovalResult(
         manifest.counts.num_rows,
         manifest.rows_removed,

@@ -242,6 +242,7 @@ def owned_files(output: Folder) -> list[str]:
 def clear(output: Folder) -> None:
     """Deletes what an earlier removal wrote in `output`."""
     output.delete(owned_files(output))
+    (output / _STAGE).delete_tree()
 
 
 def _is_in_place(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> bool:

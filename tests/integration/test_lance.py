@@ -175,6 +175,7 @@ class TestInPlace:
         again = called(commands.remove_main, *given)
         assert again.code == 2
         assert "none of the 3 listed ids in duplicates_path=" in again.err
+        assert not [path for path in Path(data).iterdir() if path.name.startswith("_removal")]
         assert lance.dataset(data).version == 3
 
     def test_rows_without_ids_go_by_their_places_in_whichever_version(self, data: str, tmp_path: Path) -> None:
