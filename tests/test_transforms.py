@@ -16,7 +16,8 @@ from beam_semdedup.coders import ReferenceCoder
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs.units import AssignUnit
-from beam_semdedup.plan.planning import locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import make_plan
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFile

@@ -28,6 +28,7 @@ from beam_semdedup.config.parameters import (
     RemovalParameters,
     ReportParameters,
     WatchParameters,
+    WriterParameters,
 )
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
@@ -205,7 +206,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
-    writes = schema in (Parameters, RemovalParameters, WatchParameters)
+    writes = issubclass(schema, WriterParameters)
     outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
     sweeps = line.multirun and schema is Parameters

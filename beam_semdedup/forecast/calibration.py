@@ -23,7 +23,8 @@ from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.planning import Plan, locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.plan.probes import multiplications_of
 from beam_semdedup.plan.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.stages.assign import AssignResult, assign_unit, find_assigned

@@ -16,7 +16,8 @@ from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.planning import Plan, locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.removal import plan as removal
 from beam_semdedup.removal.id_list import IdList

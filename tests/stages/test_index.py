@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import UnitError
 from beam_semdedup.plan import sizes
-from beam_semdedup.plan.planning import locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import make_plan
 from beam_semdedup.stages import index
 from beam_semdedup.stages.index import index_keys, plan_index, segments_of
 from beam_semdedup.storage import segments
