@@ -295,7 +295,7 @@ class SemanticDedup(beam.PTransform):
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
             if plan.earlier:
-                listed = root | "List earlier generations" >> beam.Create(plan.earlier)
+                listed = root | "List earlier generations" >> beam.Create(plan.earlier, reshuffle=False)
                 earlier = listed | "Find earlier generations" >> FindAssigned(job, fitted)
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
             compare: Any = (MatchAcrossClusters if job.has_visits else PairwiseSimilarity)(job, fitted)
@@ -312,9 +312,9 @@ def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows:
     """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
     if plan.assign_manifest:
         files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
-        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files)
+        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files, reshuffle=False)
         return named | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted)
-    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
+    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units, reshuffle=False)
     units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
     return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 

@@ -65,10 +65,10 @@ class PrismRunner(Runner[PrismConfig]):
         self._run(build, {})
 
     def _run(self, build: Build, more: dict[str, Any], stream: Stream | None = None) -> None:
-        from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.utils.subprocess_server import pick_port
 
         from beam_semdedup.runners import harness
+        from beam_semdedup.runners.construction import Options
         from beam_semdedup.runners.flink.worker_pool import WorkerPool
         from beam_semdedup.runners.submission import Deaths, JobServer, submit
 
@@ -79,7 +79,7 @@ class PrismRunner(Runner[PrismConfig]):
             environment = {"environment_type": "EXTERNAL", "environment_config": f"localhost:{pool.port}"}
             options = {**harness.OPTIONS, **environment, **more, **self.config.options}
             server = stack.enter_context(JobServer("Prism", command, f"localhost:{port}"))
-            submit(build, server, PipelineOptions(flags=[], **options), deaths, stream=stream)
+            submit(build, server, Options(**options), deaths, stream=stream)
 
     def _program(self) -> str:
         """Returns the path of the program: that of the configuration, the one beside this Python, or Beam's."""

@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.runners import harness
 from beam_semdedup.runners.base import Build, Stream
+from beam_semdedup.runners.construction import Options
 from beam_semdedup.runners.flink import job_server
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.settings import FlinkConfig
@@ -76,12 +76,11 @@ def _options(
     jar: str,
     scratch: str,
     more: dict[str, Any],
-) -> PipelineOptions:
+) -> Options:
     """Returns Beam's options: those of this runner, `more`, and over them `runner.options`."""
     given = dict(config.options)
     jvm = given.pop("job_server_jvm_properties", [])
-    return PipelineOptions(
-        flags=[],
+    return Options(
         **{
             "flink_master": FlinkRunner.add_http_scheme(config.flink_master),
             "flink_version": config.flink_version,
