@@ -6,12 +6,14 @@ coder registered here.
 # Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.typehints import typehints
 
 from beam_semdedup.coders import register
 from beam_semdedup.errors import naming_unit
@@ -23,6 +25,7 @@ from beam_semdedup.plan.stored import PairwiseResult
 from beam_semdedup.stages import assign, duplicates, fit, index, matches, pairwise, recall, sample, visits
 from beam_semdedup.stages.assign import AssignResult
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.index import IndexUnit
 from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.stages.recall import RecallUnit
@@ -33,8 +36,9 @@ from beam_semdedup.storage.segments import ROWS, Segment, SegmentFile
 ELEMENTS = (
     AssignUnit,
     FittedKMeans,
-    SegmentFile,
     AssignResult,
+    SegmentFile,
+    IndexUnit,
     Segment,
     PairwiseUnit,
     MatchUnit,
@@ -47,8 +51,29 @@ ELEMENTS = (
 
 register(*ELEMENTS)
 
-Jobs: TypeAlias = Job | PCollection[Job]
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfWindow(Generic[_T]):
+    """Something that each window of a stream has its own of.
+
+    It is no side input, as Flink holds the watermark back behind those of windows: what is grouped downstream would
+    wait for ever.
+
+    Attributes:
+        find: returns that of a window; called for each element.
+        windows: has an element in each window.
+    """
+
+    find: Callable[[BoundedWindow], _T]
+    windows: PCollection[Any]
+
+
+Jobs: TypeAlias = Job | OfWindow[Job]
 """The job of the run; in a stream, whose windows are generations, the job of each."""
+Fitted: TypeAlias = PCollection[FittedKMeans] | OfWindow[FittedKMeans]
+"""The handle of the centroids, once they are fitted."""
 
 
 @dataclasses.dataclass
@@ -79,15 +104,15 @@ class AssignCentroids(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, units: PCollection[AssignUnit]) -> PCollection[SegmentFile]:
         """Wires what the class says."""
-        given = _side(self.job), AsSingleton(self.fitted)
-        assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(), *given)
+        given = self.job, self.fitted
+        assigned = units | "Assign nearest centroid" >> _each(_assign, *given).with_output_types(AssignResult)
         self.finished = assigned | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
-        return assigned | "Visit clusters" >> beam.ParDo(_Visit(), *given)
+        return assigned | "Visit clusters" >> _each(_visit, *given).with_output_types(SegmentFile)
 
 
 @dataclasses.dataclass
@@ -98,14 +123,14 @@ class FindAssigned(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
 
     def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[SegmentFile]:
         """Wires what the class says."""
         return (
             files
             | "Spread segment files" >> beam.Reshuffle()
-            | "Find segment files" >> beam.ParDo(_FindAssigned(), _side(self.job), AsSingleton(self.fitted))
+            | "Find segment files" >> _each(_find_assigned, self.job, self.fitted).with_output_types(SegmentFile)
         )
 
 
@@ -117,18 +142,12 @@ class IndexByKey(beam.PTransform):
 
     def expand(self, files: PCollection[SegmentFile]) -> PCollection[Segment]:
         """Wires what the class says."""
-        given = _side(self.job), AsIter(files)
         return (
-            _once(self.job, files)
-            | "Plan index"
-            >> beam.FlatMap(lambda _, job, files: index.key_ranges(job, files), *given).with_output_types(
-                tuple[int, int]
-            )
+            files
+            | "Files" >> Together(_once(self.job, files))
+            | "Plan index" >> _each(_plan_index, self.job).with_output_types(IndexUnit)
             | "Spread index" >> beam.Reshuffle()
-            | "Index segments"
-            >> beam.FlatMap(lambda keys, job, files: index.index_keys(job, keys, files), *given).with_output_types(
-                Segment
-            )
+            | "Index segments" >> _each(_index_keys, self.job).with_output_types(Segment)
         )
 
 
@@ -142,20 +161,18 @@ class PairwiseSimilarity(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     keys: PCollection[Segment] = dataclasses.field(init=False)
     finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, files: PCollection[SegmentFile]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        job = _side(self.job)
         self.keys = files | "Index" >> IndexByKey(self.job)
         compared = (
             self.keys
-            | "Plan comparisons"
-            >> beam.FlatMap(lambda key, job: pairwise.pairwise_units(job, key), job).with_output_types(PairwiseUnit)
+            | "Plan comparisons" >> _each(_plan_comparisons, self.job).with_output_types(PairwiseUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare within clusters" >> beam.ParDo(_Compare(), job, AsSingleton(self.fitted))
+            | "Compare within clusters" >> _each(_compare, self.job, self.fitted).with_output_types(PairwiseResult)
         )
         self.finished = compared | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return compared
@@ -171,20 +188,19 @@ class MatchAcrossClusters(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     keys: PCollection[Segment] = dataclasses.field(init=False)
     finished: PCollection[None] = dataclasses.field(init=False)
 
     def expand(self, files: PCollection[SegmentFile]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        given = _side(self.job), AsSingleton(self.fitted)
+        given = self.job, self.fitted
         self.keys = files | "Index" >> IndexByKey(self.job)
         matched = (
             self.keys
-            | "Plan comparisons"
-            >> beam.FlatMap(lambda key, job: matches.match_units(job, key), given[0]).with_output_types(MatchUnit)
+            | "Plan comparisons" >> _each(_plan_matches, self.job).with_output_types(MatchUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare with visitors" >> beam.ParDo(_Match(), *given)
+            | "Compare with visitors" >> _each(_match, *given).with_output_types(SegmentFile)
         )
         rows = files | "Rows alone" >> beam.Filter(lambda file: file.kind == ROWS).with_output_types(SegmentFile)
         merged = (
@@ -192,7 +208,7 @@ class MatchAcrossClusters(beam.PTransform):
             | "Rows and matches" >> beam.Flatten()
             | "Index matches" >> IndexByKey(self.job)
             | "Spread keys" >> beam.Reshuffle()
-            | "Merge matches" >> beam.ParDo(_Merge(), *given)
+            | "Merge matches" >> _each(_merge, *given).with_output_types(PairwiseResult)
         )
         self.finished = merged | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return merged
@@ -236,17 +252,16 @@ class IdentifyDuplicates(beam.PTransform):
 
     def expand(self, compared: PCollection[PairwiseResult]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
-        job = _side(self.job)
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit, job: (duplicates.number_of_file(job, unit), unit), job).with_output_types(
+            >> _each(lambda unit, job: [(duplicates.number_of_file(job, unit), unit)], self.job).with_output_types(
                 tuple[int, PairwiseResult]
             )
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
-            >> beam.Map(
-                lambda group, job: duplicates.select_duplicates(job, group[0], list(group[1])), job
+            >> _each(
+                lambda group, job: [duplicates.select_duplicates(job, group[0], list(group[1]))], self.job
             ).with_output_types(DuplicatesFile)
         )
 
@@ -280,7 +295,7 @@ class SemanticDedup(beam.PTransform):
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
             if plan.earlier:
-                listed = root | "List earlier generations" >> beam.Create(plan.earlier)
+                listed = root | "List earlier generations" >> beam.Create(plan.earlier, reshuffle=False)
                 earlier = listed | "Find earlier generations" >> FindAssigned(job, fitted)
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
             compare: Any = (MatchAcrossClusters if job.has_visits else PairwiseSimilarity)(job, fitted)
@@ -297,35 +312,28 @@ def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows:
     """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
     if plan.assign_manifest:
         files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
-        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files)
+        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files, reshuffle=False)
         return named | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted)
-    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
+    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units, reshuffle=False)
     units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
     return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 
 
-class _Assign(beam.DoFn):
-    def __init__(self) -> None:
-        self._read = Metrics.counter("semdedup", "rows-read")
-        self._rejected = Metrics.counter("semdedup", "rows-rejected")
-
-    def process(self, unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
-        assigned = assign.assign_unit(job, unit, fitted)
-        self._read.inc(assigned.num_rows)
-        self._rejected.inc(assigned.rejected)
-        yield assigned
+def _assign(unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
+    assigned = assign.assign_unit(job, unit, fitted)
+    _count("rows-read", assigned.num_rows)
+    _count("rows-rejected", assigned.rejected)
+    yield assigned
 
 
-class _Visit(beam.DoFn):
-    def process(self, assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
-        yield from _with_visits(job, assigned.file, fitted)
+def _visit(assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    yield from _with_visits(job, assigned.file, fitted)
 
 
-class _FindAssigned(beam.DoFn):
-    def process(self, file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
-        generation, name = file
-        at = job.at(generation)
-        yield from _with_visits(at, assign.find_assigned(at, name).file, fitted)
+def _find_assigned(file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    generation, name = file
+    at = job.at(generation)
+    yield from _with_visits(at, assign.find_assigned(at, name).file, fitted)
 
 
 def _with_visits(job: Job, rows: SegmentFile, fitted: FittedKMeans) -> Iterator[SegmentFile]:
@@ -335,19 +343,36 @@ def _with_visits(job: Job, rows: SegmentFile, fitted: FittedKMeans) -> Iterator[
         yield from visits.visit_clusters(job, rows, fitted)
 
 
-class _Match(beam.DoFn):
-    def process(self, unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
-        yield matches.find_matches(job, unit, fitted)
+def _plan_index(files: list[SegmentFile], job: Job) -> Iterable[IndexUnit]:
+    return index.plan_index(job, files)
 
 
-class _Merge(beam.DoFn):
-    def __init__(self) -> None:
-        self._compared = Metrics.counter("semdedup", "rows-compared")
+def _index_keys(unit: IndexUnit, job: Job) -> Iterable[Segment]:
+    return index.index_keys(job, unit)
 
-    def process(self, key: Segment, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        merged = matches.merge_matches(job, key, fitted)
-        self._compared.inc(merged.num_rows)
-        yield merged
+
+def _plan_comparisons(key: Segment, job: Job) -> Iterable[PairwiseUnit]:
+    return pairwise.pairwise_units(job, key)
+
+
+def _plan_matches(key: Segment, job: Job) -> Iterable[MatchUnit]:
+    return matches.match_units(job, key)
+
+
+def _compare(unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+    compared = pairwise.compare_unit(job, unit, fitted)
+    _count("rows-compared", compared.num_rows)
+    yield compared
+
+
+def _match(unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    yield matches.find_matches(job, unit, fitted)
+
+
+def _merge(key: Segment, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+    merged = matches.merge_matches(job, key, fitted)
+    _count("rows-compared", merged.num_rows)
+    yield merged
 
 
 class _Search(beam.DoFn):
@@ -361,45 +386,79 @@ class _Search(beam.DoFn):
         yield recall.search_key(self._job, key, *self._sample, fitted)
 
 
-class _Compare(beam.DoFn):
-    def __init__(self) -> None:
-        self._compared = Metrics.counter("semdedup", "rows-compared")
+class Together(beam.PTransform):
+    """Gives the elements as one list, once they and those of `others` are all there; in a stream those of a window.
 
-    def process(self, unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        compared = pairwise.compare_unit(job, unit, fitted)
-        self._compared.inc(compared.num_rows)
-        yield compared
+    Where there are no elements the list is empty, if there is any of `others`.
+    """
+
+    def __init__(self, *others: PCollection[Any]) -> None:
+        super().__init__()
+        self._others = others
+
+    def expand(self, elements: PCollection[Any]) -> PCollection[list[Any]]:
+        """See the class."""
+        kind = typehints.Tuple[int, elements.element_type]  # Optional's coder is known to Flink, which keeps no null
+        keyed = [elements | "Elements" >> beam.Map(lambda element: (0, element)).with_output_types(kind)]
+        for number, other in enumerate(self._others):
+            keyed.append(other | f"Others {number}" >> beam.Map(lambda _: (0, None)).with_output_types(kind))
+        return (
+            keyed
+            | beam.Flatten()
+            | "Gather" >> beam.GroupByKey()
+            | "List"
+            >> beam.MapTuple(lambda _, found: [element for element in found if element is not None]).with_output_types(
+                typehints.List[elements.element_type]
+            )
+        )
 
 
 class Finish(beam.PTransform):
     """Writes the manifest of a stage when all of its units are there, even where there are none.
 
     Args:
-        write: takes the job, the units, and what the PCollections `others` hold, one element each.
-        job: in a stream a PCollection of that of each window.
+        write: takes the job, the units, and what `others` are, each of one element or of a window.
+        job: in a stream that of each window.
     """
 
-    def __init__(self, write: Callable[..., None], job: Any, *others: PCollection[Any]) -> None:
+    def __init__(self, write: Callable[..., None], job: Any, *others: Any) -> None:
         super().__init__()
         self._write, self._job, self._others = write, job, others
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
         """See the class."""
-        write = self._write
+        write, job = self._write, self._job
 
-        def finish(_: Any, *given: Any) -> None:
+        def finish(found: list[Any], job: Any, *given: Any) -> Iterator[None]:
             with naming_unit("the end of the stage"):
-                write(*given)
+                write(job, found, *given)
+            yield None
 
-        given = _side(self._job), AsIter(units), *map(AsSingleton, self._others)
-        return _once(self._job, units) | "Write manifest" >> beam.Map(finish, *given)
+        return units | "Units" >> Together(_once(job, units)) | "Write manifest" >> _each(finish, job, *self._others)
 
 
-def _side(job: Any) -> Any:
-    """Returns what a transform is given for its functions to get the job, or that of the window of an element."""
-    return AsSingleton(job) if isinstance(job, PCollection) else job
+def _each(function: Callable[..., Iterable[Any]], *given: Any) -> beam.ParDo:
+    """Gives the results of a function of each element and of what is given.
+
+    That is a constant, the element of a PCollection that has one, or what there is of the window.
+    """
+    if any(isinstance(value, OfWindow) for value in given):
+        return beam.ParDo(_InWindow(function, [value.find for value in given]))
+    return beam.ParDo(function, *(AsSingleton(g) if isinstance(g, PCollection) else g for g in given))
+
+
+class _InWindow(beam.DoFn):
+    def __init__(self, function: Callable[..., Iterable[Any]], given: list[Callable[[BoundedWindow], Any]]) -> None:
+        self._function, self._given = function, given
+
+    def process(self, element: Any, window: Any = beam.DoFn.WindowParam) -> Iterable[Any]:
+        return self._function(element, *(find(window) for find in self._given))
+
+
+def _count(name: str, number: int) -> None:
+    Metrics.counter("semdedup", name).inc(number)
 
 
 def _once(job: Any, others: PCollection[Any]) -> PCollection[Any]:
     """Returns one element; in a stream one in each window."""
-    return job if isinstance(job, PCollection) else others.pipeline | "Once" >> beam.Create([0])
+    return job.windows if isinstance(job, OfWindow) else others.pipeline | "Once" >> beam.Create([0])

@@ -23,13 +23,14 @@ from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.planning import Plan, locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.plan.probes import multiplications_of
 from beam_semdedup.plan.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.stages.assign import AssignResult, assign_unit, find_assigned
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
-from beam_semdedup.stages.index import index_keys, key_ranges
+from beam_semdedup.stages.index import index_keys, plan_index
 from beam_semdedup.stages.matches import find_matches, match_units, merge_matches
 from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise_units
 from beam_semdedup.stages.visits import find_basis, visit_clusters
@@ -287,7 +288,7 @@ def _delete(folder: Folder, ending: str) -> None:
 
 def _keys(job: Job, files: Sequence[SegmentFile]) -> list[Segment]:
     """Returns where the index of some files has each key."""
-    return [key for some in key_ranges(job, files) for key in index_keys(job, some, files)]
+    return [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
 
 
 @contextlib.contextmanager

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.parameters import ForecastParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters
 from beam_semdedup.config.places import naming_places
+from beam_semdedup.embed.speed import load, texts_per_second
 from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Earlier, Forecast, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import load_rates, save_rates
 from beam_semdedup.forecast.spread import measure
 from beam_semdedup.inputs import dataset
-from beam_semdedup.inputs.dataset import Columns
+from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.plan.corpus import Corpus
@@ -38,7 +40,8 @@ class ForecastReport:
     """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines.
 
     `other` is the same run with n_probes=exact where that is 1, and with 1 where it is not; None where no eps is given.
-    `probes` says where what is known of visits is from; null where nothing visits.
+    `probes` says where what is known of visits is from; null where nothing visits. `texts_per_second` are those that a
+    worker embeds, as measured on this machine; null where the input has embeddings.
     """
 
     n_probes: int | Literal["exact"]
@@ -50,6 +53,7 @@ class ForecastReport:
     other: Forecast | None
     probes: str
     table: tuple[Forecast, ...]
+    texts_per_second: float | None
 
 
 def report(p: ForecastParameters) -> ForecastReport:
@@ -58,7 +62,8 @@ def report(p: ForecastParameters) -> ForecastReport:
     Raises:
         InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
     """
-    data = input_data(p)
+    encoder = load(p) if p.model else None
+    data = input_data(p, encoder.dimension if encoder else None)
     earlier = data.earlier
     if p.n_clusters and p.n_clusters > data.rows + earlier.assigned * earlier.rows:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
@@ -73,9 +78,10 @@ def report(p: ForecastParameters) -> ForecastReport:
         storage_bandwidth=p.storage_bandwidth,
     )
     rates, source = _rates(p, data.dimension, machines.cores)
+    speed = texts_per_second(p, encoder, data.input) if encoder and data.input else None
     if without_clusters(p, data):
         asked = forecast(dataclasses.replace(p, fit_iterations=0), data, 1, machines, rates)
-        return ForecastReport(p.n_probes, machines, rates, source, asked, asked, None, "", ())
+        return ForecastReport(p.n_probes, machines, rates, source, asked, asked, None, "", (), speed)
     spread, probes = _spread(p, data)
     asked_spread, other_spread = (None, spread) if p.n_probes == 1 else (spread, None)
     recommended = recommend(p, data, machines, rates, asked_spread)
@@ -90,6 +96,7 @@ def report(p: ForecastParameters) -> ForecastReport:
         forecast(p, data, asked.sizes.n_clusters, machines, rates, other_spread) if spread else None,
         probes,
         tuple(recommend(p, data.of_size(rows), machines, rates, asked_spread) for rows in SIZES),
+        speed,
     )
 
 
@@ -106,7 +113,7 @@ def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
     """Returns what rows visit with n_probes, with `exact` where that is 1, and where it is known from."""
     if p.n_probes == 1 and p.eps is None:
         return None, ""
-    if data.input is not None:
+    if data.input is not None and p.model is None:
         most = max(p.n_clusters or 0, _MORE_CLUSTERS * default_clusters(data.rows))
         with naming_places(p, InputError):
             found = measure(p, data.input, min(most, data.rows))
@@ -117,25 +124,44 @@ def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
     return texts if exact else of_nearest(texts, int(p.n_probes)), "as 63,541 real texts, assumed"
 
 
-def input_data(p: ForecastParameters) -> Data:
+def input_data(p: ForecastParameters, dimension: int | None = None) -> Data:
     """Returns the rows to plan for: those that are given, or those of the input, whose footers are read.
 
     And the rows that they are compared with besides: a corpus says itself what it has, of `against` footers are read.
+
+    Args:
+        dimension: of the embeddings, where the input has texts in their place.
     """
-    data = _of_input(p)
+    if p.input_path is None:
+        assert p.rows is not None
+        assert p.dimension is not None
+        data = Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
+    else:
+        carried = [name for name in p.metadata_fields if name != p.id_column]
+        facts, stored = _inspect(p, p.run(None), carried, dimension, "input_path")
+        data = Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
     return dataclasses.replace(data, earlier=_earlier(p, data.dimension))
+
+
+def _inspect(
+    p: ForecastParameters, run: Parameters, carried: Sequence[str], dimension: int | None, name: str
+) -> tuple[InputFacts, int]:
+    """Returns what is known of the files that the parameter `name` gives, and the bytes of a row in them."""
+    with naming_places(p, InputError):
+        files = list_files(run, name=name)
+        kind = format_named(run.input_filetype or filetype_of(files))
+        ids = list_ids(run, files)
+        columns = Columns(run.id_column, run.embedding_field, carried, dimension, ids, run.text_field)
+        facts = dataset.inspect(files, kind, columns, name)
+    return facts, sum(f.size for f in files) // facts.num_rows
 
 
 def _earlier(p: ForecastParameters, dimension: int) -> Earlier:
     if p.against is not None:
-        with naming_places(p, InputError):
-            q = p.run(None).of_references(None)
-            files = list_files(q, name="against")
-            columns = Columns(q.id_column, q.embedding_field, [], ids=list_ids(q, files))
-            kind = format_named(q.input_filetype or filetype_of(files))
-            facts = dataset.inspect(files, kind, columns, "against")
+        asked = dimension if p.model else None
+        facts, stored = _inspect(p, p.run(None).of_references(None), [], asked, "against")
         _check_dimension(dimension, facts.dimension, "against")
-        return Earlier(facts.num_rows, stored_bytes=sum(f.size for f in files) // facts.num_rows)
+        return Earlier(facts.num_rows, stored_bytes=stored)
     if p.corpus_path is not None:
         with naming_places(p, InputError):
             corpus = Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
@@ -161,22 +187,6 @@ def _earlier(p: ForecastParameters, dimension: int) -> Earlier:
 def _check_dimension(own: int, theirs: int, name: str) -> None:
     if own != theirs:
         raise InputError(f"vectors have {own} values in the input and {theirs} in {name}: take one model's")
-
-
-def _of_input(p: ForecastParameters) -> Data:
-    if p.input_path is None:
-        assert p.rows is not None
-        assert p.dimension is not None
-        return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    carried = [name for name in p.metadata_fields if name != p.id_column]
-    with naming_places(p, InputError):
-        place = p.run(None)
-        files = list_files(place)
-        kind = format_named(p.input_filetype or filetype_of(files))
-        columns = Columns(p.id_column, p.embedding_field, carried, ids=list_ids(place, files))
-        facts = dataset.inspect(files, kind, columns)
-    stored = sum(f.size for f in files) // facts.num_rows
-    return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
 
 
 def _rates(p: ForecastParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:

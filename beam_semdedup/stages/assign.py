@@ -144,7 +144,7 @@ def _read(job: Job, unit: AssignUnit) -> Iterator[_Rows]:
 def _read_part(job: Job, part: InputUnit) -> Iterator[_Rows]:
     found = 0
     with naming_unit(job.input_format.describe(part)):
-        for rows in read(job.input_format, job.input_file(part.path), part, job.input_schema):
+        for rows in read(job.input_format, job.input_file(part.path), part, job.input_schema, job.vectors):
             found += rows.table.num_rows + len(rows.malformed)
             yield part, rows
         if found != part.num_rows:

@@ -40,6 +40,22 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class IndexUnit:
+    """Keys `[first, stop)`, of whose segments an index is written; `files` names what lists the files with them."""
+
+    first: int
+    stop: int
+    files: str
+
+
+@dataclass(frozen=True)
+class _Files(Record):
+    """The files whose segments are put together, in an order that depends on nothing else."""
+
+    files: tuple[SegmentFile, ...]
+
+
+@dataclass(frozen=True)
 class _Facts(Record):
     """What an index says of itself: the files that it is of, as a fingerprint."""
 
@@ -51,32 +67,41 @@ class _AnyFacts(Record):
     """Whatever a file of segments says of itself."""
 
 
-def key_ranges(job: Job, files: Iterable[SegmentFile]) -> list[tuple[int, int]]:
-    """Returns the units, as ranges `[first, stop)` of keys: so many that each holds its segments in little memory.
+def plan_index(job: Job, files: Iterable[SegmentFile]) -> list[IndexUnit]:
+    """Lists the files for the units that put their segments together; returns these units.
 
-    Each reads the indexes of all files.
+    They are so many that each holds its segments in little memory, and each reads the indexes of all files.
     """
+    listed = tuple(sorted(files, key=lambda file: (file.generation, file.name, file.kind)))
+    name = layout.fingerprint([dataclasses.astuple(file) for file in listed])
+    _Files(listed).write(_listing(job, name))
     keys = job.sizes.num_keys
-    units = index_units(sum(file.num_segments for file in files), keys)
+    units = index_units(sum(file.num_segments for file in listed), keys)
     bounds = [keys * unit // units for unit in range(units + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return [IndexUnit(first, stop, name) for first, stop in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
-def index_keys(job: Job, keys: tuple[int, int], files: Iterable[SegmentFile]) -> list[Segment]:
-    """Writes the index of the keys of a range; returns where it has each of them, that with most rows first.
+def index_keys(job: Job, unit: IndexUnit) -> list[Segment]:
+    """Writes the index of the keys of a unit; returns where it has each of them, that with most rows first.
 
     Runners deal keys out to their workers in turn, so that each has about as much to do. Keys are left out of which the
     job's own generation has neither rows nor visits.
     """
-    files = sorted(files, key=lambda file: (file.generation, file.name, file.kind))
-    facts = _Facts(layout.fingerprint([dataclasses.astuple(file) for file in files]))
-    name = f"{keys[0]:08d}-{keys[1] - 1:08d}-{facts.files}.arrow"
-    with naming_unit(f"the index of keys {keys[0]} to {keys[1] - 1}"):
+    facts, name = _Facts(unit.files), f"{unit.first:08d}-{unit.stop - 1:08d}-{unit.files}.arrow"
+    with naming_unit(f"the index of keys {unit.first} to {unit.stop - 1}"):
         found = segments.read_index(job.index.file(name), _Facts, segments.INDEX)
         if found is None or found[0] != facts:
-            batches = _batches(job, keys, files)
+            listing = _listing(job, unit.files)
+            listed = _Files.read(listing)
+            if listed is None:
+                raise RuntimeError(f"{listing} is gone or damaged, though the run wrote it; run again")
+            batches = _batches(job, unit, listed.files)
             return list(segments.write_batches(job.index, name, _SCHEMA, batches, facts, segments.INDEX, 0).segments)
         return list(found[1].segments)
+
+
+def _listing(job: Job, name: str) -> File:
+    return job.index.file(f"{name}.json")
 
 
 def segments_of(job: Job, key: Segment) -> list[Segment]:
@@ -86,12 +111,12 @@ def segments_of(job: Job, key: Segment) -> list[Segment]:
     return [Segment(*values) for values in zip(*(column.to_pylist() for column in batch.columns), strict=True)]
 
 
-def _batches(job: Job, keys: tuple[int, int], files: Sequence[SegmentFile]) -> list[tuple[int, pa.RecordBatch]]:
-    """Returns the segments of each key of a range as they are stored, and the key."""
+def _batches(job: Job, unit: IndexUnit, files: Sequence[SegmentFile]) -> list[tuple[int, pa.RecordBatch]]:
+    """Returns the segments of each key of a unit as they are stored, and the key."""
 
     def read(file: SegmentFile) -> npt.NDArray[np.void]:
         entries = _entries(job, file)
-        return entries[(entries["key"] >= keys[0]) & (entries["key"] < keys[1])]
+        return entries[(entries["key"] >= unit.first) & (entries["key"] < unit.stop)]
 
     parts = in_io_threads(read, files)
     entries = np.concatenate([np.empty(0, segments.ENTRY), *parts])

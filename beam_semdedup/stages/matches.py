@@ -6,6 +6,7 @@ And what comes of them: each row's best match wherever it was found.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -281,8 +282,10 @@ class _Everyone:
         self._segment = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in visitors])
         self._files, self._generations = (np.array(column) for column in zip(*(visits or [("", 0)]), strict=True))
         self._offsets = self.visits.column("__offset").to_numpy()
-        self._is_read = np.zeros(len(self.visits), dtype=bool)
-        self._visitors = np.empty((len(self.visits), job.sizes.dimension), dtype=np.float32)  # none is touched yet
+        self._lock = threading.Lock()
+        self._places = np.full(len(self.visits), -1)
+        self._vectors_read = np.empty((len(self.visits), job.sizes.dimension), dtype=np.float32)  # none is touched yet
+        self._num_read = 0
 
     def of(self, centroid: int, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns those of some rows of the key, ascending, that live in a cluster."""
@@ -314,13 +317,19 @@ class _Everyone:
 
     def _read(self, visitors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors themselves of visitors, read once from the segment files where they live."""
-        new = visitors[~self._is_read[visitors]]
+        new = visitors[self._places[visitors] < 0]
         if len(new):
             whose = self._segment[new]
             places = self._generations[whose], self._files[whose], self._offsets[new]
-            self._visitors[new] = generations.read_vectors(self._job, *places)
-            self._is_read[new] = True
-        return self._visitors[visitors]
+            vectors = generations.read_vectors(self._job, *places)
+            with self._lock:  # another thread may have read some of them too
+                still = self._places[new] < 0
+                slots = self._num_read + np.arange(np.count_nonzero(still))
+                self._num_read += len(slots)
+                # One after the other: pages that are touched here and there would take the memory of all.
+                self._vectors_read[slots] = vectors[still]
+                self._places[new[still]] = slots
+        return self._vectors_read[self._places[visitors]]
 
     def _shorten(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the short vectors of rows of the key, whose vectors are gathered some at a time."""

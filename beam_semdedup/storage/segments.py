@@ -14,6 +14,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from numpy.lib.stride_tricks import sliding_window_view
 from typing_extensions import Buffer
 
 from beam_semdedup.compute.arrays import to_device
@@ -246,11 +246,15 @@ def read_vectors(
             row[:] = np.frombuffer(buffer, dtype=np.float32)
         return result
     files, which = np.unique(np.asarray(names), return_inverse=True)
-    for number, name in enumerate(files.tolist()):
-        whole = pa.memory_map(folder.file(name).url).read_buffer()
-        values = np.frombuffer(whole, dtype=np.float32, count=whole.size // 4)
-        mine = which == number
-        result[mine] = sliding_window_view(values, dimension)[offsets[mine] // 4]
+    order = np.lexsort((offsets, which))
+    bounds = np.append(np.searchsorted(which[order], np.arange(len(files))), len(order))
+    for name, low, high in zip(files.tolist(), bounds[:-1], bounds[1:], strict=True):
+        file = folder.file(name)
+        with Path(file.url).open("rb", buffering=0) as opened:  # of a map the pages would be found anew each time
+            for at in order[low:high].tolist():
+                opened.seek(int(offsets[at]))
+                if opened.readinto(result[at]) != result[at].nbytes:
+                    raise DamagedFile(file, "it is shorter than it was")
     return result
 
 

@@ -190,13 +190,13 @@ def test_a_corpus_on_ray(
 def test_a_corpus_in_a_bucket(
     s3: Any, batches: list[Path], in_order: tuple[Path, list[Summary]], tmp_path: Path
 ) -> None:
-    parameters = {"n_probes": "exact", "eps": 0.1, "ranking_strategy": BY_QUALITY}
+    parameters = {"n_probes": "exact", "eps": 0.1, "ranking_strategy": BY_QUALITY, "comparison_rows": 1000}
     kwargs = {"storage_options": s3.options}
     summaries = [
         add(batch, tmp_path / f"{n}", s3.join("corpus"), corpus_kwargs=kwargs, **parameters)
-        for n, batch in enumerate(batches)
+        for n, batch in enumerate(batches[:2])
     ]
-    assert of_all(summaries) == of_all(in_order[1])
+    assert of_all(summaries) == of_all(in_order[1][:2])
 
 
 def command(batch: Path, output: str, corpus: Path, cwd: Path, *more: str) -> subprocess.Popen[str]:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import UnitError
 from beam_semdedup.plan import sizes
-from beam_semdedup.plan.planning import locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import make_plan
 from beam_semdedup.stages import index
-from beam_semdedup.stages.index import index_keys, key_ranges, segments_of
+from beam_semdedup.stages.index import index_keys, plan_index, segments_of
 from beam_semdedup.storage import segments
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import MATCHES, ROWS, VISITS
@@ -59,6 +60,10 @@ def write(job, kind, generation, number, keys):
     return segments.write_batches(folder, name, schema, batches, Facts(name), kind, generation)
 
 
+def all_keys(job, files):
+    return [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
+
+
 FILES = st.lists(
     st.tuples(st.sampled_from([ROWS, VISITS]), st.integers(0, 2), st.sets(st.integers(0, KEYS - 1), max_size=KEYS)),
     max_size=9,
@@ -78,17 +83,17 @@ def test_each_key_has_what_all_files_have_of_it(planned, tmp_path_factory, files
     seed.shuffle(shuffled)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sizes, "_INDEX_SEGMENTS", most)
-        ranges = key_ranges(job, shuffled)
+        units = plan_index(job, shuffled)
     number = sum(len(one.segments) for one in written)
-    assert len(ranges) == min(KEYS, max(1, -(-number // most)))
-    assert [key for low, high in ranges for key in range(low, high)] == list(range(KEYS))
+    assert len(units) == min(KEYS, max(1, -(-number // most)))
+    assert [key for unit in units for key in range(unit.first, unit.stop)] == list(range(KEYS))
 
-    found = [[(key.key, segments_of(job, key)) for key in index_keys(job, keys, shuffled)] for keys in ranges]
+    found = [[(key.key, segments_of(job, key)) for key in index_keys(job, unit)] for unit in units]
     assert {key for part in found for key, _ in part} == own
-    for keys, part in zip(ranges, found, strict=True):
+    for unit, part in zip(units, found, strict=True):
         rows = [sum(segment.num_rows for segment in parts) for _, parts in part]
         assert rows == sorted(rows, reverse=True)
-        assert all(keys[0] <= key < keys[1] for key, _ in part)
+        assert all(unit.first <= key < unit.stop for key, _ in part)
         for key, parts in part:
             assert parts == sorted(expected[key], key=lambda s: (s.generation, s.file, s.kind, s.offset))
 
@@ -96,22 +101,22 @@ def test_each_key_has_what_all_files_have_of_it(planned, tmp_path_factory, files
 def test_matches_of_a_key_come_with_its_rows_and_without_rows_not_at_all(planned, tmp_path):
     job = job_in(planned, tmp_path)
     written = [write(job, ROWS, 2, 0, {1, 3}), write(job, ROWS, 0, 1, {3, 4}), write(job, MATCHES, 0, 2, {3, 4, 5})]
-    keys = index_keys(job, (0, KEYS), [one.file for one in written])
+    keys = all_keys(job, [one.file for one in written])
     assert {key.key: [s.kind for s in segments_of(job, key)] for key in keys} == {1: [ROWS], 3: [ROWS, MATCHES, ROWS]}
 
 
 def test_an_index_is_made_once_and_again_where_a_file_is_another(planned, tmp_path, monkeypatch):
     job = job_in(planned, tmp_path)
     files = [write(job, ROWS, 2, number, {0, number}).file for number in range(3)]
-    first = index_keys(job, (0, KEYS), files)
+    first = all_keys(job, files)
     with monkeypatch.context() as patch:
         patch.setattr(index, "_batches", lambda *_: pytest.fail("the index is made anew"))
-        assert index_keys(job, (0, KEYS), files[::-1]) == first
+        assert all_keys(job, files[::-1]) == first
     other = write(job, ROWS, 2, 1, {0, 1, 2})
     with pytest.raises(UnitError, match="another than was written"):
-        index_keys(job, (0, 5), files)  # files[1] is gone
+        index_keys(job, dataclasses.replace(plan_index(job, files)[0], stop=5))  # files[1] is gone
     other = write(job, ROWS, 2, 1, {0, 1, 2})
-    again = index_keys(job, (0, KEYS), [files[0], other.file, files[2]])
+    again = all_keys(job, [files[0], other.file, files[2]])
     assert [key.file for key in again] != [first[0].file] * len(again)
     assert [segments_of(job, key) for key in first]  # what a unit may still read is there
 
@@ -120,7 +125,7 @@ def test_an_index_is_made_once_and_again_where_a_file_is_another(planned, tmp_pa
 def test_a_damaged_index_is_removed_so_that_it_is_made_again(planned, tmp_path, damage):
     job = job_in(planned, tmp_path)
     files = [write(job, ROWS, 2, 0, {0, 1}).file]
-    key = index_keys(job, (0, KEYS), files)[0]
+    key = all_keys(job, files)[0]
     place = job.index.file(key.file)
     if damage == "gone":
         place.delete()
@@ -130,5 +135,13 @@ def test_a_damaged_index_is_removed_so_that_it_is_made_again(planned, tmp_path, 
         place.write_bytes(bytes(content))
     with pytest.raises(UnitError, match="the same command computes it again"):
         segments_of(job, key)
-    assert index_keys(job, (0, KEYS), files)[0] == key
+    assert all_keys(job, files)[0] == key
     assert segments_of(job, key)
+
+
+def test_a_list_of_files_that_is_gone_is_told_of(planned, tmp_path):
+    job = job_in(planned, tmp_path)
+    (unit,) = plan_index(job, [write(job, ROWS, 2, 0, {0, 1}).file])
+    job.index.file(f"{unit.files}.json").delete()
+    with pytest.raises(UnitError, match=r"is gone or damaged.* run again"):
+        index_keys(job, unit)
