@@ -17,7 +17,9 @@ from beam_semdedup.plan.rates import REFERENCE, Rates
 from beam_semdedup.plan.sizes import SizeParameters, Sizing, default_clusters
 
 _PASS = 16  # what a pair costs besides the product of its short vectors, in multiplications
-_UNSETTLED = 1.2  # of those the pairs that short vectors leave open cost about a fifth more, at the width that suits best
+_UNSETTLED = (
+    1.2  # of those the pairs that short vectors leave open cost about a fifth more, at the width that suits best
+)
 _LEAST_VISITS = 1e-3
 _MEMORY = 8 << 30
 _STEPS = (1.0, 0.5, 2.0, 0.25, 4.0)
