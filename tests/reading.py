@@ -129,4 +129,5 @@ def copied(kind: Copier, source: Path, gone: Iterable[Any], batch_bytes: int = 1
     def is_listed(ids: pa.ChunkedArray) -> np.ndarray:
         return pc.is_in(ids, listed.cast(ids.type)).to_numpy()
 
-    return target, kind.copy_without(File(str(source)), [target], pa.field("id", listed.type), is_listed, batch_bytes)
+    counts = kind.copy_without(FileInfo(str(source)), [target], pa.field("id", listed.type), is_listed, batch_bytes)
+    return target, counts[:2]

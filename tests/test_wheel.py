@@ -56,11 +56,30 @@ def test_every_file_of_the_package_is_in_the_wheel(built: Path) -> None:
     assert {f"beam_semdedup/{path.relative_to(ROOT)}" for path in ROOT.glob("conf/*.yaml")} <= there
 
 
+def test_the_license_is_said_and_is_there(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (license_name,) = (name for name in archive.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        said = archive.read(metadata).decode().splitlines()
+        assert archive.read(license_name) == (ROOT / "LICENSE").read_bytes()
+    assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(said)
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
 def test_the_source_distribution_can_be_read_and_tested(built: Path) -> None:
     (source,) = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"README.md", "CHANGELOG.md", "docs/formats.md", "tests/oracle.py", "Makefile", "pyproject.toml"} <= names
+    assert {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "docs/formats.md",
+        "tests/oracle.py",
+        "Makefile",
+        "pyproject.toml",
+    } <= names
 
 
 @pytest.mark.parametrize("command", PROJECT["scripts"])

@@ -28,10 +28,11 @@ from beam_semdedup.config.parameters import (
     RemovalParameters,
     ReportParameters,
     WatchParameters,
+    WriterParameters,
 )
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
-from beam_semdedup.runners import progress
+from beam_semdedup.runners import imports, progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.text import counted
@@ -205,7 +206,7 @@ def _run_jobs(name: str, schema: type, action: Callable[[Any], dict[str, Any]], 
         raise InputError("the working directory does not exist any more; change to another") from error
     line = composition.CommandLine.read(name, schema, arguments)
     line.register()
-    writes = schema in (Parameters, RemovalParameters, WatchParameters)
+    writes = issubclass(schema, WriterParameters)
     outputs = sweep.outputs(line) if line.multirun and writes else []
     shared = sweep.shared(outputs)
     sweeps = line.multirun and schema is Parameters
@@ -250,7 +251,8 @@ class _Told(KeyboardInterrupt):
 def _guarded(action: Callable[[], int]) -> int:
     """Returns the exit code of `action`, after saying on standard error what went wrong."""
     try:
-        return action()
+        with imports.needed_alone():
+            return action()
     except KeyboardInterrupt as interrupt:
         return interrupts.exit_code(told=isinstance(interrupt, _Told))
     except (InputError, StorageError) as error:

@@ -238,7 +238,7 @@ def _print_asked(report: Any) -> None:
         ),
         ("Assign", f"{counted(asked.units, 'unit')} of {min(asked.sizes.assign_rows, data.rows):,} rows"),
         (
-            "Shuffle",
+            "Index",
             f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
         ),
         ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),

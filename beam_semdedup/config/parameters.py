@@ -179,6 +179,13 @@ class ClusterParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class WriterParameters(ClusterParameters):
+    """Where a pipeline runs that writes to an `output_path`, which is then its own: of a sweep's jobs each has one."""
+
+    heading: ClassVar[str] = EXECUTION
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class PlaceParameters:
     """Where the results of a run are, and what later runs reuse."""
 
@@ -401,7 +408,7 @@ class Parameters(
     OptionalModelParameters,
     ColumnParameters,
     OutputParameters,
-    ClusterParameters,
+    WriterParameters,
     InputParameters,
 ):
     """Everything that a run depends on; see `semdedup --help`."""
@@ -464,13 +471,14 @@ class EndpointParameters(ClusterParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class RemovalParameters(ClusterParameters, InputParameters):
+class RemovalParameters(WriterParameters, InputParameters):
     """What `semdedup-remove` depends on; see `semdedup-remove --help`."""
 
     heading: ClassVar[str] = WHERE
 
     output_path: str
-    """directory or URL for the dataset without its duplicates"""
+    """directory or URL for the dataset without its duplicates; of a Lance dataset also input_path itself, in a new
+    version of which they are deleted"""
     duplicates_path: str
     """the output_path of a finished run, or its duplicates directory"""
     mode: Annotated[Literal["remove", "mark"], SIMILARITY] = "remove"
@@ -519,7 +527,7 @@ class RemovalParameters(ClusterParameters, InputParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class EmbedParameters(ModelParameters, ClusterParameters, InputParameters):
+class EmbedParameters(ModelParameters, WriterParameters, InputParameters):
     """What `semdedup-embed` depends on; see `semdedup-embed --help`."""
 
     heading: ClassVar[str] = WHERE

@@ -11,7 +11,8 @@ from beam_semdedup.embed.models import TextModel, find_text_model
 from beam_semdedup.embed.plan import InputJob
 from beam_semdedup.errors import RunError
 from beam_semdedup.inputs.units import AssignUnit, vector_units
-from beam_semdedup.plan.planning import Embedding, Plan
+from beam_semdedup.plan.locate import Embedding
+from beam_semdedup.plan.planning import Plan
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner

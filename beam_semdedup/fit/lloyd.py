@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from beam_semdedup.compute.arrays import row_dot
+from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import InputError
 from beam_semdedup.fit.base import Fit, FitParameters
 from beam_semdedup.fit.shard import Shard, nearest
@@ -197,7 +198,8 @@ def plus_plus(points: np.ndarray, weights: np.ndarray, n_clusters: int, rng: np.
         cumulative = np.cumsum(chance)
         picks = np.searchsorted(cumulative, rng.random(number) * cumulative[-1], side="right")
         picks = np.minimum(picks, np.flatnonzero(chance)[-1])
-        between = np.maximum(square[picks, None] + square[picks] - 2 * (points[picks] @ points[picks].T), 0)
+        (products,) = in_threads(lambda some: points[some] @ points[some].T, [picks])
+        between = np.maximum(square[picks, None] + square[picks] - 2 * products, 0)
         left, threshold = distance[picks], distance[picks] * rng.random(number)
         fresh: list[int] = []
         for pick, others, i in zip(picks.tolist(), between, range(number), strict=True):

@@ -18,6 +18,7 @@ import pyarrow as pa
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs import embeddings, saved_datasets
 from beam_semdedup.inputs.base import (
+    Copied,
     Copier,
     FileFacts,
     Format,
@@ -206,7 +207,7 @@ class Arrow(Format, Copier):
         id_column: pa.Field | None,
         is_listed: IsListed,
         batch_bytes: int,
-    ) -> tuple[int, int]:
+    ) -> Copied:
         """See `Copier.copy_without`; where no row is listed the file stays byte for byte."""
         masks, rows_read = [np.empty(0, dtype=bool)], 0
         with _Batches.open(source, None if id_column is None else [id_column.name]) as batches:
@@ -223,7 +224,7 @@ class Arrow(Format, Copier):
             else:
                 with source.open_stream(None) as stream:
                     shutil.copyfileobj(stream, sink)
-        return rows_read, int(listed.sum())
+        return Copied(rows_read, int(listed.sum()))
 
 
 def _write_without(source: File, sink: Any, listed: np.ndarray, batch_bytes: int) -> None:

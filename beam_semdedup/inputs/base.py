@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings
-from beam_semdedup.storage.folder import File, FileInfo
+from beam_semdedup.storage.folder import File, FileInfo, Folder, Found
 
 Piece: TypeAlias = tuple[int, ...]
 """Where in a file some neighbouring rows are; what the numbers mean, only the format that made them knows."""
@@ -78,12 +78,14 @@ class RowBatch:
         positions: (n,) their numbers in the file, from 0.
         numbers: (n,) what a person would look for: the number of the row, or that of the line.
         malformed: the `numbers` of the rows that cannot be read.
+        places: (n,) the numbers that ids have which are places; None: the positions.
     """
 
     table: pa.Table
     positions: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.int64]
     malformed: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64] | None = None
 
 
 class Format(ABC):
@@ -93,6 +95,12 @@ class Format(ABC):
     """How the files' names end."""
     without_columns = "it has no columns"
     """What is wrong with a file that has rows, and no column in any of them."""
+    pinned = False
+    """Whether a file is read as it was when it was listed, whatever is written to its dataset meanwhile."""
+
+    def chosen(self, found: Found) -> Found:
+        """Returns what counts of what a search found, where datasets say so; InputError where one is not whole."""
+        return found
 
     def begins_so(self, start: bytes) -> bool:
         """Says whether a file whose first bytes these are is one of this format; never, where that cannot be seen."""
@@ -166,6 +174,14 @@ class Format(ABC):
         return pa.nulls(len(numbers), pa.int32()), pa.array(numbers, pa.int64())
 
 
+class Copied(NamedTuple):
+    """A file of which rows were left out: how many it has, and of them those; for a `Versioned` what it must know."""
+
+    rows_read: int
+    rows_removed: int
+    receipt: str = ""
+
+
 class Copier(ABC):
     """What a format does besides if a removal can copy its files."""
 
@@ -188,24 +204,61 @@ class Copier(ABC):
     @abstractmethod
     def copy_without(
         self,
-        source: File,
+        source: FileInfo,
         targets: Sequence[Path],
         id_column: pa.Field | None,
         is_listed: IsListed,
         batch_bytes: int,
-    ) -> tuple[int, int]:
+    ) -> Copied:
         """Copies a file without the rows whose ids are listed, and changes nothing else.
 
         Args:
+            source: as it was listed.
             targets: the local files to write, which will have the names of `copies`, compressed as `source` is.
             id_column: the name of the column with the ids, and the type of the listed ids; None: the file has none, and
                 `is_listed` is asked for the numbers of its rows, from 0.
             is_listed: is asked for one batch of rows after another.
             batch_bytes: the size of a batch, at most, where the pieces that the file is stored in are larger.
-
-        Returns:
-            How many rows were read, and how many of them left out.
         """
+
+
+class Versioned(ABC):
+    """What a copier does besides if its files are of datasets that have versions, each with a manifest.
+
+    Each file that was copied, or of which rows were deleted, has a receipt; nobody sees it before there is a manifest.
+    """
+
+    first_manifest: str
+    """The name in a dataset of the manifest of its first version."""
+
+    @abstractmethod
+    def dataset_of(self, file: File) -> Folder:
+        """Returns the dataset that a file is of."""
+
+    @abstractmethod
+    def first_version(self, dataset: Folder, receipts: Sequence[str], key: str) -> bytes:
+        """Returns the manifest of a new dataset, of the copies of the files of one.
+
+        Args:
+            receipts: those of all copies, perhaps also of other datasets.
+            key: names the version.
+        """
+
+    @abstractmethod
+    def delete(self, source: FileInfo, id_column: pa.Field | None, is_listed: IsListed, batch_bytes: int) -> Copied:
+        """Deletes the rows whose ids are listed in a version that is still to come; see `Copier.copy_without`."""
+
+    @abstractmethod
+    def commit(self, dataset: Folder, receipts: Sequence[str], key: str) -> int:
+        """Makes what was deleted a version of the dataset, all at once, and returns its number.
+
+        Raises:
+            RunError: rows of the same files were deleted or changed since.
+        """
+
+    @abstractmethod
+    def is_committed(self, dataset: Folder, key: str) -> bool:
+        """Says whether one of the latest versions has that key."""
 
 
 class Marker(ABC):

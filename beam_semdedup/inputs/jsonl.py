@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs.base import (
+    Copied,
     Copier,
     FileFacts,
     Format,
@@ -141,7 +142,7 @@ class Jsonl(Format, Copier, Marker):
         id_column: pa.Field | None,
         is_listed: IsListed,
         batch_bytes: int,
-    ) -> tuple[int, int]:
+    ) -> Copied:
         """See `Copier.copy_without`; the other lines stay byte for byte, malformed and blank ones too."""
         (target,), rows_read, rows_listed = targets, 0, 0
         columns = [] if id_column is None else [_as_read(id_column)]
@@ -164,7 +165,7 @@ class Jsonl(Format, Copier, Marker):
                 sink.write(block[written:])
                 rows_read += len(listed)
                 rows_listed += int(listed.sum())
-        return rows_read, rows_listed
+        return Copied(rows_read, rows_listed)
 
     def copy_marked(
         self, source: File, target: Path, id_column: pa.Field | None, marks: Marks, batch_bytes: int

@@ -75,6 +75,8 @@ def list_files(
         place = Folder.at(path, p.read_options)
         found = place.search()
         check_no_table(place, found, name)
+        for kind in kinds:
+            found = format_named(kind).chosen(found)
         files = saved_datasets.without_others(found.files)
         if not files and not may_be_none:
             besides = f" but {counted(len(found.hidden), 'hidden one')}" if found.hidden else ""
@@ -147,6 +149,11 @@ def list_ids(p: IdPlace, files: Sequence[FileInfo]) -> list[FileInfo] | None:
     """
     if p.ids_path is None:
         return [] if p.id_field is None else None
+    if p.input_filetype is not None and format_named(p.input_filetype).pinned:
+        raise InputError(
+            f"ids_path: rows of {p.input_filetype} have their ids in a column, id_field, or are called by their places "
+            "with id_field=null"
+        )
     place = Folder.at(p.ids_path, p.read_options)
     found = place.find()
     if len(found) == 1 and found[0].url == place.url:
@@ -210,12 +217,16 @@ def check_unchanged(
 ) -> None:
     """Checks that the input files are those that were listed; warns (unless told not to) of files that appeared since.
 
+    Files of a format that pins them need no check.
+
     Args:
         ids: the files with their ids, where there are such.
 
     Raises:
         RunError: one of those changed since, or is gone.
     """
+    if p.input_filetype is not None and format_named(p.input_filetype).pinned:
+        return
     try:
         now = {file.url: file for file in list_files(p, warn=False, name=name)}
         ids_now = {file.url: file for file in list_ids(p, files) or ()} if ids else {}

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.inputs.base import (
+    Copied,
     Copier,
     FileFacts,
     Format,
@@ -91,8 +92,9 @@ class _Array:
 
     def _values(self, source: pa.NativeFile, first: int, count: int) -> npt.NDArray[Any]:
         size = count * self.dtype.itemsize
-        data = source.read_at(size, self.offset + first * self.dtype.itemsize)
-        if len(data) != size:
+        source.seek(self.offset + first * self.dtype.itemsize)
+        data = source.read_buffer(size)
+        if data.size != size:
             raise InputError(f"{self.file}: shorter than it was: the file changed during the run")
         return np.frombuffer(data, self.dtype, count)
 
@@ -143,7 +145,7 @@ class Npy(Format, Copier):
     def read(self, file: File, unit: InputUnit, schema: pa.Schema) -> Iterator[RowBatch]:
         """See `Format.read`."""
         no_lines = np.empty(0, dtype=np.int64)
-        with file.open() as source:
+        with file.map() as source:
             array = _Array.open(file, source)
             stop = unit.first_row + unit.num_rows
             if stop > array.shape[0]:
@@ -169,9 +171,9 @@ class Npy(Format, Copier):
         id_column: pa.Field | None,
         is_listed: IsListed,
         batch_bytes: int,
-    ) -> tuple[int, int]:
+    ) -> Copied:
         """See `Copier.copy_without`; the numbers of the kept rows are (m,) int64, the rows as they are stored."""
-        with source.open() as stream:
+        with source.map() as stream:
             array = _Array.open(source, stream)
             rows = array.shape[0]
             if id_column is None:
@@ -185,7 +187,7 @@ class Npy(Format, Copier):
             if targets[1:]:
                 with targets[1].open("wb") as sink:
                     self._copy(array, stream, sink, ~listed)
-        return rows, rows - len(kept)
+        return Copied(rows, rows - len(kept))
 
     def _copy(self, array: _Array, source: pa.NativeFile, sink: IO[bytes], kept: npt.NDArray[np.bool_]) -> None:
         """Writes some of an array's rows."""

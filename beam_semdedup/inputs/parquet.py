@@ -17,6 +17,7 @@ import pyarrow as pa
 from beam_semdedup.errors import as_input_error
 from beam_semdedup.inputs import embeddings, parquet_copy, parquet_marks
 from beam_semdedup.inputs.base import (
+    Copied,
     Copier,
     FileFacts,
     Format,
@@ -165,12 +166,12 @@ class Parquet(Format, Copier, Marker):
         id_column: pa.Field | None,
         is_listed: IsListed,
         batch_bytes: int,
-    ) -> tuple[int, int]:
+    ) -> Copied:
         """See `Copier.copy_without` and `parquet_copy`."""
         (target,) = targets
         with source.open() as stream, target.open("wb") as sink:
             name = None if id_column is None else id_column.name
-            return parquet_copy.copy_without(source, stream, sink, name, is_listed, batch_bytes)
+            return Copied(*parquet_copy.copy_without(source, stream, sink, name, is_listed, batch_bytes))
 
     def copy_marked(
         self, source: File, target: Path, id_column: pa.Field | None, marks: Marks, batch_bytes: int

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from beam_semdedup.errors import InputError
 
 if TYPE_CHECKING:
-    from beam_semdedup.inputs.base import Copier, Format, Marker
+    from beam_semdedup.inputs.base import Copier, Format, Marker, Versioned
 
 
 def _parquet() -> Format:
@@ -38,7 +38,19 @@ def _arrow() -> Format:
     return Arrow()
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"parquet": _parquet, "jsonl": _jsonl, "npy": _npy, "arrow": _arrow}
+def _lance() -> Format:
+    from beam_semdedup.inputs.lance import Lance
+
+    return Lance()
+
+
+FORMATS: dict[str, Callable[[], Format]] = {
+    "parquet": _parquet,
+    "jsonl": _jsonl,
+    "npy": _npy,
+    "arrow": _arrow,
+    "lance": _lance,
+}
 """What makes a format: a function, or its class."""
 
 
@@ -71,3 +83,11 @@ def marker(filetype: str) -> Marker:
             "duplicate what mode=mark would"
         )
     return kind
+
+
+def versioned(filetype: str) -> Versioned | None:
+    """Returns what makes versions of the datasets that files of a format are of; None where they are of none."""
+    from beam_semdedup.inputs.base import Versioned
+
+    kind = format_named(filetype)
+    return kind if isinstance(kind, Versioned) else None

@@ -37,7 +37,9 @@ def read(
             if field.metadata == partitions.MARK:
                 columns.append(partitions.constant(field, file.url, rows.table.num_rows))
             elif field.name in named:
-                columns.append(named[field.name].of(rows.positions).cast(field.type))
+                columns.append(
+                    named[field.name].of(rows.positions if rows.places is None else rows.places).cast(field.type)
+                )
             elif field.metadata == vectors.MARK and lookup:
                 columns.append(lookup.of(rows.positions))
             else:

@@ -13,7 +13,7 @@ from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.text import without_secrets
 
-_FORMAT = 7
+_FORMAT = 8
 """The version of what the stages write."""
 
 

@@ -24,7 +24,7 @@ from beam_semdedup.storage.columns import (
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
-_VISITS_FORMAT = 2
+_VISITS_FORMAT = 3
 """The version of the files of visits."""
 
 
@@ -129,6 +129,11 @@ class Places:
     def matches(self) -> Folder:
         """The matches that are found in each cluster, of its own rows and of those that visit it."""
         return self.pairwise / layout.MATCHES
+
+    @property
+    def index(self) -> Folder:
+        """Where all that concerns a key lies, by key."""
+        return self.pairwise / layout.INDEX
 
     @property
     def sample(self) -> Folder:

@@ -23,7 +23,7 @@ _UNSETTLED = (
 _LEAST_VISITS = 1e-3
 _MEMORY = 8 << 30
 _STEPS = (1.0, 0.5, 2.0, 0.25, 4.0)
-_WORTH = 1.1  # how many times the least seconds are too few to be worth another number of clusters, and so another fit
+_WORTH = 1.05  # how many times the least seconds are too few to be worth another number of clusters, and so another fit
 
 _TEXT_CLUSTERS = (64, 256, 1024)
 _TEXT_VISITS = {
@@ -178,9 +178,9 @@ def choose_clusters(
     """Returns `n_clusters` where it is null.
 
     With one probe that is `default_clusters`. With more, half, twice, a quarter or four times as many where that saves
-    a tenth of the run, by the model of this module for rows like real texts on the reference machine. It depends on no
-    machine, and on the rows by their number only, so that the same run has the same clusters everywhere, and runs with
-    another reach mostly share a fit.
+    a twentieth of the run, by the model of this module for rows like real texts on the reference machine. It depends on
+    no machine, and on the rows by their number only, so that the same run has the same clusters everywhere, and runs
+    with another reach mostly share a fit.
     """
     usual = default_clusters(rows)
     if n_probes == 1:

@@ -25,6 +25,16 @@ from beam_semdedup.text import without_secrets
 _NAME = re.compile("[0-9a-f]{16}")
 
 
+def encoded(schema: pa.Schema) -> str:
+    """Returns a schema as text: as Arrow serialises it, in base64."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def decoded(text: str) -> pa.Schema:
+    """Returns the schema that `encoded` was given; ArrowException, OSError or ValueError where it is none."""
+    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))
+
+
 @dataclass(frozen=True)
 class KMeansPlan(Record):
     """The plan in `kmeans_results/<key>/`.
@@ -64,13 +74,12 @@ class KMeansPlan(Record):
         vectors: Sequence[str] = (),
     ) -> Self:
         """Makes the plan."""
-        encoded = base64.b64encode(schema.serialize()).decode()
         parts = tuple(tuple((p.file, p.first_row, p.num_rows, tuple(p.piece)) for p in u.parts) for u in units)
-        return cls(sizes, encoded, tuple(without_secrets(files)), parts, tuple(vectors))
+        return cls(sizes, encoded(schema), tuple(without_secrets(files)), parts, tuple(vectors))
 
     def input_schema(self) -> pa.Schema:
         """Returns the columns that are read."""
-        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
+        return decoded(self.schema)
 
     def is_of(self, urls: Sequence[str]) -> bool:
         """Says whether the plan is one of these input files."""

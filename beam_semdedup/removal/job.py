@@ -19,8 +19,17 @@ from beam_semdedup.inputs.listing import check_unchanged, filetype_of, list_file
 from beam_semdedup.inputs.registry import copier, marker
 from beam_semdedup.plan import stored
 from beam_semdedup.removal.id_list import IdList, find_list
-from beam_semdedup.removal.plan import RemovalManifest, clear, make_plan, prepare
+from beam_semdedup.removal.plan import (
+    RemovalJob,
+    RemovalManifest,
+    RemovalUnit,
+    clear,
+    committed,
+    make_plan,
+    prepare,
+)
 from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
+from beam_semdedup.removal.unit import commit
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -81,32 +90,17 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
         p = dataclasses.replace(p, input_filetype=p.input_filetype or filetype_of(files))
         (marker if p.mode == "mark" else copier)(str(p.input_filetype))  # raises
         job, units = make_plan(p, files, ids, memory)
-        prepare(job, units)
-    _LOG.info(
-        "Marking %s in %s, %s" if p.mode == "mark" else "Removing %s from %s, %s",
-        counted(ids.num_ids, "listed id"),
-        counted(sum(len(unit.sources) for unit in units), "file"),
-        in_bytes(sum(unit.size for unit in units)),
-    )
-    # Not above: it imports Beam, for which what is wrong need not wait.
-    from beam_semdedup.removal.transform import RemoveDuplicates
-
-    done = progress.StageProgress(
-        "Mark duplicates" if p.mode == "mark" else "Remove duplicates",
-        len(units),
-        lambda: len(layout.finished_units(job.stage)),
-    )
-    with progress.shown([done], p.verbose, progress.interval(job.output.url)):
-        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
-    manifest = RemovalManifest.find(job.output)
-    if not manifest:
-        raise RunError(f"{job.output}: the removal ended without finishing; run it again")
+        was_committed = committed(job)
+        if not was_committed:
+            prepare(job, units)
+    manifest = was_committed or _run(job, units, runner)
     try:
         check_unchanged(p, files)
     except RunError:
         clear(job.output)
         raise
-    stored.forget([job.stage])
+    if not job.in_place:
+        stored.forget([job.stage])
     if manifest.repeated_ids and p.repeated_ids != "allow":
         clear(job.output)
         where = f"{manifest.repeated_ids:,} of the listed ones in the dataset"
@@ -118,6 +112,10 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
             f"{counted(ids.num_ids, 'listed id')} in duplicates_path={p.duplicates_path} is there, so that nothing was "
             "removed or written; give the dataset of that run, and the column of its ids"
         )
+    if job.in_place:
+        if manifest.rows_removed and not was_committed:
+            _LOG.info("Deleted in version %s of %s", commit(job, units), job.output)
+        clear(job.output)
     result = RemovalResult(
         manifest.counts.num_rows,
         manifest.rows_removed,
@@ -138,3 +136,28 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
             p.duplicates_path,
         )
     return result
+
+
+def _run(job: RemovalJob, units: Sequence[RemovalUnit], runner: runners.Runner) -> RemovalManifest:
+    """Returns the manifest of a removal, which the pipeline writes last."""
+    p = job.parameters
+    _LOG.info(
+        "Marking %s in %s, %s" if p.mode == "mark" else "Removing %s from %s, %s",
+        counted(job.ids.num_ids, "listed id"),
+        counted(sum(len(unit.sources) for unit in units), "file"),
+        in_bytes(sum(unit.size for unit in units)),
+    )
+    # Not above: it imports Beam, for which what is wrong need not wait.
+    from beam_semdedup.removal.transform import RemoveDuplicates
+
+    done = progress.StageProgress(
+        "Mark duplicates" if p.mode == "mark" else "Remove duplicates",
+        len(units),
+        lambda: len(layout.finished_units(job.stage)),
+    )
+    with progress.shown([done], p.verbose, progress.interval(job.output.url)):
+        runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
+    manifest = RemovalManifest.find(job.output)
+    if not manifest:
+        raise RunError(f"{job.output}: the removal ended without finishing; run it again")
+    return manifest

@@ -24,7 +24,7 @@ from beam_semdedup.inputs import dataset, embeddings
 from beam_semdedup.inputs.base import Copier
 from beam_semdedup.inputs.ids import Places, StoredIds
 from beam_semdedup.inputs.listing import list_ids, relative_names
-from beam_semdedup.inputs.registry import copier, format_named
+from beam_semdedup.inputs.registry import copier, format_named, versioned
 from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.removal.id_list import IdList
@@ -35,7 +35,7 @@ from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
 _STAGE = "_removal"
-_FORMAT = 6
+_FORMAT = 7
 _UNIT_BYTES = 8 << 20  # of files that are a unit together
 
 
@@ -43,11 +43,13 @@ _UNIT_BYTES = 8 << 20  # of files that are a unit together
 class RemovalPlan(Record):
     """What a removal is going to write: the names of the files, and the `key` of all that they depend on.
 
-    The manifest can be read as a plan without a key, also that of an earlier version.
+    The manifest can be read as a plan without a key, also that of an earlier version. `request` is the key of what was
+    asked for, whatever the dataset is now.
     """
 
     files: tuple[str, ...]
     key: str = ""
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,20 @@ class RemovalManifest(Manifest):
 class RemovalUnit:
     """Files of the dataset, by their URLs, and what is written of each, by the names in the output; many small ones.
 
-    `size` is that of all of them, in bytes; `ids` are the URLs of the files with their ids, where these are apart.
+    `size` is that of all of them, in bytes; `ids` are the URLs of the files with their ids, where these are apart;
+    `versions` are those of the files.
     """
 
     sources: tuple[str, ...]
     targets: tuple[tuple[str, ...], ...]
     size: int
     ids: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other units of a removal."""
+        return layout.fingerprint([self.sources, self.targets])
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -94,6 +103,9 @@ class RemovalJob:
         key: of all that the written files depend on.
         memory: of a worker, in bytes.
         companions: what is written besides: the URLs of the sources, and the names in the output.
+        manifests: those of new versioned datasets: the URLs of the datasets, and the names in the output.
+        in_place: whether rows are deleted in a new version of the dataset, which the output is.
+        request: the key of what is asked for, whatever the dataset is.
     """
 
     parameters: RemovalParameters
@@ -102,15 +114,28 @@ class RemovalJob:
     key: str
     memory: int
     companions: tuple[tuple[str, str], ...] = ()
+    manifests: tuple[tuple[str, str], ...] = ()
+    in_place: bool = False
+    request: str = ""
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """The names of what is written when all units are."""
+        return tuple(name for _, name in [*self.companions, *self.manifests])
+
+    @property
+    def dataset(self) -> Folder:
+        """The output where it is the dataset, as that is read."""
+        return Folder(self.output.url, self.parameters.read_options)
 
     @property
     def stage(self) -> Folder:
         """The folder of the plan and the notes."""
         return self.output / _STAGE
 
-    def note(self, targets: Sequence[str]) -> File:
-        """Returns the file that says what was found in the unit with those targets, and that it is finished."""
-        return self.stage.file(f"{layout.fingerprint([self.key, *targets])}.parquet")
+    def note(self, unit: str) -> File:
+        """Returns the file that says what was found in the unit of that name, and that it is finished."""
+        return self.stage.file(f"{layout.fingerprint([self.key, unit])}.parquet")
 
 
 def make_plan(
@@ -122,10 +147,12 @@ def make_plan(
         InputError: a file without usable ids, two that would have the same name, or an output that would mix with them.
     """
     output = Folder.at(p.output_path, p.write_options)
-    targets = _targets(p, files, output)
-    copies = {name: copier(str(p.input_filetype)).copies(name, p.write_arrays) for name in targets}
-    companions = _companions(copier(str(p.input_filetype)), targets)
-    written = Counter([*itertools.chain.from_iterable(copies.values()), *(name for _, name in companions)])
+    in_place = _is_in_place(p, files, output)
+    targets = {file.url: file for file in files} if in_place else _targets(p, files, output)
+    kind = copier(str(p.input_filetype))
+    copies = {name: () if in_place else kind.copies(name, p.write_arrays) for name in targets}
+    companions, manifests = ((), ()) if in_place else (_companions(kind, targets), _manifests(p, targets))
+    written = Counter([*itertools.chain.from_iterable(copies.values()), *(name for _, name in companions + manifests)])
     if twice := [name for name, count in written.items() if count > 1]:
         raise InputError(f"input_path: two files would both be written to {output.file(twice[0])}: rename one")
     if p.mode == "mark":
@@ -136,15 +163,18 @@ def make_plan(
     else:
         _check_ids_apart(p, listed, ids)
     apart = {file.url: found for file, found in zip(files, listed or (), strict=bool(listed))}
-    facts = {
+    request = {
         "format": _FORMAT,
         "list": [[f.url, f.size, f.version] for f in ids.files],
-        "input": [[target, f.url, f.size, f.version] for target, f in targets.items()],
-        "ids": [[f.url, f.size, f.version] for f in apart.values()],
         "id_field": p.id_field,
         "input_filetype": p.input_filetype,
         "write_arrays": p.write_arrays,
         **({"mark_fields": p.mark_fields} if p.mode == "mark" else {}),
+    }
+    facts = {
+        **request,
+        "input": [[target, f.url, f.size, f.version] for target, f in targets.items()],
+        "ids": [[f.url, f.size, f.version] for f in apart.values()],
     }
     units = [
         RemovalUnit(
@@ -152,10 +182,12 @@ def make_plan(
             tuple(copies[name] for name in names),
             sum(targets[name].size for name in names),
             tuple(apart[targets[name].url].url for name in names if apart),
+            tuple(targets[name].version for name in names),
         )
         for names in neighbours(targets, lambda name: targets[name].size, _UNIT_BYTES)
     ]
-    return RemovalJob(p, ids, output, layout.fingerprint(facts), memory, companions), units
+    key, asked = layout.fingerprint(facts), layout.fingerprint(request)
+    return RemovalJob(p, ids, output, key, memory, companions, manifests, in_place, asked), units
 
 
 def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
@@ -167,8 +199,8 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
         InputError: a file would be replaced that is not from an earlier removal.
     """
     output, owned = job.output, owned_files(job.output)
-    targets = sorted([*(target for unit in units for target in unit.written), *(name for _, name in job.companions)])
-    plan = RemovalPlan(tuple(targets), job.key)
+    targets = sorted([*(target for unit in units for target in unit.written), *job.besides])
+    plan = RemovalPlan(tuple(targets), job.key, job.request)
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
     else:
@@ -187,6 +219,15 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
     output.delete([RemovalManifest.file_name])
 
 
+def committed(job: RemovalJob) -> RemovalManifest | None:
+    """Returns the manifest of the same removal where an attempt was killed after it had deleted the rows in place."""
+    plan = RemovalPlan.read(job.stage.file(layout.PLAN)) if job.in_place else None
+    kind = versioned(str(job.parameters.input_filetype))
+    if plan is None or kind is None or plan.request != job.request or not kind.is_committed(job.dataset, plan.key):
+        return None
+    return RemovalManifest.find(job.output)
+
+
 def owned_files(output: Folder) -> list[str]:
     """Returns the names of the files in `output` that an earlier removal wrote, those that say so last."""
     stage = output / _STAGE
@@ -201,6 +242,40 @@ def owned_files(output: Folder) -> list[str]:
 def clear(output: Folder) -> None:
     """Deletes what an earlier removal wrote in `output`."""
     output.delete(owned_files(output))
+    (output / _STAGE).delete_tree()
+
+
+def _is_in_place(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> bool:
+    """Says whether the output is the dataset itself, in a new version of which the rows are deleted.
+
+    Raises:
+        InputError: it is one of several datasets.
+    """
+    kind = versioned(str(p.input_filetype))
+    if kind is None:
+        return False
+    datasets = {kind.dataset_of(file).realpath().url for file in files}
+    if output.realpath().url not in datasets:
+        return False
+    if len(datasets) > 1:
+        raise InputError(
+            f"output_path={p.output_path} is one of {len(datasets):,} datasets in input_path: give it alone as "
+            "input_path to delete rows in a new version of it, or another output_path for new datasets"
+        )
+    return True
+
+
+def _manifests(p: RemovalParameters, targets: Mapping[str, FileInfo]) -> tuple[tuple[str, str], ...]:
+    """Returns the URLs of the versioned datasets that files are of, and the names of the manifests of new ones."""
+    kind = versioned(str(p.input_filetype))
+    if kind is None:
+        return ()
+    found = {}
+    for target, file in targets.items():
+        dataset = kind.dataset_of(file)
+        home = target.removesuffix(dataset.name_of(file)).rstrip("/")
+        found[dataset.url] = posixpath.join(home, kind.first_manifest)
+    return tuple(found.items())
 
 
 def _targets(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> dict[str, FileInfo]:

@@ -13,16 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup.errors import naming_unit
+from beam_semdedup.errors import RunError, naming_unit
+from beam_semdedup.inputs.base import Copied
 from beam_semdedup.inputs.ids import of_file
-from beam_semdedup.inputs.registry import copier, marker
+from beam_semdedup.inputs.registry import copier, marker, versioned
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.stored import Counts
 from beam_semdedup.removal.lookup import IdReader
 from beam_semdedup.removal.plan import RemovalJob, RemovalManifest, RemovalUnit
 from beam_semdedup.stages.repeated import repeated_in_files
 from beam_semdedup.storage import tables
-from beam_semdedup.storage.folder import File
+from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.threads import IO_THREADS, in_io_threads
 
@@ -31,27 +32,43 @@ _ENTRY = "entry"
 
 @dataclass(frozen=True)
 class RemovedUnit(Record):
-    """Written files, by their names in the output: rows that were read and removed, and their matches with entries."""
+    """Written files, by their names in the output: rows that were read and removed, and their matches with entries.
 
+    Attributes:
+        unit: the name of the unit.
+        receipts: those of its files, where their format gives any.
+    """
+
+    unit: str
     targets: tuple[str, ...]
     num_rows: int
     rows_removed: int
     matches: int
+    receipts: tuple[str, ...] = ()
     reused: bool = False
 
 
 def remove_from_files(job: RemovalJob, unit: RemovalUnit, ids: IdReader) -> RemovedUnit:
     """Writes the files of a unit, unless an earlier attempt did."""
-    note = job.note(unit.written)
+    note = job.note(unit.name)
     found = tables.read_facts(note, RemovedUnit)
     if found and all(in_io_threads(lambda target: job.output.file(target).exists(), unit.written)):
         return replace(found, reused=True)
     batch_bytes = job.memory // 8 // min(IO_THREADS, len(unit.sources))
-    files = zip(unit.sources, unit.targets, unit.ids or [""] * len(unit.sources), strict=True)
+    options, versions = job.parameters.read_options, unit.versions or [""] * len(unit.sources)
+    sources = [FileInfo(url, options, 0, version) for url, version in zip(unit.sources, versions, strict=True)]
+    files = zip(sources, unit.targets, unit.ids or [""] * len(unit.sources), strict=True)
     written = in_io_threads(lambda file: _write_file(job, *file, ids, batch_bytes), files)
-    rows_read, rows_removed, entries = zip(*written, strict=True)
+    copied, entries = zip(*written, strict=True)
     matches = np.sort(np.concatenate(entries))
-    removed = RemovedUnit(unit.written, sum(rows_read), sum(rows_removed), len(matches))
+    removed = RemovedUnit(
+        unit.name,
+        unit.written,
+        sum(copy.rows_read for copy in copied),
+        sum(copy.rows_removed for copy in copied),
+        len(matches),
+        tuple(copy.receipt for copy in copied if copy.receipt),
+    )
     table, encoding = pa.table({_ENTRY: matches}), {_ENTRY: "DELTA_BINARY_PACKED"}
     with naming_unit(note):
         tables.write(note, table, removed, "zstd", use_dictionary=False, column_encoding=encoding)
@@ -64,14 +81,18 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     for url, name in job.companions:
         content = copier(str(p.input_filetype)).changed(File(url, p.read_options), job.key)
         job.output.file(name).write_bytes(content)
-    units = sorted(units, key=lambda unit: unit.targets)
-    notes = [job.note(unit.targets) for unit in units if unit.matches]
+    units = sorted(units, key=lambda unit: (unit.targets, unit.unit))
+    kind, receipts = versioned(str(p.input_filetype)), [receipt for unit in units for receipt in unit.receipts]
+    for url, name in job.manifests:
+        assert kind is not None
+        job.output.file(name).write_bytes(kind.first_version(Folder(url, p.read_options), receipts, job.key))
+    notes = [job.note(unit.unit) for unit in units if unit.matches]
     with stored.discarding(job.stage):
         found = repeated_in_files(notes, _ENTRY, sum(unit.matches for unit in units), job.memory)
     manifest = RemovalManifest(
         counts=Counts.of(units),
         finished=time.time(),
-        files=tuple([*(target for unit in units for target in unit.targets), *(name for _, name in job.companions)]),
+        files=tuple([*(target for unit in units for target in unit.targets), *job.besides]),
         rows_removed=sum(unit.rows_removed for unit in units),
         ids_removed=found.distinct,
         repeated_ids=found.count,
@@ -80,9 +101,23 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
     manifest.store(job.output)
 
 
+def commit(job: RemovalJob, units: Sequence[RemovalUnit]) -> int:
+    """Makes what the units deleted in place a version of the dataset, and returns its number.
+
+    Raises:
+        RunError: others changed the same rows, or the notes of the units are gone.
+    """
+    kind = versioned(str(job.parameters.input_filetype))
+    assert kind is not None
+    notes = in_io_threads(lambda unit: tables.read_facts(job.note(unit.name), RemovedUnit), units)
+    if None in notes:
+        raise RunError(f"{job.stage}: what was found in the dataset is gone; nothing is deleted: run again")
+    return kind.commit(job.dataset, [receipt for note in notes if note for receipt in note.receipts], job.key)
+
+
 def _write_file(
-    job: RemovalJob, source: str, targets: Sequence[str], apart: str, ids: IdReader, batch_bytes: int
-) -> tuple[int, int, np.ndarray]:
+    job: RemovalJob, file: FileInfo, targets: Sequence[str], apart: str, ids: IdReader, batch_bytes: int
+) -> tuple[Copied, np.ndarray]:
     """Returns how many rows were read and removed, and the numbers of the entries that were found.
 
     Args:
@@ -90,7 +125,6 @@ def _write_file(
     """
     p = job.parameters
     found = [np.empty(0, dtype=np.int64)]
-    file = File(source, p.read_options)
     id_column = pa.field(p.id_column, job.ids.id_type)
     row_ids = None if p.id_field is not None and not apart else of_file(file, apart, p.id_column)
 
@@ -108,17 +142,20 @@ def _write_file(
         return _marks(p.mark_fields, details, mask)
 
     marked: list[int] = []
-    with naming_unit(source), contextlib.ExitStack() as stack:
+    with naming_unit(file), contextlib.ExitStack() as stack:
         written = [stack.enter_context(job.output.file(target).atomic_write()) for target in targets]
         if p.mode == "mark":
             rows_read = marker(str(p.input_filetype)).copy_marked(
                 file, written[0], id_column if row_ids is None else None, marks, batch_bytes
             )
-            return rows_read, sum(marked), np.concatenate(found)
-        rows_read, rows_removed = copier(str(p.input_filetype)).copy_without(
-            file, written, id_column if row_ids is None else None, is_listed, batch_bytes
-        )
-    return rows_read, rows_removed, np.concatenate(found)
+            return Copied(rows_read, sum(marked)), np.concatenate(found)
+        asked = id_column if row_ids is None else None
+        kind = versioned(str(p.input_filetype))
+        if job.in_place and kind:
+            copied = kind.delete(file, asked, is_listed, batch_bytes)
+        else:
+            copied = copier(str(p.input_filetype)).copy_without(file, written, asked, is_listed, batch_bytes)
+    return copied, np.concatenate(found)
 
 
 def _marks(names: Sequence[str], details: pa.Table, is_duplicate: np.ndarray) -> pa.Table:

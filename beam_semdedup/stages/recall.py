@@ -5,7 +5,6 @@ Of all keys together they say which of the sampled rows that a run kept are dupl
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +26,14 @@ from beam_semdedup.plan.stored import AssignManifest, Counts, PairwiseResult, Re
 from beam_semdedup.stages import sample as samples
 from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.stages.generations import read_rows
-from beam_semdedup.stages.pairwise import centroids_of
+from beam_semdedup.stages.index import index_keys, plan_index, segments_of
+from beam_semdedup.stages.pairwise import centroids_of, own_rows
 from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.threads import in_io_threads
 
 _UNIT_LENGTH = 1 + 1e-6  # of the longest vector, where they are normalised
 
@@ -66,20 +67,22 @@ def estimate_recall(job: Job, units: Sequence[PairwiseResult], assigned: AssignM
     """Does all of the stage in this process, one key after the other, when the units have drawn their rows."""
     fitted = FittedKMeans(job.model.file(layout.CENTROIDS).url, assigned.centroids)
     file = samples.collect(job, units, fitted)
-    sample, by_key = samples.load(job, file, fitted), dict[int, list[Segment]]()
-    for segment in itertools.chain.from_iterable(find_assigned(job, name) for name in assigned.files):
-        by_key.setdefault(segment.key, []).append(segment)
-    finish(job, [search_key(job, key, rows, file, sample, fitted) for key, rows in by_key.items()], file, fitted)
+    sample = samples.load(job, file, fitted)
+    files = [index.file for index in in_io_threads(lambda name: find_assigned(job, name), assigned.files)]
+    keys = [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
+    finish(job, [search_key(job, key, file, sample, fitted) for key in keys], file, fitted)
 
 
-def search_key(
-    job: Job, key: int, parts: Sequence[Segment], file: SampleFile, sample: Sample, fitted: FittedKMeans
-) -> RecallUnit:
-    """Stores and returns what the rows of a sample have among the rows of a key."""
+def search_key(job: Job, key: Segment, file: SampleFile, sample: Sample, fitted: FittedKMeans) -> RecallUnit:
+    """Stores and returns what the rows of a sample have among the rows of a key.
+
+    Args:
+        key: where the index has it.
+    """
     began = time.time()
-    parts = sorted(parts, key=lambda segment: (segment.file, segment.offset))
+    parts = own_rows(job, segments_of(job, key))
     num_rows = sum(segment.num_rows for segment in parts)
-    first, last = centroids_of(job, key)
+    first, last = centroids_of(job, key.key)
     name = comparison_name(first, last, 0, num_rows, num_rows)
     wanted, checksums = UnitId(name, fitted.content_hash, num_rows), tuple(part.checksum for part in file.segments)
     with naming_unit(f"the recall in {name}"):
@@ -122,7 +125,7 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     """Returns which rows of the sample have an earlier row within the reach in some segments, their scores, and how
     many pairs were compared.
 
-    Products of whole vectors, in the clusters that may hold such rows, leave out nearly all pairs; of the rows that are
+    Products of short vectors, in the clusters that may hold such rows, leave out nearly all pairs; of the rows that are
     left the order is found, and from it and their vectors the scores.
     """
     p = job.parameters
@@ -145,9 +148,10 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     own = np.flatnonzero(first_identical(ranked, len(theirs), p.pairwise_batch_size) == np.arange(len(theirs)))
     asking = asked[mine]
     best = Best(len(asking))
+    short = sample.basis.shorten(ranked[own])
     match(
-        _rows(ranks[theirs[own]], lambda at: ranked[own[at]], longest, Best(len(own))),
-        _rows(ranks[mine], lambda at: sample.vectors[asking[at]], longest, best),
+        _rows(ranks[theirs[own]], short, lambda at: ranked[own[at]], Best(len(own))),
+        _rows(ranks[mine], sample.short[asking], lambda at: sample.vectors[asking[at]], best),
         0,
         len(own),
         job.recall_reach,
@@ -158,9 +162,7 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     return asking[have].tolist(), best.scores[have].tolist(), pairs
 
 
-def _rows(ranks: npt.NDArray[np.int64], gather: Gather, longest: float, best: Best) -> Rows:
-    """Returns rows of which no more is known than that none is longer."""
-    short = np.full((len(ranks), 1), longest, dtype=np.float32)
+def _rows(ranks: npt.NDArray[np.int64], short: npt.NDArray[np.float32], gather: Gather, best: Best) -> Rows:
     return Rows(ranks, short, gather, 0, best, np.arange(len(ranks)))
 
 
@@ -197,8 +199,10 @@ def _close(
         for part in slices(start, stop, batch)
     ]
     reached = sample.around.may_hold(clusters, longest)
-    error = rounding_error(job.sizes.dimension) * max(1.0, longest**2)
+    whole = not sample.basis.width
+    error = rounding_error(job.sizes.dimension) * max(1.0, longest**2) if whole else 0.0
     least = np.float32(1 - job.recall_reach - SCORE_ROUNDING - 2.0**-22 - error)
+    mine = sample.vectors if whole else sample.short
     asked, near = np.zeros(len(sample), dtype=bool), np.zeros(len(labels), dtype=bool)
 
     def look(tile: tuple[int, slice]) -> None:
@@ -206,9 +210,9 @@ def _close(
         asking = np.flatnonzero(reached[:, column])
         if not len(asking):
             return
-        rows = vectors[part]
+        rows = vectors[part] if whole else sample.basis.shorten(vectors[part])
         for some in slices(0, len(asking), batch):
-            close = multiply(sample.vectors[asking[some]], rows) >= least
+            close = multiply(mine[asking[some]], rows) >= least
             if close.any():
                 near[part] |= close.any(axis=0)
                 asked[asking[some][close.any(axis=1)]] = True  # threads set, and never take back

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute.sampling import sampled
+from beam_semdedup.compute.short_vectors import Basis, fit_basis
 from beam_semdedup.compute.visits import Surroundings
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
@@ -55,15 +56,17 @@ def draw(
     segments.write(job.sample, layout.sampled_name(wanted.name), drawn, job.sizes.n_clusters, SampleFacts(wanted))
 
 
-def draw_again(job: Job, wanted: UnitId, parts: Sequence[Segment], low: int, high: int, results: File) -> None:
+def draw_again(
+    job: Job, wanted: UnitId, parts: Callable[[], Sequence[Segment]], low: int, high: int, results: File
+) -> None:
     """Draws as `draw` does from the rows ranked `[low, high)` of a key, whose scores are in the file of their results.
 
     Args:
-        parts: the key's rows.
+        parts: says where the key's rows are.
     """
     if not job.has_sample or is_drawn(job, wanted):
         return
-    batches, table = read_rows(job, parts, [*job.ranking.columns, "centroid"])
+    batches, table = read_rows(job, parts(), [*job.ranking.columns, "centroid"])
     order = job.ranking.order(table)
     with stored.discarding(job.pairwise), as_damage(results), results.open() as source:
         scores = tables.opened(source).read(columns=["cosine_sim_score"]).column(0).to_numpy()
@@ -97,7 +100,7 @@ def collect(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> 
     with naming_unit("the sample of rows"):
         found = segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts)
         if found and found[0].unit == wanted:
-            return SampleFile(found[1])
+            return SampleFile(found[1].segments)
         parts = [part for parts in in_io_threads(lambda unit: _drawn(job, unit, fitted), units) for part in parts]
         with stored.discarding(job.pairwise):
             batches = segments.read(job.sample, parts, job.sample_schema)
@@ -107,7 +110,8 @@ def collect(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> 
         table = tables.take(table.drop_columns(["embedding"]), order)
         table = table.append_column("embedding", segments.to_column(vectors))
         table = table.select(job.sample_schema.names).cast(job.sample_schema)
-        return SampleFile(segments.write(job.sample, layout.SAMPLE, table, job.sizes.n_clusters, SampleFacts(wanted)))
+        written = segments.write(job.sample, layout.SAMPLE, table, job.sizes.n_clusters, SampleFacts(wanted))
+        return SampleFile(written.segments)
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,16 @@ class Sample:
         vectors: (s, d) float32.
         found: (s,) float32 scores that the run found; NaN for none.
         around: the clusters that may hold rows within the reach.
+        basis: the directions of short vectors that suit the rows; none where whole vectors cost less.
+        short: (s, m + 1) float32 short vectors.
     """
 
     table: pa.Table
     vectors: npt.NDArray[np.float32]
     found: npt.NDArray[np.float32]
     around: Surroundings
+    basis: Basis
+    short: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.found)
@@ -138,7 +146,10 @@ def load(job: Job, file: SampleFile, fitted: FittedKMeans) -> Sample:
     vectors = _vectors(job, batches, np.arange(len(table)))
     labels, centroids = table.column("centroid").to_numpy(), fitted.centroids(job.kmeans.options)
     around = Surroundings(vectors, labels, centroids, job.recall_reach)
-    return Sample(table.drop_columns(["embedding"]), vectors, table.column("__found").to_numpy(), around)
+    # Most rows that they meet are of other clusters, and as far from them as they are from each other.
+    basis = fit_basis(vectors, np.zeros(len(vectors), dtype=np.int64), 1 - job.recall_reach)
+    found = table.column("__found").to_numpy()
+    return Sample(table.drop_columns(["embedding"]), vectors, found, around, basis, basis.shorten(vectors))
 
 
 def _vectors(job: Job, batches: list[pa.RecordBatch], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -152,4 +163,4 @@ def _drawn(job: Job, unit: PairwiseResult, fitted: FittedKMeans) -> tuple[Segmen
     if found is None or found[0].unit != wanted:
         with stored.discarding(job.pairwise):
             raise DamagedFile(file, "the sampled rows of a unit cannot be read")
-    return found[1]
+    return found[1].segments

@@ -23,11 +23,12 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
+from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.stages.costs import warn_of_cost
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.segments import RankedRows, SegmentFile
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE_ROWS = 4096
@@ -44,34 +45,34 @@ class _Facts(Record):
     last: bool
 
 
-def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMeans) -> tuple[Segment, ...]:
-    """Writes the visits of the rows of a segment file, whose references these are; returns references to them.
+def visit_clusters(job: Job, file: SegmentFile, fitted: FittedKMeans) -> tuple[SegmentFile, ...]:
+    """Writes the visits of the rows of a segment file; returns the files with them.
 
     A row that is the same as an earlier one, bit for bit, visits nothing: the earlier one, which lives in the same
     cluster, is the best that it can find, if the rows are compared with each other.
     """
-    if not references:
+    if not file.num_rows:
         return ()
-    name = references[0].file
-    wanted = UnitId(name, fitted.content_hash, sum(segment.num_rows for segment in references))
-    with naming_unit(f"visits of {name}"):
+    wanted = UnitId(file.name, fitted.content_hash, file.num_rows)
+    with naming_unit(f"visits of {file.name}"):
         basis = find_basis(job)
         finished = basis and _find_finished(job, wanted, basis[1])
         if finished is not None:
             return finished
         with stored.discarding(job.kmeans, remedy=job.remedy):
-            batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
+            rows = find_assigned(job, file.name).segments
+            batches, offsets = segments.vector_offsets(job.segments, rows, job.segment_schema)
         return tuple(_write(job, wanted, batches, offsets, fitted, basis))
 
 
-def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[Segment, ...] | None:
-    """Returns the references to the visits of a unit that were written before; None where these are not whole."""
-    result: list[Segment] = []
+def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[SegmentFile, ...] | None:
+    """Returns the files with the visits of a unit that were written before; None where these are not whole."""
+    result: list[SegmentFile] = []
     for number in itertools.count():
         found = segments.read_index(job.visits.file(_file_name(unit, number)), _Facts, segments.VISITS, job.generation)
         if not found or replace(found[0], last=True) != _Facts(unit, basis, number, last=True):
             return None
-        result += found[1]
+        result.append(found[1].file)
         if found[0].last:
             return tuple(result)
     return None
@@ -94,8 +95,8 @@ def _write(
     offsets: npt.NDArray[np.int64],
     fitted: FittedKMeans,
     basis: tuple[Basis, str] | None,
-) -> Iterator[Segment]:
-    """Writes the visits of the rows of a unit; yields references to them.
+) -> Iterator[SegmentFile]:
+    """Writes the visits of the rows of a unit; yields the files with them.
 
     Args:
         batches: the unit's rows.
@@ -138,7 +139,7 @@ def _write(
         found = [(visit[0], one) for visit in visits for one in batch(*visit)]
         facts = _Facts(unit, identity, number, last)
         name, kind = _file_name(unit, number), segments.VISITS
-        yield from segments.write_batches(job.visits, name, schema, found, facts, kind, job.generation)
+        yield segments.write_batches(job.visits, name, schema, found, facts, kind, job.generation).file
 
 
 _KeyVisits: TypeAlias = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int32]]

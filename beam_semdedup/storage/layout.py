@@ -4,7 +4,8 @@ cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segmen
                                     with n_probes visits/<key>/: basis.npy, a file for each file in segments/;
                                     the rows of against have a folder of their own, without centroids
 cache_path/embedding_results/<key>/ of a model the vectors of each 8192 rows of a file
-cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
+cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; index/: where the rows of
+                                    each key lie; with n_probes matches/;
                                     with against resembled/: a file for each unit; recall/<key>/: the sampled
                                     rows, <reach>/: what is found for them, <reach>.json
 corpus_path/                        corpus.json, which says which of fits/ counts
@@ -28,8 +29,8 @@ KMEANS, PAIRWISE, VECTORS = "kmeans_results", "pairwise_results", "embedding_res
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED, MARKED = "segments", "rejected", "duplicates", "deduplicated", "marked"
 CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
-RECALL, SAMPLE = "recall", "sample.arrow"
-ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
+RECALL, SAMPLE, INDEX = "recall", "sample.arrow", "index"
+ARRIVALS, SET_ASIDE, BEGUN = "arrivals", "set_aside", "begun.json"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE, VECTORS)

@@ -49,16 +49,20 @@ def file_beside(path: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def directory() -> Iterator[str]:
+def directory(within: Path | None = None) -> Iterator[str]:
     """Yields a new directory on the local disk; it goes with what is in it.
+
+    Args:
+        within: the directory for it; None: that of the system for temporary files.
 
     Raises:
         InputError: none can be made.
     """
     while True:
         try:
-            _sweep(tempfile.gettempdir())
-            made = tempfile.TemporaryDirectory(prefix=_PREFIX, suffix=_SUFFIX, ignore_cleanup_errors=True)
+            place = tempfile.gettempdir() if within is None else str(within)
+            _sweep(place)
+            made = tempfile.TemporaryDirectory(prefix=_PREFIX, suffix=_SUFFIX, dir=place, ignore_cleanup_errors=True)
         except OSError as error:
             raise InputError(
                 f"no temporary directory can be made: {reason(error)}; set TMPDIR to one for it"

@@ -14,7 +14,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, StorageError, WorkerLost
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import list_files
-from beam_semdedup.inputs.registry import copier, marker
+from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Corpus
 from beam_semdedup.runners import base as runners
@@ -48,6 +48,7 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
         runner.check_streams()
         watched = _prepare(p, runner)
         state = _State(watched, p, draining)
+        stream = runners.Stream(state.is_enough, f"semdedup-watch-{layout.fingerprint(watched.parameters.output_path)}")
         _LOG.info(
             "Watching %s, every %s; %s finished before",
             ", ".join(watched.parameters.input_path),
@@ -62,7 +63,7 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
                         pipeline | ReadNewFiles(watched, p.poll_interval) | DeduplicateGenerations(watched)
                     ),
                     runner,
-                    state.is_enough,
+                    stream,
                 )
             except WorkerLost as error:
                 if len(state.finished) == done or not runner.config.max_retries:
@@ -91,6 +92,11 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
     check_installed(p)
     if p.remove:
         (marker if p.remove == "mark" else copier)(str(p.input_filetype))  # raises
+    if p.input_filetype is not None and format_named(p.input_filetype).pinned:
+        raise InputError(
+            f"input_filetype={p.input_filetype}: a dataset with versions is not watched; run semdedup on it, with "
+            "against or corpus_path to compare with others"
+        )
     check_places(p, list_files(p, may_be_none=True))
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     p.output_path = Folder.at(p.output_path, p.write_options).url

@@ -23,17 +23,8 @@ from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.fingerprints import output_fingerprint
-from beam_semdedup.plan.planning import (
-    Embedding,
-    Located,
-    Plan,
-    find_recall,
-    forget,
-    list_input,
-    locate,
-    make_plan,
-    recall_reach,
-)
+from beam_semdedup.plan.locate import Embedding, Located, list_input, locate
+from beam_semdedup.plan.planning import Plan, find_recall, forget, make_plan, recall_reach
 from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
 from beam_semdedup.removal.plan import clear

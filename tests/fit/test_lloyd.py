@@ -3,6 +3,7 @@ import logging
 import numpy as np
 import oracle
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import blobs, inertia, seeds, unit_rows
@@ -104,6 +105,20 @@ def test_points_are_drawn_as_k_means_plus_plus_draws_them():
                 third = weights * np.minimum(squares[a], squares[b])
                 chance = weights[a] / weights.sum() * second[b] / second.sum() * third[c] / third.sum()
                 assert found.count((a, b, c)) / 4000 == pytest.approx(chance, abs=4.5 * (chance / 4000) ** 0.5)
+
+
+def test_no_product_of_the_initialisation_uses_threads_of_blas():
+    used = []
+
+    class Watched(np.ndarray):
+        def __matmul__(self, other):
+            used.extend(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")
+            return np.asarray(self) @ np.asarray(other)
+
+    points = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32).view(Watched)
+    plus_plus(points, np.ones(300), 40, np.random.default_rng(1))
+    assert used
+    assert set(used) == {1}
 
 
 # Lloyd's iterations

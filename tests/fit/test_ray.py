@@ -26,7 +26,8 @@ from beam_semdedup.fit.published import find_published
 from beam_semdedup.fit.ray.engine import RayEngine
 from beam_semdedup.fit.ray.settings import RayKMeansConfig
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.planning import locate, make_plan
+from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.planning import make_plan
 from beam_semdedup.stages.fit import fit_centroids, read_sample
 from beam_semdedup.storage.folder import Folder
 

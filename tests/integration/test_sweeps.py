@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import time
@@ -18,6 +19,9 @@ from runs import DEMO, Ended, dedup, duplicates, finish, read_parquet, start
 
 from beam_semdedup.cli import commands as cli
 from beam_semdedup.cli.sweep import _common_parent
+from beam_semdedup.config import parameters
+from beam_semdedup.config.parameters import EmbedParameters
+from beam_semdedup.embed.job import EmbeddingResult
 from beam_semdedup.runners import base as runners
 from beam_semdedup.storage.folder import File
 from beam_semdedup.workflow import run as workflow
@@ -402,3 +406,25 @@ def test_a_sweep_with_the_joblib_launcher_ends(parquet_dataset: Any, tmp_path: P
     given = [f"input_path={parquet_dataset.path}", "output_path=out", "n_clusters=3", "eps=0.05,0.2"]
     ended = finish(start(["-m", *given, "hydra/launcher=joblib"], tmp_path), seconds=100)
     assert ended.code == 0, ended.err
+
+
+def test_every_command_that_writes_gives_its_jobs_an_output_each(
+    called: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs: list[str] = []
+
+    def embed(p: EmbedParameters) -> EmbeddingResult:
+        outputs.append(p.output_path)
+        return EmbeddingResult(1, 0, 0, (), 1.0)
+
+    monkeypatch.setattr("beam_semdedup.embed.job.embed_texts", embed)
+    ended = called(cli.embed_main, "input_path=t", "output_path=out", "model=m", "-m", "dtype=float32,float16")
+    assert ended.code == 0, ended.err
+    assert outputs == ["out/dtype=float32", "out/dtype=float16"]
+
+
+@pytest.mark.parametrize("name", [n for n in vars(parameters) if n.endswith("Parameters") and n != "WriterParameters"])
+def test_what_has_an_output_to_clear_says_that_it_writes(name: str) -> None:
+    schema = getattr(parameters, name)
+    names = {field.name for field in dataclasses.fields(schema)}
+    assert issubclass(schema, parameters.WriterParameters) == ({"clear_output", "runner"} <= names)

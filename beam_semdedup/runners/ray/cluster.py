@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +49,8 @@ def connect(address: str | None, verbose: bool = True) -> None:
     # Ray ends this process when its head (GCS) has not answered for that long, which is a minute otherwise.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
-        with _own_termination(), _on_loopback(address in (None, "local")):
+        with _own_termination(), _on_loopback(address in (None, "local")), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lance is not fork-safe")  # what Ray forks becomes a program at once
             ray.init(
                 address=address or "local",
                 namespace=NAMESPACE,
