@@ -7,11 +7,13 @@ coder registered here.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsIter, AsSingleton, PBegin, PCollection
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.typehints import typehints
 
 from beam_semdedup.coders import register
 from beam_semdedup.errors import naming_unit
@@ -20,21 +22,24 @@ from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan
 from beam_semdedup.plan.stored import PairwiseResult
-from beam_semdedup.stages import assign, duplicates, fit, matches, pairwise, recall, sample, visits
+from beam_semdedup.stages import assign, duplicates, fit, index, matches, pairwise, recall, sample, visits
 from beam_semdedup.stages.assign import AssignResult
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.index import IndexUnit
 from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.stages.recall import RecallUnit
 from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage.layout import CENTROIDS
-from beam_semdedup.storage.segments import ROWS, Segment
+from beam_semdedup.storage.segments import ROWS, Segment, SegmentFile
 
 ELEMENTS = (
     AssignUnit,
     FittedKMeans,
-    Segment,
     AssignResult,
+    SegmentFile,
+    IndexUnit,
+    Segment,
     PairwiseUnit,
     MatchUnit,
     PairwiseResult,
@@ -46,8 +51,29 @@ ELEMENTS = (
 
 register(*ELEMENTS)
 
-Jobs: TypeAlias = Job | PCollection[Job]
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfWindow(Generic[_T]):
+    """Something that each window of a stream has its own of.
+
+    It is no side input, as Flink holds the watermark back behind those of windows: what is grouped downstream would
+    wait for ever.
+
+    Attributes:
+        find: returns that of a window; called for each element.
+        windows: has an element in each window.
+    """
+
+    find: Callable[[BoundedWindow], _T]
+    windows: PCollection[Any]
+
+
+Jobs: TypeAlias = Job | OfWindow[Job]
 """The job of the run; in a stream, whose windows are generations, the job of each."""
+Fitted: TypeAlias = PCollection[FittedKMeans] | OfWindow[FittedKMeans]
+"""The handle of the centroids, once they are fitted."""
 
 
 @dataclasses.dataclass
@@ -69,7 +95,7 @@ class FitKMeans(beam.PTransform):
 
 @dataclasses.dataclass
 class AssignCentroids(beam.PTransform):
-    """Turns `AssignUnit`s into the `Segment`s that their rows are written to, each row with its nearest centroid.
+    """Turns `AssignUnit`s into the `SegmentFile`s that their rows are written to, each with its nearest centroid.
 
     With `n_probes` above 1, also into those of the rows' visits.
 
@@ -78,18 +104,15 @@ class AssignCentroids(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
     finished: PCollection[None] = dataclasses.field(init=False)
 
-    def expand(self, units: PCollection[AssignUnit]) -> PCollection[Segment]:
+    def expand(self, units: PCollection[AssignUnit]) -> PCollection[SegmentFile]:
         """Wires what the class says."""
-        given = _side(self.job), AsSingleton(self.fitted)
-        assigned = units | "Assign nearest centroid" >> beam.ParDo(_Assign(), *given)
-        without = assigned | "Drop references" >> beam.Map(
-            lambda unit: dataclasses.replace(unit, segments=())
-        ).with_output_types(AssignResult)
-        self.finished = without | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
-        return assigned | "Address segments" >> beam.ParDo(_Address(), *given)
+        given = self.job, self.fitted
+        assigned = units | "Assign nearest centroid" >> _each(_assign, *given).with_output_types(AssignResult)
+        self.finished = assigned | "Finish assignment" >> Finish(assign.finish, self.job, self.fitted)
+        return assigned | "Visit clusters" >> _each(_visit, *given).with_output_types(SegmentFile)
 
 
 @dataclasses.dataclass
@@ -100,42 +123,56 @@ class FindAssigned(beam.PTransform):
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
 
-    def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[Segment]:
+    def expand(self, files: PCollection[tuple[int, str]]) -> PCollection[SegmentFile]:
         """Wires what the class says."""
         return (
             files
             | "Spread segment files" >> beam.Reshuffle()
-            | "Read references" >> beam.ParDo(_FindAssigned(), _side(self.job), AsSingleton(self.fitted))
+            | "Find segment files" >> _each(_find_assigned, self.job, self.fitted).with_output_types(SegmentFile)
+        )
+
+
+@dataclasses.dataclass
+class IndexByKey(beam.PTransform):
+    """Turns `SegmentFile`s into a `Segment` for each key: where an index says what the files have of it."""
+
+    job: Jobs
+
+    def expand(self, files: PCollection[SegmentFile]) -> PCollection[Segment]:
+        """Wires what the class says."""
+        return (
+            files
+            | "Files" >> Together(_once(self.job, files))
+            | "Plan index" >> _each(_plan_index, self.job).with_output_types(IndexUnit)
+            | "Spread index" >> beam.Reshuffle()
+            | "Index segments" >> _each(_index_keys, self.job).with_output_types(Segment)
         )
 
 
 @dataclasses.dataclass
 class PairwiseSimilarity(beam.PTransform):
-    """Turns `Segment`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row.
+    """Turns `SegmentFile`s into `PairwiseResult`s: files with the most similar earlier-ranked row of each row.
 
     Attributes:
+        keys: where the rows of each key lie.
         finished: has an element when the manifest is written.
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
+    keys: PCollection[Segment] = dataclasses.field(init=False)
     finished: PCollection[None] = dataclasses.field(init=False)
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
+    def expand(self, files: PCollection[SegmentFile]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        job = _side(self.job)
+        self.keys = files | "Index" >> IndexByKey(self.job)
         compared = (
-            references
-            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by centroid" >> beam.GroupByKey()
-            | "Plan comparisons"
-            >> beam.FlatMap(
-                lambda group, job: pairwise.pairwise_units(job, group[0], list(group[1])), job
-            ).with_output_types(PairwiseUnit)
+            self.keys
+            | "Plan comparisons" >> _each(_plan_comparisons, self.job).with_output_types(PairwiseUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare within clusters" >> beam.ParDo(_Compare(), job, AsSingleton(self.fitted))
+            | "Compare within clusters" >> _each(_compare, self.job, self.fitted).with_output_types(PairwiseResult)
         )
         self.finished = compared | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return compared
@@ -143,35 +180,35 @@ class PairwiseSimilarity(beam.PTransform):
 
 @dataclasses.dataclass
 class MatchAcrossClusters(beam.PTransform):
-    """Turns `Segment`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset.
+    """Turns `SegmentFile`s of rows and of visits into `PairwiseResult`s: the most similar earlier row of the dataset.
 
     Attributes:
+        keys: where the rows and the visits of each key lie.
         finished: has an element when the manifest is written.
     """
 
     job: Jobs
-    fitted: PCollection[FittedKMeans]
+    fitted: Fitted
+    keys: PCollection[Segment] = dataclasses.field(init=False)
     finished: PCollection[None] = dataclasses.field(init=False)
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[PairwiseResult]:
+    def expand(self, files: PCollection[SegmentFile]) -> PCollection[PairwiseResult]:
         """Wires what the class says."""
-        given = _side(self.job), AsSingleton(self.fitted)
+        given = self.job, self.fitted
+        self.keys = files | "Index" >> IndexByKey(self.job)
         matched = (
-            references
-            | "Key by visited centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by visited centroid" >> beam.GroupByKey()
-            | "Plan comparisons"
-            >> beam.FlatMap(lambda group, job: matches.match_units(job, *group), given[0]).with_output_types(MatchUnit)
+            self.keys
+            | "Plan comparisons" >> _each(_plan_matches, self.job).with_output_types(MatchUnit)
             | "Spread comparisons" >> beam.Reshuffle()
-            | "Compare with visitors" >> beam.ParDo(_Match(), *given)
+            | "Compare with visitors" >> _each(_match, *given).with_output_types(SegmentFile)
         )
-        rows = references | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
+        rows = files | "Rows alone" >> beam.Filter(lambda file: file.kind == ROWS).with_output_types(SegmentFile)
         merged = (
             (rows, matched)
-            | beam.Flatten()
-            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by centroid" >> beam.GroupByKey()
-            | "Merge matches" >> beam.ParDo(_Merge(), *given)
+            | "Rows and matches" >> beam.Flatten()
+            | "Index matches" >> IndexByKey(self.job)
+            | "Spread keys" >> beam.Reshuffle()
+            | "Merge matches" >> _each(_merge, *given).with_output_types(PairwiseResult)
         )
         self.finished = merged | "Finish comparison" >> Finish(pairwise.finish, self.job, self.fitted)
         return merged
@@ -179,17 +216,17 @@ class MatchAcrossClusters(beam.PTransform):
 
 @dataclasses.dataclass
 class EstimateRecall(beam.PTransform):
-    """Turns `Segment`s into `RecallUnit`s: what a sample of the `compared` rows has in the whole dataset."""
+    """Turns the `Segment` of each key into a `RecallUnit`: what a sample of the `compared` rows has in the dataset."""
 
     job: Job
     fitted: PCollection[FittedKMeans]
     compared: PCollection[PairwiseResult]
 
-    def expand(self, references: PCollection[Segment]) -> PCollection[RecallUnit]:
+    def expand(self, keys: PCollection[Segment]) -> PCollection[RecallUnit]:
         """Wires what the class says."""
         job = self.job
         drawn = (
-            references.pipeline
+            keys.pipeline
             | "Sample" >> beam.Create([0])
             | "Collect sample"
             >> beam.Map(
@@ -199,10 +236,8 @@ class EstimateRecall(beam.PTransform):
             ).with_output_types(SampleFile)
         )
         searched = (
-            references
-            | "Rows alone" >> beam.Filter(lambda s: s.kind == ROWS).with_output_types(Segment)
-            | "Key by centroid" >> beam.Map(lambda s: (s.key, s)).with_output_types(tuple[int, Segment])
-            | "Group by centroid" >> beam.GroupByKey()
+            keys
+            | "Spread keys" >> beam.Reshuffle()
             | "Compare with sample" >> beam.ParDo(_Search(job), AsSingleton(drawn), AsSingleton(self.fitted))
         )
         _ = searched | "Finish recall" >> Finish(recall.finish, job, drawn, self.fitted)
@@ -217,17 +252,16 @@ class IdentifyDuplicates(beam.PTransform):
 
     def expand(self, compared: PCollection[PairwiseResult]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
-        job = _side(self.job)
         return (
             compared
             | "Key by output file"
-            >> beam.Map(lambda unit, job: (duplicates.number_of_file(job, unit), unit), job).with_output_types(
+            >> _each(lambda unit, job: [(duplicates.number_of_file(job, unit), unit)], self.job).with_output_types(
                 tuple[int, PairwiseResult]
             )
             | "Group by output file" >> beam.GroupByKey()
             | "Apply eps"
-            >> beam.Map(
-                lambda group, job: duplicates.select_duplicates(job, group[0], list(group[1])), job
+            >> _each(
+                lambda group, job: [duplicates.select_duplicates(job, group[0], list(group[1]))], self.job
             ).with_output_types(DuplicatesFile)
         )
 
@@ -261,67 +295,84 @@ class SemanticDedup(beam.PTransform):
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
             if plan.earlier:
-                listed = root | "List earlier generations" >> beam.Create(plan.earlier)
+                listed = root | "List earlier generations" >> beam.Create(plan.earlier, reshuffle=False)
                 earlier = listed | "Find earlier generations" >> FindAssigned(job, fitted)
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
-            compare = MatchAcrossClusters if job.has_visits else PairwiseSimilarity
-            compared = found | "Compare" >> compare(job, fitted)
+            compare: Any = (MatchAcrossClusters if job.has_visits else PairwiseSimilarity)(job, fitted)
+            compared = found | "Compare" >> compare
         if not plan.has_recall:
-            _ = found | "Estimate recall" >> EstimateRecall(job, fitted, compared)
+            keys = found | "Index" >> IndexByKey(job) if plan.comparisons else compare.keys
+            _ = keys | "Estimate recall" >> EstimateRecall(job, fitted, compared)
         if job.parameters.eps is None:
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
 
 
-def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[Segment]:
+def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[SegmentFile]:
     """Assigns the rows of a plan, or finds them assigned; `rows` is what they are if not the input's."""
     if plan.assign_manifest:
         files = [(plan.job.generation, name) for name in plan.assign_manifest.files]
-        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files)
+        named = root | f"List assigned {rows or 'rows'}" >> beam.Create(files, reshuffle=False)
         return named | f"Find assigned {rows or 'rows'}" >> FindAssigned(plan.job, fitted)
-    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units)
+    listed = root | f"List {rows or 'input'}" >> beam.Create(plan.units, reshuffle=False)
     units = listed | f"Spread {rows or 'input'}" >> beam.Reshuffle()
     return units | f"Assign {rows}".rstrip() >> AssignCentroids(plan.job, fitted)
 
 
-class _Assign(beam.DoFn):
-    def __init__(self) -> None:
-        self._read = Metrics.counter("semdedup", "rows-read")
-        self._rejected = Metrics.counter("semdedup", "rows-rejected")
-
-    def process(self, unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
-        assigned = assign.assign_unit(job, unit, fitted)
-        self._read.inc(assigned.num_rows)
-        self._rejected.inc(assigned.rejected)
-        yield assigned
+def _assign(unit: AssignUnit, job: Job, fitted: FittedKMeans) -> Iterator[AssignResult]:
+    assigned = assign.assign_unit(job, unit, fitted)
+    _count("rows-read", assigned.num_rows)
+    _count("rows-rejected", assigned.rejected)
+    yield assigned
 
 
-class _Address(beam.DoFn):
-    def process(self, assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from _addressed(job, assigned.segments, fitted)
+def _visit(assigned: AssignResult, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    yield from _with_visits(job, assigned.file, fitted)
 
 
-class _FindAssigned(beam.DoFn):
-    def process(self, file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        generation, name = file
-        at = job.at(generation)
-        yield from _addressed(at, assign.find_assigned(at, name), fitted)
+def _find_assigned(file: tuple[int, str], job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    generation, name = file
+    at = job.at(generation)
+    yield from _with_visits(at, assign.find_assigned(at, name).file, fitted)
 
 
-class _Match(beam.DoFn):
-    def process(self, unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[Segment]:
-        yield from matches.find_matches(job, unit, fitted)
+def _with_visits(job: Job, rows: SegmentFile, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    """Yields a file of rows, and those with their visits where they make some."""
+    yield rows
+    if job.has_visits:
+        yield from visits.visit_clusters(job, rows, fitted)
 
 
-class _Merge(beam.DoFn):
-    def __init__(self) -> None:
-        self._compared = Metrics.counter("semdedup", "rows-compared")
+def _plan_index(files: list[SegmentFile], job: Job) -> Iterable[IndexUnit]:
+    return index.plan_index(job, files)
 
-    def process(self, parts: tuple[int, Iterable[Segment]], job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        merged = matches.merge_matches(job, *parts, fitted)
-        if merged is not None:
-            self._compared.inc(merged.num_rows)
-            yield merged
+
+def _index_keys(unit: IndexUnit, job: Job) -> Iterable[Segment]:
+    return index.index_keys(job, unit)
+
+
+def _plan_comparisons(key: Segment, job: Job) -> Iterable[PairwiseUnit]:
+    return pairwise.pairwise_units(job, key)
+
+
+def _plan_matches(key: Segment, job: Job) -> Iterable[MatchUnit]:
+    return matches.match_units(job, key)
+
+
+def _compare(unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+    compared = pairwise.compare_unit(job, unit, fitted)
+    _count("rows-compared", compared.num_rows)
+    yield compared
+
+
+def _match(unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[SegmentFile]:
+    yield matches.find_matches(job, unit, fitted)
+
+
+def _merge(key: Segment, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
+    merged = matches.merge_matches(job, key, fitted)
+    _count("rows-compared", merged.num_rows)
+    yield merged
 
 
 class _Search(beam.DoFn):
@@ -329,62 +380,85 @@ class _Search(beam.DoFn):
         self._job = job
         self._sample: tuple[SampleFile, Sample] | None = None
 
-    def process(
-        self, parts: tuple[int, Iterable[Segment]], drawn: SampleFile, fitted: FittedKMeans
-    ) -> Iterator[RecallUnit]:
-        key, rows = parts
+    def process(self, key: Segment, drawn: SampleFile, fitted: FittedKMeans) -> Iterator[RecallUnit]:
         if self._sample is None or self._sample[0] != drawn:
             self._sample = drawn, sample.load(self._job, drawn, fitted)
-        yield recall.search_key(self._job, key, list(rows), *self._sample, fitted)
+        yield recall.search_key(self._job, key, *self._sample, fitted)
 
 
-class _Compare(beam.DoFn):
-    def __init__(self) -> None:
-        self._compared = Metrics.counter("semdedup", "rows-compared")
+class Together(beam.PTransform):
+    """Gives the elements as one list, once they and those of `others` are all there; in a stream those of a window.
 
-    def process(self, unit: PairwiseUnit, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
-        compared = pairwise.compare_unit(job, unit, fitted)
-        self._compared.inc(compared.num_rows)
-        yield compared
+    Where there are no elements the list is empty, if there is any of `others`.
+    """
+
+    def __init__(self, *others: PCollection[Any]) -> None:
+        super().__init__()
+        self._others = others
+
+    def expand(self, elements: PCollection[Any]) -> PCollection[list[Any]]:
+        """See the class."""
+        kind = typehints.Tuple[int, elements.element_type]  # Optional's coder is known to Flink, which keeps no null
+        keyed = [elements | "Elements" >> beam.Map(lambda element: (0, element)).with_output_types(kind)]
+        for number, other in enumerate(self._others):
+            keyed.append(other | f"Others {number}" >> beam.Map(lambda _: (0, None)).with_output_types(kind))
+        return (
+            keyed
+            | beam.Flatten()
+            | "Gather" >> beam.GroupByKey()
+            | "List"
+            >> beam.MapTuple(lambda _, found: [element for element in found if element is not None]).with_output_types(
+                typehints.List[elements.element_type]
+            )
+        )
 
 
 class Finish(beam.PTransform):
     """Writes the manifest of a stage when all of its units are there, even where there are none.
 
     Args:
-        write: takes the job, the units, and what the PCollections `others` hold, one element each.
-        job: in a stream a PCollection of that of each window.
+        write: takes the job, the units, and what `others` are, each of one element or of a window.
+        job: in a stream that of each window.
     """
 
-    def __init__(self, write: Callable[..., None], job: Any, *others: PCollection[Any]) -> None:
+    def __init__(self, write: Callable[..., None], job: Any, *others: Any) -> None:
         super().__init__()
         self._write, self._job, self._others = write, job, others
 
     def expand(self, units: PCollection[Any]) -> PCollection[None]:
         """See the class."""
-        write = self._write
+        write, job = self._write, self._job
 
-        def finish(_: Any, *given: Any) -> None:
+        def finish(found: list[Any], job: Any, *given: Any) -> Iterator[None]:
             with naming_unit("the end of the stage"):
-                write(*given)
+                write(job, found, *given)
+            yield None
 
-        given = _side(self._job), AsIter(units), *map(AsSingleton, self._others)
-        once = self._job if isinstance(self._job, PCollection) else units.pipeline | "End" >> beam.Create([0])
-        return once | "Write manifest" >> beam.Map(finish, *given)
-
-
-def _side(job: Any) -> Any:
-    """Returns what a transform is given for its functions to get the job, or that of the window of an element."""
-    return AsSingleton(job) if isinstance(job, PCollection) else job
+        return units | "Units" >> Together(_once(job, units)) | "Write manifest" >> _each(finish, job, *self._others)
 
 
-def _addressed(job: Job, rows: tuple[Segment, ...], fitted: FittedKMeans) -> Iterator[Segment]:
-    """Yields the references of an assign unit, and those of the visits of its rows where they make some."""
-    yield from _largest_first(rows)
-    if job.has_visits:
-        yield from _largest_first(visits.visit_clusters(job, rows, fitted))
+def _each(function: Callable[..., Iterable[Any]], *given: Any) -> beam.ParDo:
+    """Gives the results of a function of each element and of what is given.
+
+    That is a constant, the element of a PCollection that has one, or what there is of the window.
+    """
+    if any(isinstance(value, OfWindow) for value in given):
+        return beam.ParDo(_InWindow(function, [value.find for value in given]))
+    return beam.ParDo(function, *(AsSingleton(g) if isinstance(g, PCollection) else g for g in given))
 
 
-def _largest_first(found: Iterable[Segment]) -> list[Segment]:
-    """Sorts the largest first: runners deal keys out to their workers in turn, so that each has about as much to do."""
-    return sorted(found, key=lambda segment: -segment.num_rows)
+class _InWindow(beam.DoFn):
+    def __init__(self, function: Callable[..., Iterable[Any]], given: list[Callable[[BoundedWindow], Any]]) -> None:
+        self._function, self._given = function, given
+
+    def process(self, element: Any, window: Any = beam.DoFn.WindowParam) -> Iterable[Any]:
+        return self._function(element, *(find(window) for find in self._given))
+
+
+def _count(name: str, number: int) -> None:
+    Metrics.counter("semdedup", name).inc(number)
+
+
+def _once(job: Any, others: PCollection[Any]) -> PCollection[Any]:
+    """Returns one element; in a stream one in each window."""
+    return job.windows if isinstance(job, OfWindow) else others.pipeline | "Once" >> beam.Create([0])

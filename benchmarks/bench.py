@@ -167,11 +167,11 @@ class _AnyFacts(Record):
 
 
 def references(output: Path, place: str = "segments") -> Iterator[Segment]:
-    """The references of a run that were shuffled: to rows (`segments`), `visits` or `matches`."""
+    """The segments that a run wrote: of rows (`segments`), `visits`, `matches` or their `index`."""
     for path in output.glob(f"*_results/*/{place}/**/*.arrow"):
         index = read_index(File.at(str(path), {}), _AnyFacts)
         assert index
-        yield from index[1]
+        yield from index[1].segments
 
 
 def cluster_sizes(output: Path) -> np.ndarray:

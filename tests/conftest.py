@@ -8,6 +8,7 @@ of two CPUs that runs for a module.
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import sys
 import uuid
@@ -26,6 +27,9 @@ from hypothesis import HealthCheck, settings
 # No test depends on how long something takes: machines are shared.
 settings.register_profile("semdedup", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("semdedup")
+# Else each of the hundreds of processes that tests start would compile the package, and pytest all tests each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @dataclass(frozen=True)

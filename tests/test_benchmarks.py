@@ -141,12 +141,12 @@ def test_what_the_processes_of_a_command_take_is_told_by_their_roles():
         measure_roles([sys.executable, "-c", "raise SystemExit(3)"], lambda *_: "worker")
 
 
-def test_what_a_reference_takes_is_the_difference_of_two_runs():
+def test_what_a_segment_takes_is_the_difference_of_two_runs():
     rows = [
         {
             "runner": "direct",
             "n_probes": "1",
-            "references shuffled": n,
+            "segments indexed": n,
             "driver, CPU s": 2 + n / 1e5,
             "engine, MB": None,
         }
@@ -158,17 +158,17 @@ def test_what_a_reference_takes_is_the_difference_of_two_runs():
 
 
 @pytest.mark.slow
-def test_the_scenario_of_scale_has_as_many_references_as_it_says(bench, monkeypatch):
+def test_the_scenario_of_scale_has_as_many_segments_as_it_says(bench, monkeypatch):
     monkeypatch.setattr(scale, "SHAPES", ((20, 30),))
     monkeypatch.setattr(scale, "RUNNERS", {"direct": ()})
     inside, across = scale.run(dataclasses.replace(bench, rows=[600])).table
-    assert 0.8 * 600 < inside["references shuffled"] <= 600
-    assert across["references shuffled"] > 2 * inside["references shuffled"]
+    assert 0.8 * 600 < inside["segments indexed"] <= 600
+    assert across["segments indexed"] > 2 * inside["segments indexed"]
     for row in (inside, across):
         assert row["workers, CPU s"] > 1
         assert row["driver, MB"] > 50
         assert row["engine, MB"] is None
-    assert inside["planned references"] > 300
+    assert inside["planned segments"] > 300
 
 
 def test_the_command_names_its_scenarios():

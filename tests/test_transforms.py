@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam import coders
 from apache_beam.coders.coders import PaneInfoCoder
+from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,12 +21,13 @@ from beam_semdedup.plan.planning import make_plan
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.stages.duplicates import DuplicatesFile
+from beam_semdedup.stages.index import IndexUnit
 from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseResult, PairwiseUnit
 from beam_semdedup.stages.recall import RecallUnit
 from beam_semdedup.stages.sample import SampleFile
-from beam_semdedup.storage.segments import Segment
-from beam_semdedup.transforms import ELEMENTS, SemanticDedup
+from beam_semdedup.storage.segments import Segment, SegmentFile
+from beam_semdedup.transforms import ELEMENTS, SemanticDedup, Together
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 SECONDS = st.floats(1.0, 2.0**40)
@@ -56,8 +58,9 @@ def test_an_element_comes_back_from_its_coder_as_it_was(kind, data):
 
 
 @pytest.mark.parametrize("kind", ELEMENTS, ids=lambda kind: kind.__name__)
-def test_every_element_type_can_be_a_key(kind):
+def test_every_element_type_can_be_a_key_and_missing(kind):
     coder = coders.registry.get_coder(kind)
+    assert coder.decode(coder.encode(None)) is None
     assert coder.is_deterministic()
     assert coder.to_type_hint() is kind
     assert coder.as_deterministic_coder("a step") is coder
@@ -72,12 +75,13 @@ def test_coders_of_different_types_differ():
 
 
 RECALL = {SampleFile, RecallUnit}
+INDEX = {SegmentFile, IndexUnit, Segment}
 EDGES = {
     "nothing": set(ELEMENTS) - {MatchUnit},
-    "assigned rows": {FittedKMeans, Segment, PairwiseUnit, PairwiseResult, DuplicatesFile} | RECALL,
+    "assigned rows": {FittedKMeans, PairwiseUnit, PairwiseResult, DuplicatesFile} | INDEX | RECALL,
     "similarities": {PairwiseResult, DuplicatesFile},
     "nothing, n_probes=exact": set(ELEMENTS) - {PairwiseUnit} - RECALL,
-    "assigned rows, n_probes=exact": {FittedKMeans, Segment, MatchUnit, PairwiseResult, DuplicatesFile},
+    "assigned rows, n_probes=exact": {FittedKMeans, MatchUnit, PairwiseResult, DuplicatesFile} | INDEX,
 }
 """What the cache holds, and the element types that cross edges then."""
 
@@ -212,6 +216,23 @@ def test_elements_whose_coders_are_not_registered_would_be_noticed(plans, monkey
     pickled = {name for name, inner in found.items() if any(not isinstance(coder, PLAIN) for coder in inner)}
     assert len(pickled) > len(ELEMENTS)
     assert not any(isinstance(coder, ReferenceCoder) for inner in found.values() for coder in inner)
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_elements_come_together_even_where_there_are_none(number, parameters):
+    found = [DuplicatesFile(n, n, f"{n}") for n in range(number)]
+
+    def check(elements):
+        assert sorted(elements, key=lambda file: file.path) == found
+
+    def build(pipeline):
+        others = [pipeline | f"Other {n}" >> beam.Create(range(n)) for n in (1, 2)]
+        files = pipeline | "Files" >> beam.Create(found).with_output_types(DuplicatesFile)
+        together = files | Together(*others)
+        _ = together | "Check" >> beam.Map(check)
+        assert_that(together | beam.combiners.Count.Globally(), equal_to([1]))
+
+    runners.run(build, make_runner(parameters))
 
 
 @pytest.mark.parametrize("cached", STEPS)

@@ -32,7 +32,7 @@ from beam_semdedup.config.parameters import (
 )
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
-from beam_semdedup.runners import progress
+from beam_semdedup.runners import imports, progress
 from beam_semdedup.runners.registry import RUNNERS
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.text import counted
@@ -251,7 +251,8 @@ class _Told(KeyboardInterrupt):
 def _guarded(action: Callable[[], int]) -> int:
     """Returns the exit code of `action`, after saying on standard error what went wrong."""
     try:
-        return action()
+        with imports.needed_alone():
+            return action()
     except KeyboardInterrupt as interrupt:
         return interrupts.exit_code(told=isinstance(interrupt, _Told))
     except (InputError, StorageError) as error:

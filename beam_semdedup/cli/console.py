@@ -165,7 +165,8 @@ def print_report(file: Any, size: int) -> None:
 
 def print_embedding(result: Any, output: str) -> None:
     """Prints the result of an embedding, an `embed.EmbeddingResult`, whose files are in `output`."""
-    without = f", {result.nulls:,} without a text" if result.nulls else ""
+    without = f", {result.nulls:,} without a text or image" if result.nulls else ""
+    without += f", {counted(result.broken, 'image')} cannot be read" if result.broken else ""
     rate = result.rows / max(1e-9, result.seconds)
     tell(
         f"Embedded {counted(result.rows, 'row')}{without}, in {in_time(result.seconds)} ({rate:,.0f} a second): "
@@ -237,10 +238,11 @@ def _print_asked(report: Any) -> None:
         ),
         ("Assign", f"{counted(asked.units, 'unit')} of {min(asked.sizes.assign_rows, data.rows):,} rows"),
         (
-            "Shuffle",
+            "Index",
             f"{counted(asked.segments, 'segment')} of {asked.segment_rows:,.0f} rows, {in_bytes(asked.segment_bytes)}",
         ),
         ("Compare", f"{counted(asked.comparisons, 'unit')} of {data.rows / asked.comparisons:,.0f} rows"),
+        *_embedding_told(report),
         *_probes_told(report),
         ("Memory", f"{in_bytes(asked.worker_memory)} a worker, {in_bytes(asked.driver_memory)} in the driver"),
     ]
@@ -254,6 +256,16 @@ def _print_asked(report: Any) -> None:
     wide().print(table)
     for limit in asked.limits:
         tell(f"Breaks: {limit.what}; {limit.advice}")
+
+
+def _embedding_told(report: Any) -> list[tuple[str, str]]:
+    """Says what embedding the texts takes, where the input has no embeddings."""
+    if report.texts_per_second is None:
+        return []
+    rows, workers = report.asked.data.rows, report.machines.workers
+    seconds = rows / report.texts_per_second / workers
+    each = f"{counted(rows, 'text')} at {report.texts_per_second:,.0f} a second, as some of them took on this machine"
+    return [("Embed", f"{each}: {in_time(seconds)} on {counted(workers, 'worker')}, before the stages below")]
 
 
 def _probes_told(report: Any) -> list[tuple[str, str]]:

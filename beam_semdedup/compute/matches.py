@@ -32,6 +32,9 @@ _EXACT_ERROR = 1e-11  # of float64 products of rows of length 1, by a matrix pro
 _PAIRS = 1 << 14  # scored at once
 _NONE = np.float32(-np.inf)
 
+_Pairs: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+_NO_PAIRS: _Pairs = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+
 Gather: TypeAlias = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float32]]
 """Returns the vectors (n, d) float32 of rows at positions (n,)."""
 
@@ -127,20 +130,35 @@ def match(
     threshold = 1 - reach if reach < 2 else -np.inf
     own, others = max(low, natives.references), high if within else min(high, natives.references)
 
-    def compare(task: tuple[slice, bool, int, int]) -> None:
+    def compare(task: tuple[slice, bool, int, int]) -> _Pairs:
         part, visiting, start, stop = task
         block = _Block(visitors if visiting else natives, np.arange(part.start, part.stop))
+        left = []
         for strip in slices(start, stop, batch):
             columns = _Block(natives, np.arange(strip.start, strip.stop))
             cut = not visiting and strip.stop > part.start  # the diagonal goes through the tile
             said = functools.partial(elsewhere, block.at, strip) if elsewhere and visiting else None
-            _Tile(block, columns, visiting, cut, threshold).compare(said)
+            left.append(_Tile(block, columns, visiting, cut, threshold).compare(said))
+        return settle(visiting, [pairs for pairs in left if len(pairs[0])], _PAIRS)
+
+    def settle(visiting: bool, found: list[_Pairs], least: int) -> _Pairs:
+        """Scores pairs if they are at least so many; returns those that are left."""
+        if not found:
+            return _NO_PAIRS
+        pairs = _joined(found)
+        if len(pairs[0]) < least:
+            return pairs
+        rows, columns = (_Block(which, np.arange(len(which))) for which in (visitors if visiting else natives, natives))
+        _Tile(rows, columns, visiting, False, threshold).score(*pairs)
+        return _NO_PAIRS
 
     each = list(slices(own, high, batch))[::-1] if among_natives else []  # those with the most to do first
     tasks = [(part, False, 0, part.stop if within else natives.references) for part in each]
     tasks += [(part, True, own, high) for part in slices(0, visitors.references, batch)]
     tasks += [(part, True, low, others) for part in slices(visitors.references, len(visitors), batch)]
-    in_threads(compare, tasks)
+    left = in_threads(compare, tasks)
+    for visiting in (False, True):
+        settle(visiting, [pairs for task, pairs in zip(tasks, left, strict=True) if task[1] == visiting], 1)
 
 
 def num_pairs(natives: Rows, visitors: Rows, low: int, high: int, within: bool, among_natives: bool) -> int:
@@ -218,42 +236,48 @@ class _Tile:
     cut: bool
     threshold: float
 
-    def compare(self, elsewhere: Callable[[], npt.NDArray[np.bool_]] | None) -> None:
-        """Offers to each row, and both ways to each column, what is best for it."""
-        shape = len(self.rows.at), len(self.columns.at)
-        close = np.ones(shape, dtype=bool)
+    def compare(self, elsewhere: Callable[[], npt.NDArray[np.bool_]] | None) -> _Pairs:
+        """Returns the pairs whose scores are to be found; where many are left, finds them itself.
+
+        Offers to each row, and both ways to each column, what is best for it. The pairs are positions among all rows.
+        """
         bounds = None
         if self.rows.rows.short.shape[1] > 1:
             bounds = multiply(self.rows.short, self.columns.short)
             least = self.threshold - SCORE_ROUNDING - 2.0**-23  # of a score, and of this number
-            close = ~(bounds < np.float32(least))
+            close = np.less(bounds, np.float32(least))
+            np.logical_not(close, out=close)
+        else:
+            close = np.ones((len(self.rows.at), len(self.columns.at)), dtype=bool)
         if self.cut:
             close &= self.earlier
+        if not _is_dense(close):
+            i, j = _positions(close)
+            return self.rows.at[i], self.columns.at[j]
         tile: _Tile = self
-        if _is_dense(close):
-            if elsewhere is not None:
-                close &= ~elsewhere()
-            if bounds is not None:
-                close &= self._reach(bounds, *(block.known()[0] for block in (self.rows, self.columns)))
-            for exact in (False, True):
-                if not _is_dense(close):
-                    break
-                i, j = np.flatnonzero(close.any(axis=1)), np.flatnonzero(close.any(axis=0))
-                tile = _Tile(tile.rows.part(i), tile.columns.part(j), self.both_ways, self.cut, self.threshold)
-                close = close if close.shape == (len(i), len(j)) else close[np.ix_(i, j)]
-                close &= tile._best_by_float64(close) if exact else tile._best_by_float32()
-        tile._score(close)
+        if elsewhere is not None:
+            close &= ~elsewhere()
+        if bounds is not None:
+            close &= self._reach(bounds, *(block.known()[0] for block in (self.rows, self.columns)))
+        for exact in (False, True):
+            if not _is_dense(close):
+                break
+            i, j = np.flatnonzero(close.any(axis=1)), np.flatnonzero(close.any(axis=0))
+            tile = _Tile(tile.rows.part(i), tile.columns.part(j), self.both_ways, self.cut, self.threshold)
+            close = close if close.shape == (len(i), len(j)) else close[np.ix_(i, j)]
+            close &= tile._best_by_float64(close) if exact else tile._best_by_float32()
+        tile.score(*_positions(close))
+        return _NO_PAIRS
 
     @cached_property
     def earlier(self) -> npt.NDArray[np.bool_]:
         """Which columns rank before which rows."""
         return self.columns.ranks < self.rows.ranks[:, None]
 
-    def _score(self, close: npt.NDArray[np.bool_]) -> None:
-        """Scores pairs of rows and columns, and offers what is similar."""
-        who, whom = np.divmod(np.flatnonzero(close), close.shape[1]) if close.size else (np.empty(0, np.int64),) * 2
-        for part in slices(0, len(who), _PAIRS):
-            i, j = who[part], whom[part]
+    def score(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> None:
+        """Scores pairs, at positions in the two blocks, and offers what is similar."""
+        for part in slices(0, len(rows), _PAIRS):
+            i, j = rows[part], columns[part]
             earlier = self.columns.ranks[j] < self.rows.ranks[i]
             scores = row_dot(self.rows.some(i), self.columns.some(j)).astype(np.float32).clip(-1, 1)
             similar = scores.astype(np.float64) >= self.threshold
@@ -302,6 +326,15 @@ class _Tile:
         left = _candidates(highest, lowest, close & self.earlier, self.rows, self.columns, self.threshold)
         later = (close & ~self.earlier).T
         return left | _candidates(highest.T, lowest.T, later, self.columns, self.rows, self.threshold).T
+
+
+def _positions(pairs: npt.NDArray[np.bool_]) -> _Pairs:
+    """Returns the rows and the columns of pairs."""
+    return np.divmod(np.flatnonzero(pairs), pairs.shape[1]) if pairs.size else _NO_PAIRS
+
+
+def _joined(pairs: list[_Pairs]) -> _Pairs:
+    return np.concatenate([i for i, _ in pairs]), np.concatenate([j for _, j in pairs])
 
 
 def _is_dense(close: npt.NDArray[np.bool_]) -> bool:

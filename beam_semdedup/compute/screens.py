@@ -162,7 +162,7 @@ def short_screen_at(threshold: float | None, rows: RankedVectors, starts: npt.ND
         return EXACT
     most = max(1, _SAMPLE_ROWS // len(large))
     sample = [np.linspace(0, sizes[at] - 1, min(most, sizes[at])).astype(np.int64) + starts[at] for at in large]
-    groups = np.cumsum([0, *map(len, sample)])[:-1]
+    groups = np.repeat(np.arange(len(sample)), [len(part) for part in sample])
     return Short(threshold, fit_basis(rows[np.concatenate(sample)], groups, threshold))
 
 

@@ -27,9 +27,9 @@ from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.tiles import multiply
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-_PAIR = 8000  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
+_PAIR = 40_000  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
 _PASS = 16  # what each pair costs besides its multiplications
-_MOST_ROWS = 512  # of a group, of whose pairs the costs are estimated
+_PAIRS = 1 << 17  # by which the costs are estimated
 _STEP_ROWS = 4096
 
 
@@ -76,47 +76,69 @@ class Basis:
         return float((lost + rounding_error(self.width + 1) * (2 + 2 * lost)) * (1 + 1e-3) + 1e-6)
 
 
-def fit_basis(rows: npt.NDArray[np.float32], groups: npt.NDArray[np.int64], threshold: float) -> Basis:
+def fit_basis(
+    rows: npt.NDArray[np.float32],
+    groups: npt.NDArray[np.integer],
+    threshold: float,
+    visits: tuple[npt.NDArray[np.int64], npt.NDArray[np.integer]] | None = None,
+) -> Basis:
     """Chooses the directions, and how many of them make comparing rows cheapest.
 
     They are eigenvectors of the rows' second moments, those with the largest eigenvalues: the ones that hold the most
-    of the rows' energy. More of them make each product dearer and leave fewer pairs to be multiplied in full.
+    of the rows' energy. More of them make each product dearer and leave fewer pairs to be multiplied in full: how many,
+    is counted in pairs like those that will be compared, since rows of one group resemble each other more than others.
 
     Args:
         rows: (n, d), a sample.
-        groups: (g,) where groups of rows that are compared with each other begin, ascending.
+        groups: (n,) the group of each; those of one are compared with each other.
         threshold: the product from which on a pair is similar.
+        visits: which rows (v,) are compared with those of which groups (v,) too.
     """
     dimension = rows.shape[1]
     none = Basis(np.zeros((dimension, 0), dtype=np.float32))
     widths = [width for width in WIDTHS if width < dimension]
-    bounds = zip(groups, [*groups[1:], len(rows)], strict=True)
-    parts = [slice(low, min(high, low + _MOST_ROWS)) for low, high in bounds]
-    sizes = [part.stop - part.start for part in parts]
-    pairs = sum(size * (size - 1) // 2 for size in sizes)
-    if not widths or threshold <= 0 or not pairs:
+    if not widths or threshold <= 0:
+        return none
+    who, whom = _some_pairs(groups, visits)
+    if not len(who):
         return none
     moments = sum(in_threads(lambda part: _moments(rows[part]), slices(0, len(rows), _STEP_ROWS)))
     ((_, vectors),) = in_threads(np.linalg.eigh, [moments])  # threads of BLAS would wait for each other
     widest = vectors[:, ::-1][:, : widths[-1]].astype(np.float32)
+    coordinates = np.concatenate(in_threads(lambda part: rows[part] @ widest, slices(0, len(rows), _STEP_ROWS)))
+    held = np.cumsum(coordinates.astype(np.float64) ** 2, axis=1)[:, np.array(widths) - 1]
+    lengths = np.sqrt(np.maximum(row_dot(rows, rows)[:, None] - held, 0))
 
     def open_pairs(part: slice) -> list[int]:
-        own = rows[part]
-        coordinates, rest = own @ widest, row_dot(own, own)
-        products, before, found = np.zeros((len(own), len(own)), dtype=np.float32), 0, []
-        for width in widths:
-            more = coordinates[:, before:width]
-            products += more @ more.T
-            rest -= row_dot(more, more)
-            length = np.sqrt(np.maximum(rest, 0)).astype(np.float32)
-            similar = int(np.count_nonzero(products + length[:, None] * length >= threshold))
-            found.append(max(0, similar - len(own)) // 2)  # each pair twice, and each row with itself
+        left, right = who[part], whom[part]
+        products, before, found = np.zeros(len(left), dtype=np.float32), 0, []
+        for width, length in zip(widths, lengths.T, strict=True):
+            products += row_dot(coordinates[left, before:width], coordinates[right, before:width])
+            found.append(int(np.count_nonzero(products + length[left] * length[right] >= threshold)))
             before = width
         return found
 
-    left = np.sum(in_threads(open_pairs, parts), axis=0)
-    lowest, width = min(zip(widths + left / pairs * _PAIR, widths, strict=True))
+    left = np.sum(in_threads(open_pairs, slices(0, len(who), _STEP_ROWS)), axis=0)
+    lowest, width = min(zip(widths + left / len(who) * _PAIR, widths, strict=True))
     return Basis(np.ascontiguousarray(widest[:, :width])) if lowest + _PASS < dimension else none
+
+
+def _some_pairs(
+    groups: npt.NDArray[np.integer], visits: tuple[npt.NDArray[np.int64], npt.NDArray[np.integer]] | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Draws pairs of rows that are compared, each as likely as any other; (p,) and (p,) positions."""
+    each = np.arange(len(groups))
+    visitors, visited = visits or (each[:0], groups[:0])
+    visitors, visited = np.concatenate([each, visitors]), np.concatenate([groups, visited])
+    by_group = np.argsort(groups, kind="stable")
+    first, last = (np.searchsorted(groups[by_group], visited, side) for side in ("left", "right"))
+    stops = np.cumsum(last - first)
+    number = int(stops[-1]) if len(stops) else 0
+    drawn = np.arange(number) if number <= _PAIRS else np.random.default_rng(0).integers(0, number, _PAIRS)
+    visit = np.searchsorted(stops, drawn, side="right")
+    who, whom = visitors[visit], by_group[last[visit] - stops[visit] + drawn]
+    once = (visit >= len(each)) | (whom < who)  # rows of one group have each other twice, and themselves
+    return who[once], whom[once]
 
 
 def _moments(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -244,6 +244,40 @@ class OutputParameters(PlaceParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
+class ModelParameters:
+    """The model that embeds texts, and what it is given."""
+
+    heading: ClassVar[str] = EMBEDDING
+
+    model: str
+    """directory with model.onnx (or onnx/model.onnx) and tokenizer.json, at the same place for every worker; or the
+    name of such a model on the Hugging Face hub"""
+    model_revision: str | None = None
+    """commit, tag or branch of a model on the hub; only a commit stays what it is; null: main"""
+    text_field: Annotated[str, COLUMNS] = "text"
+    """column with the texts"""
+    pooling: Literal["mean", "cls"] | None = None
+    """how a text's vector is made of its tokens'; null: as the model's 1_Pooling/config.json says, else their mean"""
+    max_tokens: Positive | None = None
+    """tokens of a text, what follows is cut; null: as the model's sentence_bert_config.json says, else 512"""
+    batch_tokens: Positive = 8192
+    """tokens that are computed together, of texts of about one length"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class OptionalModelParameters(ModelParameters):
+    """The model of a run that may get texts in place of embeddings."""
+
+    heading: ClassVar[str] = EMBEDDING
+
+    model: Annotated[str | None, EMBEDDING] = None  # type: ignore[assignment]  # there may be none
+    """embed the texts in text_field first: directory with model.onnx (or onnx/model.onnx) and tokenizer.json, at the
+    same place for every worker, or the name of such a model on the Hugging Face hub; null: the input has embeddings"""
+    text_field: Annotated[str | None, COLUMNS] = None  # type: ignore[assignment]
+    """column with texts, which model embeds; null: the input has embeddings"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
 class SourceParameters:
     """What is told of the rows that are removed."""
 
@@ -330,6 +364,8 @@ class ReferenceParameters:
     """null: id_field; ids there may be the same as in the input: they are other rows"""
     against_embedding_field: str | None = None
     """null: embedding_field"""
+    against_text_field: str | None = None
+    """null: text_field"""
     within: bool = True
     """false: rows of the input are compared with those of against or of the corpus alone, not with each other"""
     corpus_path: str | None = None
@@ -369,6 +405,7 @@ class Parameters(
     FitParameters,
     SizeParameters,
     SourceParameters,
+    OptionalModelParameters,
     ColumnParameters,
     OutputParameters,
     WriterParameters,
@@ -398,6 +435,7 @@ class Parameters(
             read_kwargs=self.read_kwargs if self.against_kwargs is None else self.against_kwargs,
             id_field=self.against_id_field or self.id_field,
             embedding_field=self.against_embedding_field or self.embedding_field,
+            text_field=self.against_text_field or self.text_field,
             metadata_fields=[],
             ranking_strategy=ranking_strategy,
             within=True,
@@ -489,36 +527,36 @@ class RemovalParameters(WriterParameters, InputParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class EmbedParameters(WriterParameters, InputParameters):
+class EmbedParameters(ModelParameters, WriterParameters, InputParameters):
     """What `semdedup-embed` depends on; see `semdedup-embed --help`."""
 
     heading: ClassVar[str] = WHERE
 
     output_path: str
     """directory or URL for the parquet files with the embeddings"""
-    model: str
-    """directory with model.onnx (or onnx/model.onnx) and tokenizer.json, at the same place for every worker"""
-    text_field: Annotated[str, COLUMNS] = "text"
-    """column with the texts"""
+    image_field: Annotated[str | None, COLUMNS] = None
+    """column with images, in place of texts: bytes, paths, or structs of bytes and path; model then is a directory with
+    vision_model.onnx (or model.onnx) and preprocessor_config.json"""
+    images_path: Annotated[str | None, COLUMNS] = None
+    """directory or URL that the paths of images are in; null: the directory of the file that names them"""
     metadata_fields: MetadataFields = field(default_factory=list)
     embedding_field: Annotated[str, COLUMNS] = "embeddings"
     """what the column of vectors is called in the output"""
-    pooling: Annotated[Literal["mean", "cls"] | None, EMBEDDING] = None
-    """how a text's vector is made of its tokens'; null: as the model's 1_Pooling/config.json says, else their mean"""
-    max_tokens: Annotated[Positive | None, EMBEDDING] = None
-    """tokens of a text, what follows is cut; null: as the model's sentence_bert_config.json says, else 512"""
     dtype: Annotated[Literal["float32", "float16"], EMBEDDING] = "float32"
     """of the values that are written"""
     device: Annotated[Literal["auto", "cpu", "gpu"], EMBEDDING] = "auto"
     """auto: a GPU where ONNX Runtime sees one"""
-    batch_tokens: Annotated[Positive, EMBEDDING] = 8192
-    """tokens that are computed together, of texts of about one length"""
     file_rows: Annotated[Positive, EXECUTION] = 8192
     """rows of a file of the output, which is a unit of work"""
     write_kwargs: WriteKwargs = field(default_factory=WriteKwargs)
     """{storage_options: {…}, compression: zstd} for output_path"""
     clear_output: bool = True
     """remove the embeddings of other texts, or by another model, from output_path first (never foreign files)"""
+
+    @property
+    def source_field(self) -> str:
+        """The column that is embedded."""
+        return self.image_field or self.text_field
 
     @property
     def write_options(self) -> dict[str, Any]:
@@ -601,7 +639,7 @@ class MachineParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class ForecastParameters(ReachParameters, SizeParameters, InputParameters, MachineParameters):
+class ForecastParameters(ReachParameters, SizeParameters, OptionalModelParameters, InputParameters, MachineParameters):
     """What `semdedup-plan` depends on; see `semdedup-plan --help`."""
 
     heading: ClassVar[str] = SIZE

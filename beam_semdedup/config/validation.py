@@ -19,6 +19,7 @@ from beam_semdedup.config.groups import GROUPS
 from beam_semdedup.config.parameters import (
     ForecastParameters,
     InputParameters,
+    OptionalModelParameters,
     Parameters,
     ReachParameters,
     WatchParameters,
@@ -78,6 +79,8 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
     parameters = _checked(schema, values, "", listed)
     if issubclass(schema, InputParameters):
         _check_ids(parameters)
+    if issubclass(schema, OptionalModelParameters):
+        _check_model(parameters)
     if issubclass(schema, Parameters):
         _check_together(parameters)
     if schema is WatchParameters:
@@ -229,6 +232,17 @@ def _check_ids(p: InputParameters) -> None:
         raise InputError(f"ids_path={p.ids_path} is where the ids are, and id_field=null says that there are none")
 
 
+def _check_model(p: OptionalModelParameters) -> None:
+    """Raises InputError where the parameters say half of how texts are embedded."""
+    if p.model is None and p.text_field is not None:
+        raise InputError(f"text_field={p.text_field} needs model=…, which embeds the texts")
+    if p.model is not None and p.text_field is None:
+        raise InputError(f"model={p.model} needs text_field=…, the column with the texts")
+    given = [name for name in ("model_revision", "pooling", "max_tokens") if getattr(p, name) is not None]
+    if p.model is None and given:
+        raise InputError(f"{given[0]}={getattr(p, given[0])} is given without model=…")
+
+
 def _check_together(p: Parameters) -> None:
     """Checks what no single parameter can say, and gives those with several spellings their normal form."""
     p.metadata_fields = [name for name in dict.fromkeys(p.metadata_fields) if name != p.id_column]
@@ -267,9 +281,16 @@ def _check_together(p: Parameters) -> None:
         raise InputError("against and corpus_path are given: a run takes one of them")
     if p.against is None and p.corpus_path is None and not p.within:
         raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
+    if p.against_text_field is not None and p.model is None:
+        raise InputError(f"against_text_field={p.against_text_field} is given without model=… and text_field=…")
+    if p.model is not None and p.corpus_path is not None:
+        raise InputError("corpus_path takes embeddings: write them by semdedup-embed first, and leave model=… out")
+    if p.model is not None and p.embedding_dim is not None:
+        raise InputError(f"embedding_dim={p.embedding_dim}: the model says how long vectors are; leave it out")
     if p.corpus_path is not None and not p.reuse_cache:
         raise InputError("reuse_cache=false would take rows out of the corpus; semdedup-corpus drop does so")
-    given = [name for name in ("filetype", "kwargs", "id_field", "embedding_field") if getattr(p, f"against_{name}")]
+    names = ("filetype", "kwargs", "id_field", "embedding_field", "text_field")
+    given = [name for name in names if getattr(p, f"against_{name}")]
     if p.against is None and given:
         raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
@@ -300,6 +321,8 @@ def _check_watch(p: WatchParameters) -> None:
     """Raises InputError for what a watched input lacks, or cannot be given."""
     if p.corpus_path is None:
         raise InputError("corpus_path is required: give corpus_path=…, where all that arrived is kept")
+    if p.model is not None:
+        raise InputError("model has no meaning for a watched input: its files hold embeddings")
     if p.eps is None:
         raise InputError("eps is required: give eps=…")
     if p.ids_path is not None or p.id_field is None:
@@ -313,6 +336,8 @@ def _check_size(p: ForecastParameters) -> None:
     given = [f"{name}={getattr(p, name)}" for name in ("rows", "dimension", "carried_bytes") if getattr(p, name)]
     if p.input_path is not None and given:
         raise InputError(f"input_path says what {given[0]} would: give either")
+    if p.input_path is None and p.model is not None:
+        raise InputError(f"model={p.model} embeds texts, which are timed: give input_path=… in place of rows")
     if p.input_path is None and (p.rows is None or p.dimension is None):
         raise InputError("nothing to plan for: give input_path=…, or rows=… and dimension=…")
 

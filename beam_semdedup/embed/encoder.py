@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from beam_semdedup.compute.threads import threads
+from beam_semdedup.embed import hub
 from beam_semdedup.errors import InputError, as_input_error
+from beam_semdedup.storage.folder import Folder
 
 _MODELS = ("model.onnx", "onnx/model.onnx")
 _TOKENIZER = "tokenizer.json"
 _MAX_TOKENS = 512
+_MOST_BYTES = 1 << 20  # of a configuration
 _GPU = "CUDAExecutionProvider"
+
+
+class Settings(Protocol):
+    """The parameters that a model is loaded with."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def batch_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,7 @@ class ModelFiles:
         pooling: `mean` of the tokens' vectors, or that of the first one, `cls`.
         max_tokens: of a text; what is longer is cut.
         normalize: whether a vector is divided by its length, as sentence-transformers does for some models.
+        hub: the name of the model on the hub and the commit, where it is from there.
     """
 
     directory: Path
@@ -35,35 +49,83 @@ class ModelFiles:
     pooling: str
     max_tokens: int
     normalize: bool
+    hub: tuple[str, str] | None = None
 
     @classmethod
-    def find(cls, directory: str, pooling: str | None = None, max_tokens: int | None = None) -> ModelFiles:
-        """Reads what the directory says; what is given goes before.
+    def find(
+        cls, directory: str, pooling: str | None = None, max_tokens: int | None = None, revision: str | None = None
+    ) -> ModelFiles:
+        """Reads what the directory says, or a model of that name on the hub; what is given goes before.
 
         Raises:
-            InputError: it is no directory, a file is missing, or its configuration asks for what is not here.
+            InputError: it is neither, a file is missing, or its configuration asks for what is not here.
         """
-        place = Path(directory)
-        if not place.is_dir():
-            raise InputError(f"model={directory} is no directory; give one with model.onnx and tokenizer.json")
+        place, commit = Path(directory), None
+        if place.is_dir():
+            if revision is not None:
+                raise InputError(f"model_revision={revision} is of the hub, and model={directory} is a directory")
+        elif hub.is_name(directory):
+            check_installed()
+            place = hub.fetch(directory, revision)
+            commit = (directory, place.name)
+        else:
+            raise InputError(
+                f"model={directory} is no directory; give one with model.onnx and tokenizer.json, or a name such as "
+                "sentence-transformers/all-MiniLM-L6-v2"
+            )
         onnx = next((place / name for name in _MODELS if (place / name).is_file()), None)
         if onnx is None or not (place / _TOKENIZER).is_file():
             missing = _TOKENIZER if onnx else _MODELS[0]
             raise InputError(f"model={directory}: no {missing} there; `optimum-cli export onnx` writes both of a model")
-        said = _json(place / "1_Pooling/config.json")
-        sentences = _json(place / "sentence_bert_config.json")
-        modules = _json(place / "modules.json") or []
+        said = read_json(place / "1_Pooling/config.json")
+        sentences = read_json(place / "sentence_bert_config.json")
+        modules = read_json(place / "modules.json") or []
         with as_input_error(f"model={directory}: its configuration cannot be understood"):
             normalize = any(str(module["type"]).endswith("Normalize") for module in modules)
             found = max_tokens or int((sentences or {}).get("max_seq_length") or _MAX_TOKENS)
-            return cls(place, onnx, pooling or _pooling(directory, said or {}), found, normalize)
+            return cls(place, onnx, pooling or _pooling(directory, said or {}), found, normalize, commit)
 
     @property
     def version(self) -> list[Any]:
-        """What the embeddings depend on: the sizes and times of the files, and what was read of them."""
+        """Describes what the embeddings depend on: the sizes and times of the files, and what was read of them."""
+        if self.hub is not None:
+            return [*self.hub, self.pooling, self.max_tokens, self.normalize]
         files = [self.onnx, self.directory / _TOKENIZER]
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return [str(self.directory.resolve()), stats, self.pooling, self.max_tokens, self.normalize]
+
+    def load(self, p: Settings) -> Encoder:
+        """Returns the loaded model; see `Encoder`."""
+        return Encoder(self, p.device, p.batch_tokens)
+
+    def here(self) -> ModelFiles:
+        """Returns the model with its files on this machine, which one of the hub may not have on a worker yet."""
+        if self.hub is None or self.onnx.is_file():
+            return self
+        place = hub.fetch(*self.hub)
+        return replace(self, directory=place, onnx=place / self.onnx.relative_to(self.directory))
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The embeddings of n rows.
+
+    Attributes:
+        column: n lists of float32, null where there is none.
+        broken: of rows that have something which cannot be read, their numbers, and why.
+    """
+
+    column: pa.ListArray
+    broken: tuple[tuple[int, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls, vectors: npt.NDArray[np.float32], there: npt.NDArray[np.bool_], broken: Sequence[tuple[int, str]] = ()
+    ) -> Embedded:
+        """Makes them of the vectors (m, d) of those of n rows that are `there` (n,)."""
+        ends = np.cumsum(there) * vectors.shape[1]
+        offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32), mask=np.append(~there, False))
+        return cls(pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1), pa.float32())), tuple(broken))
 
 
 class Encoder:
@@ -79,26 +141,31 @@ class Encoder:
         Raises:
             InputError: the model cannot be loaded, is none of sentences, or there is no GPU where one is asked for.
         """
-        import onnxruntime
         from tokenizers import Tokenizer
 
+        files = files.here()
         self._files, self._batch_tokens = files, batch_tokens
         with as_input_error(f"{files.directory / _TOKENIZER}: not a readable tokenizer"):
             self._tokenizer = Tokenizer.from_file(str(files.directory / _TOKENIZER))
             self._pad = int((self._tokenizer.padding or {}).get("pad_id", 0))
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(files.max_tokens)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads()
-        options.log_severity_level = 3
-        with as_input_error(f"{files.onnx}: not a readable ONNX model"):
-            self._session = onnxruntime.InferenceSession(str(files.onnx), options, providers=providers(device))
+        self._session = open_session(files.onnx, device)
         self._inputs = [given.name for given in self._session.get_inputs()]
         unknown = set(self._inputs) - {"input_ids", "attention_mask", "token_type_ids"}
         if unknown:
             raise InputError(f"{files.onnx}: a model with the input {min(unknown)!r}, and no model of texts alone")
         names = [output.name for output in self._session.get_outputs()]
         self._output = "sentence_embedding" if "sentence_embedding" in names else names[0]
+
+    @property
+    def dimension(self) -> int:
+        """The number of values of an embedding."""
+        return self.encode([""]).shape[1]
+
+    def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embedded:
+        """Returns the embeddings of a column of texts."""
+        return Embedded.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns the embeddings of texts, (n, d); those of about one length are computed together."""
@@ -124,6 +191,17 @@ class Encoder:
         if self._files.normalize:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return np.asarray(vectors, dtype=np.float32)
+
+
+def open_session(model: Path, device: str) -> Any:
+    """Returns a loaded ONNX model; InputError where it cannot be loaded, or there is no GPU and one is asked for."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 3
+    with as_input_error(f"{model}: not a readable ONNX model"):
+        return onnxruntime.InferenceSession(str(model), options, providers=providers(device))
 
 
 def providers(device: str) -> list[str]:
@@ -173,9 +251,11 @@ def _pooling(directory: str, said: dict[str, Any]) -> str:
     return known[modes[0]]
 
 
-def _json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
     """Returns what a file of the configuration holds; None where there is none."""
     if not file.is_file():
         return None
     with as_input_error(f"{file}: not JSON"):
+        if file.stat().st_size > _MOST_BYTES:
+            raise ValueError("too large for a configuration")
         return json.loads(file.read_bytes())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from beam_semdedup.config.parameters import EmbedParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.embed.encoder import check_installed, providers
+from beam_semdedup.embed.images import check_images_installed
 from beam_semdedup.embed.plan import EmbeddingManifest, make_plan, prepare
 from beam_semdedup.embed.transform import EmbedTexts
 from beam_semdedup.errors import InputError, RunError
@@ -24,11 +25,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """What was embedded: `rows` of which `nulls` have no text and so no embedding; `malformed` ones were left out."""
+    """What was embedded: `rows` of which `nulls` have no text or image, and so no embedding; `malformed` are left out.
+
+    `broken` rows have an image that cannot be read, and no embedding either.
+    """
 
     rows: int
     nulls: int
     malformed: int
+    broken: int
     files: tuple[str, ...]
     seconds: float
 
@@ -46,7 +51,7 @@ def embed_texts(p: EmbedParameters) -> EmbeddingResult:
 
 def _embed(p: EmbedParameters) -> EmbeddingResult:
     started = time.time()
-    check_installed()
+    (check_installed if p.image_field is None else check_images_installed)()
     runner = make_runner(p)
     runner.check("auto")
     if runner.workers_are_here:
@@ -57,7 +62,7 @@ def _embed(p: EmbedParameters) -> EmbeddingResult:
         job, planned = make_plan(p, files)
         prepare(job, planned)
     rows = sum(unit.num_rows for unit in planned)
-    _LOG.info("Embedding %s by %s, pooling=%s", counted(rows, "text"), p.model, job.model.pooling)
+    _LOG.info("Embedding %s by %s", counted(rows, "text" if p.image_field is None else "image"), p.model)
     wanted = {job.name(unit) for unit in planned}
     done = progress.StageProgress("Embed texts", len(planned), lambda: len(wanted.intersection(job.output.names())))
     with progress.shown([done], p.verbose, progress.interval(job.output.url)):
@@ -74,5 +79,9 @@ def _embed(p: EmbedParameters) -> EmbeddingResult:
         raise RunError(f"{job.output}: {manifest.counts.num_rows:,} rows of {rows:,}; run it again")
     if manifest.malformed:
         _LOG.warning("Left out, as they cannot be read: %s", counted(manifest.malformed, "malformed line"))
+    if manifest.broken:
+        which = "; ".join(manifest.examples)
+        _LOG.warning("Without an embedding, as they cannot be read: %s: %s", counted(manifest.broken, "image"), which)
     written = tuple(job.output.file(name).url for name in manifest.files)
-    return EmbeddingResult(manifest.counts.num_rows, manifest.nulls, manifest.malformed, written, time.time() - started)
+    counts = manifest.counts.num_rows, manifest.nulls, manifest.malformed, manifest.broken
+    return EmbeddingResult(*counts, written, time.time() - started)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import pyarrow as pa
 
-from beam_semdedup.config.parameters import EmbedParameters
-from beam_semdedup.embed.encoder import ModelFiles
+from beam_semdedup.config.parameters import EmbedParameters, Parameters
+from beam_semdedup.embed.encoder import Encoder, ModelFiles
+from beam_semdedup.embed.images import ImageEncoder, VisionFiles, is_image_type
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import Format
@@ -18,12 +19,17 @@ from beam_semdedup.inputs.dataset import Columns
 from beam_semdedup.inputs.listing import list_ids
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.inputs.units import AssignUnit, units
+from beam_semdedup.inputs.vectors import VectorFiles
+from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
 
 _FORMAT = 1
+Model: TypeAlias = ModelFiles | VisionFiles
+AnyEncoder: TypeAlias = Encoder | ImageEncoder
+"""What a `Model` is once it is loaded."""
 _OWN = re.compile(r"embeddings-[0-9a-f]{16}-\d{6}-\d{12}\.parquet")
 
 
@@ -32,7 +38,8 @@ class EmbeddedUnit(Record):
     """A finished unit, whose rows are in the file `name`.
 
     Attributes:
-        nulls: rows without a text, which have no embedding.
+        nulls: rows without a text or an image, which have no embedding.
+        broken: rows whose image cannot be read, which have none either, and of some of them which, and why.
         malformed: rows that cannot be read, and are not written.
     """
 
@@ -41,6 +48,8 @@ class EmbeddedUnit(Record):
     nulls: int
     malformed: int
     reused: bool = False
+    broken: int = 0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class EmbeddingManifest(Manifest):
     files: tuple[str, ...]
     nulls: int
     malformed: int
+    broken: int = 0
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,12 @@ class EmbedJob:
     """What a worker must know.
 
     Attributes:
-        schema: the id, the text and the metadata_fields.
+        schema: the id, the text or the image, and the metadata_fields.
         key: of all that the written files depend on.
     """
 
     parameters: EmbedParameters
-    model: ModelFiles
+    model: Model
     schema: pa.Schema
     output: Folder
     key: str
@@ -79,10 +90,34 @@ class EmbedJob:
         """Returns one of the input files."""
         return File(url, self.parameters.read_options)
 
+    def images(self, url: str) -> Folder:
+        """Returns the folder that the paths of images in an input file are of."""
+        p = self.parameters
+        return self.input_file(url).parent if p.images_path is None else Folder.at(p.images_path, p.read_options)
+
     def name(self, unit: AssignUnit) -> str:
         """Returns the name of a unit's file in the output."""
         first = unit.parts[0]
         return f"embeddings-{self.key}-{first.file:06d}-{first.first_row:012d}.parquet"
+
+
+@dataclass(frozen=True)
+class InputJob:
+    """What a worker must know to embed the texts of a run, or of its `against`."""
+
+    model: ModelFiles
+    run: Job
+
+    @property
+    def parameters(self) -> Parameters:
+        """The parameters of the run."""
+        return self.run.parameters
+
+    @property
+    def files(self) -> VectorFiles:
+        """Where the vectors go."""
+        assert self.run.vectors is not None
+        return self.run.vectors
 
 
 def make_plan(p: EmbedParameters, files: Sequence[FileInfo]) -> tuple[EmbedJob, list[AssignUnit]]:
@@ -91,24 +126,32 @@ def make_plan(p: EmbedParameters, files: Sequence[FileInfo]) -> tuple[EmbedJob, 
     Raises:
         InputError: they do not.
     """
-    model = ModelFiles.find(p.model, p.pooling, p.max_tokens)
+    model: Model
+    if p.image_field is not None:
+        model = VisionFiles.find(p.model)
+    else:
+        model = ModelFiles.find(p.model, p.pooling, p.max_tokens, p.model_revision)
     taken = [p.id_column, *p.metadata_fields]
     if p.embedding_field in taken or len(set(taken)) < len(taken):
         raise InputError(f"two columns of the output would have one name: {', '.join([*taken, p.embedding_field])}")
     output = Folder.at(p.output_path, p.write_options)
     _check_apart(p, files, output)
     ids = list_ids(p, files)
-    columns = Columns(p.id_column, None, [p.text_field, *p.metadata_fields], ids=ids)
+    columns = Columns(p.id_column, None, [p.source_field, *p.metadata_fields], ids=ids)
+    if p.image_field is None:
+        columns = replace(columns, texts=p.text_field)
     found = dataset.inspect(files, format_named(str(p.input_filetype)), columns)
-    text = found.schema.field(p.text_field).type
-    if not (pa.types.is_string(text) or pa.types.is_large_string(text)):
-        raise InputError(f"text_field={p.text_field!r} is {text}, expected text")
+    if p.image_field is not None:
+        type_ = found.schema.field(p.image_field).type
+        if not is_image_type(type_):
+            raise InputError(f"image_field={p.image_field!r} is {type_}, expected bytes, paths, or a struct of both")
     facts = {
         "format": _FORMAT,
         "files": [[f.url, f.size, f.version] for f in (*files, *(ids or ()))],
-        "columns": [p.input_filetype, p.id_field, p.text_field, *p.metadata_fields],
+        "columns": [p.input_filetype, p.id_field, p.source_field, *p.metadata_fields],
         "written": [p.embedding_field, p.dtype, p.file_rows],
         "model": model.version,
+        **({"images": p.images_path} if p.image_field else {}),
     }
     job = EmbedJob(p, model, found.schema, output, layout.fingerprint(facts))
     planned = units(found, p.file_rows)

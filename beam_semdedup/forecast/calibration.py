@@ -22,20 +22,22 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.inputs.sample import VectorColumn
+from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.locate import locate
 from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.plan.probes import multiplications_of
 from beam_semdedup.plan.rates import REFERENCE, Rates, computed_scores
-from beam_semdedup.stages.assign import AssignResult, assign_unit
+from beam_semdedup.stages.assign import AssignResult, assign_unit, find_assigned
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
+from beam_semdedup.stages.index import index_keys, plan_index
 from beam_semdedup.stages.matches import find_matches, match_units, merge_matches
 from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise_units
 from beam_semdedup.stages.visits import find_basis, visit_clusters
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import segments
 from beam_semdedup.storage.folder import Folder
-from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.segments import Segment, SegmentFile
 
 _ROWS, _TINY_ROWS = 32_768, 64
 _FEW, _SOME, _MORE, _MANY = 8, 64, 256, 1024  # numbers of centroids: clusters of 4096, 512, 128 and 32 rows
@@ -181,10 +183,11 @@ class _Calibration:
         """Returns the seconds of the one comparison unit of a plan, and its result."""
         job = assigned.plan.job
         fitted = fit_centroids(job)
-        (work,) = pairwise_units(job, 0, assigned.unit.segments)
+        (key,) = _keys(job, [assigned.unit.file])
+        (work,) = pairwise_units(job, key)
 
         def compare() -> PairwiseResult:
-            job.pairwise.delete_tree()
+            _delete(job.pairwise, ".parquet")
             return compare_unit(job, work, fitted)
 
         return _least(compare)
@@ -193,32 +196,32 @@ class _Calibration:
         """Measures the stages of a run with `number` given centroids that visits what is within `reach`."""
         plan = self._plan("rows", number, unit_rows, reach)
         job, fitted = plan.job, fit_centroids(plan.job)
-        rows = assign_unit(job, plan.units[0], fitted).segments
+        rows = assign_unit(job, plan.units[0], fitted).file
 
-        def visit() -> tuple[Segment, ...]:
+        def visit() -> tuple[SegmentFile, ...]:
             _delete(job.visits, ".arrow")  # not the directions, which a run chooses once
             return visit_clusters(job, rows, fitted)
 
         visit()
         visiting, visits = _least(visit)
-        units = [unit for key, parts in _by_key([*rows, *visits]) for unit in match_units(job, key, parts)]
+        units = [unit for key in _keys(job, [rows, *visits]) for unit in match_units(job, key)]
 
-        def match() -> list[Segment]:
+        def match() -> list[SegmentFile]:
             job.matches.delete_tree()
-            return [segment for unit in units for segment in find_matches(job, unit, fitted)]
+            return [find_matches(job, unit, fitted) for unit in units]
 
         matching, matches = _least(match)
+        keys = _keys(job, [rows, *matches])
 
         def merge() -> int:
             _delete(job.pairwise, ".parquet")
-            merged = [merge_matches(job, key, parts, fitted) for key, parts in _by_key([*rows, *matches])]
-            return sum(result.pairs for result in merged if result)
+            return sum(merge_matches(job, key, fitted).pairs for key in keys)
 
         merging, pairs = _least(merge)
         found = find_basis(job)
         assert found is not None
         multiplications = pairs * (multiplications_of(found[0].width) or self._dimension)
-        num_visits = sum(segment.num_rows for segment in visits)
+        num_visits = sum(file.num_rows for file in visits)
         return _Probed(visiting, matching, merging, num_visits, 2 * multiplications)
 
     def _read(self) -> float:
@@ -241,7 +244,8 @@ class _Calibration:
 
     def _read_segment(self, spread: _Assigned) -> float:
         """Returns the seconds that one more segment takes to be read."""
-        found, job = spread.unit.segments, spread.plan.job
+        job = spread.plan.job
+        found = find_assigned(job, spread.unit.file.name).segments
 
         def read(number: int) -> float:
             return _least(lambda: segments.read(job.segments, found[:number], job.segment_schema))[0]
@@ -282,9 +286,9 @@ def _delete(folder: Folder, ending: str) -> None:
     folder.delete([name for name in folder.names() if name.endswith(ending)])
 
 
-def _by_key(found: Sequence[Segment]) -> Iterator[tuple[int, list[Segment]]]:
-    for key in sorted({segment.key for segment in found}):
-        yield key, [segment for segment in found if segment.key == key]
+def _keys(job: Job, files: Sequence[SegmentFile]) -> list[Segment]:
+    """Returns where the index of some files has each key."""
+    return [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import ForecastParameters
@@ -14,15 +15,15 @@ from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.units import units
 from beam_semdedup.plan.probes import Comparison, Spread
 from beam_semdedup.plan.rates import Rates, computed_scores
-from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, Sizing, default_clusters
+from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizes, Sizing, default_clusters, index_units
 from beam_semdedup.storage import segments
 
 PROCESS_BYTES = 220 << 20
 """Of a process that imported everything and has no work."""
-REFERENCE_BYTES = 750
-"""What the local runner holds in the driver for a reference to a segment: it stands in the input and in the output of
-a shuffle, encoded; measured with 300,000 of them."""
-_ENCODED_BYTES, _MESSAGE_BYTES = 200, 2 << 30
+ELEMENT_BYTES = 750
+"""What the local runner holds in the driver for a file of segments, and for a unit that compares rows: it stands in the
+input and in the output of a shuffle, encoded; measured with 300,000 of them."""
+_INDEX_BYTES, _FILE_REQUESTS = 64, 3  # of a segment in the index of its file, and what opening that takes
 _REQUEST_SECONDS = 2e-3
 """What a ranged read of an object store takes a worker that makes many at the same time; assumed."""
 _RESULT_BYTES = 28  # of a compared row: two ids, score, centroid
@@ -34,6 +35,8 @@ _SMALL_SEGMENT, _MANY_SEGMENTS = SEGMENT_BYTES // 4, 100_000
 _ROWS_PER_CLUSTER = 50
 _WORTH = 1.1
 _PROBING = ("visits", "matches", "merge")
+_ELEMENTS = 4
+"""As what a file, or a unit, goes through shuffles: itself, what becomes of it, and each again where stages end."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +180,10 @@ def forecast(
     stages = _Stages(p, data, machines, rates, comparison, visits_bytes)
     of_visits = round(units * _expected(keys, comparison.records / units))
     of_matches = round(keys * blocks * _expected(keys, _MATCHES * n / (keys * blocks))) if spread else 0
-    # With probes the references of rows are shuffled twice, to be compared and to be merged.
-    shuffled = references + (references + of_visits + of_matches if spread else 0)
+    files, match_files = units * (2 if spread else 1), keys * blocks if spread else 0
+    indexed = [(files, references + of_visits if spread else references)]
+    if spread:  # those of rows again, to be merged
+        indexed.append((units + match_files, references + of_matches))
     found = Forecast(
         data=data,
         sizes=sizes,
@@ -187,7 +192,7 @@ def forecast(
         segments=references,
         segment_rows=n / references,
         segment_bytes=assigned_bytes / references,
-        driver_memory=PROCESS_BYTES + shuffled * REFERENCE_BYTES,
+        driver_memory=PROCESS_BYTES + (files + keys * blocks + match_files) * _ELEMENTS * ELEMENT_BYTES,
         worker_memory=PROCESS_BYTES
         + max(
             (segment_row + data.carried_bytes) * _ASSIGN_COPIES * unit_rows,
@@ -203,7 +208,7 @@ def forecast(
             *([stages.fit(k, sample)] if sample else []),
             stages.assign(k, units, references, assigned_bytes),
             *([stages.visits(units, references, of_visits, assigned_bytes)] if spread else []),
-            stages.shuffle(shuffled),
+            stages.index(keys, indexed),
             *(
                 stages.probing(keys, blocks, references, of_visits + of_matches, assigned_bytes)
                 if spread
@@ -281,8 +286,22 @@ class _Stages:
             storage=self._transfer(read + written),
         )
 
-    def shuffle(self, references: int) -> Stage:
-        return Stage("shuffle", 1, parts={"references": references * self._rates.reference})
+    def index(self, keys: int, indexed: Sequence[tuple[int, int]]) -> Stage:
+        """Predicts the stage that finds the segments of each key.
+
+        Args:
+            indexed: how many files, and how many segments in them, each time.
+        """
+        units = [index_units(number, keys) for _, number in indexed]
+        read = sum(times * _INDEX_BYTES * number for times, (_, number) in zip(units, indexed, strict=True))
+        opened = sum(times * files for times, (files, _) in zip(units, indexed, strict=True))
+        remote = self._machines.storage_bandwidth is not None
+        return self._shared(
+            Stage("index", max(units), bytes_read=read),
+            segments=sum(number for _, number in indexed) * self._rates.reference,
+            requests=opened * _FILE_REQUESTS * _REQUEST_SECONDS if remote else 0.0,
+            storage=self._again(read),
+        )
 
     def visits(self, units: int, references: int, of_visits: int, assigned: float) -> Stage:
         """Predicts the stage that says which rows are compared in which other clusters; on the CPU."""
@@ -377,10 +396,4 @@ def _limits(made: Forecast, machines: Machines, asked: int, affordable: int) -> 
         memory = 8 * (row + made.data.carried_bytes) * math.isqrt(made.data.rows * SEGMENT_BYTES // row)
         larger = f"memory_budget={-(-memory // 2**30)}GiB: units and keys, and so segments, grow with it"
         found.append(Limit(f"segments of {made.segment_rows:.2g} rows", larger))
-    if made.driver_memory > machines.memory:
-        found.append(
-            Limit("references in the driver", "a driver with as much, or Flink, or more memory_budget: fewer segments")
-        )
-    if machines.workers > 1 and made.segments * _ENCODED_BYTES / machines.workers > _MESSAGE_BYTES:
-        found.append(Limit("messages over 2 GiB", "more workers, or more memory_budget: fewer segments"))
     return found

@@ -9,6 +9,7 @@ from typing import Literal
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.places import naming_places
+from beam_semdedup.embed.speed import load, texts_per_second
 from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
 from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
@@ -35,7 +36,8 @@ class ForecastReport:
     """What was asked for, what is recommended for it, and what is recommended for other sizes on the same machines.
 
     `other` is the same run with n_probes=exact where that is 1, and with 1 where it is not; None where no eps is given.
-    `probes` says where what is known of visits is from; null where nothing visits.
+    `probes` says where what is known of visits is from; null where nothing visits. `texts_per_second` are those that a
+    worker embeds, as measured on this machine; null where the input has embeddings.
     """
 
     n_probes: int | Literal["exact"]
@@ -47,6 +49,7 @@ class ForecastReport:
     other: Forecast | None
     probes: str
     table: tuple[Forecast, ...]
+    texts_per_second: float | None
 
 
 def report(p: ForecastParameters) -> ForecastReport:
@@ -55,7 +58,8 @@ def report(p: ForecastParameters) -> ForecastReport:
     Raises:
         InputError: the input cannot be read, a column is missing, more clusters than rows; what `resolve` raises too.
     """
-    data = input_data(p)
+    encoder = load(p) if p.model else None
+    data = input_data(p, encoder.dimension if encoder else None)
     if p.n_clusters and p.n_clusters > data.rows:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
     machines = Machines(
@@ -81,6 +85,7 @@ def report(p: ForecastParameters) -> ForecastReport:
         forecast(p, data, asked.sizes.n_clusters, machines, rates, other_spread) if spread else None,
         probes,
         tuple(recommend(p, data.of_size(rows), machines, rates, asked_spread) for rows in SIZES),
+        texts_per_second(p, encoder, data.input) if encoder and data.input else None,
     )
 
 
@@ -88,7 +93,7 @@ def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
     """Returns what rows visit with n_probes, with `exact` where that is 1, and where it is known from."""
     if p.n_probes == 1 and p.eps is None:
         return None, ""
-    if data.input is not None:
+    if data.input is not None and p.model is None:
         most = max(p.n_clusters or 0, _MORE_CLUSTERS * default_clusters(data.rows))
         with naming_places(p, InputError):
             found = measure(p, data.input, min(most, data.rows))
@@ -99,8 +104,12 @@ def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
     return texts if exact else of_nearest(texts, int(p.n_probes)), "as 63,541 real texts, assumed"
 
 
-def input_data(p: ForecastParameters) -> Data:
-    """Returns the rows to plan for: those that are given, or those of the input, whose footers are read."""
+def input_data(p: ForecastParameters, dimension: int | None = None) -> Data:
+    """Returns the rows to plan for: those that are given, or those of the input, whose footers are read.
+
+    Args:
+        dimension: of the embeddings, where the input has texts in their place.
+    """
     if p.input_path is None:
         assert p.rows is not None
         assert p.dimension is not None
@@ -110,7 +119,8 @@ def input_data(p: ForecastParameters) -> Data:
         place = p.run(None)
         files = list_files(place)
         kind = format_named(p.input_filetype or filetype_of(files))
-        columns = Columns(p.id_column, p.embedding_field, carried, ids=list_ids(place, files))
+        ids = list_ids(place, files)
+        columns = Columns(p.id_column, p.embedding_field, carried, dimension, ids, p.text_field)
         facts = dataset.inspect(files, kind, columns)
     stored = sum(f.size for f in files) // facts.num_rows
     return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)

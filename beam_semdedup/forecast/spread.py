@@ -17,14 +17,12 @@ from beam_semdedup.fit.shard import Shard
 from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.sample import VectorColumn
 from beam_semdedup.plan.probes import Spread
-from beam_semdedup.plan.sizes import Sizing
 
 _ROWS, _PIECES = 32_768, 32
 _ROWS_PER_CLUSTER = 32  # of the sample, at least: fitted to fewer, centroids are nearer to its rows than to others
 _VISITORS = 4096
 _ITERATIONS = 6
 _FRACTIONS = (16, 4, 1)
-_MEMORY = 8 << 30
 
 
 def measure(p: ForecastParameters, facts: InputFacts, n_clusters: int) -> Spread | None:
@@ -33,8 +31,7 @@ def measure(p: ForecastParameters, facts: InputFacts, n_clusters: int) -> Spread
     It fits centroids to 32,768 rows, for 1,024 clusters at most, and lets 4,096 of the rows visit. With one probe the
     visits are those of `exact`.
     """
-    num_keys = Sizing(p, facts.num_rows, facts.dimension, 0, n_clusters, _MEMORY).sizes(0).num_keys
-    return _spread(_read(p, facts), n_clusters, num_keys, p)
+    return _spread(_read(p, facts), n_clusters, p)
 
 
 def _read(p: ForecastParameters, facts: InputFacts) -> npt.NDArray[np.float32]:
@@ -58,7 +55,7 @@ def _first(batches: Iterator[npt.NDArray[np.float32]], number: int) -> Iterator[
             return
 
 
-def _spread(rows: npt.NDArray[np.float32], n_clusters: int, num_keys: int, p: ForecastParameters) -> Spread | None:
+def _spread(rows: npt.NDArray[np.float32], n_clusters: int, p: ForecastParameters) -> Spread | None:
     if not len(rows):
         return None
     most = max(1, min(n_clusters, len(rows) // _ROWS_PER_CLUSTER))
@@ -72,15 +69,12 @@ def _spread(rows: npt.NDArray[np.float32], n_clusters: int, num_keys: int, p: Fo
         asked = rows[:_VISITORS]
         clusters = Clusters(centroids, p.pairwise_batch_size)
         if p.n_probes == "exact" or p.n_probes == 1:
-            _, visited = clusters.in_reach(asked, labels[:_VISITORS], p.matching_reach)
+            found = clusters.in_reach(asked, labels[:_VISITORS], p.matching_reach)
         else:
-            _, visited = clusters.nearest(asked, labels[:_VISITORS], p.n_probes - 1)
+            found = clusters.nearest(asked, labels[:_VISITORS], p.n_probes - 1)
         shares = np.bincount(labels, minlength=number) / len(rows)
+        visited = found[1]
         visits.append(len(visited) / len(asked))
         larger.append(float(shares[visited].mean() * number) if len(visited) else 1.0)
-    keys = labels * num_keys // most  # as the run that chooses them has its rows: those of a key together, mixed
-    by_key = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[by_key], prepend=-1))
-    few = by_key[: np.append(starts, len(rows))[np.searchsorted(starts, _VISITORS)]]
-    width = fit_basis(rows[few], starts[starts < len(few)], 1 - p.matching_reach).width
+    width = fit_basis(asked, labels[:_VISITORS], 1 - p.matching_reach, found).width
     return Spread(tuple(numbers), tuple(visits), tuple(larger), width)

@@ -35,6 +35,7 @@ class InputUnit:
         file: the file's position in the plan.
         piece: where in the file the rows are; it may hold others before and after them.
         ids: the URL of the file with their ids, where that is another one.
+        vectors: what the files with their vectors are called, where those are others; see `vectors`.
     """
 
     path: str
@@ -43,6 +44,7 @@ class InputUnit:
     num_rows: int
     piece: Piece
     ids: str = ""
+    vectors: str = ""
 
 
 @dataclass(frozen=True)

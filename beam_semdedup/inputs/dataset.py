@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from beam_semdedup.errors import InputError, as_input_error
-from beam_semdedup.inputs import embeddings, ids, partitions
+from beam_semdedup.inputs import embeddings, ids, partitions, vectors
 from beam_semdedup.inputs.base import FileFacts, Format
 from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.threads import in_io_threads
@@ -33,7 +33,8 @@ class Columns:
         carried: the names of those besides.
         ids: the files that hold the ids in place of the input files, one for each; None: the input files hold them;
             none: the ids are the places of the rows.
-        dimension: d, where the user gave it.
+        dimension: d, where the user gave it; of vectors that are computed it has to be known.
+        texts: the column of texts that the vectors are computed of; None: the files hold the vectors.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Columns:
     carried: Sequence[str] = ()
     dimension: int | None = None
     ids: Sequence[FileInfo] | None = None
+    texts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,13 @@ def inspect(files: Sequence[FileInfo], kind: Format, columns: Columns, name: str
     if not used:
         raise InputError(f"{name}: {counted(len(files), 'file')} without a single row")
     schema = _common_schema(kind, used, columns)
+    if columns.texts is not None:
+        schema = _with_computed(schema, columns)
     if columns.ids is not None:
         schema = pa.schema([ids.column(columns.id, facts, columns.ids), *schema])
-    dimension = 0 if columns.embedding is None else _common_dimension(kind, used, columns.embedding, columns.dimension)
+    dimension = columns.dimension or 0
+    if columns.embedding is not None and columns.texts is None:
+        dimension = _common_dimension(kind, used, columns.embedding, columns.dimension)
     return InputFacts(kind, tuple(facts), schema, dimension)
 
 
@@ -134,6 +140,8 @@ def _dimension(kind: Format, facts: FileFacts, name: str, given: int | None) -> 
 
 def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -> pa.Schema:
     """Returns the columns with the types that all files share; those that no file has may be in their directories."""
+    if columns.texts is not None:
+        columns = replace(columns, embedding=None, carried=[*dict.fromkeys([columns.texts, *columns.carried])])
     found: dict[str, tuple[pa.DataType, FileInfo]] = {}
     stored = {name for file in files for name in file.schema.names}
     outside = [partitions.column(name, [f.info.url for f in files]) for name in columns.carried if name not in stored]
@@ -158,6 +166,16 @@ def _common_schema(kind: Format, files: Sequence[FileFacts], columns: Columns) -
             found[name] = (joined, first)
     read = pa.schema([(name, pa.string() if t == pa.null() else t) for name, (t, _) in found.items()])
     return pa.schema([*read, *partitioned.values()])
+
+
+def _with_computed(schema: pa.Schema, columns: Columns) -> pa.Schema:
+    """Returns the columns with that of vectors in place of that of texts; InputError where these are none."""
+    type_ = schema.field(columns.texts).type
+    if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
+        raise InputError(f"text_field={columns.texts!r} is {type_}, expected text")
+    kept = [field for field in schema if field.name == columns.id or field.name in columns.carried]
+    computed = [] if columns.embedding is None else [pa.field(columns.embedding, vectors.TYPE, metadata=vectors.MARK)]
+    return pa.schema([*kept, *computed])
 
 
 def hint_on_ids(type_: pa.DataType) -> str:

@@ -13,27 +13,36 @@ from beam_semdedup.compute.threads import in_threads
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import Format, InputUnit
+from beam_semdedup.inputs.vectors import VectorFiles
 from beam_semdedup.storage.filesystems import Options
 from beam_semdedup.storage.folder import File
 
 
 @dataclass(frozen=True)
 class VectorColumn:
-    """The column of vectors in the files of a format, and how it is read; see `embeddings.to_matrix`."""
+    """The column of vectors in the files of a format, or in others, and how it is read; see `embeddings.to_matrix`."""
 
     format: Format
     field: pa.Field
     dimension: int
     normalize: bool
     options: Options
+    files: VectorFiles | None = None
 
     def read(self, unit: InputUnit, rows: npt.NDArray[np.int64] | None = None) -> Iterator[npt.NDArray[np.float32]]:
         """Yields the usable vectors of a unit, or of its rows with these numbers in the file, in batches (m, d)."""
-        for batch in self.format.read(File(unit.path, self.options), unit, pa.schema([self.field])):
-            vectors = batch.table.column(0)
+        for positions, vectors in self._batches(unit):
             if rows is not None and len(rows) < unit.num_rows:
-                vectors = vectors.filter(pa.array(np.isin(batch.positions, rows, assume_unique=True)))
+                vectors = vectors.filter(pa.array(np.isin(positions, rows, assume_unique=True)))
             yield embeddings.to_matrix(vectors, self.dimension, self.normalize)[0]
+
+    def _batches(self, unit: InputUnit) -> Iterator[tuple[npt.NDArray[np.int64], pa.ChunkedArray]]:
+        """Yields the vectors of a unit with the numbers of their rows in the file."""
+        if self.files:
+            yield from self.files.read(unit)
+            return
+        for batch in self.format.read(File(unit.path, self.options), unit, pa.schema([self.field])):
+            yield batch.positions, batch.table.column(0)
 
 
 def choose(

@@ -6,6 +6,9 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from beam_semdedup.inputs import vectors
 from beam_semdedup.inputs.base import Format, InputUnit
 from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.neighbours import neighbours
@@ -39,6 +42,24 @@ def units(facts: InputFacts, rows_per_unit: int) -> list[AssignUnit]:
         else:
             result.append(AssignUnit(tuple(joined)))
     return result
+
+
+def vector_units(kind: Format, units: Sequence[AssignUnit]) -> list[AssignUnit]:
+    """Returns units whose parts are the rows that have their vectors in one file, those of small files together.
+
+    Args:
+        units: all of the input, in its order.
+    """
+    parts = []
+    of_files = itertools.groupby((part for unit in units for part in unit.parts), key=lambda part: part.file)
+    for found in (list(of_file) for _, of_file in of_files):
+        stops = np.cumsum([part.num_rows for part in found])
+        for start in range(0, int(stops[-1]), vectors.ROWS):
+            stop = min(start + vectors.ROWS, int(stops[-1]))
+            first, last = np.searchsorted(stops, [start, stop - 1], side="right")
+            pieces = dict.fromkeys(part.piece for part in found[first : last + 1])  # which parts that are cut share
+            parts.append(replace(found[0], first_row=start, num_rows=stop - start, piece=kind.join([*pieces])))
+    return [AssignUnit(tuple(run)) for run in neighbours(parts, lambda part: part.num_rows, vectors.ROWS)]
 
 
 def _joined(kind: Format, parts: Sequence[InputUnit]) -> InputUnit:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.errors import InputError, RunError
@@ -48,6 +49,11 @@ class Common(Record):
     ranking: str
     n_clusters: int
     centroids_per_key: int
+
+    @property
+    def n_probes(self) -> int | Literal["exact"]:
+        """The `n_probes` that rows visit clusters by."""
+        return "exact" if self.probes == "exact" else int(self.probes)
 
     @classmethod
     def of(cls, p: Parameters, facts: InputFacts, centroids_per_key: int) -> Common:

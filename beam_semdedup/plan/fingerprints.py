@@ -13,12 +13,16 @@ from beam_semdedup.storage.folder import FileInfo
 from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.text import without_secrets
 
-_FORMAT = 7
+_FORMAT = 8
 """The version of what the stages write."""
 
 
 def kmeans_fingerprint(
-    p: Parameters, files: Sequence[FileInfo], carried: Sequence[str], without_clusters: bool = False
+    p: Parameters,
+    files: Sequence[FileInfo],
+    carried: Sequence[str],
+    without_clusters: bool = False,
+    model: str = "",
 ) -> str:
     """Returns the key of the k-means results.
 
@@ -27,9 +31,10 @@ def kmeans_fingerprint(
         files: the input, and the files with its ids, where it holds none.
         carried: the columns that are read besides id and embedding.
         without_clusters: whether nothing is fitted.
+        model: the key of the model that embeds texts, where that is part of the run.
     """
-    model = "none" if without_clusters else {"n_clusters": p.n_clusters, "fit": _fit(p)}
-    return fingerprint([_FORMAT, _rows(p, files, carried), model])
+    fit = "none" if without_clusters else {"n_clusters": p.n_clusters, "fit": _fit(p)}
+    return fingerprint([_FORMAT, _rows(p, files, carried, model), fit])
 
 
 def generation_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> str:
@@ -37,14 +42,14 @@ def generation_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Se
     return fingerprint([_FORMAT, _rows(p, files, carried), "corpus"])
 
 
-def references_fingerprint(p: Parameters, files: Sequence[FileInfo], model: str) -> str:
-    """Returns the key of the rows of `against`, assigned to the model of the k-means results with the key `model`.
+def references_fingerprint(p: Parameters, files: Sequence[FileInfo], kmeans: str, model: str = "") -> str:
+    """Returns the key of the rows of `against`, assigned to the model of the k-means results with the key `kmeans`.
 
     Args:
         p: by which they are read.
-        files: of `against`, as for `kmeans_fingerprint`.
+        files, model: as for `kmeans_fingerprint`, of `against`.
     """
-    return fingerprint([_FORMAT, _rows(p, files, []), model])
+    return fingerprint([_FORMAT, _rows(p, files, [], model), kmeans])
 
 
 def pairwise_fingerprint(p: Parameters, kmeans: str, earlier: Sequence[str], without_clusters: bool = False) -> str:
@@ -66,6 +71,11 @@ def output_fingerprint(p: Parameters, pairwise: str) -> str:
     return fingerprint([_FORMAT, pairwise, p.eps])
 
 
+def vectors_fingerprint(p: Parameters, file: FileInfo) -> str:
+    """Returns what the files with the vectors of an input file are called, in the folder of the model."""
+    return fingerprint([_FORMAT, without_secrets(file.url), file.size, file.version, p.input_filetype, p.text_field])
+
+
 def _fit(p: Parameters) -> dict[str, Any]:
     init = init_file(p)
     fit: dict[str, Any] = {
@@ -83,8 +93,9 @@ def _fit(p: Parameters) -> dict[str, Any]:
     return fit
 
 
-def _rows(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> dict[str, Any]:
-    return {
+def _rows(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str], model: str = "") -> dict[str, Any]:
+    texts = {"texts": [p.text_field, model]} if model else {}
+    return texts | {
         "files": [[without_secrets(f.url), f.size, f.version] for f in files],
         "filetype": p.input_filetype,
         "columns": [p.id_field, p.embedding_field, *carried],

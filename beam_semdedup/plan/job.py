@@ -10,6 +10,7 @@ from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.inputs.base import Format, joined_type
 from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.inputs.vectors import VectorFiles
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.columns import (
@@ -23,7 +24,7 @@ from beam_semdedup.storage.columns import (
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import segment_schema
 
-_VISITS_FORMAT = 2
+_VISITS_FORMAT = 3
 """The version of the files of visits."""
 
 
@@ -37,6 +38,7 @@ class Places:
             folder with its model and its generations.
         generation: the number of the rows that are assigned; they rank after those of the `earlier` ones.
         without_clusters: whether each row is compared with all references, so that there is nothing to fit.
+        embedding_key: of the model by which vectors are computed; empty where the input holds them.
     """
 
     parameters: Parameters
@@ -47,6 +49,15 @@ class Places:
     generation: int = 0
     earlier: tuple[int, ...] = ()
     without_clusters: bool = False
+    embedding_key: str = ""
+
+    @property
+    def vectors(self) -> VectorFiles | None:
+        """The vectors that are computed; None where the input holds them."""
+        if not self.embedding_key:
+            return None
+        texts = pa.field(self.parameters.text_field, pa.string())
+        return VectorFiles(self._cache / layout.VECTORS / self.embedding_key, texts)
 
     @property
     def model(self) -> Folder:
@@ -118,6 +129,11 @@ class Places:
     def matches(self) -> Folder:
         """The matches that are found in each cluster, of its own rows and of those that visit it."""
         return self.pairwise / layout.MATCHES
+
+    @property
+    def index(self) -> Folder:
+        """Where all that concerns a key lies, by key."""
+        return self.pairwise / layout.INDEX
 
     @property
     def sample(self) -> Folder:

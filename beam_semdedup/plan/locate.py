@@ -32,6 +32,14 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """What the plan knows of the model by which a run embeds texts: its key, and d."""
+
+    key: str
+    dimension: int
+
+
+@dataclass(frozen=True)
 class Located:
     """A run whose input is found and whose places are known.
 
@@ -48,12 +56,22 @@ class Located:
     references: Located | None = None
     corpus: Corpus | None = None
 
+    @property
+    def vector_names(self) -> list[str]:
+        """What the files with the vectors of each input file are called; none where the input holds them."""
+        if not self.places.embedding_key:
+            return []
+        return [fingerprints.vectors_fingerprint(self.places.parameters, file) for file in self.files]
 
-def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> Located:
+
+def locate(
+    parameters: Parameters, given: Sequence[FileInfo] | None = None, embedding: Embedding | None = None
+) -> Located:
     """Finds the input and names the places of the results; writes nothing, but for the number that it has in a corpus.
 
     Args:
         given: the files of the input; None: all that are there.
+        embedding: the model, where the input is texts.
 
     Raises:
         InputError: no input, results that would mix with it, rows to remove from a format that has no copier, unusable
@@ -77,16 +95,18 @@ def locate(parameters: Parameters, given: Sequence[FileInfo] | None = None) -> L
     if init:
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
-    inspect = _inspector(p, files, ids, carried)
+    inspect = _inspector(p, files, ids, carried, embedding)
     if corpus:
         p.corpus_path = corpus.place.url
         key = fingerprints.generation_fingerprint(p, [*files, *(ids or ())], carried)
         places = _in_corpus(p, corpus, key, [file.url for file in files], inspect)
         return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect, corpus=corpus)
     _choose_clusters(p, inspect)
-    places = _places(p, fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried))
+    key = embedding.key if embedding else ""
+    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried, model=key)
+    places = dataclasses.replace(_places(p, kmeans), embedding_key=key)
     located = Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
-    return located if p.against is None else _with_references(located)
+    return located if p.against is None else _with_references(located, embedding)
 
 
 def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
@@ -135,7 +155,7 @@ def _in_corpus(
     return Places(p, key, pairwise, output, corpus.home, generation=number, earlier=tuple(claims))
 
 
-def _with_references(located: Located) -> Located:
+def _with_references(located: Located, embedding: Embedding | None) -> Located:
     """Finds the rows of `against` too."""
     p, files = located.places.parameters, located.files
     q = p.of_references(ranking_of(p).without_columns())
@@ -147,14 +167,19 @@ def _with_references(located: Located) -> Located:
     q.input_filetype = q.input_filetype or filetype_of(theirs)
     q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
     ids = list_ids(q, theirs)
-    inspect = _inspector(q, theirs, ids, [], "against")
+    inspect = _inspector(q, theirs, ids, [], embedding, "against")
     assert p.n_clusters is not None
     # Products with all of them cost no more then than those with the centroids, and leave out no pair.
     without_clusters = not p.within and inspect().num_rows <= p.n_clusters
-    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *located.ids], located.carried, without_clusters)
-    key = fingerprints.references_fingerprint(q, [*theirs, *(ids or ())], kmeans)
+    embeds = located.places.embedding_key
+    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *located.ids], located.carried, without_clusters, embeds)
+    key = fingerprints.references_fingerprint(q, [*theirs, *(ids or ())], kmeans, embeds)
     places = dataclasses.replace(
-        _places(p, kmeans, [key], without_clusters), generation=1, earlier=(0,), without_clusters=without_clusters
+        _places(p, kmeans, [key], without_clusters),
+        generation=1,
+        earlier=(0,),
+        without_clusters=without_clusters,
+        embedding_key=embeds,
     )
     of_theirs = dataclasses.replace(places, parameters=q, kmeans_fingerprint=key, generation=0, earlier=())
     references = Located(of_theirs, tuple(theirs), tuple(ids or ()), (), inspect)
@@ -171,6 +196,7 @@ def _inspector(
     files: Sequence[FileInfo],
     ids: Sequence[FileInfo] | None,
     carried: Sequence[str],
+    embedding: Embedding | None,
     name: str = "input_path",
 ) -> Callable[[], InputFacts]:
     """Returns what opens the files, once."""
@@ -179,7 +205,8 @@ def _inspector(
 
     @functools.cache
     def inspect() -> InputFacts:
-        columns = Columns(p.id_column, p.embedding_field, carried, p.embedding_dim, ids)
+        dimension = embedding.dimension if embedding else p.embedding_dim
+        columns = Columns(p.id_column, p.embedding_field, carried, dimension, ids, p.text_field)
         return dataset.inspect(files, kind, columns, name)
 
     return inspect

@@ -25,7 +25,8 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.corpus import Common
 from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
 from beam_semdedup.plan.locate import Located
-from beam_semdedup.plan.sizes import Sizes, Sizing, default_clusters
+from beam_semdedup.plan.probes import choose_clusters
+from beam_semdedup.plan.sizes import Sizes, Sizing
 from beam_semdedup.plan.stored import (
     AssignManifest,
     KMeansPlan,
@@ -167,12 +168,13 @@ def _make_plan(located: Located, anew: bool) -> Plan:
                 )
             earlier += [(number, name) for name in manifest.files]
             rows += manifest.counts.num_rows
-        if default_clusters(rows) > _OUTGROWN * sizes.n_clusters:
+        usual = choose_clusters(p, rows, sizes.dimension, p.n_probes, p.matching_reach)
+        if usual > _OUTGROWN * sizes.n_clusters:
             _LOG.warning(
                 "The corpus has %s rows in %s: comparing takes longer than with more; semdedup-corpus refit makes %s",
                 f"{rows:,}",
                 counted(sizes.n_clusters, "cluster"),
-                f"{default_clusters(rows):,}",
+                f"{usual:,}",
             )
         return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
@@ -211,11 +213,8 @@ def _plan_references(located: Located, plan: Plan) -> Plan:
     urls = [file.url for file in located.files]
 
     def make() -> KMeansPlan:
-        facts = located.inspect()
-        theirs = dataclasses.replace(sizes, num_rows=facts.num_rows, carried_bytes=0, sample_rows=0)
-        return KMeansPlan.of(
-            theirs, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows)
-        )
+        theirs = dataclasses.replace(sizes, num_rows=located.inspect().num_rows, carried_bytes=0, sample_rows=0)
+        return _kmeans_plan(located, theirs)
 
     stored_plan = _stored_plan(places.kmeans, places.segments, KMeansPlan, make, lambda plan: plan.is_of(urls))
     job = Job(
@@ -303,7 +302,13 @@ def _plan_kmeans(located: Located, memory: int) -> KMeansPlan:
     sizes = sizing.sizes(_sample_rows(sizing) if p.max_iter and fits else 0)
     if fits:
         _check_rows(p, sizes)
-    return KMeansPlan.of(sizes, facts.schema, [f.info.url for f in facts.files], units_of(facts, sizes.assign_rows))
+    return _kmeans_plan(located, sizes)
+
+
+def _kmeans_plan(located: Located, sizes: Sizes) -> KMeansPlan:
+    facts = located.inspect()
+    urls = [file.info.url for file in facts.files]
+    return KMeansPlan.of(sizes, facts.schema, urls, units_of(facts, sizes.assign_rows), located.vector_names)
 
 
 def _sample_rows(sizes: Sizing) -> int:

@@ -50,7 +50,7 @@ class Rates:
     start_workers: float
     """What it takes longer with worker processes."""
     reference: float
-    """To shuffle a reference to a segment through Beam's local runner, in the driver."""
+    """To find a segment in the index of its file, write that into the index of its key, and read it there twice."""
     gpu_flops: float = 20e12
     """Of one GPU, for products and what is done with them: assumed, not measured; change it in the file."""
 
@@ -67,16 +67,16 @@ REFERENCE = Rates(
     compare_value=3.9e-9,
     row=50e-9,
     visit_value=3.0e-9,
-    visit=0.12e-6,
-    visitor=1.1e-6,
-    match_flops=240e9,
+    visit=0.42e-6,
+    visitor=0.37e-6,
+    match_flops=290e9,
     merge=0.2e-6,
     segment=115e-6,
     unit=6e-3,
     disk=0.7e9,
     start=1.2,
     start_workers=0.7,
-    reference=17e-6,
+    reference=8.5e-6,
 )
 """Measured on two cores of a shared cloud machine (AMD EPYC, local disk, 384 dimensions).
 

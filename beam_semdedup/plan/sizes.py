@@ -12,11 +12,17 @@ _MIN_SAMPLE, _SAMPLE_PER_CLUSTER = 100_000, 256
 _COMPARISON_ROWS, _ASSIGN_UNIT_BYTES = 16_384, 64 << 20
 _MIN_CLUSTER_ROWS, _MAX_CLUSTER_ROWS = 1024, 65_536
 _ROWS_PER_DUPLICATES_FILE, _ID_BYTES = 4_000_000, 100
+_INDEX_SEGMENTS = 1 << 20  # of a unit that indexes them, which take about 200 bytes of memory each
 
 
 def default_clusters(rows: int) -> int:
     """Returns `n_clusters` where it is null."""
     return max(1, round(rows**0.5))
+
+
+def index_units(num_segments: int, num_keys: int) -> int:
+    """Returns into how many units the indexing of segments by key is cut; each reads the indexes of all their files."""
+    return min(num_keys, max(1, -(-num_segments // _INDEX_SEGMENTS)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,18 @@ from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 from beam_semdedup.text import without_secrets
 
+_NAME = re.compile("[0-9a-f]{16}")
+
+
+def encoded(schema: pa.Schema) -> str:
+    """Returns a schema as text: as Arrow serialises it, in base64."""
+    return base64.b64encode(schema.serialize()).decode()
+
+
+def decoded(text: str) -> pa.Schema:
+    """Returns the schema that `encoded` was given; ArrowException, OSError or ValueError where it is none."""
+    return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(text)))
+
 
 @dataclass(frozen=True)
 class KMeansPlan(Record):
@@ -31,12 +44,14 @@ class KMeansPlan(Record):
         schema: the id, the embedding and the carried columns, as Arrow serialises them, in base64.
         files: the URLs of the input files, without what gives access; a run finds the files itself.
         units: the parts of each `AssignUnit`, without their paths.
+        vectors: what the files with the vectors of each input file are called, where the input holds none.
     """
 
     sizes: Sizes
     schema: str
     files: tuple[str, ...]
     units: tuple[tuple[tuple[int, int, int, Piece], ...], ...]
+    vectors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError where a stored plan has no readable schema, or units of files that it has not."""
@@ -46,17 +61,25 @@ class KMeansPlan(Record):
             raise ValueError(f"its schema cannot be read: {error}") from error
         if not all(parts and all(0 <= part[0] < len(self.files) for part in parts) for parts in self.units):
             raise ValueError("it has units of unknown files")
+        if len(self.vectors) not in (0, len(self.files)) or not all(map(_NAME.fullmatch, self.vectors)):
+            raise ValueError("it has other names of vectors than files")
 
     @classmethod
-    def of(cls, sizes: Sizes, schema: pa.Schema, files: Sequence[str], units: Sequence[AssignUnit]) -> Self:
+    def of(
+        cls,
+        sizes: Sizes,
+        schema: pa.Schema,
+        files: Sequence[str],
+        units: Sequence[AssignUnit],
+        vectors: Sequence[str] = (),
+    ) -> Self:
         """Makes the plan."""
-        encoded = base64.b64encode(schema.serialize()).decode()
         parts = tuple(tuple((p.file, p.first_row, p.num_rows, tuple(p.piece)) for p in u.parts) for u in units)
-        return cls(sizes, encoded, tuple(without_secrets(files)), parts)
+        return cls(sizes, encoded(schema), tuple(without_secrets(files)), parts, tuple(vectors))
 
     def input_schema(self) -> pa.Schema:
         """Returns the columns that are read."""
-        return pa.ipc.read_schema(pa.BufferReader(base64.b64decode(self.schema)))
+        return decoded(self.schema)
 
     def is_of(self, urls: Sequence[str]) -> bool:
         """Says whether the plan is one of these input files."""
@@ -71,7 +94,8 @@ class KMeansPlan(Record):
         """
 
         def unit(part: tuple[int, int, int, Piece]) -> InputUnit:
-            return InputUnit(urls[part[0]], *part, ids[part[0]] if ids else "")
+            names = (ids[part[0]] if ids else "", self.vectors[part[0]] if self.vectors else "")
+            return InputUnit(urls[part[0]], *part, *names)
 
         return tuple(AssignUnit(tuple(map(unit, parts))) for parts in self.units)
 

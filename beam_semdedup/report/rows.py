@@ -166,7 +166,7 @@ def _segments_by_key(results: Results) -> dict[int, list[Segment]]:
     ):
         if index is None:
             raise DamagedFile(folder.file(name), "its index cannot be read")
-        for segment in index[1]:
+        for segment in index[1].segments:
             found.setdefault(segment.key, []).append(segment)
     return found
 

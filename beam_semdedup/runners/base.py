@@ -7,6 +7,7 @@ the parameters, so that Beam, and whatever else is slow to import, is imported i
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -20,8 +21,20 @@ from beam_semdedup.fields import CHECKED, NotNegative, PositiveOrAuto
 _LOG = logging.getLogger(__name__)
 Build: TypeAlias = Callable[[Any], Any]
 """Adds transforms to the `beam.Pipeline` that it is given."""
-Enough: TypeAlias = Callable[[], bool]
-"""Says whether a streaming pipeline, which does not end by itself, is to end now; asked about once a second."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """How a streaming pipeline ends, which does not end by itself.
+
+    Attributes:
+        enough: says whether it is to end now; asked about twice a second.
+        name: of its job on a cluster, which has one of that name at most: what a killed process left there is ended
+            when the next one starts.
+    """
+
+    enough: Callable[[], bool]
+    name: str
 
 
 @dataclass(kw_only=True, config=CHECKED)
@@ -93,11 +106,11 @@ class Runner(abc.ABC, Generic[Settings]):
             "with Go), or runner=flink (make install EXTRAS=flink)"
         )
 
-    def stream(self, build: Build, enough: Enough) -> None:
-        """Runs a streaming pipeline until `enough` says so, or it has ended by itself; then nothing of it is running.
+    def stream(self, build: Build, stream: Stream) -> None:
+        """Runs a streaming pipeline until it is enough, or has ended by itself; then nothing of it is running.
 
         Raises:
-            InputError: as `check_streams`; else as `run`, and what `enough` raises.
+            InputError: as `check_streams`; else as `run`, and what `stream.enough` raises.
         """
         self.check_streams()
 
@@ -106,13 +119,13 @@ class Runner(abc.ABC, Generic[Settings]):
         """Leaves the cluster of this kind that the process is in, if any, or ends the one that it started."""
 
 
-def run(build: Build, runner: Runner[Any], enough: Enough | None = None) -> None:
+def run(build: Build, runner: Runner[Any], stream: Stream | None = None) -> None:
     """Runs the pipeline that `build` puts together, and returns when it is done.
 
     Where a worker is lost it runs again, up to `runner.max_retries` times; finished units are found and kept.
 
     Args:
-        enough: ends a streaming pipeline; None: it is none.
+        stream: None where the pipeline ends by itself.
 
     Raises:
         InputError, RunError: with the message of the unit or worker that failed; any other error is raised as it is.
@@ -120,8 +133,8 @@ def run(build: Build, runner: Runner[Any], enough: Enough | None = None) -> None
     retries = runner.config.max_retries
     for attempt in range(retries + 1):
         try:
-            if enough:
-                runner.stream(functools.partial(_build, build), enough)
+            if stream:
+                runner.stream(functools.partial(_build, build), stream)
             else:
                 runner.run(functools.partial(_build, build))
             return

@@ -16,7 +16,6 @@ from typing import Any
 
 import apache_beam as beam
 import grpc
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_fn_api_pb2, beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
@@ -28,6 +27,7 @@ from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import WorkerLost
 from beam_semdedup.runners import ports, worker
 from beam_semdedup.runners.base import Build
+from beam_semdedup.runners.construction import Options
 from beam_semdedup.runners.process import WorkerProcess
 
 URN = "beam_semdedup:environment:workers:v1"
@@ -89,7 +89,7 @@ class Workers:
 
 def execute(build: Build, workers: Workers | None) -> None:
     """Runs the pipeline that `build` puts together on some workers, or in this process, to its end."""
-    options = PipelineOptions(flags=[], **OPTIONS, direct_num_workers=workers.number if workers else 1)
+    options = Options(**OPTIONS, direct_num_workers=workers.number if workers else 1)
     environment, provided = None, None
     if workers:
         environment = Environment(workers.token)

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import CHECKED, PositiveOrAuto
-from beam_semdedup.runners.base import Build, Enough, Runner, RunnerConfig
+from beam_semdedup.runners.base import Build, Runner, RunnerConfig, Stream
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,19 +56,19 @@ class PrismRunner(Runner[PrismConfig]):
     def check_streams(self) -> None:
         """Raises nothing."""
 
-    def stream(self, build: Build, enough: Enough) -> None:
+    def stream(self, build: Build, stream: Stream) -> None:
         from beam_semdedup.runners.submission import STREAMING
 
-        self._run(build, STREAMING, enough)
+        self._run(build, STREAMING, stream)
 
     def run(self, build: Build) -> None:
         self._run(build, {})
 
-    def _run(self, build: Build, more: dict[str, Any], enough: Enough | None = None) -> None:
-        from apache_beam.options.pipeline_options import PipelineOptions
+    def _run(self, build: Build, more: dict[str, Any], stream: Stream | None = None) -> None:
         from apache_beam.utils.subprocess_server import pick_port
 
         from beam_semdedup.runners import harness
+        from beam_semdedup.runners.construction import Options
         from beam_semdedup.runners.flink.worker_pool import WorkerPool
         from beam_semdedup.runners.submission import Deaths, JobServer, submit
 
@@ -79,7 +79,7 @@ class PrismRunner(Runner[PrismConfig]):
             environment = {"environment_type": "EXTERNAL", "environment_config": f"localhost:{pool.port}"}
             options = {**harness.OPTIONS, **environment, **more, **self.config.options}
             server = stack.enter_context(JobServer("Prism", command, f"localhost:{port}"))
-            submit(build, server, PipelineOptions(flags=[], **options), deaths, enough=enough)
+            submit(build, server, Options(**options), deaths, stream=stream)
 
     def _program(self) -> str:
         """Returns the path of the program: that of the configuration, the one beside this Python, or Beam's."""

@@ -20,7 +20,7 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle, Po
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from beam_semdedup.errors import InputError, RunError, WorkerLost, known_cause
-from beam_semdedup.runners.base import Build, Enough
+from beam_semdedup.runners.base import Build, Stream
 from beam_semdedup.runners.process import start
 
 _LOG = logging.getLogger(__name__)
@@ -69,14 +69,14 @@ def submit(
     deaths: Deaths,
     cancel: Callable[[], None] = lambda: None,
     worker_pool: str = "",
-    enough: Enough | None = None,
+    stream: Stream | None = None,
 ) -> None:
     """Runs a pipeline on a server, to its end.
 
     Args:
         cancel: called where it ended otherwise than done.
         worker_pool: where workers come from, if not from this process.
-        enough: ends a streaming pipeline, and the server with it; what it raises is raised.
+        stream: says when a streaming pipeline ends, and the server with it; what that raises is raised.
 
     Raises:
         InputError: there is no worker pool.
@@ -86,7 +86,7 @@ def submit(
     deaths.server = server
     try:
         runner = JobRunner(server.connected(), server.name, worker_pool)
-        with _until(enough, server, cancel), beam.Pipeline(runner=runner, options=options) as pipeline:
+        with _until(stream, server, cancel), beam.Pipeline(runner=runner, options=options) as pipeline:
             build(pipeline)
     except BaseException as error:
         cancel()
@@ -107,8 +107,8 @@ def submit(
 
 
 @contextmanager
-def _until(enough: Enough | None, server: JobServer, cancel: Callable[[], None]) -> Iterator[None]:
-    """Ends the server, and so what is run on it within, as soon as `enough` says so, which is no failure.
+def _until(stream: Stream | None, server: JobServer, cancel: Callable[[], None]) -> Iterator[None]:
+    """Ends the server, and so what is run on it within, as soon as it is enough of a stream, which is no failure.
 
     Args:
         cancel: called before the server is ended.
@@ -117,9 +117,9 @@ def _until(enough: Enough | None, server: JobServer, cancel: Callable[[], None])
     raised: list[Exception] = []
 
     def ask() -> None:
-        assert enough
+        assert stream
         try:
-            while not enough():
+            while not stream.enough():
                 if left.wait(_ASK_SECONDS):
                     return
         except Exception as error:
@@ -128,7 +128,7 @@ def _until(enough: Enough | None, server: JobServer, cancel: Callable[[], None])
         cancel()
         server.end()
 
-    if enough:
+    if stream:
         threading.Thread(target=ask, name="ask-for-the-end", daemon=True).start()
     try:
         yield

@@ -13,6 +13,8 @@ import threading
 import traceback
 from typing import Any
 
+from beam_semdedup.runners.imports import needed_alone
+
 STARTED = "started|"
 
 
@@ -22,10 +24,11 @@ def main() -> None:
     try:
         threading.Thread(target=_end_with_driver, name="end-with-driver", daemon=True).start()
         log_to_stdout("%(levelno)s|%(message)s", logging.ERROR, "%(message)s")
-        from apache_beam.runners.worker import sdk_worker_main
+        with needed_alone():
+            from apache_beam.runners.worker import sdk_worker_main
 
-        print(STARTED, flush=True)
-        sdk_worker_main.main(sys.argv)
+            print(STARTED, flush=True)
+            sdk_worker_main.main(sys.argv)
     except Exception:
         _end()
 

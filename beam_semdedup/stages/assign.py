@@ -28,7 +28,7 @@ from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
 from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.segments import Index, SegmentFile
 from beam_semdedup.storage.threads import read_ahead
 from beam_semdedup.text import without_secrets
 
@@ -40,17 +40,16 @@ _Rows: TypeAlias = tuple[InputUnit, RowBatch]
 
 @dataclass(frozen=True)
 class AssignResult:
-    """A finished unit of the assign stage, whose rows are in the segment file `name`, and what it refers to.
+    """A finished unit of the assign stage, whose usable rows are in the segment file `file`.
 
     `began` is when the attempt that tells of it began it, in seconds since the epoch.
     """
 
-    name: str
+    file: SegmentFile
     num_rows: int
     rejected: int
     reused: bool
     began: float
-    segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,18 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
     with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
         finished = segments.read_index(job.segments.file(file_name), AssignFacts, generation=job.generation)
         if finished and finished[0].unit == wanted:
-            return AssignResult(file_name, unit.num_rows, finished[0].rejected, True, began, finished[1])
+            return AssignResult(finished[1].file, unit.num_rows, finished[0].rejected, True, began)
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.kmeans.options))
         facts = AssignFacts(wanted, rejected.num_rows)
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
             tables.write(file, rejected, facts, job.parameters.cache_compression)
         index = segments.write(job.segments, file_name, table, width, facts, generation=job.generation)
-        return AssignResult(file_name, unit.num_rows, rejected.num_rows, False, began, index)
+        return AssignResult(index.file, unit.num_rows, rejected.num_rows, False, began)
 
 
-def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
-    """Returns the references of a segment file that a finished stage's manifest names."""
+def find_assigned(job: Job, name: str) -> Index:
+    """Returns the index of a segment file that a finished stage's manifest names."""
     file = job.segments.file(name)
     with stored.discarding(job.kmeans, remedy=job.remedy):
         finished = segments.read_index(file, AssignFacts, generation=job.generation)
@@ -93,14 +92,14 @@ def find_assigned(job: Job, name: str) -> tuple[Segment, ...]:
 
 def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:
     """Writes the manifest of the stage."""
-    units = sorted(units, key=lambda unit: unit.name)
+    units = sorted(units, key=lambda unit: unit.file.name)
     manifest = AssignManifest(
         centroids=fitted.content_hash,
         counts=Counts.of(units),
         began=min((unit.began for unit in units), default=time.time()),
         finished=time.time(),
         centroids_per_key=job.sizes.centroids_per_key,
-        files=tuple(unit.name for unit in units),
+        files=tuple(unit.file.name for unit in units),
         rejected=sum(unit.rejected for unit in units),
     )
     manifest.store(job.kmeans)
@@ -145,7 +144,7 @@ def _read(job: Job, unit: AssignUnit) -> Iterator[_Rows]:
 def _read_part(job: Job, part: InputUnit) -> Iterator[_Rows]:
     found = 0
     with naming_unit(job.input_format.describe(part)):
-        for rows in read(job.input_format, job.input_file(part.path), part, job.input_schema):
+        for rows in read(job.input_format, job.input_file(part.path), part, job.input_schema, job.vectors):
             found += rows.table.num_rows + len(rows.malformed)
             yield part, rows
         if found != part.num_rows:

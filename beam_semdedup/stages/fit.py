@@ -44,6 +44,7 @@ def read_sample(job: Job, part: int = 0, parts: int = 1) -> np.ndarray:
         job.sizes.dimension,
         not p.assume_normalized,
         p.read_options,
+        job.vectors,
     )
     units = [rows for unit in plan.assign_units(urls) for rows in unit.parts]
     return sample(units, column, job.sizes.sample_rows, p.random_state, part, parts)

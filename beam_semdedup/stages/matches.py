@@ -6,8 +6,9 @@ And what comes of them: each row's best match wherever it was found.
 from __future__ import annotations
 
 import functools
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,14 @@ from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, UnitId
 from beam_semdedup.stages import generations, sample
+from beam_semdedup.stages.index import segments_of
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
     blocks,
     centroids_of,
     gathered,
-    in_order,
+    own_rows,
     repeated_in_clusters,
     result_of,
 )
@@ -41,7 +43,7 @@ from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import GENERATION, MATCH_COLUMNS, MAX_SOURCE, RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.segments import RankedRows, Segment, SegmentFile
 
 _STEP_ROWS = 4096
 
@@ -63,67 +65,74 @@ class _Facts(Record):
 
 @dataclass(frozen=True)
 class MatchUnit(PairwiseUnit):
-    """The rows ranked `[low, high)` of a key, references too, to be compared with those of their clusters and `visits`.
+    """The rows ranked `[low, high)` of a key, references too, to be compared with those of their clusters and visitors.
 
     For references nothing is found; they are compared with the visitors that are none. The first of the `parts` among
     which the visitors are dealt out compares the rows with each other too.
     """
 
-    visits: tuple[Segment, ...]
     part: int
     parts: int
 
 
-def match_units(job: Job, key: int, parts: Iterable[Segment]) -> list[MatchUnit]:
-    """Returns the units that compare the rows of a key; none where there is nothing to find for any row.
+def match_units(job: Job, key: Segment) -> list[MatchUnit]:
+    """Returns the units that compare the rows of a key.
 
     Visitors that are more than `max_visitors` are dealt out to several.
+
+    Args:
+        key: where the index has it.
     """
-    parts = in_order(parts)
-    rows = tuple(segment for segment in parts if segment.kind == segments.ROWS)
-    visits = [segment for segment in parts if segment.kind == segments.VISITS]
-    if not any(segment.generation == job.generation for segment in rows):
-        visits = [segment for segment in visits if segment.generation == job.generation]
-        if not visits:
-            return []
+    return _units(job, key, segments_of(job, key))
+
+
+def _units(job: Job, key: Segment, found: Sequence[Segment]) -> list[MatchUnit]:
+    rows, visits = _rows_and_visits(job, found)
     num_rows = sum(segment.num_rows for segment in rows)
-    groups = list(neighbours(visits, lambda segment: segment.num_rows, job.blocks.max_visitors)) or [[]]
     return [
-        MatchUnit(key, low, high, num_rows, rows, tuple(group), part, len(groups))
+        MatchUnit(low, high, num_rows, key, part, len(visits))
         for low, high in blocks(job, num_rows)
-        for part, group in enumerate(groups)
+        for part in range(len(visits))
     ]
 
 
-def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> tuple[Segment, ...]:
-    """Writes the matches that a unit finds; returns references to them, by the keys where their rows live."""
+def _rows_and_visits(job: Job, found: Sequence[Segment]) -> tuple[list[Segment], list[list[Segment]]]:
+    """Returns those of a key's segments that have rows, and those that have visits, as they are dealt out to units."""
+    rows = [segment for segment in found if segment.kind == segments.ROWS]
+    visits = [segment for segment in found if segment.kind == segments.VISITS]
+    if not own_rows(job, rows):  # nothing is found for the others
+        visits = [segment for segment in visits if segment.generation == job.generation]
+    return rows, list(neighbours(visits, lambda segment: segment.num_rows, job.blocks.max_visitors)) or [[]]
+
+
+def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> SegmentFile:
+    """Writes the matches that a unit finds, by the keys where their rows live; returns the file."""
     began = time.time()
     name = _name(job, unit, unit.part)
     wanted = UnitId(name, fitted.content_hash, unit.high - unit.low)
-    num_visits = sum(segment.num_rows for segment in unit.visits)
     with naming_unit(f"matches in {name}"):
+        rows, groups = _rows_and_visits(job, segments_of(job, unit.index))
+        visits = groups[unit.part]
+        num_visits = sum(segment.num_rows for segment in visits)
         found = segments.read_index(job.matches.file(name), _Facts, segments.MATCHES)
         if found and (found[0].unit, found[0].visits, found[0].parts) == (wanted, num_visits, unit.parts):
-            return found[1]
-        table, pairs = _compare(job, unit, wanted, fitted)
+            return found[1].file
+        table, pairs = _compare(job, unit, _Everyone(job, rows, visits), wanted, fitted)
         facts = _Facts(wanted, num_visits, pairs, unit.parts, began)
-        return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES)
+        return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES).file
 
 
-def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKMeans) -> PairwiseResult | None:
+def merge_matches(job: Job, key: Segment, fitted: FittedKMeans) -> PairwiseResult:
     """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score.
 
-    Returns None where the key has references alone.
+    Args:
+        key: where the index has its rows and matches.
     """
-    parts = in_order(parts)
-    matches = [segment for segment in parts if segment.kind == segments.MATCHES]
-    rows = [segment for segment in parts if segment.kind == segments.ROWS]
-    own = [segment for segment in rows if segment.generation == job.generation]
-    if not own:
-        return None
+    found = segments_of(job, key)
+    own, matches = own_rows(job, found), [segment for segment in found if segment.kind == segments.MATCHES]
     num_rows = sum(segment.num_rows for segment in own)
-    units = match_units(job, key, rows)
-    first, last = centroids_of(job, key)
+    units = _units(job, key, found)
+    first, last = centroids_of(job, key.key)
     name = comparison_name(first, last, 0, num_rows, num_rows)
     file, wanted = job.pairwise.file(f"{name}.parquet"), UnitId(name, fitted.content_hash, num_rows)
     with naming_unit(f"centroids {first} to {last}"):
@@ -135,8 +144,8 @@ def merge_matches(job: Job, key: int, parts: Iterable[Segment], fitted: FittedKM
             table, facts = _merge(job, own, best, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
         else:
-            sample.draw_again(job, wanted, own, 0, num_rows, file)
-        return result_of(file.name, key, facts, reused, min(facts.began for facts in compared))
+            sample.draw_again(job, wanted, lambda: own, 0, num_rows, file)
+        return result_of(file.name, key.key, facts, reused, min(facts.began for facts in compared))
 
 
 def _name(job: Job, unit: PairwiseUnit, part: int) -> str:
@@ -157,13 +166,12 @@ def _facts(job: Job, name: str) -> _Facts:
     return found[0]
 
 
-def _compare(job: Job, unit: MatchUnit, wanted: UnitId, fitted: FittedKMeans) -> tuple[pa.Table, int]:
+def _compare(job: Job, unit: MatchUnit, rows: _Everyone, wanted: UnitId, fitted: FittedKMeans) -> tuple[pa.Table, int]:
     """Returns the matches of the rows of a unit and of its visitors, and the pairs that were compared.
 
     Writes how similar the references are to them.
     """
-    p, rows = job.parameters, _Everyone(job, unit)
-    table = rows.all
+    p, table = job.parameters, rows.all
     same = first_identical(rows.vectors, unit.high, p.pairwise_batch_size)
     is_own, each = rows.is_own[: unit.high], np.arange(unit.high)
     # What is the same as an earlier row has that one as its match, unless the two are not to be compared.
@@ -244,17 +252,17 @@ class _Everyone:
         vectors: of the rows of the key.
     """
 
-    def __init__(self, job: Job, unit: MatchUnit) -> None:
+    def __init__(self, job: Job, natives: Sequence[Segment], visitors: Sequence[Segment]) -> None:
         found = find_basis(job)
         if found is None:
             raise RuntimeError(f"{job.basis} has no directions any more, though the run wrote them; run again")
         self._job, (self._basis, _) = job, found
-        batches, table = generations.read_rows(job, unit.segments, _columns(job))
+        batches, table = generations.read_rows(job, natives, _columns(job))
         order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
         table = tables.take(table, order)
         self.number, self.centroids = len(table), table.column("centroid").to_numpy()
         self.vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
-        self.visits = generations.read_visits(job, unit.visits, self._basis.width + 1)
+        self.visits = generations.read_visits(job, visitors, self._basis.width + 1)
         self.all = pa.concat_tables([part.select(job.compared_columns) for part in (table, self.visits)])
         self.is_own = generations.is_own(job, self.all)
         self.by_rank = job.ranking.order(self.all, within=job.by_generation)
@@ -267,12 +275,14 @@ class _Everyone:
         self._short = np.empty((0, self._basis.width + 1), dtype=np.float32)
         if len(self.visits):
             self._short = RankedRows(self.visits.to_batches(), np.arange(len(self.visits)))[:]
-        visits = [(segment_file(segment.file), segment.generation) for segment in unit.visits]
-        self._segment = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in unit.visits])
+        visits = [(segment_file(segment.file), segment.generation) for segment in visitors]
+        self._segment = np.repeat(np.arange(len(visits)), [segment.num_rows for segment in visitors])
         self._files, self._generations = (np.array(column) for column in zip(*(visits or [("", 0)]), strict=True))
         self._offsets = self.visits.column("__offset").to_numpy()
-        self._is_read = np.zeros(len(self.visits), dtype=bool)
-        self._visitors = np.empty((len(self.visits), job.sizes.dimension), dtype=np.float32)  # none is touched yet
+        self._lock = threading.Lock()
+        self._places = np.full(len(self.visits), -1)
+        self._vectors_read = np.empty((len(self.visits), job.sizes.dimension), dtype=np.float32)  # none is touched yet
+        self._num_read = 0
 
     def of(self, centroid: int, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Returns those of some rows of the key, ascending, that live in a cluster."""
@@ -304,13 +314,19 @@ class _Everyone:
 
     def _read(self, visitors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors themselves of visitors, read once from the segment files where they live."""
-        new = visitors[~self._is_read[visitors]]
+        new = visitors[self._places[visitors] < 0]
         if len(new):
             whose = self._segment[new]
             places = self._generations[whose], self._files[whose], self._offsets[new]
-            self._visitors[new] = generations.read_vectors(self._job, *places)
-            self._is_read[new] = True
-        return self._visitors[visitors]
+            vectors = generations.read_vectors(self._job, *places)
+            with self._lock:  # another thread may have read some of them too
+                still = self._places[new] < 0
+                slots = self._num_read + np.arange(np.count_nonzero(still))
+                self._num_read += len(slots)
+                # One after the other: pages that are touched here and there would take the memory of all.
+                self._vectors_read[slots] = vectors[still]
+                self._places[new[still]] = slots
+        return self._vectors_read[self._places[visitors]]
 
     def _shorten(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the short vectors of rows of the key, whose vectors are gathered some at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,12 +23,13 @@ from beam_semdedup.neighbours import neighbours
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import Counts, PairwiseManifest, PairwiseResult, UnitId
 from beam_semdedup.stages import generations, sample
+from beam_semdedup.stages.index import segments_of
 from beam_semdedup.stages.repeated import Repeated, repeated
 from beam_semdedup.storage import tables
 from beam_semdedup.storage.columns import MAX_SOURCE, RESULT_COLUMNS, SOURCE
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.segments import ROWS, RankedRows, Segment
 from beam_semdedup.text import EXAMPLES
 
 _LARGE_BATCHES = 4
@@ -38,14 +40,19 @@ class PairwiseUnit:
     """Rows of a key, to be compared with all that rank before them in their clusters.
 
     They are those ranked `[low, high)` of the `num_rows` rows of the key that are no references; where rows are
-    compared with references alone, and so in any order, those of `segments` that are none.
+    compared with references alone, and so in any order, those of the segments that begin there. `index` says where the
+    rows of the key lie.
     """
 
-    key: int
     low: int
     high: int
     num_rows: int
-    segments: tuple[Segment, ...]
+    index: Segment
+
+    @property
+    def key(self) -> int:
+        """The key."""
+        return self.index.key
 
 
 @dataclass(frozen=True)
@@ -66,24 +73,37 @@ class PairwiseFacts(Record):
     examples: tuple[str, ...]
 
 
-def pairwise_units(job: Job, key: int, parts: Iterable[Segment]) -> list[PairwiseUnit]:
-    """Returns the units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`."""
-    ordered = in_order(parts)
-    own = [segment for segment in ordered if segment.generation == job.generation]
+def pairwise_units(job: Job, key: Segment) -> list[PairwiseUnit]:
+    """Returns the units that compare the rows of a key: one up to `max_key_rows`, else blocks of `max_cluster_rows`.
+
+    Args:
+        key: where the index has it.
+    """
+    own = own_rows(job, segments_of(job, key))
     num_rows = sum(segment.num_rows for segment in own)
     if job.parameters.within:
-        return [PairwiseUnit(key, low, high, num_rows, tuple(ordered)) for low, high in blocks(job, num_rows)]
-    references, units, low = ordered[: len(ordered) - len(own)], [], 0
-    for some in neighbours(own, lambda segment: segment.num_rows, job.blocks.max_cluster_rows):
-        high = low + sum(segment.num_rows for segment in some)
-        units.append(PairwiseUnit(key, low, high, num_rows, (*references, *some)))
-        low = high
-    return units
+        bounds = blocks(job, num_rows)
+    else:
+        groups = neighbours(own, lambda segment: segment.num_rows, job.blocks.max_cluster_rows)
+        stops = list(itertools.accumulate(sum(segment.num_rows for segment in group) for group in groups))
+        bounds = zip([0, *stops], stops, strict=False)
+    return [PairwiseUnit(low, high, num_rows, key) for low, high in bounds]
 
 
-def in_order(parts: Iterable[Segment]) -> list[Segment]:
-    """Returns segments in an order that does not depend on how they came: those of earlier generations first."""
-    return sorted(parts, key=lambda segment: (segment.generation, segment.file, segment.offset))
+def own_rows(job: Job, found: Iterable[Segment]) -> list[Segment]:
+    """Returns the segments with rows of the job's own generation."""
+    return [segment for segment in found if segment.kind == ROWS and segment.generation == job.generation]
+
+
+def _read_by(job: Job, unit: PairwiseUnit) -> list[Segment]:
+    """Returns the segments of rows that a unit reads."""
+    rows = [segment for segment in segments_of(job, unit.index) if segment.kind == ROWS]
+    if job.parameters.within:
+        return rows
+    own = own_rows(job, rows)
+    starts = itertools.accumulate((segment.num_rows for segment in own), initial=0)
+    references = rows[: len(rows) - len(own)]
+    return [*references, *(part for part, start in zip(own, starts, strict=False) if unit.low <= start < unit.high)]
 
 
 def blocks(job: Job, num_rows: int) -> Iterator[tuple[int, int]]:
@@ -106,7 +126,7 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
             table, facts = _compare_rows(job, unit, wanted)
             tables.write(file, table, facts, job.parameters.cache_compression)
         else:
-            sample.draw_again(job, wanted, unit.segments, unit.low, unit.high, file)
+            sample.draw_again(job, wanted, lambda: _read_by(job, unit), unit.low, unit.high, file)
         return result_of(file.name, unit.key, facts, reused, began)
 
 
@@ -153,7 +173,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     """Returns the result rows of a unit, and the facts of their file; writes how similar the references are to them."""
     metadata = job.parameters.metadata_fields
     names = list(dict.fromkeys(["centroid", SOURCE, *job.ranking.columns, *metadata]))
-    batches, table = generations.read_rows(job, unit.segments, names)
+    batches, table = generations.read_rows(job, _read_by(job, unit), names)
     order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
     xp = arrays.library(job.parameters.device)
     rows = gathered(RankedRows(batches, order, xp), job.blocks.max_key_rows, xp)

@@ -5,7 +5,6 @@ Of all keys together they say which of the sampled rows that a run kept are dupl
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +26,14 @@ from beam_semdedup.plan.stored import AssignManifest, Counts, PairwiseResult, Re
 from beam_semdedup.stages import sample as samples
 from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.stages.generations import read_rows
-from beam_semdedup.stages.pairwise import centroids_of
+from beam_semdedup.stages.index import index_keys, plan_index, segments_of
+from beam_semdedup.stages.pairwise import centroids_of, own_rows
 from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.threads import in_io_threads
 
 _UNIT_LENGTH = 1 + 1e-6  # of the longest vector, where they are normalised
 
@@ -66,20 +67,22 @@ def estimate_recall(job: Job, units: Sequence[PairwiseResult], assigned: AssignM
     """Does all of the stage in this process, one key after the other, when the units have drawn their rows."""
     fitted = FittedKMeans(job.model.file(layout.CENTROIDS).url, assigned.centroids)
     file = samples.collect(job, units, fitted)
-    sample, by_key = samples.load(job, file, fitted), dict[int, list[Segment]]()
-    for segment in itertools.chain.from_iterable(find_assigned(job, name) for name in assigned.files):
-        by_key.setdefault(segment.key, []).append(segment)
-    finish(job, [search_key(job, key, rows, file, sample, fitted) for key, rows in by_key.items()], file, fitted)
+    sample = samples.load(job, file, fitted)
+    files = [index.file for index in in_io_threads(lambda name: find_assigned(job, name), assigned.files)]
+    keys = [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
+    finish(job, [search_key(job, key, file, sample, fitted) for key in keys], file, fitted)
 
 
-def search_key(
-    job: Job, key: int, parts: Sequence[Segment], file: SampleFile, sample: Sample, fitted: FittedKMeans
-) -> RecallUnit:
-    """Stores and returns what the rows of a sample have among the rows of a key."""
+def search_key(job: Job, key: Segment, file: SampleFile, sample: Sample, fitted: FittedKMeans) -> RecallUnit:
+    """Stores and returns what the rows of a sample have among the rows of a key.
+
+    Args:
+        key: where the index has it.
+    """
     began = time.time()
-    parts = sorted(parts, key=lambda segment: (segment.file, segment.offset))
+    parts = own_rows(job, segments_of(job, key))
     num_rows = sum(segment.num_rows for segment in parts)
-    first, last = centroids_of(job, key)
+    first, last = centroids_of(job, key.key)
     name = comparison_name(first, last, 0, num_rows, num_rows)
     wanted, checksums = UnitId(name, fitted.content_hash, num_rows), tuple(part.checksum for part in file.segments)
     with naming_unit(f"the recall in {name}"):

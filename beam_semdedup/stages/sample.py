@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,15 +55,17 @@ def draw(
     segments.write(job.sample, layout.sampled_name(wanted.name), drawn, job.sizes.n_clusters, SampleFacts(wanted))
 
 
-def draw_again(job: Job, wanted: UnitId, parts: Sequence[Segment], low: int, high: int, results: File) -> None:
+def draw_again(
+    job: Job, wanted: UnitId, parts: Callable[[], Sequence[Segment]], low: int, high: int, results: File
+) -> None:
     """Draws as `draw` does from the rows ranked `[low, high)` of a key, whose scores are in the file of their results.
 
     Args:
-        parts: the key's rows.
+        parts: says where the key's rows are.
     """
     if not job.has_sample or is_drawn(job, wanted):
         return
-    batches, table = read_rows(job, parts, [*job.ranking.columns, "centroid"])
+    batches, table = read_rows(job, parts(), [*job.ranking.columns, "centroid"])
     order = job.ranking.order(table)
     with stored.discarding(job.pairwise), as_damage(results), results.open() as source:
         scores = tables.opened(source).read(columns=["cosine_sim_score"]).column(0).to_numpy()
@@ -97,7 +99,7 @@ def collect(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> 
     with naming_unit("the sample of rows"):
         found = segments.read_index(job.sample.file(layout.SAMPLE), SampleFacts)
         if found and found[0].unit == wanted:
-            return SampleFile(found[1])
+            return SampleFile(found[1].segments)
         parts = [part for parts in in_io_threads(lambda unit: _drawn(job, unit, fitted), units) for part in parts]
         with stored.discarding(job.pairwise):
             batches = segments.read(job.sample, parts, job.sample_schema)
@@ -107,7 +109,8 @@ def collect(job: Job, units: Iterable[PairwiseResult], fitted: FittedKMeans) -> 
         table = tables.take(table.drop_columns(["embedding"]), order)
         table = table.append_column("embedding", segments.to_column(vectors))
         table = table.select(job.sample_schema.names).cast(job.sample_schema)
-        return SampleFile(segments.write(job.sample, layout.SAMPLE, table, job.sizes.n_clusters, SampleFacts(wanted)))
+        written = segments.write(job.sample, layout.SAMPLE, table, job.sizes.n_clusters, SampleFacts(wanted))
+        return SampleFile(written.segments)
 
 
 @dataclass(frozen=True)
@@ -152,4 +155,4 @@ def _drawn(job: Job, unit: PairwiseResult, fitted: FittedKMeans) -> tuple[Segmen
     if found is None or found[0].unit != wanted:
         with stored.discarding(job.pairwise):
             raise DamagedFile(file, "the sampled rows of a unit cannot be read")
-    return found[1]
+    return found[1].segments

@@ -23,11 +23,12 @@ from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import UnitId
+from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.stages.costs import warn_of_cost
 from beam_semdedup.storage import segments, tables
 from beam_semdedup.storage.columns import VISIT_COLUMNS
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.segments import RankedRows, SegmentFile
 
 _LOG = logging.getLogger(__name__)
 _SAMPLE_ROWS = 4096
@@ -44,34 +45,34 @@ class _Facts(Record):
     last: bool
 
 
-def visit_clusters(job: Job, references: tuple[Segment, ...], fitted: FittedKMeans) -> tuple[Segment, ...]:
-    """Writes the visits of the rows of a segment file, whose references these are; returns references to them.
+def visit_clusters(job: Job, file: SegmentFile, fitted: FittedKMeans) -> tuple[SegmentFile, ...]:
+    """Writes the visits of the rows of a segment file; returns the files with them.
 
     A row that is the same as an earlier one, bit for bit, visits nothing: the earlier one, which lives in the same
     cluster, is the best that it can find, if the rows are compared with each other.
     """
-    if not references:
+    if not file.num_rows:
         return ()
-    name = references[0].file
-    wanted = UnitId(name, fitted.content_hash, sum(segment.num_rows for segment in references))
-    with naming_unit(f"visits of {name}"):
+    wanted = UnitId(file.name, fitted.content_hash, file.num_rows)
+    with naming_unit(f"visits of {file.name}"):
         basis = find_basis(job)
         finished = basis and _find_finished(job, wanted, basis[1])
         if finished is not None:
             return finished
         with stored.discarding(job.kmeans, remedy=job.remedy):
-            batches, offsets = segments.vector_offsets(job.segments, references, job.segment_schema)
-        return tuple(_write(job, wanted, batches, offsets, fitted, basis or _make_basis(job, batches), basis is None))
+            rows = find_assigned(job, file.name).segments
+            batches, offsets = segments.vector_offsets(job.segments, rows, job.segment_schema)
+        return tuple(_write(job, wanted, batches, offsets, fitted, basis))
 
 
-def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[Segment, ...] | None:
-    """Returns the references to the visits of a unit that were written before; None where these are not whole."""
-    result: list[Segment] = []
+def _find_finished(job: Job, unit: UnitId, basis: str) -> tuple[SegmentFile, ...] | None:
+    """Returns the files with the visits of a unit that were written before; None where these are not whole."""
+    result: list[SegmentFile] = []
     for number in itertools.count():
         found = segments.read_index(job.visits.file(_file_name(unit, number)), _Facts, segments.VISITS, job.generation)
         if not found or replace(found[0], last=True) != _Facts(unit, basis, number, last=True):
             return None
-        result += found[1]
+        result.append(found[1].file)
         if found[0].last:
             return tuple(result)
     return None
@@ -93,16 +94,15 @@ def _write(
     batches: list[pa.RecordBatch],
     offsets: npt.NDArray[np.int64],
     fitted: FittedKMeans,
-    basis: tuple[Basis, str],
-    is_first: bool,
-) -> Iterator[Segment]:
-    """Writes the visits of the rows of a unit; yields references to them.
+    basis: tuple[Basis, str] | None,
+) -> Iterator[SegmentFile]:
+    """Writes the visits of the rows of a unit; yields the files with them.
 
     Args:
         batches: the unit's rows.
         offsets: (n,) where in the segment file the vector of each begins.
-        basis: the directions of the short vectors, and what identifies them.
-        is_first: whether no unit was before it, so that it warns of what n_probes=exact costs.
+        basis: the directions of the short vectors, and what identifies them; None where no unit was before, so that
+            this one chooses them, and warns of what n_probes=exact costs.
     """
     table = pa.Table.from_batches([batch.select(_names(job)) for batch in batches])
     order = job.ranking.order(table)
@@ -113,10 +113,13 @@ def _write(
         if len(own) < len(rows):
             rows, order = rows[own], order[own]
     labels = table.column("centroid").to_numpy()[order]
-    centroids = fitted.centroids(job.kmeans.options)
-    if is_first and job.parameters.n_probes == "exact" and not job.has_generations:
-        warn_of_cost(job, rows, labels, centroids, basis[0].width)
-    short = basis[0].shorten(rows)
+    clusters = Clusters(fitted.centroids(job.kmeans.options), job.parameters.pairwise_batch_size)
+    if basis is None:
+        basis = _make_basis(job, clusters, rows, labels)
+        if job.parameters.n_probes == "exact" and not job.has_generations:
+            warn_of_cost(job, rows, labels, clusters.centroids, basis[0].width)
+    directions, identity = basis
+    short = directions.shorten(rows)
     schema = job.visit_schema(short.shape[1])
     others = tables.combined(table.select(job.ranking.columns))
 
@@ -131,12 +134,12 @@ def _write(
             result = result.add_column(place, column, values)
         return result.cast(schema).to_batches()
 
-    parts = _in_parts(job, rows, labels, centroids, short.itemsize * short.shape[1])
+    parts = _in_parts(job, clusters, rows, labels, short.itemsize * short.shape[1])
     for number, (visits, last) in enumerate(parts):
         found = [(visit[0], one) for visit in visits for one in batch(*visit)]
-        facts = _Facts(unit, basis[1], number, last)
+        facts = _Facts(unit, identity, number, last)
         name, kind = _file_name(unit, number), segments.VISITS
-        yield from segments.write_batches(job.visits, name, schema, found, facts, kind, job.generation)
+        yield segments.write_batches(job.visits, name, schema, found, facts, kind, job.generation).file
 
 
 _KeyVisits: TypeAlias = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int32]]
@@ -145,9 +148,9 @@ _KeyVisits: TypeAlias = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int32]]
 
 def _in_parts(
     job: Job,
+    clusters: Clusters,
     rows: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int32],
-    centroids: npt.NDArray[np.float32],
     short_bytes: int,
 ) -> Iterator[tuple[list[_KeyVisits], bool]]:
     """Yields the visits of rows by key, in parts that take no more memory than the vectors of an assign unit may.
@@ -156,8 +159,7 @@ def _in_parts(
     """
     width, limit = job.sizes.centroids_per_key, job.sizes.assign_rows * job.sizes.dimension * rows.itemsize
     row_bytes = short_bytes + 12 + job.sizes.carried_bytes
-    step = max(1, limit // (_VISIT_BYTES * len(centroids)))
-    clusters = Clusters(centroids, job.parameters.pairwise_batch_size)
+    step = max(1, limit // (_VISIT_BYTES * len(clusters.centroids)))
     waiting: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]] = []
     held = 0
     for part in slices(0, len(rows), step) if len(rows) else [slice(0, 0)]:
@@ -207,13 +209,14 @@ def _bounds(vectors: npt.NDArray[np.float32]) -> bool:
     return bool((np.abs(vectors) <= 1 + 1e-3).all())
 
 
-def _make_basis(job: Job, batches: list[pa.RecordBatch]) -> tuple[Basis, str]:
+def _make_basis(
+    job: Job, clusters: Clusters, rows: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]
+) -> tuple[Basis, str]:
     """Stores the directions that suit the rows of a unit, if no other unit was faster: any give the same results."""
     file = job.basis
-    starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
-    groups = int(np.searchsorted(starts, _SAMPLE_ROWS)) + 1
-    rows = RankedRows(batches[:groups], np.arange(starts[: groups + 1][-1]))[:]
-    basis = fit_basis(rows, starts[: min(groups, len(batches))], 1 - job.parameters.matching_reach)
+    some = np.linspace(0, len(rows), min(_SAMPLE_ROWS, len(rows)), endpoint=False, dtype=np.int64)
+    rows, labels = rows[some], labels[some]
+    basis = fit_basis(rows, labels, 1 - job.parameters.matching_reach, _visits(job, clusters, rows, labels))
     file.create_if_absent(model.to_npy(basis.vectors))
     found = find_basis(job)
     if found is None:

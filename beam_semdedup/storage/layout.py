@@ -3,7 +3,9 @@
 cache_path/kmeans_results/<key>/    plan.json, centroids.npy, model.json, segments/, rejected/, manifest.json;
                                     with n_probes visits/<key>/: basis.npy, a file for each file in segments/;
                                     the rows of against have a folder of their own, without centroids
-cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; with n_probes matches/;
+cache_path/embedding_results/<key>/ of a model the vectors of each 8192 rows of a file
+cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, manifest.json; index/: where the rows of
+                                    each key lie; with n_probes matches/;
                                     with against resembled/: a file for each unit; recall/<key>/: the sampled
                                     rows, <reach>/: what is found for them, <reach>.json
 corpus_path/                        corpus.json, which says which of fits/ counts
@@ -23,15 +25,15 @@ from typing import Any
 
 from beam_semdedup.storage.folder import Folder
 
-KMEANS, PAIRWISE = "kmeans_results", "pairwise_results"
+KMEANS, PAIRWISE, VECTORS = "kmeans_results", "pairwise_results", "embedding_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED, MARKED = "segments", "rejected", "duplicates", "deduplicated", "marked"
 CORPUS, COMMON, GENERATIONS, MODEL_FOLDER = "corpus.json", "common.json", "generations", "model"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
-RECALL, SAMPLE = "recall", "sample.arrow"
-ARRIVALS, SET_ASIDE = "arrivals", "set_aside"
+RECALL, SAMPLE, INDEX = "recall", "sample.arrow", "index"
+ARRIVALS, SET_ASIDE, BEGUN = "arrivals", "set_aside", "begun.json"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
-PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE)
+PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE, VECTORS)
 """The folders in `cache_path` and `output_path` that are a run's own."""
 
 _PART = re.compile(r"part-(?P<key>[0-9a-f]{16})-.*\.parquet")

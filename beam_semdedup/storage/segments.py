@@ -1,10 +1,10 @@
 """Segment files: the rows of one assign unit, sorted by centroid, one Arrow record batch per key.
 
 What else one unit writes and others read by key lies in such files too: which rows of an assign unit visit the key's
-clusters, and what matches were found of the key's rows. Only a key with more than 2 GiB of text has several batches,
-since one holds no more. A `Segment` addresses one by its byte range, so that a reader needs one ranged read and no
-footer. The footer's metadata holds the index of the file (its `Segment`s) and the facts that say which unit, of which
-centroids, the file is; a file that carries them under its final name is finished.
+clusters, what matches were found of the key's rows, and where all of that lies. Only a key with more than 2 GiB of text
+has several batches, since one holds no more. A `Segment` addresses one by its byte range, so that a reader needs one
+ranged read and no footer. The footer's metadata holds the index of the file (its `Segment`s) and the facts that say
+which unit, of which centroids, the file is; a file that carries them under its final name is finished.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
-from numpy.lib.stride_tricks import sliding_window_view
 from typing_extensions import Buffer
 
 from beam_semdedup.compute.arrays import to_device
@@ -34,19 +34,21 @@ from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
 
 _LOG = logging.getLogger(__name__)
-ROWS, VISITS, MATCHES = range(3)
+ROWS, VISITS, MATCHES, INDEX = range(4)
 _MAGIC_BYTES = 8
 _FACTS, _INDEX, _CHECKSUM = "facts", "index", "checksum"
+ENTRY = np.dtype([(name, "<u8") for name in ("offset", "length", "key", "num_rows", "checksum")])
+"""What the index of a file says of each of its segments."""
 _R = TypeVar("_R", bound=Record)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One record batch in the file `file`: what concerns one key; a reference that travels through Beam.
+    """One record batch in the file `file`: what concerns one key.
 
-    Its `kind` is `ROWS`, the rows of the key, `VISITS`, rows that are compared with them, or `MATCHES` of them.
-    `checksum` is the xxHash (XXH3, 64 bits) of its bytes. `generation` says which rows of a run it is of, and so where
-    its file lies.
+    Its `kind` is `ROWS`, the rows of the key, `VISITS`, rows that are compared with them, `MATCHES` of them, or
+    `INDEX`, where these lie, a row for each. `checksum` is the xxHash (XXH3, 64 bits) of its bytes. `generation` says
+    which rows of a run it is of, and so where its file lies.
     """
 
     file: str
@@ -81,10 +83,41 @@ def num_bytes(dimension: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class _Index(Record):
-    """The index of a segment file: offset, length, key, number of rows and checksum of each record batch."""
+class SegmentFile:
+    """A whole file of segments: how many it has, with how many rows; `checksum` is that of its index.
 
-    batches: tuple[tuple[int, int, int, int, int], ...]
+    `kind` and `generation` are those of its segments.
+    """
+
+    name: str
+    num_segments: int
+    num_rows: int
+    checksum: int
+    kind: int = ROWS
+    generation: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Where the segments of a file are: `entries` (n,) has their offsets, lengths, keys, rows and checksums."""
+
+    file: SegmentFile
+    entries: npt.NDArray[np.void]
+
+    @classmethod
+    def of(cls, name: str, entries: npt.NDArray[np.void], kind: int, generation: int) -> Index:
+        """Returns the index of a file with these entries."""
+        num_rows, checksum = int(entries["num_rows"].sum()), _checksum(entries.tobytes())
+        return cls(SegmentFile(name, len(entries), num_rows, checksum, kind, generation), entries)
+
+    @functools.cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments, in the order of the file."""
+        file = self.file
+        return tuple(
+            Segment(file.name, offset, length, key, num_rows, checksum, file.kind, file.generation)
+            for offset, length, key, num_rows, checksum in self.entries.tolist()
+        )
 
 
 def write(
@@ -95,14 +128,14 @@ def write(
     facts: Record,
     kind: int = ROWS,
     generation: int = 0,
-) -> tuple[Segment, ...]:
-    """Writes the file of one unit and returns its references.
+) -> Index:
+    """Writes the file of one unit and returns its index.
 
     Args:
         table: rows in any order, with a `centroid`, and perhaps an `embedding`.
         centroids_per_key: a row's key is `centroid // centroids_per_key`.
         facts: what identifies the unit, for `read_index`.
-        kind, generation: of the references.
+        kind, generation: of the segments.
     """
     keys = table.column("centroid").to_numpy() // centroids_per_key
     order = np.argsort(keys, kind="stable")
@@ -133,8 +166,8 @@ def write_batches(
     facts: Record,
     kind: int,
     generation: int,
-) -> tuple[Segment, ...]:
-    """Writes the file of one unit, a record batch for each key, and returns its references.
+) -> Index:
+    """Writes the file of one unit, a record batch for each key, and returns its index.
 
     Args:
         batches: with the key of each.
@@ -142,32 +175,29 @@ def write_batches(
     """
     checksums = in_threads(lambda batch: _checksum(batch[1].serialize()), batches)
     offset = _MAGIC_BYTES + schema.serialize().size
-    index = []
-    for (key, batch), checksum in zip(batches, checksums, strict=True):
+    entries = np.empty(len(batches), dtype=ENTRY)
+    for place, ((key, batch), checksum) in enumerate(zip(batches, checksums, strict=True)):
         length = pa.ipc.get_record_batch_size(batch)
-        index.append(Segment(name, offset, length, key, batch.num_rows, checksum, kind, generation))
+        entries[place] = offset, length, key, batch.num_rows, checksum
         offset += length
-    batches_index = _Index(tuple((s.offset, s.length, s.key, s.num_rows, s.checksum) for s in index))
-    metadata = {_FACTS: facts.to_json(), _INDEX: batches_index.to_json()}
+    metadata = {_FACTS: facts.to_json(), _INDEX: entries.tobytes()}
     metadata[_CHECKSUM] = str(_checksum(metadata[_FACTS] + metadata[_INDEX])).encode()
     with (
         folder.file(name).atomic_write() as scratch,
         pa.OSFile(str(scratch), "wb") as sink,
         pa.ipc.new_file(sink, schema, metadata=metadata) as writer,
     ):
-        for segment, (_, batch) in zip(index, batches, strict=True):
+        for stop, (_, batch) in zip((entries["offset"] + entries["length"]).tolist(), batches, strict=True):
             writer.write_batch(batch)
-            if sink.tell() != segment.offset + segment.length:
+            if sink.tell() != stop:
                 raise RuntimeError(
                     f"{folder.file(name)}: Arrow laid a record batch out differently from its stated size"
                 )
-    return tuple(index)
+    return Index.of(name, entries, kind, generation)
 
 
-def read_index(
-    file: File, facts: type[_R], kind: int = ROWS, generation: int = 0
-) -> tuple[_R, tuple[Segment, ...]] | None:
-    """Returns the facts and references of a finished unit's file; None where there is none that can be read."""
+def read_index(file: File, facts: type[_R], kind: int = ROWS, generation: int = 0) -> tuple[_R, Index] | None:
+    """Returns the facts and the index of a finished unit's file; None where there is none that can be read."""
     try:
         with as_damage(file):
             with file.open() as source:
@@ -175,8 +205,7 @@ def read_index(
             said, index, checksum = (metadata[name.encode()] for name in (_FACTS, _INDEX, _CHECKSUM))
             if int(checksum) != _checksum(said + index):
                 raise ValueError("its index has another checksum than was written")
-            batches = _Index.from_json(index).batches
-            return facts.from_json(said), tuple(Segment(file.name, *entry, kind, generation) for entry in batches)
+            return facts.from_json(said), Index.of(file.name, np.frombuffer(index, dtype=ENTRY), kind, generation)
     except DamagedFile as error:
         if file.exists():
             _LOG.warning("%s", error)
@@ -217,11 +246,15 @@ def read_vectors(
             row[:] = np.frombuffer(buffer, dtype=np.float32)
         return result
     files, which = np.unique(np.asarray(names), return_inverse=True)
-    for number, name in enumerate(files.tolist()):
-        whole = pa.memory_map(folder.file(name).url).read_buffer()
-        values = np.frombuffer(whole, dtype=np.float32, count=whole.size // 4)
-        mine = which == number
-        result[mine] = sliding_window_view(values, dimension)[offsets[mine] // 4]
+    order = np.lexsort((offsets, which))
+    bounds = np.append(np.searchsorted(which[order], np.arange(len(files))), len(order))
+    for name, low, high in zip(files.tolist(), bounds[:-1], bounds[1:], strict=True):
+        file = folder.file(name)
+        with Path(file.url).open("rb", buffering=0) as opened:  # of a map the pages would be found anew each time
+            for at in order[low:high].tolist():
+                opened.seek(int(offsets[at]))
+                if opened.readinto(result[at]) != result[at].nbytes:
+                    raise DamagedFile(file, "it is shorter than it was")
     return result
 
 
@@ -288,7 +321,8 @@ def _read(
             return pa.ipc.read_record_batch(buffer, schema)
 
     buffers = _ranges(folder, segments)
-    return buffers, in_threads(read_batch, zip(segments, buffers, strict=True))
+    parts = zip(segments, buffers, strict=True)
+    return buffers, list(map(read_batch, parts)) if len(segments) == 1 else in_threads(read_batch, parts)
 
 
 def _ranges(folder: Folder, segments: Sequence[Segment]) -> list[pa.Buffer]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import pyarrow.parquet as pq
 
 from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.errors import RunError
+from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan import stored
+from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.locate import locate
 from beam_semdedup.plan.planning import Plan, make_plan
+from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.removal import plan as removal
 from beam_semdedup.removal.id_list import IdList
 from beam_semdedup.removal.lookup import open_reader
@@ -20,6 +26,7 @@ from beam_semdedup.removal.plan import RemovalManifest
 from beam_semdedup.removal.repetitions import RepeatedIds, repetitions
 from beam_semdedup.removal.unit import finish as finish_removal
 from beam_semdedup.removal.unit import remove_from_files
+from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.storage import layout, tables
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
@@ -36,6 +43,51 @@ class Generation:
 
     number: int
     plan: Plan
+
+
+@dataclass(frozen=True)
+class Begun(Record):
+    """The job of a generation that is planned and has a model, without the parameters of the watch, and its centroids.
+
+    It is how a worker knows the job of a window. `schema` is that of the input, as Arrow serialises it, in base64.
+    """
+
+    n_clusters: int
+    reach: float | None
+    kmeans_fingerprint: str
+    pairwise_fingerprint: str
+    output_fingerprint: str
+    model_fingerprint: str
+    generation: int
+    earlier: tuple[int, ...]
+    schema: str
+    sizes: Sizes
+    blocks: Blocks
+    rows_per_file: int
+    recall_reach: float
+    centroids: str
+
+    @classmethod
+    def of(cls, job: Job, fitted: FittedKMeans) -> Self:
+        """Returns what is stored of a job."""
+        assert job.parameters.n_clusters is not None
+        own = {field.name for field in fields(cls)} & {field.name for field in fields(job)}
+        return cls(
+            n_clusters=job.parameters.n_clusters,
+            reach=job.parameters.reach,
+            schema=stored.encoded(job.input_schema),
+            centroids=fitted.content_hash,
+            **{name: getattr(job, name) for name in own},
+        )
+
+    def job(self, parameters: Parameters) -> Job:
+        """Returns the job, from the parameters that its generation was planned with."""
+        own = {field.name for field in fields(self)} & {field.name for field in fields(Job)}
+        return Job(
+            parameters=replace(parameters, n_clusters=self.n_clusters, reach=self.reach),
+            input_schema=stored.decoded(self.schema),
+            **{name: getattr(self, name) for name in own},
+        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +139,35 @@ class Watched:
             InputError: it does not fit to the corpus.
             RunError: a file is gone, or another run does not go on that adds rows to the corpus.
         """
-        p = replace(self.parameters, output_path=self.scratch(number).url, cache_path=None, cache_kwargs=None)
-        return Generation(number, make_plan(locate(p, self.arrivals.files(number))))
+        return Generation(number, make_plan(locate(self._parameters(number), self.arrivals.files(number))))
+
+    def begin(self, generation: Generation) -> Generation:
+        """Finds the model of a generation, or fits it, and stores what `job` and `fitted` return."""
+        job = generation.plan.job
+        fitted = generation.plan.fitted or fit_centroids(job)
+        Begun.of(job, fitted).write(self._begun(generation.number))
+        return replace(generation, plan=replace(generation.plan, fitted=fitted))
+
+    def job(self, number: int) -> Job:
+        """Returns the job of an arrival whose generation has begun.
+
+        Raises:
+            RunError: what was stored of it is damaged or gone.
+        """
+        return _read_begun(self._begun(number)).job(self._parameters(number))
+
+    def fitted(self, number: int) -> FittedKMeans:
+        """Returns the model of an arrival whose generation has begun; raises as `job`."""
+        centroids = self.job(number).model.file(layout.CENTROIDS)
+        return FittedKMeans(centroids.url, _read_begun(self._begun(number)).centroids)
+
+    def _parameters(self, number: int) -> Parameters:
+        """Returns those that the generation of an arrival is planned with; its results have a folder of their own."""
+        scratch = self.scratch(number).url
+        return replace(self.parameters, output_path=scratch, cache_path=scratch, cache_kwargs=None)
+
+    def _begun(self, number: int) -> File:
+        return self.scratch(number).file(layout.BEGUN)
 
     def scratch(self, number: int) -> Folder:
         """Where the results of an arrival come to stand before they are put together."""
@@ -156,6 +235,15 @@ class Watched:
             where = f"{manifest.repeated_ids:,} of the listed ones in the generation"
             return None, str(RepeatedIds.because(repetitions(where, ids.examples(manifest.repeated_entries))))
         return manifest.rows_removed, ""
+
+
+@functools.lru_cache(maxsize=1 << 4)
+def _read_begun(file: File) -> Begun:
+    """Reads what stays as it is as long as a generation is not finished."""
+    found = Begun.read(file)
+    if found is None:
+        raise RunError(f"{file} is gone or damaged, though the watch wrote it: start it again")
+    return found
 
 
 def _files_in(folder: Folder) -> list[File]:

@@ -2,25 +2,22 @@
 # Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker
 from apache_beam.io.watermark_estimators import ManualWatermarkEstimator
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import AsIter, PBegin, PCollection
+from apache_beam.pvalue import PBegin, PCollection
 from apache_beam.transforms import window
 from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from beam_semdedup.coders import ReferenceCoder
 from beam_semdedup.errors import naming_unit
-from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs.units import AssignUnit
-from beam_semdedup.plan.job import Job
 from beam_semdedup.stages.duplicates import DuplicatesFile
-from beam_semdedup.stages.fit import fit_centroids
 from beam_semdedup.streams.arrivals import Arrivals, Position
 from beam_semdedup.streams.generation import Generation, Watched
 from beam_semdedup.transforms import (
@@ -28,7 +25,9 @@ from beam_semdedup.transforms import (
     FindAssigned,
     IdentifyDuplicates,
     MatchAcrossClusters,
+    OfWindow,
     PairwiseSimilarity,
+    Together,
 )
 
 
@@ -84,19 +83,19 @@ class DeduplicateGenerations(beam.PTransform):
     def expand(self, generations: PCollection[Generation]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
         watched = self.watched
-        jobs = generations | "Jobs" >> beam.Map(lambda g: g.plan.job).with_output_types(Job)
-        fitted = generations | "Find or fit centroids" >> beam.Map(
-            lambda g: g.plan.fitted or fit_centroids(g.plan.job)
-        ).with_output_types(FittedKMeans)
+        begun = generations | "Fit" >> beam.Map(_begin, watched).with_output_types(Generation)
+        begun = begun | "Fit once" >> beam.Reshuffle()
+        jobs = OfWindow(lambda window: watched.job(_number(window)), begun)
+        fitted = OfWindow(lambda window: watched.fitted(_number(window)), begun)
         units = (
-            generations
+            begun
             | "List input" >> beam.FlatMap(lambda g: g.plan.units).with_output_types(AssignUnit)
             | "Spread input" >> beam.Reshuffle()
         )
         assign = AssignCentroids(jobs, fitted)
         new = units | "Assign" >> assign
         earlier = (
-            generations
+            begun
             | "List earlier generations" >> beam.FlatMap(lambda g: g.plan.earlier).with_output_types(tuple[int, str])
             | "Find earlier generations" >> FindAssigned(jobs, fitted)
         )
@@ -104,13 +103,23 @@ class DeduplicateGenerations(beam.PTransform):
         compare: Any = kind(jobs, fitted)
         compared = (new, earlier) | "With earlier generations" >> beam.Flatten() | "Compare" >> compare
         files = compared | "Identify duplicates" >> IdentifyDuplicates(jobs)
-        whole = map(AsIter, (files, assign.finished, compare.finished))
-        return generations | "Finish generation" >> beam.ParDo(_Finish(watched), *whole)
+        whole = begun | "When all is compared" >> Together(files, assign.finished, compare.finished)
+        return whole | "Finish generation" >> beam.ParDo(_Finish(watched)).with_output_types(DuplicatesFile)
+
+
+def _number(window: Any) -> int:
+    """Returns the number of the arrival that a window is of."""
+    return int(window.start)
 
 
 def _plan(number: int, watched: Watched) -> Generation:
     with naming_unit(f"arrival {number}"):
         return watched.plan(number)
+
+
+def _begin(generation: Generation, watched: Watched) -> Generation:
+    with naming_unit(f"the fit of arrival {generation.number}"):
+        return watched.begin(generation)
 
 
 class _Finish(beam.DoFn):
@@ -119,7 +128,8 @@ class _Finish(beam.DoFn):
         names = ("generations", "rows", "duplicates", "rows-kept", "rows-removed")
         self._counters = {name: Metrics.counter("semdedup", f"finished-{name}") for name in names}
 
-    def process(self, generation: Generation, *_: Iterable[Any]) -> Iterator[DuplicatesFile]:
+    def process(self, generations: list[Generation]) -> Iterator[DuplicatesFile]:
+        (generation,) = generations
         with naming_unit(f"the end of arrival {generation.number}"):
             found, files = self._watched.finish(generation)
         values = (1, found.rows, found.duplicates, found.kept, found.removed or 0)

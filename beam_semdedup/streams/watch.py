@@ -48,6 +48,7 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
         runner.check_streams()
         watched = _prepare(p, runner)
         state = _State(watched, p, draining)
+        stream = runners.Stream(state.is_enough, f"semdedup-watch-{layout.fingerprint(watched.parameters.output_path)}")
         _LOG.info(
             "Watching %s, every %s; %s finished before",
             ", ".join(watched.parameters.input_path),
@@ -62,7 +63,7 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
                         pipeline | ReadNewFiles(watched, p.poll_interval) | DeduplicateGenerations(watched)
                     ),
                     runner,
-                    state.is_enough,
+                    stream,
                 )
             except WorkerLost as error:
                 if len(state.finished) == done or not runner.config.max_retries:

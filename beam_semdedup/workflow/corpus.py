@@ -20,7 +20,8 @@ from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.corpus import Common, Corpus, Present
-from beam_semdedup.plan.sizes import Sizing, default_clusters
+from beam_semdedup.plan.probes import choose_clusters
+from beam_semdedup.plan.sizes import Sizing
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan
 from beam_semdedup.runners.resources import free_memory
 from beam_semdedup.stages.assign import AssignFacts
@@ -161,7 +162,7 @@ def refit(p: CorpusParameters) -> CorpusFacts:
     if missing := sorted(set(claims) - set(finished)):
         raise InputError(f"corpus_path={corpus.place}: generation {missing[0]} is not finished; finish it, or drop it")
     rows = sum(manifest.counts.num_rows - manifest.rejected for manifest in finished.values())
-    n_clusters = p.n_clusters or default_clusters(rows)
+    n_clusters = p.n_clusters or choose_clusters(p, rows, common.dimension, common.n_probes, common.reach)
     if rows < n_clusters:
         raise InputError(f"n_clusters={n_clusters} is more than the {rows} rows of the corpus; give fewer or null")
     new = Corpus(corpus.place, f"fits/{int(corpus.home.rpartition('/')[2]) + 1:04d}")
@@ -209,7 +210,7 @@ def _index(file: File) -> tuple[pa.Schema, tuple[Segment, ...]]:
     if found is None:
         raise DamagedFile(file, "its index cannot be read")
     with file.open() as source:
-        return pa.ipc.open_file(source).schema, found[1]
+        return pa.ipc.open_file(source).schema, found[1].segments
 
 
 def _distances(file: File, schema: pa.Schema, references: Sequence[Segment]) -> npt.NDArray[np.float32]:

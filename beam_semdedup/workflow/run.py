@@ -16,13 +16,14 @@ from beam_semdedup.compute.ranking import RankingStrategy
 from beam_semdedup.config.parameters import Parameters, RemovalParameters, ReportParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.config.validation import resolve
+from beam_semdedup.embed.stage import Embedded, embed_input, find_model
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.fingerprints import output_fingerprint
-from beam_semdedup.plan.locate import Located, list_input, locate
+from beam_semdedup.plan.locate import Embedding, Located, list_input, locate
 from beam_semdedup.plan.planning import Plan, find_recall, forget, make_plan, recall_reach
 from beam_semdedup.plan.stored import AssignManifest, PairwiseManifest
 from beam_semdedup.removal.job import RemovalResult, remove_duplicates
@@ -81,6 +82,8 @@ class SemanticDeduplicationWorkflow:
         Raises:
             InputError: the input or the places are wrong.
         """
+        if self.parameters.model is not None:
+            raise InputError("plan() is of embeddings: write them by semdedup-embed, and leave model out; or use run()")
         with naming_places(self.parameters, InputError):
             return make_plan(self._locate(runner))
 
@@ -100,12 +103,14 @@ class SemanticDeduplicationWorkflow:
     def _run(self, runner: str | Mapping[str, Any] | None) -> Summary:
         started = time.time()
         with naming_places(self.parameters, InputError):
-            located = self._locate(runner)
+            model = find_model(self.parameters) if self.parameters.model else None
+            located = self._locate(runner, model[1] if model else None)
             output_path.check(located.places, located.references.places if located.references else None)
             plan = make_plan(located, anew=not self.parameters.reuse_cache)
             report.report_plan(plan)
             run = output_path.prepare(plan.job)
         p = plan.job.parameters
+        embedded = embed_input(plan, *model) if model else None
         with (
             progress.shown(report.stages(plan), p.verbose, progress.interval(plan.job.kmeans.url)),
             _fitted_ahead(plan) as plan,
@@ -116,16 +121,16 @@ class SemanticDeduplicationWorkflow:
             run = output_path.prepare(plan.job)
             assigned, compared = AssignManifest.find(plan.job.kmeans), PairwiseManifest.find(plan.job.pairwise)
             _run_stages(dataclasses.replace(plan, assign_manifest=assigned, pairwise_manifest=compared))
-        return _finish(plan, started, run)
+        return _finish(plan, started, run, embedded)
 
-    def _locate(self, runner: str | Mapping[str, Any] | None) -> Located:
+    def _locate(self, runner: str | Mapping[str, Any] | None, embedding: Embedding | None = None) -> Located:
         p = self.parameters
         if runner is not None:
             p = resolve({**dataclasses.asdict(p), "runner": runner})
         if isinstance(self._init, np.ndarray):
             list_input(p, warn=False)  # before anything is written, that no result and input would mix
             p = dataclasses.replace(p, init=_store_init(p, self._init))
-        return locate(p)
+        return locate(p, embedding=embedding)
 
 
 def _run_stages(plan: Plan) -> None:
@@ -171,11 +176,12 @@ def _fitted_ahead(plan: Plan) -> Iterator[Plan]:
         yield dataclasses.replace(plan, fitted=fitted)
 
 
-def _finish(plan: Plan, started: float, run: str) -> Summary:
+def _finish(plan: Plan, started: float, run: str, embedded: Embedded | None) -> Summary:
     """Checks that no row was lost, removes where asked, and writes the summary.
 
     Args:
         run: names this run in `output_path`.
+        embedded: what was done before, where the input is texts.
 
     Raises:
         InputError: too many rows cannot be used, or are duplicates, or a removal is refused; the summary is written
@@ -201,7 +207,7 @@ def _finish(plan: Plan, started: float, run: str) -> Summary:
         except InputError as error:  # that ids repeat, or that foreign files are in its place
             refusal = error
     output_path.check_alone(job, run)
-    summary = summarize(plan, started, found, removed)
+    summary = summarize(plan, started, found, removed, embedded)
     if p.report and looked_at:
         summary = _report(plan, started, summary, *looked_at)
     values = without_secrets(dataclasses.asdict(summary))

@@ -14,6 +14,7 @@ from typing import Any
 
 from beam_semdedup.compute.proportions import recall
 from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.embed.stage import Embedded
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import ModelInfo
 from beam_semdedup.plan.planning import Plan, find_recall
@@ -125,6 +126,7 @@ class Summary:
     dimension: int
     runner: str
     startup_time: float
+    embed_time: float
     kmeans_time: float
     pairwise_time: float
     recall_time: float
@@ -305,12 +307,15 @@ def reasons(rejected: dict[str, int]) -> str:
     return ", ".join(f"{count:,}: {reason}" for reason, count in rejected.items())
 
 
-def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult | None) -> Summary:
+def summarize(
+    plan: Plan, started: float, found: Found, removed: RemovalResult | None, embedded: Embedded | None = None
+) -> Summary:
     """Makes the summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
     compared_at = max(started, compared.finished)
     begun = _begun(plan, started, found)
-    stages = _stages(plan, started, begun, found)
+    stages = _stages(plan, started, begun, found, embedded)
+    embed_time = round(embedded.seconds, 3) if embedded else 0.0
     recall_time = stages["recall"].seconds if "recall" in stages else 0.0
     return Summary(
         program=output_path.PROGRAM,
@@ -325,7 +330,8 @@ def summarize(plan: Plan, started: float, found: Found, removed: RemovalResult |
         eps=p.eps,
         dimension=job.sizes.dimension,
         runner=p.runner.name,
-        startup_time=round(begun - started, 3),
+        startup_time=max(0.0, round(begun - started - embed_time, 3)),
+        embed_time=embed_time,
         kmeans_time=0.0 if plan.assign_manifest else round(assigned.finished - begun, 3),
         pairwise_time=0.0 if plan.pairwise_manifest else round(compared_at - max(begun, assigned.finished), 3),
         recall_time=recall_time,
@@ -366,12 +372,17 @@ def _begun(plan: Plan, started: float, found: Found) -> float:
     return max(started, min(begun, default=started))
 
 
-def _stages(plan: Plan, started: float, begun: float, found: Found) -> dict[str, StageSummary]:
-    """Returns the stages of a run in their order; the fit and the recall only where there is one."""
+def _stages(
+    plan: Plan, started: float, begun: float, found: Found, embedded: Embedded | None
+) -> dict[str, StageSummary]:
+    """Returns the stages of a run in their order; the embedding, the fit and the recall only where there is one."""
     job, dimension = plan.job, plan.job.sizes.dimension
     assigned, compared, estimated = found.assign_manifest, found.pairwise_manifest, found.recall_manifest
     fitted = begun
     result = {}
+    if embedded and embedded.units_done + embedded.units_reused:
+        units = embedded.units_done, embedded.units_reused
+        result["embed"] = _stage_summary(*units, embedded.seconds, embedded.rows_done, 0, dimension)
     model = ModelInfo.read(job.model.file(layout.MODEL))
     if model and model.iterations:
         fresh = model.finished > started

@@ -72,7 +72,8 @@ class TestDeclarations:
             **{"report": False, "group_field": None, "image_field": None, "max_removed_share": None},
             **{"against": None, "against_filetype": None, "against_kwargs": None, "against_id_field": None},
             **{"against_embedding_field": None, "within": True, "corpus_path": None, "corpus_kwargs": None},
-            "corpus_timeout": 600.0,
+            **{"corpus_timeout": 600.0, "model": None, "text_field": None, "against_text_field": None},
+            **{"pooling": None, "model_revision": None, "max_tokens": None, "batch_tokens": 8192},
             "recall_sample": 1000,
         }
 

@@ -69,7 +69,7 @@ def test_sizes_are_those_of_a_run(make_dataset, tmp_path):
     job = workflow.plan().job
     units = workflow.plan().units
     workflow.run()
-    found = [segment for name in job.segments.names() for segment in find_assigned(job, name)]
+    found = [segment for name in job.segments.names() for segment in find_assigned(job, name).segments]
     p = parameters(**sizes, **fixed)
     machines = Machines(memory=p.memory_budget)
     expected = forecast(p, Data(3000, 16, 0, 0, inspect(data.path)), 12, machines, RATES)
@@ -96,7 +96,9 @@ def test_sizes_of_visits_are_those_of_a_run(make_dataset, tmp_path):
     )
     workflow.run()
     job = workflow.plan().job
-    found = [read_index(job.visits.file(name), _Facts, VISITS)[1] for name in job.visits.names() if "arrow" in name]
+    found = [
+        read_index(job.visits.file(name), _Facts, VISITS)[1].segments for name in job.visits.names() if "arrow" in name
+    ]
     segments = [segment for index in found for segment in index]
     p = resolve({"input_path": data.path, "n_probes": "exact", **sizes}, ForecastParameters)
     facts = inspect(data.path)
@@ -120,6 +122,15 @@ def test_what_visits_takes_more_in_every_way():
     assert across.worker_memory >= within.worker_memory
     far = dataclasses.replace(SPREAD, visits=(999.0,))
     assert made(spread=far).worker_memory > across.worker_memory
+
+
+def test_the_driver_holds_files_and_keys_and_not_their_segments():
+    machines = Machines(workers=1000, cores=8, memory=16 << 30, fit_workers=64, storage_bandwidth=10**9)
+    for spread in (None, SPREAD):
+        found = made(rows=10**10, clusters=42_000, machines=machines, spread=spread)
+        assert found.segments > 5e7
+        assert found.driver_memory < 1 << 30
+        assert stage(found, "index").seconds < 0.1 * found.seconds
 
 
 def test_visits_share_the_work_and_are_found_on_cores_alone():
@@ -153,7 +164,7 @@ def test_workers_share_units_in_whole_rounds():
     one = made(rows=10**7)
     many = made(rows=10**7, machines=Machines(workers=10, cores=2))
     assert stage(many, "assign").seconds == pytest.approx(stage(one, "assign").seconds / 10, rel=0.1)
-    assert stage(many, "shuffle").seconds == stage(one, "shuffle").seconds
+    assert stage(many, "index").seconds == stage(one, "index").seconds  # one unit
     few = made(rows=10**5, machines=Machines(workers=100, cores=2))
     units = stage(few, "assign").units
     assert stage(few, "assign").seconds == pytest.approx(stage(made(rows=10**5), "assign").seconds / units)
@@ -174,8 +185,6 @@ def test_what_bounds_a_stage_is_named():
     ("machines", "rows", "clusters", "what"),
     [
         (Machines(memory=1 << 30), 10**9, 30_000, "segments of"),
-        (Machines(memory=1 << 30), 10**9, 30_000, "references in the driver"),
-        (Machines(memory=8 << 30, workers=2), 10**10, 30_000, "messages over 2 GiB"),
         (Machines(memory=256 << 20), 10**7, 3_000, "fit on"),
         (Machines(memory=64 << 30, workers=64), 10**9, 30_000, "fit in one process"),
     ],
@@ -209,5 +218,5 @@ def test_the_recommended_number_is_the_least_of_those_that_take_little_time():
 
 def test_given_centroids_need_no_fit():
     found = made(fit_iterations=0)
-    assert [s.name for s in found.stages] == ["start", "assign", "shuffle", "compare", "duplicates"]
+    assert [s.name for s in found.stages] == ["start", "assign", "index", "compare", "duplicates"]
     assert found.sizes.sample_rows == 0

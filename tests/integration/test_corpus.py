@@ -22,6 +22,8 @@ from strategies import blobs, unit_rows
 
 from beam_semdedup import InputError, RunError, Summary
 from beam_semdedup.cli import commands
+from beam_semdedup.config.parameters import CorpusParameters
+from beam_semdedup.workflow import corpus
 
 BATCH, BATCHES, DIMENSION = 110, 3, 16
 SIZES = {"comparison_rows": 60, "assign_unit_bytes": 40 * 4 * DIMENSION, "max_cluster_rows": 30, "n_clusters": 6}
@@ -188,13 +190,13 @@ def test_a_corpus_on_ray(
 def test_a_corpus_in_a_bucket(
     s3: Any, batches: list[Path], in_order: tuple[Path, list[Summary]], tmp_path: Path
 ) -> None:
-    parameters = {"n_probes": "exact", "eps": 0.1, "ranking_strategy": BY_QUALITY}
+    parameters = {"n_probes": "exact", "eps": 0.1, "ranking_strategy": BY_QUALITY, "comparison_rows": 1000}
     kwargs = {"storage_options": s3.options}
     summaries = [
         add(batch, tmp_path / f"{n}", s3.join("corpus"), corpus_kwargs=kwargs, **parameters)
-        for n, batch in enumerate(batches)
+        for n, batch in enumerate(batches[:2])
     ]
-    assert of_all(summaries) == of_all(in_order[1])
+    assert of_all(summaries) == of_all(in_order[1][:2])
 
 
 def command(batch: Path, output: str, corpus: Path, cwd: Path, *more: str) -> subprocess.Popen[str]:
@@ -362,6 +364,22 @@ def test_a_corpus_clustered_anew_finds_the_same_without_the_inputs(
         again = add(batches[number], tmp_path / f"{number}", copied, **parameters)
         assert again.stages["assign"].units_done == 0
         assert found(duplicates(again)) == found(duplicates(in_order[1][number]))
+
+
+def test_a_corpus_clustered_anew_has_as_many_clusters_as_a_run_of_its_rows(
+    in_order: tuple[Path, list[Summary]], copied: Path, monkeypatch: pytest.MonkeyPatch, called: Callable[..., Ended]
+) -> None:
+    asked = []
+
+    def choose(parameters: CorpusParameters, *about: object) -> int:
+        asked.append(about)
+        return 9
+
+    monkeypatch.setattr(corpus, "choose_clusters", choose)
+    told = called(commands.corpus_main, "refit", f"corpus_path={copied}", "comparison_rows=40")
+    assert "9 clusters" in told.out, told.err
+    rows = sum(summary.rows_read - summary.rows_rejected for summary in in_order[1])
+    assert asked == [(rows, DIMENSION, "exact", 0.1)]
 
 
 @pytest.mark.parametrize("action", ["list", "verify", "refit", "drop"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,16 @@ def rows_of(kind: str) -> np.ndarray:
     return (rows * (3 if kind == "white" else 1)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(rows_of("blobs"), tmp_path_factory.mktemp("blobs") / "input")
+
+
 @pytest.fixture(scope="module", params=["blobs", "white"])
-def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(rows_of(request.param), tmp_path_factory.mktemp(request.param) / "input")
+def assigned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The parameters of runs over either kind of rows, which assign them once for all."""
+    root = tmp_path_factory.mktemp(request.param)
+    return {"input_path": write(rows_of(request.param), root / "input"), "cache_path": root / "cache", **SIZES}
 
 
 def write(rows: np.ndarray, directory: Path, order: Any = slice(None)) -> Path:
@@ -91,9 +99,11 @@ def by_id(table: pa.Table) -> dict[str, tuple]:
     ("ranking", "eps"),
     [("hard", 0), ("hard", 1e-6), ("hard", 0.03), ("hard", 0.4), ("hard", 1.9), ("easy", 0.1), ("metadata", 0.1)],
 )
-def test_exact_finds_what_all_pairs_of_the_dataset_say(dataset: Path, tmp_path: Path, ranking: str, eps: float) -> None:
+def test_exact_finds_what_all_pairs_of_the_dataset_say(
+    assigned: dict[str, Any], tmp_path: Path, ranking: str, eps: float
+) -> None:
     parameters, keys = RANKINGS[ranking]
-    summary = dedup(dataset, tmp_path, eps=eps, n_probes="exact", **SIZES, **parameters)
+    summary = dedup(output_path=tmp_path, eps=eps, n_probes="exact", **assigned, **parameters)
     true = expected(summary, keys, eps)
     assert by_id(comparisons(summary)) == true
     assert by_id(duplicates(summary)) == true
@@ -104,10 +114,11 @@ def test_exact_finds_what_all_pairs_of_the_dataset_say(dataset: Path, tmp_path: 
     assert alone.column("id").to_pylist() == alone.column("max_id").to_pylist()
 
 
-@pytest.mark.parametrize("probes", [2, 3, 9, 100])
-@pytest.mark.parametrize("eps", [0.05, None])
-def test_n_probes_compares_in_so_many_clusters(dataset: Path, tmp_path: Path, probes: int, eps: float | None) -> None:
-    summary = dedup(dataset, tmp_path, eps=eps, n_probes=probes, **SIZES)
+@pytest.mark.parametrize(("probes", "eps"), [(2, 0.05), (2, None), (3, None), (9, 0.05), (9, None), (100, None)])
+def test_n_probes_compares_in_so_many_clusters(
+    assigned: dict[str, Any], tmp_path: Path, probes: int, eps: float | None
+) -> None:
+    summary = dedup(output_path=tmp_path, eps=eps, n_probes=probes, **assigned)
     true = expected(summary, RANKINGS["hard"][1], 2.0 if eps is None else eps, probes)
     assert by_id(comparisons(summary)) == true
     if eps is None and probes >= SIZES["n_clusters"]:
@@ -174,12 +185,10 @@ def test_another_reach_writes_no_segment_again(dataset: Path, tmp_path: Path) ->
     assert by_id(duplicates(again)) == expected(again, RANKINGS["hard"][1], 0.2)
 
 
-def test_workers_find_the_same(dataset: Path, tmp_path: Path) -> None:
-    alone = dedup(dataset, tmp_path / "one", eps=0.1, n_probes="exact", **SIZES)
-    together = dedup(
-        dataset, tmp_path / "two", {"name": "direct", "num_workers": 2}, eps=0.1, n_probes="exact", **SIZES
-    )
-    assert duplicates(together) == duplicates(alone)
+def test_workers_find_the_same(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    runner = {"name": "direct", "num_workers": 2}
+    together = dedup(dataset, tmp_path / "two", runner, eps=0.1, n_probes="exact", **SIZES)
+    assert duplicates(together) == read_parquet(whole / "duplicates").sort_by("id")
 
 
 def test_a_small_memory_deals_visits_out_in_parts(dataset: Path, tmp_path: Path) -> None:
@@ -196,21 +205,27 @@ def test_a_small_memory_deals_visits_out_in_parts(dataset: Path, tmp_path: Path)
     assert duplicates(again) == duplicates(summary)
 
 
+@pytest.fixture(scope="module")
+def whole(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a finished run with eps=0.1, n_probes=exact and SIZES."""
+    output = tmp_path_factory.mktemp("whole")
+    dedup(dataset, output, eps=0.1, n_probes="exact", **SIZES)
+    return output
+
+
 @pytest.mark.parametrize("lost", ["visits", "matches", "basis.npy"])
-def test_what_is_lost_of_an_unfinished_run_is_made_again(dataset: Path, tmp_path: Path, lost: str) -> None:
-    parameters = {"eps": 0.1, "n_probes": "exact", **SIZES}
-    whole = dedup(dataset, tmp_path, **parameters)
-    before = duplicates(whole)
-    pairwise = Path(whole.paths["pairwise_results"])
+def test_what_is_lost_of_an_unfinished_run_is_made_again(dataset: Path, whole: Path, tmp_path: Path, lost: str) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    (pairwise,), (kmeans,) = (out / "pairwise_results").iterdir(), (out / "kmeans_results").iterdir()
     for file in [*pairwise.glob("*.json"), *pairwise.glob("*.parquet")]:
         file.unlink()
-    root = pairwise if lost == "matches" else Path(whole.paths["kmeans_results"])
+    root = pairwise if lost == "matches" else kmeans
     found = [file for file in root.rglob("*") if file.is_file() and lost in file.relative_to(root).as_posix()]
     for number, file in enumerate(sorted(found)):
         file.write_bytes(b"no such file") if number % 2 else file.unlink()
     assert found
-    again = dedup(dataset, tmp_path, **parameters)
-    assert duplicates(again) == before
+    again = dedup(dataset, out, eps=0.1, n_probes="exact", **SIZES)
+    assert duplicates(again) == read_parquet(whole / "duplicates").sort_by("id")
     assert again.stages["assign"].units_done == 0
 
 

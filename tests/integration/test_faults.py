@@ -18,7 +18,7 @@ import apache_beam as beam
 import numpy as np
 import psutil
 import pytest
-from runs import DEMO, SIZES, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
+from runs import DEMO, comparisons, dedup, duplicates, finish, segments, start, unit_files, wait
 
 from beam_semdedup import RunError, Summary
 from beam_semdedup.cli import commands as cli
@@ -26,6 +26,9 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
+
+SIZES = {"comparison_rows": 200, "assign_unit_bytes": 300 * 4 * 384}
+"""Small units, so that there are many moments between them."""
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sentence_model
 from runs import dedup, duplicates
 
 from beam_semdedup import InputError, RankingStrategy, deduplicate
@@ -169,7 +170,19 @@ class TestMistakes:
             ({"embeddings": VECTORS, "ids": "doc"}, "rows: no column 'doc'; there are vectors alone"),
             ({"rows": pa.table(frame())}, "rows: no column 'embeddings'; it has: doc, vector, text"),
             ({"rows": pa.table({"a": [1]}), "embeddings": VECTORS}, "embeddings: 120 for 1 row; give one for each"),
-            ({"rows": TEXTS, "embeddings": VECTORS}, "rows is list, expected one of pandas.DataFrame, polars.Data"),
+            ({"rows": {"a": 1}, "embeddings": VECTORS}, "rows is dict, expected one of pandas.DataFrame, polars.Data"),
+            ({"rows": TEXTS}, "rows is list, expected one of pandas.DataFrame, polars.Data"),
+            ({"rows": TEXTS, "embeddings": "x"}, "rows: no column 'x'; there are vectors alone"),
+            ({"rows": TEXTS, "model": "m", "embeddings": "x"}, "embeddings and model are given: give the vectors, or"),
+            ({"rows": TEXTS, "text_field": "x"}, "text_field=x needs model=…, which embeds the texts"),
+            ({"model": "m"}, "model=m: there are no rows with texts"),
+            ({"rows": TEXTS, "model": "m"}, "model=m is no directory"),
+            ({"rows": pa.table(frame()), "model": "m", "text_field": "t"}, "rows: no column 't'; it has: doc, vector"),
+            ({"rows": [*TEXTS, 1], "model": "m"}, "text: not values of one type: Arrow"),
+            (
+                {"rows": TEXTS, "model": "m", "metadata_fields": ["lang"]},
+                "rows: no column 'lang'; there are texts alone",
+            ),
             ({"embeddings": VECTORS, "remove": True}, "remove has no meaning for rows in memory: rows, embeddings and"),
             ({"embeddings": VECTORS, "nclusters": 3}, "unknown parameter nclusters; did you mean n_clusters?"),
         ],
@@ -189,3 +202,59 @@ def test_in_a_notebook_beam_changes_no_labels(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(pipeline, "alter_label_if_ipython", fail)
     assert len(deduplicate(embeddings=VECTORS, eps=0.01).kept) < N
     assert pipeline.alter_label_if_ipython is fail
+
+
+SENTENCES = [
+    "How do I install the package?",
+    "A recipe for bread with rye flour",
+    "How can I install the package?",
+    None,
+    "Cats purr",
+]
+OF_TEXTS: dict[str, Callable[[], Any]] = {
+    "list": lambda: SENTENCES,
+    "pandas.Series": lambda: pd.Series(SENTENCES, index=range(10, 15)),
+    "polars.Series": lambda: pl.Series(SENTENCES),
+    "pyarrow.Array": lambda: pa.array(SENTENCES),
+    "pandas": lambda: pd.DataFrame({"text": SENTENCES}, index=range(10, 15)),
+    "datasets": lambda: datasets.Dataset.from_dict({"text": SENTENCES}),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if not sentence_model.is_there():
+        pytest.skip("the packages with the model are not installed")
+    return str(sentence_model.model_in(tmp_path_factory.mktemp("model")))
+
+
+@pytest.mark.parametrize("kind", OF_TEXTS)
+def test_texts_are_embedded_and_come_back_as_what_they_were(kind: str, model: str) -> None:
+    rows = OF_TEXTS[kind]()
+    fields = ["text"] if kind in KINDS else []
+    found = deduplicate(rows, model=model, eps=0.2, n_clusters=1, metadata_fields=fields)
+    assert type(found.kept) is type(rows)
+    assert found.summary.rejected == {"embedding is null": 1}
+    (gone,) = set(range(5)) - set(found.kept_rows.tolist())
+    kept = found.kept if kind not in KINDS else columns(found.kept)["text"]
+    kept = kept.to_pylist() if kind == "pyarrow.Array" else list(kept)
+    assert [None if pd.isna(text) else text for text in kept] == [t for row, t in enumerate(SENTENCES) if row != gone]
+    said = columns(found.duplicates)
+    assert {said["id"][0], said["max_id"][0]} == {0, 2}
+    if fields:
+        assert said["text"] == [SENTENCES[gone]]
+    if kind.startswith("pandas"):
+        assert found.kept.index.tolist() == [10 + row for row in found.kept_rows]
+
+
+def test_texts_in_another_column_with_their_ids(model: str) -> None:
+    rows = pa.table({"doc": list("abcde"), "body": SENTENCES})
+    found = deduplicate(rows, model=model, text_field="body", ids="doc", eps=0.2, n_clusters=1)
+    assert set(found.duplicates.to_pylist()[0].items()) & {("id", "a"), ("id", "c")}
+    assert found.kept.column_names == ["doc", "body"]
+
+
+def test_vectors_of_texts_in_a_list() -> None:
+    found = deduplicate(TEXTS, embeddings=VECTORS, **GIVEN)
+    assert found.kept == [TEXTS[row] for row in found.kept_rows]
+    assert len(found.kept) < N

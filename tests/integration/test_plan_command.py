@@ -37,7 +37,7 @@ def test_rows_and_dimension_are_enough(plan: Callable[..., Ended]) -> None:
         r"n_clusters +1,000; recommended: [\d,]+ \([\d.]+ \w+\)",
         r"Fit +on 256,000 rows",
         r"Assign +23 units of 43,690 rows",
-        r"Shuffle +[\d,]+ segments of [\d,]+ rows, 1.\d MiB",
+        r"Index +[\d,]+ segments of [\d,]+ rows, 1.\d MiB",
         r"Stage +TFLOP +read +written +predicted +bottleneck",
         r"assign +0.77 +1.4 GiB +1.5 GiB +[\d.]+ \w+ +\w+",
         r"total +[\d.]+ \w+ +\w+",

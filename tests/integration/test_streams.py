@@ -79,7 +79,7 @@ class _Watched:
         values = {"input_path": "in", "output_path": "out", "runner": settings}
         before = psutil.Process().children(recursive=True)
         try:
-            runners.run(self.build, make_runner(resolve(values)), enough)
+            runners.run(self.build, make_runner(resolve(values)), runners.Stream(enough, "test"))
         finally:
             wait(lambda: psutil.Process().children(recursive=True) == before)
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from flink_on_this_machine import needs_the_jar
+from flink_on_this_machine import needs_the_jar, session_cluster
 from prism_on_this_machine import PRISM, needs_prism
 from runs import Ended, finish, wait
 
@@ -27,11 +28,7 @@ COMMAND = [sys.executable, "-P", "-c", "from beam_semdedup.cli.commands import w
 ON_PRISM = pytest.param(
     {"runner": "prism", "runner.prism_location": PRISM, "runner.max_retries": 3}, marks=needs_prism, id="prism"
 )
-ON_FLINK = pytest.param(
-    {"runner": "flink", "runner.num_workers": 2},
-    marks=[needs_the_jar, pytest.mark.xfail(reason="a generation was not seen to end on Flink", run=False)],
-    id="flink",
-)
+ON_FLINK = pytest.param({"runner": "flink", "runner.num_workers": 2}, marks=needs_the_jar, id="flink")
 
 
 class _Watched:
@@ -163,6 +160,7 @@ def test_what_is_there_is_deduplicated_and_what_is_broken_set_aside(watched: _Wa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Flink starts three times
 @pytest.mark.parametrize("runner", [ON_PRISM, ON_FLINK])
 def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], watched: _Watched) -> None:
     watched.drop("a")
@@ -196,6 +194,92 @@ def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], 
     assert watched.finished() == watched.recorded() == 6
     assert watched.found() == watched.expected()
     assert {number for number, _ in watched.found().values()} == set(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs_the_jar
+def test_a_killed_watch_leaves_no_job_on_a_cluster_beside_the_next_one(watched: _Watched) -> None:
+    watched.drop("a")
+    with session_cluster(watched.directory / "flink") as cluster:
+        settings = {f"runner.{name}": value for name, value in cluster.settings.items() if name != "name"}
+        process = watched.start(runner="flink", **settings)
+        watched.wait(lambda: watched.finished() == 1)
+        process.kill()
+        process.wait()
+        watched.drop("b")
+        process = watched.start(runner="flink", **settings)
+        watched.wait(lambda: [job["state"] for job in cluster.jobs()] == ["CANCELED", "RUNNING"])
+        watched.drop("c")
+        watched.wait(lambda: set(watched.rows) == {name for names in watched.arrived() for name in names})
+        process.send_signal(signal.SIGTERM)
+        ended = finish(process)
+        assert ended.code == 143, ended
+        assert [job["state"] for job in cluster.jobs()] == ["CANCELED", "CANCELED"]
+    assert watched.finished() == watched.recorded()
+    assert watched.found() == watched.expected()
+
+
+@pytest.mark.slow
+@needs_prism
+def test_every_row_of_each_generation_is_marked(watched: _Watched) -> None:
+    watched.drop("a")
+    process = watched.start(**{"runner.prism_location": PRISM}, stop_after=2, remove="mark")
+    watched.wait(lambda: watched.finished() == 1)
+    watched.drop("b")
+    ended = finish(process)
+    assert ended.code == 0, ended
+    expected = watched.expected()
+    assert {number for number, _ in expected.values()} == {0, 1}
+    for number, name in enumerate("ab"):
+        marked = pq.read_table(watched.out / "marked" / f"generation={number:04d}", partitioning=None)
+        given = pq.read_table(watched.directory / "in" / f"{name}.parquet")
+        assert marked.select(given.column_names).equals(given)
+        ids, like = marked.column("id").to_pylist(), marked.column("duplicate_of").to_pylist()
+        assert dict(zip(ids, like, strict=True)) == {id_: expected.get(id_, (0, None))[1] for id_ in ids}
+        assert marked.column("duplicate").to_pylist() == [id_ in expected for id_ in ids]
+    assert not (watched.out / "deduplicated").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@needs_prism
+def test_a_bucket_is_watched_and_gone_on_with_after_a_kill(watched: _Watched, s3: Any) -> None:
+    bucket, endpoint = fsspec.filesystem("s3", **s3.options), s3.options["client_kwargs"]["endpoint_url"]
+    options = f'{{storage_options: {{key: test, secret: test, client_kwargs: {{endpoint_url: "{endpoint}"}}}}}}'
+    places = {f"{name}_path": s3.join(name) for name in ("corpus", "output")}
+    given = {**places, "input_path": s3.join("in"), "read_kwargs": options, "write_kwargs": options, "remove": True}
+
+    def drop(name: str) -> None:
+        watched.drop(name)
+        bucket.put_file(str(watched.directory / "in" / f"{name}.parquet"), s3.join("in", f"{name}.parquet"))
+
+    def recorded(kind: str) -> int:
+        keys = s3.keys()
+        return sum(key.startswith(f"output/{kind}/") and key.count("/") == 2 for key in keys)
+
+    drop("a")
+    process = watched.start(**{"runner.prism_location": PRISM}, **given)
+    watched.wait(lambda: recorded("generations") == 1)
+    drop("b")
+    watched.wait(lambda: recorded("arrivals") == 2)
+    family = watched.family()
+    process.kill()
+    process.wait()
+    wait(lambda: _are_gone(family))
+    drop("c")
+    left = 3 - recorded("generations")
+    ended = finish(watched.start(**{"runner.prism_location": PRISM}, **given, stop_after=left))
+    assert ended.code == 0, ended
+    bucket.get(s3.join("output"), str(watched.out), recursive=True)
+    assert watched.arrived() == [["a.parquet"], ["b.parquet"], ["c.parquet"]]
+    expected = watched.expected()
+    assert watched.found() == expected
+    assert {number for number, _ in expected.values()} == {0, 1, 2}
+    kept = pq.read_table(watched.out / "deduplicated", partitioning=None).column("id").to_pylist()
+    assert sorted(kept) == sorted({id_ for ids, _ in watched.rows.values() for id_ in ids} - expected.keys())
+    keys = s3.keys()
+    assert {key.split("/")[0] for key in keys} == {"in", "output", "corpus"}
 
 
 @pytest.mark.slow

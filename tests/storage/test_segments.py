@@ -75,8 +75,11 @@ class Facts(Record):
 def assert_round_trip(folder, table, width):
     """The segments hold the rows of their keys, in the order of the table, and the index says the same."""
     facts = Facts(num_rows=table.num_rows)
-    references = segments.write(folder, "s.arrow", table, width, facts)
-    assert segments.read_index(folder.file("s.arrow"), Facts) == (facts, references)
+    index = segments.write(folder, "s.arrow", table, width, facts)
+    references = index.segments
+    found = segments.read_index(folder.file("s.arrow"), Facts)
+    assert (found[0], found[1].file, found[1].segments) == (facts, index.file, references)
+    assert (index.file.num_segments, index.file.num_rows) == (len(references), len(table))
     keys = table.column("centroid").to_numpy() // width
     assert [s.key for s in references] == sorted(set(keys.tolist()))
     batches = segments.read(folder, references, table.schema)
@@ -119,8 +122,9 @@ def test_a_table_that_is_a_slice_is_written_as_it_is_seen(tmp_path):
 
 def test_no_rows_give_a_file_without_segments(tmp_path):
     folder = Folder(str(tmp_path))
-    assert segments.write(folder, "s.arrow", make_table([]), 1, Facts("empty")) == ()
-    assert segments.read_index(folder.file("s.arrow"), Facts) == (Facts("empty"), ())
+    assert segments.write(folder, "s.arrow", make_table([]), 1, Facts("empty")).segments == ()
+    facts, index = segments.read_index(folder.file("s.arrow"), Facts)
+    assert (facts, index.segments, index.file.num_segments, index.file.num_rows) == (Facts("empty"), (), 0, 0)
     assert segments.read(folder, [], make_table([]).schema) == []
 
 
@@ -138,7 +142,7 @@ def test_segments_are_read_in_the_order_asked_for_from_several_files(tmp_path):
     tables = [make_table([0, 1, 1, 2], seed=seed) for seed in (1, 2)]
     references = []
     for number, table in enumerate(tables):
-        references += segments.write(Folder(str(tmp_path)), f"{number}.arrow", table, 1, Facts())
+        references += segments.write(Folder(str(tmp_path)), f"{number}.arrow", table, 1, Facts()).segments
     wanted = [references[i] for i in (4, 2, 0, 5, 2)]
     batches = segments.read(Folder(str(tmp_path)), wanted, tables[0].schema)
     for segment, batch in zip(wanted, batches, strict=True):
@@ -150,15 +154,16 @@ def test_segments_are_read_in_the_order_asked_for_from_several_files(tmp_path):
 def test_segments_are_read_from_a_store_that_is_not_local():
     table = make_table([4, 0, 4, 1])
     folder = Folder("memory://bucket")
-    references = segments.write(folder, "s.arrow", table, 1, Facts())
-    assert segments.read_index(folder.file("s.arrow"), Facts) == (Facts(), references)
+    references = segments.write(folder, "s.arrow", table, 1, Facts()).segments
+    facts, index = segments.read_index(folder.file("s.arrow"), Facts)
+    assert (facts, index.segments) == (Facts(), references)
     batches = segments.read(folder, references, table.schema)
     assert [batch.column("source_row").to_pylist() for batch in batches] == [[1], [3], [0, 2]]
     assert as_strings(batches[2]) == as_strings(table.take(pa.array([0, 2])))
 
 
 def test_vectors_are_read_without_a_copy(tmp_path):
-    references = segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0] * 100), 1, Facts())
+    references = segments.write(Folder(str(tmp_path)), "s.arrow", make_table([0] * 100), 1, Facts()).segments
     before = pa.total_allocated_bytes()
     batches = segments.read(Folder(str(tmp_path)), references, make_table([]).schema)
     assert pa.total_allocated_bytes() == before
@@ -170,7 +175,7 @@ def test_vectors_are_read_without_a_copy(tmp_path):
 def test_a_segment_that_is_not_what_was_written_is_damage_of_its_file(tmp_path, place, damage):
     folder = Folder(str(tmp_path) if place == "local" else place)
     table, files = make_table([0, 1, 0, 1]), ("a.arrow", "b.arrow")
-    references = [s for name in files for s in segments.write(folder, name, table, 1, Facts())]
+    references = [s for name in files for s in segments.write(folder, name, table, 1, Facts()).segments]
     file = folder.file("b.arrow")
     content, last = file.read_bytes(), references[-1]
     vectors = content.rindex(np.float32(table.column("embedding")[3][-1].as_py()).tobytes())
@@ -191,12 +196,12 @@ def test_a_segment_that_is_not_what_was_written_is_damage_of_its_file(tmp_path, 
 def test_texts_too_large_for_one_batch_are_in_several_of_the_same_key(tmp_path, monkeypatch, id_type):
     table = make_table([2, 0, 2, 0, 2, 2, 2, 1] * 5, id_type)
     (tmp_path / "whole").mkdir()
-    whole = segments.write(Folder(str(tmp_path / "whole")), "s.arrow", table, 1, Facts())
+    whole = segments.write(Folder(str(tmp_path / "whole")), "s.arrow", table, 1, Facts()).segments
     monkeypatch.setattr(tables, "_LARGEST_TEXT", 300)
     folder = Folder(str(tmp_path))
-    references = segments.write(folder, "s.arrow", table, 1, Facts())
+    references = segments.write(folder, "s.arrow", table, 1, Facts()).segments
     assert len(references) > len(whole) == 3
-    assert segments.read_index(folder.file("s.arrow"), Facts)[1] == references
+    assert segments.read_index(folder.file("s.arrow"), Facts)[1].segments == references
     batches = segments.read(folder, references, table.schema)
     for key in range(3):
         found = pa.Table.from_batches([b for s, b in zip(references, batches, strict=True) if s.key == key])

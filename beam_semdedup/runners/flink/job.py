@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
 
 from beam_semdedup.compute.threads import cores
 from beam_semdedup.runners import harness
-from beam_semdedup.runners.base import Build, Enough
+from beam_semdedup.runners.base import Build, Stream
+from beam_semdedup.runners.construction import Options
 from beam_semdedup.runners.flink import job_server
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.settings import FlinkConfig
@@ -41,13 +41,13 @@ def run(
     number: int,
     cluster: FlinkCluster | None,
     memory_given: bool,
-    enough: Enough | None = None,
+    stream: Stream | None = None,
 ) -> None:
     """Runs a pipeline with `number` workers on the cluster, or in a Flink in the job server where it is None.
 
     Args:
         memory_given: false where the memory of a worker was taken from what the cluster says of its machines.
-        enough: ends a streaming pipeline; None: it is none.
+        stream: None where the pipeline ends by itself.
 
     Raises:
         InputError: there is no jar of the job server, no worker pool, or one that has less memory than its machine.
@@ -59,11 +59,14 @@ def run(
     with ExitStack() as stack:
         environment = stack.enter_context(_environment(config, number, memory_given, deaths.add))
         scratch = stack.enter_context(scratches.directory())
-        options = _options(config, number, cluster, jar, scratch, environment | (_STREAMING if enough else {}))
+        more = environment | ({**_STREAMING, "job_name": stream.name} if stream else {})
+        options = _options(config, number, cluster, jar, scratch, more)
         server = stack.enter_context(JobServer("Flink", *FlinkJarJobServer(options).subprocess_cmd_and_endpoint()))
         name = options.get_all_options(retain_unknown_options=True)["job_name"]
         cancel = functools.partial(cluster.cancel, name) if cluster else lambda: None
-        submit(build, server, options, deaths, cancel, config.worker_pool, enough)
+        if stream and cluster:
+            cluster.cancel(stream.name)
+        submit(build, server, options, deaths, cancel, config.worker_pool, stream)
 
 
 def _options(
@@ -73,12 +76,11 @@ def _options(
     jar: str,
     scratch: str,
     more: dict[str, Any],
-) -> PipelineOptions:
+) -> Options:
     """Returns Beam's options: those of this runner, `more`, and over them `runner.options`."""
     given = dict(config.options)
     jvm = given.pop("job_server_jvm_properties", [])
-    return PipelineOptions(
-        flags=[],
+    return Options(
         **{
             "flink_master": FlinkRunner.add_http_scheme(config.flink_master),
             "flink_version": config.flink_version,

@@ -8,7 +8,7 @@ slots that are there then, so that Flink itself neither restarts tasks nor takes
 from __future__ import annotations
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.runners.base import Build, ClusterParameters, Enough, Runner
+from beam_semdedup.runners.base import Build, ClusterParameters, Runner, Stream
 from beam_semdedup.runners.flink.cluster import FlinkCluster
 from beam_semdedup.runners.flink.settings import FlinkConfig
 
@@ -36,14 +36,14 @@ class FlinkRunner(Runner[FlinkConfig]):
     def check_streams(self) -> None:
         """Raises nothing."""
 
-    def stream(self, build: Build, enough: Enough) -> None:
-        self._run(build, enough)
+    def stream(self, build: Build, stream: Stream) -> None:
+        self._run(build, stream)
 
     def run(self, build: Build) -> None:
         self._run(build)
 
-    def _run(self, build: Build, enough: Enough | None = None) -> None:
+    def _run(self, build: Build, stream: Stream | None = None) -> None:
         from beam_semdedup.runners.flink import job
 
         given = self.parameters.memory_budget is not None
-        job.run(build, self.config, self.num_workers(), self._cluster, given, enough)
+        job.run(build, self.config, self.num_workers(), self._cluster, given, stream)

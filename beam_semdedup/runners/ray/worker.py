@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ray
 
+from beam_semdedup.runners.imports import needed_alone
 from beam_semdedup.runners.worker import end_with_threads, log_to_stdout
 from beam_semdedup.storage import options
 
@@ -25,7 +26,8 @@ class RayWorker:
         log_to_stdout("%(message)s", others, "%(levelname)s %(name)s: %(message)s")
         end_with_threads()
         options.learn(environment.get(options.VARIABLE, "[]"))
-        from apache_beam.runners.worker import sdk_worker_main
+        with needed_alone():
+            from apache_beam.runners.worker import sdk_worker_main
 
-        _, harness, _ = sdk_worker_main.create_harness(environment)
-        harness.run()
+            _, harness, _ = sdk_worker_main.create_harness(environment)
+            harness.run()
