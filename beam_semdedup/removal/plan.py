@@ -275,8 +275,8 @@ def _check_versions(output: Folder, plan: RemovalPlan) -> None:
         ending = posixpath.splitext(own)[1]
         if others := [other for other in (output / place).names() if other.endswith(ending) and other != own]:
             raise InputError(
-                f"{output / place}: {min(others)} is a version of the dataset that no removal wrote, which would lose its "
-                "rows; choose another output_path, or delete the dataset"
+                f"{output / place}: {min(others)} is a version of the dataset that no removal wrote, and its "
+                "rows would be lost; choose another output_path, or delete the dataset"
             )
 
 
