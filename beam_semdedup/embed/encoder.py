@@ -94,6 +94,16 @@ class ModelFiles:
         stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return [str(self.directory.resolve()), stats, self.pooling, self.max_tokens, self.normalize]
 
+    @staticmethod
+    def are_in(directory: str) -> bool:
+        """Says whether a directory has an ONNX model."""
+        return any((Path(directory) / name).is_file() for name in _MODELS)
+
+    def check(self, device: str) -> None:
+        """Raises InputError where the extra is not installed, or there is no GPU and one is asked for."""
+        check_installed()
+        providers(device)
+
     def load(self, p: Settings) -> Encoder:
         """Returns the loaded model; see `Encoder`."""
         return Encoder(self, p.device, p.batch_tokens)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_semdedup.embed.encoder import Embedded, Settings, check_installed, open_session, read_json
+from beam_semdedup.embed.encoder import Embedded, Settings, check_installed, open_session, providers, read_json
 from beam_semdedup.errors import InputError, as_input_error, reason
 from beam_semdedup.storage.folder import Folder
 
@@ -123,6 +123,15 @@ class VisionFiles:
         said = [str(value) for value in vars(self.preprocessing).values()]
         return [str(self.directory.resolve()), self.onnx.name, stat.st_size, stat.st_mtime_ns, said]
 
+    def check(self, device: str) -> None:
+        """Raises InputError where the extra is not installed, or there is no GPU and one is asked for."""
+        check_installed()
+        try:
+            import PIL.Image  # noqa: F401
+        except ImportError as error:
+            raise InputError("pillow is not installed; `make install EXTRAS=embed` does") from error
+        providers(device)
+
     def load(self, p: Settings) -> ImageEncoder:
         """Returns the loaded model; see `ImageEncoder`."""
         return ImageEncoder(self, p.device)
@@ -179,15 +188,6 @@ class ImageEncoder:
         sides = self._preprocessing.crop or self._preprocessing.size
         assert sides is not None
         return (3, *sides)
-
-
-def check_images_installed() -> None:
-    """Raises InputError where the extra is not installed."""
-    check_installed()
-    try:
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise InputError("pillow is not installed; `make install EXTRAS=embed` does") from error
 
 
 def is_image_type(type_: pa.DataType) -> bool:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import EmbedParameters
 from beam_semdedup.config.places import naming_places
-from beam_semdedup.embed.encoder import check_installed, providers
-from beam_semdedup.embed.images import check_images_installed
 from beam_semdedup.embed.plan import EmbeddingManifest, make_plan, prepare
 from beam_semdedup.embed.transform import EmbedTexts
 from beam_semdedup.errors import InputError, RunError
@@ -51,15 +49,13 @@ def embed_texts(p: EmbedParameters) -> EmbeddingResult:
 
 def _embed(p: EmbedParameters) -> EmbeddingResult:
     started = time.time()
-    (check_installed if p.image_field is None else check_images_installed)()
     runner = make_runner(p)
     runner.check("auto")
-    if runner.workers_are_here:
-        providers(p.device)  # raises
     with naming_places(p, InputError):
         files = list_files(p)
         p = dataclasses.replace(p, input_filetype=p.input_filetype or filetype_of(files))
         job, planned = make_plan(p, files)
+        job.model.check(p.device if runner.workers_are_here else "auto")
         prepare(job, planned)
     rows = sum(unit.num_rows for unit in planned)
     _LOG.info("Embedding %s by %s", counted(rows, "text" if p.image_field is None else "image"), p.model)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import pyarrow as pa
 
 from beam_semdedup.config.parameters import EmbedParameters, Parameters
-from beam_semdedup.embed.encoder import Encoder, ModelFiles
-from beam_semdedup.embed.images import ImageEncoder, VisionFiles, is_image_type
+from beam_semdedup.embed.images import VisionFiles, is_image_type
+from beam_semdedup.embed.models import Model, TextModel, find_text_model
 from beam_semdedup.errors import InputError
 from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.base import Format
@@ -27,9 +27,6 @@ from beam_semdedup.storage.folder import File, FileInfo, Folder
 from beam_semdedup.storage.records import Record
 
 _FORMAT = 1
-Model: TypeAlias = ModelFiles | VisionFiles
-AnyEncoder: TypeAlias = Encoder | ImageEncoder
-"""What a `Model` is once it is loaded."""
 _OWN = re.compile(r"embeddings-[0-9a-f]{16}-\d{6}-\d{12}\.parquet")
 
 
@@ -105,7 +102,7 @@ class EmbedJob:
 class InputJob:
     """What a worker must know to embed the texts of a run, or of its `against`."""
 
-    model: ModelFiles
+    model: TextModel
     run: Job
 
     @property
@@ -126,11 +123,7 @@ def make_plan(p: EmbedParameters, files: Sequence[FileInfo]) -> tuple[EmbedJob, 
     Raises:
         InputError: they do not.
     """
-    model: Model
-    if p.image_field is not None:
-        model = VisionFiles.find(p.model)
-    else:
-        model = ModelFiles.find(p.model, p.pooling, p.max_tokens, p.model_revision)
+    model: Model = find_text_model(p) if p.image_field is None else VisionFiles.find(p.model)
     taken = [p.id_column, *p.metadata_fields]
     if p.embedding_field in taken or len(set(taken)) < len(taken):
         raise InputError(f"two columns of the output would have one name: {', '.join([*taken, p.embedding_field])}")

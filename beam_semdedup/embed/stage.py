@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from beam_semdedup.config.parameters import Parameters
-from beam_semdedup.embed.encoder import Encoder, ModelFiles, check_installed, providers
+from beam_semdedup.embed.models import TextModel, find_text_model
 from beam_semdedup.embed.plan import InputJob
 from beam_semdedup.errors import RunError
 from beam_semdedup.inputs.units import AssignUnit, vector_units
@@ -42,24 +42,22 @@ class Embedded:
     seconds: float
 
 
-def find_model(p: Parameters) -> tuple[ModelFiles, Embedding]:
+def find_model(p: Parameters) -> tuple[TextModel, Embedding]:
     """Returns the model of a run, and what its plan has to know of it; it is loaded where that is not known yet.
 
     Raises:
         InputError: there is none, it cannot be loaded, or what runs it is not installed.
     """
-    files = ModelFiles.find(str(p.model), p.pooling, p.max_tokens, p.model_revision)
+    files = find_text_model(p)
     key = layout.fingerprint([_FORMAT, files.version])
     facts = _Facts.read(_folder(p, key).file(layout.MODEL))
     if facts is None:
-        check_installed()
-        if make_runner(p).workers_are_here:
-            providers(p.device)  # raises
-        facts = _Facts(Encoder(files, "cpu", p.batch_tokens).dimension)
+        files.check(p.device if make_runner(p).workers_are_here else "auto")
+        facts = _Facts(files.load(replace(p, device="cpu")).dimension)
     return files, Embedding(key, facts.dimension)
 
 
-def embed_input(plan: Plan, model: ModelFiles, embedding: Embedding) -> Embedded:
+def embed_input(plan: Plan, model: TextModel, embedding: Embedding) -> Embedded:
     """Embeds the texts of a run, and of its `against`, whose vectors are needed and not there.
 
     Raises:
@@ -85,10 +83,10 @@ def embed_input(plan: Plan, model: ModelFiles, embedding: Embedding) -> Embedded
 def _embed(job: InputJob, units: list[AssignUnit], names: set[str]) -> None:
     if not units:
         return
-    check_installed()
+    job.model.check("auto")
     p, folder = job.parameters, job.files.folder
     rows = sum(unit.num_rows for unit in units)
-    _LOG.info("Embedding %s by %s, pooling=%s", counted(rows, "text"), p.model, job.model.pooling)
+    _LOG.info("Embedding %s by %s", counted(rows, "text"), p.model)
     with progress.importing_beam():  # not above: it takes longer than all that needs no pipeline
         from beam_semdedup.embed import unit
         from beam_semdedup.embed.transform import EmbedUnits

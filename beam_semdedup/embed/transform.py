@@ -12,7 +12,8 @@ from apache_beam.pvalue import PBegin, PCollection
 from beam_semdedup.coders import register
 from beam_semdedup.embed import unit
 from beam_semdedup.embed.encoder import Settings
-from beam_semdedup.embed.plan import AnyEncoder, EmbeddedUnit, EmbedJob, Model
+from beam_semdedup.embed.models import AnyEncoder, Model
+from beam_semdedup.embed.plan import EmbeddedUnit, EmbedJob
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.transforms import Finish
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from beam_semdedup.embed.encoder import Encoder
-from beam_semdedup.embed.plan import AnyEncoder, EmbeddedUnit, EmbeddingManifest, EmbedJob, InputJob
+from beam_semdedup.embed.models import AnyEncoder
+from beam_semdedup.embed.plan import EmbeddedUnit, EmbeddingManifest, EmbedJob, InputJob
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.inputs.base import InputUnit
 from beam_semdedup.inputs.rows import read
@@ -76,7 +76,7 @@ def _broken(id_: pa.Scalar, why: str) -> str:
     return shortened(f"{id_.as_py()}: {why}")
 
 
-def embed_input(job: InputJob, unit: AssignUnit, encoder: Encoder) -> EmbeddedUnit:
+def embed_input(job: InputJob, unit: AssignUnit, encoder: AnyEncoder) -> EmbeddedUnit:
     """Writes the files with the vectors of a unit's parts that are not there."""
     run, files = job.run, job.files
     missing = [part for part in unit.parts if not files.file(part.vectors, part.first_row).exists()]

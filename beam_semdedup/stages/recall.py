@@ -125,7 +125,7 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     """Returns which rows of the sample have an earlier row within the reach in some segments, their scores, and how
     many pairs were compared.
 
-    Products of whole vectors, in the clusters that may hold such rows, leave out nearly all pairs; of the rows that are
+    Products of short vectors, in the clusters that may hold such rows, leave out nearly all pairs; of the rows that are
     left the order is found, and from it and their vectors the scores.
     """
     p = job.parameters
@@ -148,9 +148,10 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     own = np.flatnonzero(first_identical(ranked, len(theirs), p.pairwise_batch_size) == np.arange(len(theirs)))
     asking = asked[mine]
     best = Best(len(asking))
+    short = sample.basis.shorten(ranked[own])
     match(
-        _rows(ranks[theirs[own]], lambda at: ranked[own[at]], longest, Best(len(own))),
-        _rows(ranks[mine], lambda at: sample.vectors[asking[at]], longest, best),
+        _rows(ranks[theirs[own]], short, lambda at: ranked[own[at]], Best(len(own))),
+        _rows(ranks[mine], sample.short[asking], lambda at: sample.vectors[asking[at]], best),
         0,
         len(own),
         job.recall_reach,
@@ -161,9 +162,7 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     return asking[have].tolist(), best.scores[have].tolist(), pairs
 
 
-def _rows(ranks: npt.NDArray[np.int64], gather: Gather, longest: float, best: Best) -> Rows:
-    """Returns rows of which no more is known than that none is longer."""
-    short = np.full((len(ranks), 1), longest, dtype=np.float32)
+def _rows(ranks: npt.NDArray[np.int64], short: npt.NDArray[np.float32], gather: Gather, best: Best) -> Rows:
     return Rows(ranks, short, gather, 0, best, np.arange(len(ranks)))
 
 
@@ -200,8 +199,10 @@ def _close(
         for part in slices(start, stop, batch)
     ]
     reached = sample.around.may_hold(clusters, longest)
-    error = rounding_error(job.sizes.dimension) * max(1.0, longest**2)
+    whole = not sample.basis.width
+    error = rounding_error(job.sizes.dimension) * max(1.0, longest**2) if whole else 0.0
     least = np.float32(1 - job.recall_reach - SCORE_ROUNDING - 2.0**-22 - error)
+    mine = sample.vectors if whole else sample.short
     asked, near = np.zeros(len(sample), dtype=bool), np.zeros(len(labels), dtype=bool)
 
     def look(tile: tuple[int, slice]) -> None:
@@ -209,9 +210,9 @@ def _close(
         asking = np.flatnonzero(reached[:, column])
         if not len(asking):
             return
-        rows = vectors[part]
+        rows = vectors[part] if whole else sample.basis.shorten(vectors[part])
         for some in slices(0, len(asking), batch):
-            close = multiply(sample.vectors[asking[some]], rows) >= least
+            close = multiply(mine[asking[some]], rows) >= least
             if close.any():
                 near[part] |= close.any(axis=0)
                 asked[asking[some][close.any(axis=1)]] = True  # threads set, and never take back

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute.sampling import sampled
+from beam_semdedup.compute.short_vectors import Basis, fit_basis
 from beam_semdedup.compute.visits import Surroundings
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
@@ -122,12 +123,16 @@ class Sample:
         vectors: (s, d) float32.
         found: (s,) float32 scores that the run found; NaN for none.
         around: the clusters that may hold rows within the reach.
+        basis: the directions of short vectors that suit the rows; none where whole vectors cost less.
+        short: (s, m + 1) float32 short vectors.
     """
 
     table: pa.Table
     vectors: npt.NDArray[np.float32]
     found: npt.NDArray[np.float32]
     around: Surroundings
+    basis: Basis
+    short: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.found)
@@ -141,7 +146,10 @@ def load(job: Job, file: SampleFile, fitted: FittedKMeans) -> Sample:
     vectors = _vectors(job, batches, np.arange(len(table)))
     labels, centroids = table.column("centroid").to_numpy(), fitted.centroids(job.kmeans.options)
     around = Surroundings(vectors, labels, centroids, job.recall_reach)
-    return Sample(table.drop_columns(["embedding"]), vectors, table.column("__found").to_numpy(), around)
+    # Most rows that they meet are of other clusters, and as far from them as they are from each other.
+    basis = fit_basis(vectors, np.zeros(len(vectors), dtype=np.int64), 1 - job.recall_reach)
+    found = table.column("__found").to_numpy()
+    return Sample(table.drop_columns(["embedding"]), vectors, found, around, basis, basis.shorten(vectors))
 
 
 def _vectors(job: Job, batches: list[pa.RecordBatch], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

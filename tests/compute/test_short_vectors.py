@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import blobs, seeds, unit_rows
 
+from beam_semdedup.compute import short_vectors
 from beam_semdedup.compute.short_vectors import WIDTHS, Basis, fit_basis
 from beam_semdedup.compute.tiles import multiply
 
@@ -65,3 +66,27 @@ def test_nothing_is_gained_where_nearly_all_pairs_are_similar(threshold):
 @pytest.mark.parametrize(("rows", "dimension"), [(0, 300), (1, 300), (50, 16)])
 def test_little_data_needs_no_short_vectors(rows, dimension):
     assert fit_basis(unit_rows(0, rows, dimension), np.zeros(rows, int), 0.9).width == 0
+
+
+@given(seeds, st.integers(1, 30), st.integers(1, 8))
+def test_widths_are_chosen_by_the_pairs_that_will_be_compared(seed, rows, groups):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, groups, rows)
+    visits = [(row, group) for row in range(rows) for group in range(groups) if group != labels[row]]
+    visits = [visit for visit in visits if rng.random() < 0.4]
+    expected = {(row, other) for row in range(rows) for other in range(row) if labels[row] == labels[other]}
+    expected |= {(row, other) for row, group in visits for other in range(rows) if labels[other] == group}
+    asked = np.array(visits, dtype=np.int64).reshape(-1, 2).T
+    found = list(zip(*short_vectors._some_pairs(labels, tuple(asked)), strict=True))
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+
+
+def test_of_many_pairs_some_are_drawn_of_each_kind_in_proportion(monkeypatch):
+    monkeypatch.setattr(short_vectors, "_PAIRS", 3000)
+    labels = np.repeat([0, 1], [90, 10])
+    who, whom = short_vectors._some_pairs(labels, (np.full(50, 95), np.zeros(50, dtype=np.int64)))
+    of_first = np.count_nonzero((who < 90) & (whom < 90))
+    visiting = np.count_nonzero(who == 95)
+    assert np.all(whom[who < 90] < who[who < 90])
+    assert abs(visiting / of_first - 50 * 90 / (90 * 89 / 2)) < 0.15
