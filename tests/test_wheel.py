@@ -64,6 +64,7 @@ def test_the_license_is_said_and_is_there(built: Path) -> None:
         said = archive.read(metadata).decode().splitlines()
         assert archive.read(license_name) == (ROOT / "LICENSE").read_bytes()
     assert {"License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(said)
+    assert f"Classifier: Programming Language :: Python :: 3.{sys.version_info.minor}" in said
     assert "Apache License" in (ROOT / "LICENSE").read_text()
 
 

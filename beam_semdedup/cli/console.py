@@ -201,6 +201,8 @@ def print_corpus(facts: Any) -> None:
 def print_plan(report: Any) -> None:
     """Prints what a run will take, a `report.ForecastReport`."""
     _print_asked(report)
+    if not report.table:
+        return
     tell("\nOther sizes on the same machines, with the recommended n_clusters:")
     table = _table(
         ">rows", ">n_clusters", ">segments", ">rows each", ">worker", ">driver", ">predicted", "bottleneck", "breaks"
@@ -215,7 +217,7 @@ def print_plan(report: Any) -> None:
 
 
 def _print_asked(report: Any) -> None:
-    asked, best, machines, rates = report.asked, report.recommended, report.machines, report.rates
+    asked, machines, rates = report.asked, report.machines, report.rates
     data = asked.data
     store = f", {in_bytes(machines.storage_bandwidth)}/s of storage each" if machines.storage_bandwidth else ""
     tell(
@@ -225,13 +227,11 @@ def _print_asked(report: Any) -> None:
         f"Rates: {report.source}; assign {rates.assign_flops / 1e9:,.0f}, compare {rates.compare_flops / 1e9:,.0f} "
         f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
     )
-    lines = [
-        ("n_clusters", f"{asked.sizes.n_clusters:,}; recommended: {best.sizes.n_clusters:,} ({in_time(best.seconds)})"),
-        *(
-            []
-            if report.n_probes == "exact"
-            else [("", "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare")]
-        ),
+    lines = [*_clusters_told(report)]
+    if data.earlier.rows:
+        whose = "a corpus, which are assigned" if data.earlier.assigned else "against, which are assigned too"
+        lines.append(("Earlier", f"{counted(data.earlier.rows, 'row')} of {whose}"))
+    lines += [
         (
             "Fit",
             f"on {counted(asked.sizes.sample_rows, 'row')}" if asked.sizes.sample_rows else "none: centroids are given",
@@ -256,6 +256,20 @@ def _print_asked(report: Any) -> None:
     wide().print(table)
     for limit in asked.limits:
         tell(f"Breaks: {limit.what}; {limit.advice}")
+
+
+def _clusters_told(report: Any) -> list[tuple[str, str]]:
+    """Says how many clusters there are, and how many are recommended."""
+    asked, best = report.asked, report.recommended
+    if not report.table:
+        return [("n_clusters", "none: each row is compared with all of against")]
+    lines = [
+        ("n_clusters", f"{asked.sizes.n_clusters:,}; recommended: {best.sizes.n_clusters:,} ({in_time(best.seconds)})")
+    ]
+    if report.n_probes != "exact":
+        told = "fewer would lose fewer pairs of similar rows at cluster boundaries, and leave more to compare"
+        lines.append(("", told))
+    return lines
 
 
 def _embedding_told(report: Any) -> list[tuple[str, str]]:

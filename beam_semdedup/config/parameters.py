@@ -349,7 +349,7 @@ class SimilarityParameters(ReachParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class ReferenceParameters:
+class EarlierParameters:
     """Rows that those of the input are compared with, and that are kept whatever they resemble."""
 
     heading: ClassVar[str] = REFERENCES
@@ -373,6 +373,12 @@ class ReferenceParameters:
     added to it, which rank before, and is added too"""
     corpus_kwargs: ReadKwargs | None = None
     """the same as write_kwargs for corpus_path; null: write_kwargs"""
+
+
+@dataclass(kw_only=True, config=CHECKED)
+class ReferenceParameters(EarlierParameters):
+    """The same, and what a run does where another adds rows to the corpus too."""
+
     corpus_timeout: Annotated[Number, Field(gt=0)] = 600.0
     """seconds to wait for another run that adds rows to the corpus, from when its assignment was last seen to go on"""
 
@@ -639,7 +645,9 @@ class MachineParameters:
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class ForecastParameters(ReachParameters, SizeParameters, OptionalModelParameters, InputParameters, MachineParameters):
+class ForecastParameters(
+    EarlierParameters, ReachParameters, SizeParameters, OptionalModelParameters, InputParameters, MachineParameters
+):
     """What `semdedup-plan` depends on; see `semdedup-plan --help`."""
 
     heading: ClassVar[str] = SIZE
@@ -649,6 +657,12 @@ class ForecastParameters(ReachParameters, SizeParameters, OptionalModelParameter
     """rows of embeddings, in place of input_path"""
     dimension: Positive | None = None
     """values of each, in place of input_path"""
+    against_rows: Annotated[NotNegative, REFERENCES] = 0
+    """rows of references, in place of against"""
+    corpus_rows: Annotated[NotNegative, REFERENCES] = 0
+    """rows of a corpus, in place of corpus_path"""
+    corpus_kwargs: Annotated[ReadKwargs | None, REFERENCES] = None
+    """the same as read_kwargs for corpus_path; null: read_kwargs"""
     carried_bytes: NotNegative = 0
     """bytes of a row in the metadata_fields, in place of input_path"""
     skew: Annotated[Number, Field(ge=1)] = 1.4
@@ -667,6 +681,13 @@ class ForecastParameters(ReachParameters, SizeParameters, OptionalModelParameter
     calibration: Annotated[str | None, MACHINES] = None
     """file that calibrate=true writes, and that is read without; null: rates of 2 cores"""
     verbose: Verbose = True
+
+    @property
+    def corpus_options(self) -> dict[str, Any]:
+        """Storage options of `corpus_path`."""
+        given = self.read_kwargs if self.corpus_kwargs is None else self.corpus_kwargs
+        options: dict[str, Any] = given.get("storage_options", {})
+        return options
 
     def run(self, n_clusters: int | None) -> Parameters:
         """Returns the parameters of the run that is planned, as far as its sizes depend on them."""

@@ -279,20 +279,11 @@ def _check_together(p: Parameters) -> None:
         raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
     if p.against is not None and p.corpus_path is not None:
         raise InputError("against and corpus_path are given: a run takes one of them")
-    if p.against is None and p.corpus_path is None and not p.within:
-        raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
-    if p.against_text_field is not None and p.model is None:
-        raise InputError(f"against_text_field={p.against_text_field} is given without model=… and text_field=…")
-    if p.model is not None and p.corpus_path is not None:
-        raise InputError("corpus_path takes embeddings: write them by semdedup-embed first, and leave model=… out")
+    _check_earlier(p, p.against is not None or p.corpus_path is not None)
     if p.model is not None and p.embedding_dim is not None:
         raise InputError(f"embedding_dim={p.embedding_dim}: the model says how long vectors are; leave it out")
     if p.corpus_path is not None and not p.reuse_cache:
         raise InputError("reuse_cache=false would take rows out of the corpus; semdedup-corpus drop does so")
-    names = ("filetype", "kwargs", "id_field", "embedding_field", "text_field")
-    given = [name for name in names if getattr(p, f"against_{name}")]
-    if p.against is None and given:
-        raise InputError(f"against_{given[0]} is given without against=…")
     make_runner(p).check_device(p.device)
     make_engine(p).check_device(p.device)
     if p.remove and not has_duplicates:
@@ -315,6 +306,20 @@ def _check_reach(p: ReachParameters, *, estimates: bool) -> None:
         raise InputError(f"reach={p.reach} has a meaning with n_probes above 1 only: n_probes=1 serves every eps")
     if p.reach is not None and p.eps is not None and p.reach < p.eps and p.n_probes != 1:
         raise InputError(f"reach={p.reach} is below eps={p.eps}: similarities within it do not serve that eps")
+
+
+def _check_earlier(p: Parameters | ForecastParameters, has_earlier: bool) -> None:
+    """Raises InputError for what has no meaning where there are no rows to compare those of the input with."""
+    if not p.within and not has_earlier:
+        raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
+    if p.against_text_field is not None and p.model is None:
+        raise InputError(f"against_text_field={p.against_text_field} is given without model=… and text_field=…")
+    if p.model is not None and p.corpus_path is not None:
+        raise InputError("corpus_path takes embeddings: write them by semdedup-embed first, and leave model=… out")
+    names = ("filetype", "kwargs", "id_field", "embedding_field", "text_field")
+    given = [name for name in names if getattr(p, f"against_{name}")]
+    if p.against is None and given:
+        raise InputError(f"against_{given[0]} is given without against=…")
 
 
 def _check_watch(p: WatchParameters) -> None:
@@ -340,6 +345,10 @@ def _check_size(p: ForecastParameters) -> None:
         raise InputError(f"model={p.model} embeds texts, which are timed: give input_path=… in place of rows")
     if p.input_path is None and (p.rows is None or p.dimension is None):
         raise InputError("nothing to plan for: give input_path=…, or rows=… and dimension=…")
+    given = [name for name in ("against", "corpus_path", "against_rows", "corpus_rows") if getattr(p, name)]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} are given: a plan is of one of them")
+    _check_earlier(p, bool(given))
 
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:

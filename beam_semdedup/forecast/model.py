@@ -56,6 +56,24 @@ class Machines:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """Rows that rank before all of the input: those of `against`, which the run assigns, or of a corpus.
+
+    Attributes:
+        stored_bytes: of a row, in the files that the run reads; 0 where the rows are assigned.
+        files: segment files of assigned rows; None where it is not known.
+        n_clusters, centroids_per_key: that they are assigned to; None where it is not known.
+    """
+
+    rows: int = 0
+    assigned: bool = False
+    stored_bytes: int = 0
+    files: int | None = None
+    n_clusters: int | None = None
+    centroids_per_key: int | None = None
+
+
+@dataclass(frozen=True)
 class Data:
     """The rows to deduplicate, of `stored_bytes` each in the input files; `input` where they are there already."""
 
@@ -64,6 +82,7 @@ class Data:
     carried_bytes: int = 0
     stored_bytes: int = 0
     input: InputFacts | None = None
+    earlier: Earlier = Earlier()
 
     def of_size(self, rows: int) -> Data:
         """Returns the same with another number of rows."""
@@ -164,43 +183,57 @@ def forecast(
     sizing = Sizing(p, n, d, data.carried_bytes, k, machines.memory)
     asked, affordable = (sizing.asked_sample, sizing.affordable_sample) if p.fit_iterations else (0, 0)
     sample = min(asked, affordable)
+    earlier = data.earlier
     sizes = sizing.sizes(sample)
+    sizes = dataclasses.replace(sizes, centroids_per_key=earlier.centroids_per_key or sizes.centroids_per_key)
     keys, units, unit_rows = sizes.num_keys, data.units(sizes.assign_rows), min(sizes.assign_rows, n)
     # Rows fall into keys at random: some keys have none of a unit where there are about as many keys as rows.
     references = round(units * _expected(keys, n / units))
     segment_start, segment_row = segments.num_bytes(d)
     assigned_bytes = n * (segment_row + data.carried_bytes) + references * segment_start
-    key_rows = -(-n // keys)
-    cut = sizing.blocks(sizes.centroids_per_key)
-    block = cut.max_key_rows if key_rows <= cut.max_key_rows else cut.max_cluster_rows
-    blocks = -(-key_rows // block)
-    comparison = Comparison(n, d, k, keys, spread, p.skew)
+    key_rows = -(-(n + earlier.rows if spread else n) // keys)
+    bounds = sizing.blocks(sizes.centroids_per_key).bounds(-(-n // keys), key_rows)
+    blocks, block = len(bounds), bounds[0][1]
+    old_files = earlier.files or -(-earlier.rows // sizes.assign_rows)
+    old_segments = round(old_files * _expected(keys, earlier.rows / old_files)) if earlier.rows else 0
+    all_rows, all_units = n + earlier.rows, units + old_files
+    known = earlier.rows if earlier.assigned else 0
+    comparison = Comparison(n, d, k, keys, spread, p.skew, earlier.rows, known, p.within)
     width = spread.width if spread else 0
     visits_bytes = comparison.records * (4 * (width + 1) + _RECORD_BYTES) + 4 * comparison.visits
     stages = _Stages(p, data, machines, rates, comparison, visits_bytes)
-    of_visits = round(units * _expected(keys, comparison.records / units))
+    of_visits = round(all_units * _expected(keys, comparison.records / all_units))
     of_matches = round(keys * blocks * _expected(keys, _MATCHES * n / (keys * blocks))) if spread else 0
-    files, match_files = units * (2 if spread else 1), keys * blocks if spread else 0
-    indexed = [(files, references + of_visits if spread else references)]
+    files, match_files = all_units * (2 if spread else 1), keys * blocks if spread else 0
+    of_rows = references + old_segments
+    indexed = [(files, of_rows + of_visits if spread else of_rows)]
     if spread:  # those of rows again, to be merged
-        indexed.append((units + match_files, references + of_matches))
+        indexed.append((all_units + match_files, of_rows + of_matches))
+    read_again = assigned_bytes + earlier.rows * segment_row + old_segments * segment_start
+    if not earlier.assigned:
+        references, assigned_bytes, units = of_rows, read_again, all_units
     found = Forecast(
         data=data,
         sizes=sizes,
         units=units,
         comparisons=keys * blocks,
-        segments=references,
-        segment_rows=n / references,
-        segment_bytes=assigned_bytes / references,
+        segments=of_rows,
+        segment_rows=all_rows / of_rows,
+        segment_bytes=read_again / of_rows,
         driver_memory=PROCESS_BYTES + (files + keys * blocks + match_files) * _ELEMENTS * ELEMENT_BYTES,
         worker_memory=PROCESS_BYTES
         + max(
             (segment_row + data.carried_bytes) * _ASSIGN_COPIES * unit_rows,
-            _COMPARE_COPIES * ((segment_row + data.carried_bytes) * min(block, key_rows) + visits_bytes / keys),
+            _COMPARE_COPIES
+            * (
+                (segment_row + data.carried_bytes) * min(block, key_rows)
+                + segment_row * earlier.rows / keys
+                + visits_bytes / keys
+            ),
             4 * d * sample // machines.fit_workers,
         )
         + 4 * d * k,
-        visits=comparison.visits / n,
+        visits=comparison.visits / all_rows,
         visits_bytes=visits_bytes,
         width=width,
         stages=(
@@ -210,9 +243,9 @@ def forecast(
             *([stages.visits(units, references, of_visits, assigned_bytes)] if spread else []),
             stages.index(keys, indexed),
             *(
-                stages.probing(keys, blocks, references, of_visits + of_matches, assigned_bytes)
+                stages.probing(keys, blocks, of_rows, of_visits + of_matches, read_again)
                 if spread
-                else [stages.compare(keys, blocks, references, assigned_bytes)]
+                else [stages.compare(keys, blocks, of_rows, read_again)]
             ),
             stages.duplicates(max(1, n // sizing.rows_per_file)),
         ),
@@ -233,8 +266,9 @@ def recommend(
 
     Where some number of clusters reaches fewer limits of the design than others, only such are taken.
     """
-    usual = default_clusters(data.rows)
-    numbers = sorted({min(data.rows, max(1, round(usual * 2 ** (step / 4)))) for step in range(-16, 13)})
+    rows = data.rows + data.earlier.rows
+    usual = default_clusters(rows)
+    numbers = sorted({min(rows, max(1, round(usual * 2 ** (step / 4)))) for step in range(-16, 13)})
     made = [forecast(p, data, number, machines, rates, spread) for number in numbers]
     fewest = min(len(f.limits) for f in made)
     made = [f for f in made if len(f.limits) == fewest]
@@ -276,12 +310,13 @@ class _Stages:
         return Stage("fit", workers, flops, read, 4.0 * k * data.dimension, parts)
 
     def assign(self, k: int, units: int, references: int, written: float) -> Stage:
-        data, rates = self._data, self._rates
-        flops, read = 2.0 * self._values * k, data.rows * data.stored_bytes
+        data, rates, earlier = self._data, self._rates, self._data.earlier
+        values = self._values + (0 if earlier.assigned else earlier.rows * data.dimension)
+        flops, read = 2.0 * values * k, data.rows * data.stored_bytes + earlier.rows * earlier.stored_bytes
         return self._shared(
             Stage("assign", units, flops, read, written),
             products=flops / self._flops(rates.assign_flops),
-            memory=self._values * rates.assign_value,
+            memory=values * rates.assign_value,
             segments=references * rates.segment + units * rates.unit,
             storage=self._transfer(read + written),
         )
@@ -308,7 +343,7 @@ class _Stages:
         compared, written = self._comparison, self._visits_bytes
         parts = self._on_cores(compared.visiting(self._rates))
         parts["segments"] = (references + of_visits) * self._rates.segment + units * self._rates.unit
-        flops = 2.0 * self._values * compared.n_clusters
+        flops = 2.0 * (compared.all_rows - compared.visited) * self._data.dimension * compared.n_clusters
         stage = Stage("visits", units, flops, assigned, written)
         return self._shared(stage, **parts, storage=self._transfer(written) + self._again(assigned))
 
@@ -339,13 +374,14 @@ class _Stages:
         data, rates, pairs = self._data, self._rates, self._comparison.native_pairs
         scores = computed_scores(pairs, data.rows, self._p.pairwise_batch_size)
         remote = self._machines.storage_bandwidth is not None
-        read, written = assigned * (blocks if remote else 1), data.rows * (_RESULT_BYTES + data.carried_bytes)
+        times = blocks if remote and self._p.within else 1  # else a block has segments of its own
+        read, written = assigned * times, data.rows * (_RESULT_BYTES + data.carried_bytes)
         return self._shared(
             Stage("compare", keys * blocks, 2 * data.dimension * pairs, read, written),
             products=2 * data.dimension * scores / self._flops(rates.compare_flops),
-            memory=self._values * rates.compare_value,
+            memory=self._comparison.all_rows * data.dimension * rates.compare_value,
             segments=keys * blocks * rates.unit,
-            requests=references * blocks * _REQUEST_SECONDS if remote else 0.0,
+            requests=references * times * _REQUEST_SECONDS if remote else 0.0,
             storage=self._transfer(read + written),
         )
 

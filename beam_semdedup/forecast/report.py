@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from beam_semdedup.compute.threads import cores
-from beam_semdedup.config.parameters import ForecastParameters
+from beam_semdedup.config.parameters import ForecastParameters, Parameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.embed.speed import load, texts_per_second
 from beam_semdedup.errors import InputError
 from beam_semdedup.forecast.calibration import calibrate
-from beam_semdedup.forecast.model import Data, Forecast, Machines, forecast, recommend
+from beam_semdedup.forecast.model import Data, Earlier, Forecast, Machines, forecast, recommend
 from beam_semdedup.forecast.rates import load_rates, save_rates
 from beam_semdedup.forecast.spread import measure
 from beam_semdedup.inputs import dataset
-from beam_semdedup.inputs.dataset import Columns
+from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import format_named
-from beam_semdedup.plan.probes import Spread, of_nearest, of_texts
+from beam_semdedup.plan.corpus import Corpus
+from beam_semdedup.plan.probes import Spread, choose_clusters, of_nearest, of_texts
 from beam_semdedup.plan.rates import REFERENCE, Rates
 from beam_semdedup.plan.sizes import default_clusters
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
+from beam_semdedup.storage.folder import Folder
 
 _LOG = logging.getLogger(__name__)
 SIZES = (10**6, 10**7, 10**8, 10**9, 10**10)
@@ -60,8 +64,11 @@ def report(p: ForecastParameters) -> ForecastReport:
     """
     encoder = load(p) if p.model else None
     data = input_data(p, encoder.dimension if encoder else None)
-    if p.n_clusters and p.n_clusters > data.rows:
+    earlier = data.earlier
+    if p.n_clusters and p.n_clusters > data.rows + earlier.assigned * earlier.rows:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
+    if earlier.assigned:
+        p = dataclasses.replace(p, fit_iterations=0, n_clusters=earlier.n_clusters or p.n_clusters)
     machines = Machines(
         workers=p.workers,
         cores=p.cores or max(1, cores() // p.workers),
@@ -71,6 +78,10 @@ def report(p: ForecastParameters) -> ForecastReport:
         storage_bandwidth=p.storage_bandwidth,
     )
     rates, source = _rates(p, data.dimension, machines.cores)
+    speed = texts_per_second(p, encoder, data.input) if encoder and data.input else None
+    if without_clusters(p, data):
+        asked = forecast(dataclasses.replace(p, fit_iterations=0), data, 1, machines, rates)
+        return ForecastReport(p.n_probes, machines, rates, source, asked, asked, None, "", (), speed)
     spread, probes = _spread(p, data)
     asked_spread, other_spread = (None, spread) if p.n_probes == 1 else (spread, None)
     recommended = recommend(p, data, machines, rates, asked_spread)
@@ -85,8 +96,17 @@ def report(p: ForecastParameters) -> ForecastReport:
         forecast(p, data, asked.sizes.n_clusters, machines, rates, other_spread) if spread else None,
         probes,
         tuple(recommend(p, data.of_size(rows), machines, rates, asked_spread) for rows in SIZES),
-        texts_per_second(p, encoder, data.input) if encoder and data.input else None,
+        speed,
     )
+
+
+def without_clusters(p: ForecastParameters, data: Data) -> bool:
+    """Says whether references are so few that each row is compared with all of them, and nothing is fitted."""
+    if p.within or data.earlier.assigned or not data.earlier.rows:
+        return False
+    reach = p.matching_reach if p.n_probes != 1 else 0.0
+    clusters = p.n_clusters or choose_clusters(p, data.rows, data.dimension, p.n_probes, reach)
+    return data.earlier.rows <= clusters
 
 
 def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
@@ -107,23 +127,66 @@ def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
 def input_data(p: ForecastParameters, dimension: int | None = None) -> Data:
     """Returns the rows to plan for: those that are given, or those of the input, whose footers are read.
 
+    And the rows that they are compared with besides: a corpus says itself what it has, of `against` footers are read.
+
     Args:
         dimension: of the embeddings, where the input has texts in their place.
     """
     if p.input_path is None:
         assert p.rows is not None
         assert p.dimension is not None
-        return Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
-    carried = [name for name in p.metadata_fields if name != p.id_column]
+        data = Data(p.rows, p.dimension, p.carried_bytes, 4 * p.dimension + p.carried_bytes)
+    else:
+        carried = [name for name in p.metadata_fields if name != p.id_column]
+        facts, stored = _inspect(p, p.run(None), carried, dimension, "input_path")
+        data = Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
+    return dataclasses.replace(data, earlier=_earlier(p, data.dimension))
+
+
+def _inspect(
+    p: ForecastParameters, run: Parameters, carried: Sequence[str], dimension: int | None, name: str
+) -> tuple[InputFacts, int]:
+    """Returns what is known of the files that the parameter `name` gives, and the bytes of a row in them."""
     with naming_places(p, InputError):
-        place = p.run(None)
-        files = list_files(place)
-        kind = format_named(p.input_filetype or filetype_of(files))
-        ids = list_ids(place, files)
-        columns = Columns(p.id_column, p.embedding_field, carried, dimension, ids, p.text_field)
-        facts = dataset.inspect(files, kind, columns)
-    stored = sum(f.size for f in files) // facts.num_rows
-    return Data(facts.num_rows, facts.dimension, facts.row_bytes(carried), stored, facts)
+        files = list_files(run, name=name)
+        kind = format_named(run.input_filetype or filetype_of(files))
+        ids = list_ids(run, files)
+        columns = Columns(run.id_column, run.embedding_field, carried, dimension, ids, run.text_field)
+        facts = dataset.inspect(files, kind, columns, name)
+    return facts, sum(f.size for f in files) // facts.num_rows
+
+
+def _earlier(p: ForecastParameters, dimension: int) -> Earlier:
+    if p.against is not None:
+        asked = dimension if p.model else None
+        facts, stored = _inspect(p, p.run(None).of_references(None), [], asked, "against")
+        _check_dimension(dimension, facts.dimension, "against")
+        return Earlier(facts.num_rows, stored_bytes=stored)
+    if p.corpus_path is not None:
+        with naming_places(p, InputError):
+            corpus = Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
+            common = corpus.common()
+            manifests = [manifest for number in corpus.numbers() if (manifest := corpus.finished(number))]
+        if common is None:
+            return Earlier()  # the first run begins it
+        _check_dimension(dimension, common.dimension, "corpus_path")
+        if p.n_probes != common.n_probes:
+            raise InputError(
+                f"corpus_path={p.corpus_path}: its rows are compared with n_probes={common.n_probes}: give it"
+            )
+        if p.n_clusters not in (None, common.n_clusters):
+            raise InputError(f"corpus_path={p.corpus_path} has {common.n_clusters} clusters: leave n_clusters out")
+        rows = sum(manifest.counts.num_rows - manifest.rejected for manifest in manifests)
+        num_files = sum(len(manifest.files) for manifest in manifests)
+        return Earlier(rows, True, 0, num_files, common.n_clusters, common.centroids_per_key)
+    if p.corpus_rows:
+        return Earlier(p.corpus_rows, assigned=True)
+    return Earlier(p.against_rows, stored_bytes=4 * dimension)
+
+
+def _check_dimension(own: int, theirs: int, name: str) -> None:
+    if own != theirs:
+        raise InputError(f"vectors have {own} values in the input and {theirs} in {name}: take one model's")
 
 
 def _rates(p: ForecastParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:

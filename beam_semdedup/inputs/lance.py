@@ -96,7 +96,9 @@ class Lance(Format, Copier, Versioned):
     def chosen(self, found: Found) -> Found:
         """See `Format.chosen`; of each dataset, the first data file of each fragment of its latest version."""
         roots = {url.partition(f"/{_VERSIONS}")[0] for url in found.hidden if f"/{_VERSIONS}/" in f"{url}/"}
-        roots = {root for root in roots if not any(root.startswith(f"{other}/") for other in roots)}
+        roots = {root for root in roots if not _inside(root, roots)}  # but for branches of one
+        homes = {f.url.rpartition(f"/{_DATA}/")[0] for f in found.files if f.name.endswith(self.extensions)}
+        roots &= homes  # other programs may call a directory so
         files = [file for file in found.files if not _inside(file.url, roots)]
         hidden = [url for url in found.hidden if not _inside(url, roots)]
         for root in sorted(roots):

@@ -107,6 +107,9 @@ class Comparison:
         num_keys: groups of neighbouring clusters; what a row visits in one is one record.
         spread: what the rows visit; None: nothing, with n_probes=1.
         skew: the pairs in clusters as a multiple of those in clusters of one size.
+        earlier: rows besides, that rank before all of them and for which nothing is found; the visits of `visited` of
+            them are known.
+        within: whether the rows are compared with each other too.
     """
 
     rows: int
@@ -115,27 +118,37 @@ class Comparison:
     num_keys: int
     spread: Spread | None
     skew: float = ForecastParameters.skew
+    earlier: int = 0
+    visited: int = 0
+    within: bool = True
+
+    @property
+    def all_rows(self) -> int:
+        """The rows and the earlier ones."""
+        return self.rows + self.earlier
 
     @property
     def native_pairs(self) -> float:
         """The pairs of rows that live in one cluster."""
-        return self.rows / 2 * max(0.0, self.rows / self.n_clusters * self.skew - 1)
+        own = self.rows / 2 * max(0.0, self.rows / self.n_clusters * self.skew - 1) if self.within else 0.0
+        return own + self.rows * self.earlier / self.n_clusters * self.skew
 
     @property
     def visits(self) -> float:
         """The visits of all rows."""
-        return self.rows * self.spread.visits_in(self.n_clusters) if self.spread else 0.0
+        return self.all_rows * self.spread.visits_in(self.n_clusters) if self.spread else 0.0
 
     @property
     def records(self) -> float:
         """The records that say so: one of each row in each key that it visits, into which visits fall at random."""
-        of_row = self.visits / self.rows
-        return self.rows * min(of_row, self.num_keys * (1 - (1 - 1 / self.num_keys) ** of_row))
+        of_row = self.visits / self.all_rows
+        return self.all_rows * min(of_row, self.num_keys * (1 - (1 - 1 / self.num_keys) ** of_row))
 
     @property
     def visiting_pairs(self) -> float:
-        """The pairs of a row and one that it meets by a visit."""
-        return self.rows**2 * self.spread.met_in(self.n_clusters) if self.spread else 0.0
+        """The pairs of a row and one that it meets by a visit, or that visits it."""
+        met = self.rows**2 if self.within else 0
+        return (met + 2 * self.rows * self.earlier) * self.spread.met_in(self.n_clusters) if self.spread else 0.0
 
     @property
     def multiplications(self) -> float:
@@ -145,17 +158,18 @@ class Comparison:
 
     def visiting(self, rates: Rates) -> dict[str, float]:
         """Returns the seconds of the stage that finds the visits."""
+        rows = self.all_rows - self.visited
         return {
-            "products": 2.0 * self.rows * self.dimension * self.n_clusters / rates.assign_flops,
-            "memory": self.rows * self.dimension * rates.visit_value,
-            "visits": self.records * rates.visit,
+            "products": 2.0 * rows * self.dimension * self.n_clusters / rates.assign_flops,
+            "memory": rows * self.dimension * rates.visit_value,
+            "visits": self.records * rows / self.all_rows * rates.visit,
         }
 
     def matching(self, rates: Rates) -> dict[str, float]:
         """Returns the seconds of the stage that compares rows with those of their clusters and with visitors."""
         return {
             "products": 2.0 * self.multiplications / rates.match_flops,
-            "memory": self.rows * self.dimension * rates.compare_value,
+            "memory": self.all_rows * self.dimension * rates.compare_value,
             "visits": self.records * rates.visitor,
         }
 

@@ -61,11 +61,23 @@ class Blocks:
         max_cluster_rows: ranked rows of a block, where a key is split.
         max_key_rows: rows of a key above which it is split.
         max_visitors: rows of other clusters that are compared with those of a key in one unit.
+        max_rows: rows of a key, those of earlier generations included, whose vectors a worker's memory holds.
     """
 
     max_cluster_rows: int
     max_key_rows: int
     max_visitors: int = 1 << 20
+    max_rows: int = 0
+
+    def bounds(self, own: int, rows: int) -> list[tuple[int, int]]:
+        """Returns the bounds of the blocks that the rows of a key are cut into, `own` of which are of the input.
+
+        Those of earlier generations are little work, as nothing is found for them, but each block reads all of them.
+        """
+        most = max(self.max_key_rows, self.max_rows)
+        block = min(rows, most if own <= self.max_key_rows else -(-self.max_cluster_rows * rows // own), most)
+        stops = [*range(block, rows, max(1, block)), rows]
+        return list(zip([0, *stops], stops, strict=False)) if rows else []
 
 
 class SizeParameters(Protocol):
@@ -112,9 +124,10 @@ class Sizing:
         asked = self.parameters.max_cluster_rows
         rows = asked or max(_MIN_CLUSTER_ROWS, min(_MAX_CLUSTER_ROWS, self._compared_rows))
         if asked or centroids_per_key == 1:
-            return Blocks(rows, rows, self._affordable_unit)
+            return Blocks(rows, rows, self._affordable_unit, self._compared_rows)
         usual = centroids_per_key * self.num_rows // self.n_clusters
-        return Blocks(rows, max(rows, min(2 * usual, self._compared_rows)), self._affordable_unit)
+        key_rows = max(rows, min(2 * usual, self._compared_rows))
+        return Blocks(rows, key_rows, self._affordable_unit, self._compared_rows)
 
     @property
     def asked_sample(self) -> int:

@@ -23,7 +23,7 @@ from beam_semdedup.removal.plan import (
     RemovalJob,
     RemovalManifest,
     RemovalUnit,
-    clear,
+    abandon,
     committed,
     make_plan,
     prepare,
@@ -97,16 +97,16 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     try:
         check_unchanged(p, files)
     except RunError:
-        clear(job.output)
+        abandon(job)
         raise
     if not job.in_place:
         stored.forget([job.stage])
     if manifest.repeated_ids and p.repeated_ids != "allow":
-        clear(job.output)
+        abandon(job)
         where = f"{manifest.repeated_ids:,} of the listed ones in the dataset"
         raise RepeatedIds.because(repetitions(where, ids.examples(manifest.repeated_entries)))
     if ids.num_ids and not manifest.ids_removed:
-        clear(job.output)
+        abandon(job)
         raise InputError(
             f"id_field={p.id_field or 'null'} of input_path={', '.join(p.input_path)}: none of the "
             f"{counted(ids.num_ids, 'listed id')} in duplicates_path={p.duplicates_path} is there, so that nothing was "
@@ -115,7 +115,7 @@ def _remove(p: RemovalParameters, listed: Sequence[File] | None, dataset: Sequen
     if job.in_place:
         if manifest.rows_removed and not was_committed:
             _LOG.info("Deleted in version %s of %s", commit(job, units), job.output)
-        clear(job.output)
+        abandon(job)
     result = RemovalResult(
         manifest.counts.num_rows,
         manifest.rows_removed,
@@ -157,7 +157,7 @@ def _run(job: RemovalJob, units: Sequence[RemovalUnit], runner: runners.Runner) 
     )
     with progress.shown([done], p.verbose, progress.interval(job.output.url)):
         runners.run(lambda pipeline: pipeline | RemoveDuplicates(job, units), runner)
-    manifest = RemovalManifest.find(job.output)
+    manifest = RemovalManifest.find(job.results)
     if not manifest:
         raise RunError(f"{job.output}: the removal ended without finishing; run it again")
     return manifest

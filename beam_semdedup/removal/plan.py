@@ -34,7 +34,7 @@ from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
-_STAGE = "_removal"
+_STAGE, _STAGE_IN_PLACE = "_removal", "_removal_in_place"
 _FORMAT = 7
 _UNIT_BYTES = 8 << 20  # of files that are a unit together
 
@@ -44,12 +44,13 @@ class RemovalPlan(Record):
     """What a removal is going to write: the names of the files, and the `key` of all that they depend on.
 
     The manifest can be read as a plan without a key, also that of an earlier version. `request` is the key of what was
-    asked for, whatever the dataset is now.
+    asked for, whatever the dataset is now; `manifests` are the names of those of versioned datasets.
     """
 
     files: tuple[str, ...]
     key: str = ""
     request: str = ""
+    manifests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class RemovalManifest(Manifest):
     Attributes:
         ids_removed: entries of the list that were found.
         repeated_ids: entries that stand on several rows; `repeated_entries` are the numbers of some in the list.
+        manifests: the names of those of versioned datasets, which are among the files.
     """
 
     file_name: ClassVar[str] = "_removal.json"
@@ -68,6 +70,7 @@ class RemovalManifest(Manifest):
     ids_removed: int
     repeated_ids: int
     repeated_entries: tuple[int, ...]
+    manifests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,12 @@ class RemovalJob:
     @property
     def stage(self) -> Folder:
         """The folder of the plan and the notes."""
-        return self.output / _STAGE
+        return self.output / (_STAGE_IN_PLACE if self.in_place else _STAGE)
+
+    @property
+    def results(self) -> Folder:
+        """The folder of the removal's manifest."""
+        return self.stage if self.in_place else self.output
 
     def note(self, unit: str) -> File:
         """Returns the file that says what was found in the unit of that name, and that it is finished."""
@@ -198,14 +206,14 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
     Raises:
         InputError: a file would be replaced that is not from an earlier removal.
     """
-    output, owned = job.output, owned_files(job.output)
+    output, owned = job.output, [] if job.in_place else owned_files(job.output)
     targets = sorted([*(target for unit in units for target in unit.written), *job.besides])
-    plan = RemovalPlan(tuple(targets), job.key, job.request)
+    plan = RemovalPlan(tuple(targets), job.key, job.request, tuple(name for _, name in job.manifests))
     if RemovalPlan.read(job.stage.file(layout.PLAN)) == plan:
         _LOG.info("Going on with the removal that was not finished in %s", output)
     else:
         job.stage.delete(layout.finished_units(job.stage))
-        if job.parameters.clear_output:
+        if job.parameters.clear_output and not job.in_place:
             output.delete(owned)
             owned = []
     folders = {posixpath.dirname(target) for target in targets}
@@ -215,8 +223,9 @@ def prepare(job: RemovalJob, units: Sequence[RemovalUnit]) -> None:
     for target in sorted(present.intersection(targets).difference(owned)):
         taken = output.file(target)
         raise InputError(f"{taken} exists and is not from an earlier removal; choose another output_path")
+    _check_versions(output, plan)
     plan.write(job.stage.file(layout.PLAN))
-    output.delete([RemovalManifest.file_name])
+    job.results.delete([RemovalManifest.file_name])
 
 
 def committed(job: RemovalJob) -> RemovalManifest | None:
@@ -225,16 +234,22 @@ def committed(job: RemovalJob) -> RemovalManifest | None:
     kind = versioned(str(job.parameters.input_filetype))
     if plan is None or kind is None or plan.request != job.request or not kind.is_committed(job.dataset, plan.key):
         return None
-    return RemovalManifest.find(job.output)
+    return RemovalManifest.find(job.results)
 
 
 def owned_files(output: Folder) -> list[str]:
-    """Returns the names of the files in `output` that an earlier removal wrote, those that say so last."""
+    """Returns the names of the files in `output` that an earlier removal wrote, those that say so last.
+
+    Raises:
+        InputError: a dataset there has versions that others made of what the removal wrote.
+    """
     stage = output / _STAGE
     stored = [stage.file(layout.PLAN), output.file(RemovalManifest.file_name)]
     plans = [plan for file in stored if (plan := RemovalPlan.read(file))]
     if not plans:
         return []
+    for plan in plans:
+        _check_versions(output, plan)
     own: list[File] = [*stage.find(), *stored]
     return [*(name for plan in plans for name in plan.files), *map(output.name_of, own)]
 
@@ -243,6 +258,26 @@ def clear(output: Folder) -> None:
     """Deletes what an earlier removal wrote in `output`."""
     output.delete(owned_files(output))
     (output / _STAGE).delete_tree()
+
+
+def abandon(job: RemovalJob) -> None:
+    """Deletes what a removal wrote; of one in place what it would have committed, or has."""
+    if job.in_place:
+        job.stage.delete_tree()
+    else:
+        clear(job.output)
+
+
+def _check_versions(output: Folder, plan: RemovalPlan) -> None:
+    """Raises InputError where a dataset has other manifests than those that a plan writes."""
+    for name in plan.manifests:
+        place, own = posixpath.split(name)
+        ending = posixpath.splitext(own)[1]
+        if others := [other for other in (output / place).names() if other.endswith(ending) and other != own]:
+            raise InputError(
+                f"{output / place}: {min(others)} is a version of the dataset that no removal wrote, and its "
+                "rows would be lost; choose another output_path, or delete the dataset"
+            )
 
 
 def _is_in_place(p: RemovalParameters, files: Sequence[FileInfo], output: Folder) -> bool:

@@ -97,8 +97,9 @@ def finish(job: RemovalJob, units: Iterable[RemovedUnit]) -> None:
         ids_removed=found.distinct,
         repeated_ids=found.count,
         repeated_entries=found.examples,
+        manifests=tuple(name for _, name in job.manifests),
     )
-    manifest.store(job.output)
+    manifest.store(job.results)
 
 
 def commit(job: RemovalJob, units: Sequence[RemovalUnit]) -> int:

@@ -31,7 +31,6 @@ from beam_semdedup.stages.index import segments_of
 from beam_semdedup.stages.pairwise import (
     PairwiseFacts,
     PairwiseUnit,
-    blocks,
     centroids_of,
     gathered,
     own_rows,
@@ -89,9 +88,10 @@ def match_units(job: Job, key: Segment) -> list[MatchUnit]:
 def _units(job: Job, key: Segment, found: Sequence[Segment]) -> list[MatchUnit]:
     rows, visits = _rows_and_visits(job, found)
     num_rows = sum(segment.num_rows for segment in rows)
+    own = sum(segment.num_rows for segment in own_rows(job, rows))
     return [
         MatchUnit(low, high, num_rows, key, part, len(visits))
-        for low, high in blocks(job, num_rows)
+        for low, high in job.blocks.bounds(own, num_rows)
         for part in range(len(visits))
     ]
 
@@ -185,6 +185,8 @@ def _compare(job: Job, unit: MatchUnit, rows: _Everyone, wanted: UnitId, fitted:
 
     def compare(centroid: int) -> int:
         natives, visitors = rows.of(centroid, different), rows.visiting(centroid)
+        if not rows.is_own[natives].any() and not rows.is_own[visitors].any():
+            return 0  # there is nothing to find
         low, high = np.searchsorted(natives, [unit.low, unit.high]).tolist()
         mine, theirs = rows.ranked(natives, best), rows.ranked(visitors, best)
         homes = rows.homes[visitors]
@@ -261,7 +263,8 @@ class _Everyone:
         order = job.ranking.order(table, within=[("centroid", "ascending"), *job.by_generation])
         table = tables.take(table, order)
         self.number, self.centroids = len(table), table.column("centroid").to_numpy()
-        self.vectors = gathered(RankedRows(batches, order), job.blocks.max_key_rows, np)
+        most = max(job.blocks.max_key_rows, job.blocks.max_rows)
+        self.vectors = gathered(RankedRows(batches, order), most, np)
         self.visits = generations.read_visits(job, visitors, self._basis.width + 1)
         self.all = pa.concat_tables([part.select(job.compared_columns) for part in (table, self.visits)])
         self.is_own = generations.is_own(job, self.all)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,11 +82,11 @@ def pairwise_units(job: Job, key: Segment) -> list[PairwiseUnit]:
     own = own_rows(job, segments_of(job, key))
     num_rows = sum(segment.num_rows for segment in own)
     if job.parameters.within:
-        bounds = blocks(job, num_rows)
+        bounds = job.blocks.bounds(num_rows, num_rows)
     else:
         groups = neighbours(own, lambda segment: segment.num_rows, job.blocks.max_cluster_rows)
         stops = list(itertools.accumulate(sum(segment.num_rows for segment in group) for group in groups))
-        bounds = zip([0, *stops], stops, strict=False)
+        bounds = list(zip([0, *stops], stops, strict=False))
     return [PairwiseUnit(low, high, num_rows, key) for low, high in bounds]
 
 
@@ -104,13 +104,6 @@ def _read_by(job: Job, unit: PairwiseUnit) -> list[Segment]:
     starts = itertools.accumulate((segment.num_rows for segment in own), initial=0)
     references = rows[: len(rows) - len(own)]
     return [*references, *(part for part, start in zip(own, starts, strict=False) if unit.low <= start < unit.high)]
-
-
-def blocks(job: Job, num_rows: int) -> Iterator[tuple[int, int]]:
-    """Yields the bounds of the blocks that so many rows of a key are cut into."""
-    block = num_rows if num_rows <= job.blocks.max_key_rows else job.blocks.max_cluster_rows
-    bounds = [*range(0, num_rows, max(1, block)), num_rows]
-    return zip(bounds[:-1], bounds[1:], strict=True)
 
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:

@@ -124,7 +124,8 @@ def _write(
     others = tables.combined(table.select(job.ranking.columns))
 
     def batch(key: int, visitors: npt.NDArray[np.int64], visited: npt.NDArray[np.int32]) -> list[pa.RecordBatch]:
-        who, starts = np.unique(visitors, return_index=True)
+        starts = np.flatnonzero(np.diff(visitors, prepend=-1))
+        who = visitors[starts]
         result = tables.take(others, order[who])
         clusters = pa.ListArray.from_arrays(
             pa.array(np.append(starts, len(visitors)).astype(np.int32)), pa.array(visited)
@@ -164,26 +165,26 @@ def _in_parts(
     held = 0
     for part in slices(0, len(rows), step) if len(rows) else [slice(0, 0)]:
         visitors, visited = _visits(job, clusters, rows[part], labels[part])
-        by_key = np.lexsort((visited, visitors, visited // width))
-        visitors, visited = part.start + visitors[by_key], visited[by_key]
-        keys = visited // width
-        records = np.count_nonzero((np.diff(keys) != 0) | (np.diff(visitors) != 0)) + 1
+        # A record for each key that a row visits; the clusters of a row that are near it may be said in any order.
+        records = np.count_nonzero((np.diff(visited // width) != 0) | (np.diff(visitors) != 0)) + 1
         size = int(len(visitors) * _VISIT_BYTES + records * row_bytes)
         if waiting and held + size > limit:
             yield _by_key(waiting, width), False
             waiting, held = [], 0
-        waiting.append((visitors, visited))
+        waiting.append((part.start + visitors, visited))
         held += size
     yield _by_key(waiting, width), True
 
 
 def _by_key(parts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]], width: int) -> list[_KeyVisits]:
     visitors, visited = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(visited // width, kind="stable")
-    visitors, visited = visitors[order], visited[order]
-    keys, starts = np.unique(visited // width, return_index=True)
-    bounds = np.append(starts, len(visitors))
-    parts_of_keys = zip(keys.tolist(), bounds[:-1], bounds[1:], strict=True)
+    keys = visited // width
+    few = keys.astype(np.uint16) if keys.max(initial=0) < 1 << 16 else keys  # sorted by digits, not by comparing
+    order = np.argsort(few, kind="stable")
+    visitors, visited, keys = visitors[order], visited[order], keys[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    bounds = np.append(starts, len(keys))
+    parts_of_keys = zip(keys[starts].tolist(), bounds[:-1], bounds[1:], strict=True)
     return [(key, visitors[low:high], visited[low:high]) for key, low, high in parts_of_keys]
 
 

@@ -1,7 +1,11 @@
-"""Growth of a corpus: ten batches added one after the other, and one run over everything; n_probes=exact."""
+"""Growth of a corpus: ten batches added one after the other, and one run over everything; n_probes=exact.
+
+Of rows mixed from real ones.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.bench import Bench, Goal, Result
 from benchmarks.data import Dataset
-from benchmarks.measure import interleaved, measure, medians, raw
+from benchmarks.measure import Run, interleaved, measure, medians, raw
 
 BATCHES, SMALL, LARGE = 10, 10_000, 100_000
 
@@ -20,28 +24,46 @@ def run(bench: Bench) -> Result:
     """Batches have 10,000 rows, or as many as `--rows` says; the goals are those of 100,000."""
     result = Result()
     size = bench.rows[0] if bench.rows else SMALL
-    whole = bench.generated(BATCHES * size)
-    corpus, everything = bench.work / "corpus", bench.ours("everything", whole, "n_probes=exact")
+    whole = bench.mixed(BATCHES * size)
+    corpus, options = bench.work / "corpus", ("n_probes=exact", f"n_clusters={round(whole.rows**0.5)}")
     shutil.rmtree(corpus, ignore_errors=True)
-    seconds = []
+    found, added = 0, list[Run]()
     for number, batch in enumerate(_batches(bench.work, whole, size)):
-        options = (f"corpus_path={corpus}", "n_probes=exact", f"n_clusters={whole.clusters}")
-        contender = bench.ours(f"batch {number}", Dataset(batch, size, 0), *options)
-        shutil.rmtree(contender.output or "", ignore_errors=True)
-        measured = measure(contender.command)
-        seconds.append(measured.seconds)
-        result.table.append({"what": f"batch {number + 1}", "rows": size, **medians([measured])})
-        result.runs |= raw({contender.name: [measured]})
-    runs = interleaved([everything], 1)
-    result.table.append({"what": "one run over everything", "rows": whole.rows, **medians(runs["everything"])})
-    result.runs |= raw(runs)
-    result.goals = [
-        Goal(f"{size:,} rows a batch: the tenth / the second", seconds[9] / seconds[1], 2),
-        Goal(f"{size:,} rows a batch: the tenth / everything", seconds[9] / runs["everything"][0].seconds, 0.25),
-    ]
+        contender = bench.ours(f"batch {number}", Dataset(batch, size, 0), f"corpus_path={corpus}", *options)
+        assert contender.output
+        shutil.rmtree(contender.output, ignore_errors=True)
+        added.append(measure(contender.command))
+        found += (of_batch := _duplicates(contender.output))
+        row = {"what": f"batch {number + 1}", "rows": size, **medians(added[-1:]), **_stages(contender.output)}
+        result.table.append({**row, "duplicates": of_batch})
+        result.runs |= raw({contender.name: added[-1:]})
+        print(f"  {result.table[-1]}", flush=True)
+    everything = bench.ours("everything", whole, *options)
+    assert everything.output
+    (run,) = interleaved([everything], 1)["everything"]
+    row = {"what": "one run over everything", "rows": whole.rows, **medians([run]), **_stages(everything.output)}
+    result.table.append({**row, "duplicates": _duplicates(everything.output)})
+    result.runs |= raw({"everything": [run]})
+    for what, tenth, second, all_ in (
+        ("seconds", added[9].seconds, added[1].seconds, run.seconds),
+        ("CPU", added[9].cpu_seconds, added[1].cpu_seconds, run.cpu_seconds),
+    ):
+        result.goals.append(Goal(f"{size:,} rows a batch, {what}: the tenth / the second", tenth / second, 2))
+        result.goals.append(Goal(f"{size:,} rows a batch, {what}: the tenth / everything", tenth / all_, 0.25))
+    result.notes.append(f"The batches have {found:,} duplicates together: rows rank by their batch first.")
     if size < LARGE:
         result.notes.append("The goals are of batches of 100,000 rows; with less the start of the command counts most.")
     return result
+
+
+def _duplicates(output: Path) -> int:
+    return int(json.loads((output / "summary.json").read_text())["num_duplicates"])
+
+
+def _stages(output: Path) -> dict[str, float]:
+    """Returns the seconds between the begin and the end of the stages of a run, as its summary has them."""
+    stages = json.loads((output / "summary.json").read_text())["stages"]
+    return {f"{name}, s": stage["seconds"] for name, stage in stages.items() if "seconds" in stage}
 
 
 def _batches(work: Path, whole: Dataset, size: int) -> list[Path]:

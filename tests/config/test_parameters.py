@@ -94,7 +94,7 @@ class TestDeclarations:
         assert {f.name for f in common if (f.kind, f.default) != (shared[f.name].kind, shared[f.name].default)} == {
             "input_path"
         }
-        assert {f.name for f in common if f.help != shared[f.name].help} == {"n_clusters"}
+        assert {f.name for f in common if f.help != shared[f.name].help} == {"n_clusters", "corpus_kwargs"}
 
     def test_a_removal_of_a_run_has_its_input_its_cluster_and_its_storage(self):
         p = parameters(

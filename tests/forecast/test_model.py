@@ -8,7 +8,7 @@ from reading import inspect
 
 from beam_semdedup.config.parameters import ForecastParameters
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.forecast.model import Data, Machines, forecast, recommend
+from beam_semdedup.forecast.model import Data, Earlier, Machines, forecast, recommend
 from beam_semdedup.forecast.spread import measure
 from beam_semdedup.plan.probes import Spread
 from beam_semdedup.plan.rates import Rates
@@ -131,6 +131,24 @@ def test_the_driver_holds_files_and_keys_and_not_their_segments():
         assert found.segments > 5e7
         assert found.driver_memory < 1 << 30
         assert stage(found, "index").seconds < 0.1 * found.seconds
+
+
+@pytest.mark.parametrize("spread", [None, SPREAD], ids=["n_probes=1", "exact"])
+def test_earlier_rows_are_compared_and_assigned_if_they_are_not(spread):
+    def with_earlier(rows, **given):
+        data = Data(10**6, 384, 0, 4 * 384, earlier=Earlier(rows, **given))
+        p = parameters(**({"within": False, "corpus_rows": 1} if rows else {}))
+        return forecast(p, data, 1000, MACHINES, RATES, spread)
+
+    comparing = "matches" if spread else "compare"
+    alone, against, corpus = with_earlier(0), with_earlier(10**6), with_earlier(10**6, assigned=True)
+    assert stage(against, "assign").flops == 2 * stage(alone, "assign").flops == 2 * stage(corpus, "assign").flops
+    # With each other the rows make half as many pairs as with as many others.
+    assert stage(against, comparing).flops == pytest.approx(2 * stage(alone, comparing).flops, rel=0.01)
+    assert against.segments == pytest.approx(2 * alone.segments, rel=0.01)
+    assert against.seconds > corpus.seconds > alone.seconds
+    far = with_earlier(10**7, assigned=True)
+    assert stage(far, comparing).units == stage(alone, comparing).units  # blocks would read them again
 
 
 def test_visits_share_the_work_and_are_found_on_cores_alone():

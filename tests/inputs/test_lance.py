@@ -152,6 +152,13 @@ class TestVersions:
         with pytest.raises(InputError):
             read(parts_of(found, 1000), Lance())
 
+    def test_branches_are_not_read(self, tmp_path):
+        place = written(tmp_path / "a.lance")
+        branch = lance.dataset(str(place)).create_branch("other")
+        branch.insert(table(range(10)))
+        assert list((place / "tree").rglob("*.lance"))
+        assert inspect(tmp_path, filetype="lance").num_rows == 100
+
     def test_ids_are_in_a_column_or_places(self, tmp_path):
         place = Place([str(written(tmp_path / "a.lance"))], "lance")
         for given_as, expected in (({"id_field": "id"}, None), ({"id_field": None}, [])):
@@ -224,6 +231,8 @@ class TestMistakes:
 
     def test_what_is_no_dataset_stays_as_it_is(self):
         found = Found([FileInfo("/d/a.parquet")], ["/d/_tmp", "/d/_versions2/x"])
+        assert Lance().chosen(found) == found
+        found = Found([FileInfo("/d/a.parquet")], ["/d/_versions"])
         assert Lance().chosen(found) == found
 
 

@@ -213,7 +213,7 @@ class TestInPlace:
         self, data: str, found: Path, monkeypatch: Any
     ) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(job, "clear", lambda _: 1 / 0)
+            patched.setattr(job, "abandon", lambda _: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 removal(data, data, found)
         assert lance.dataset(data).version == 3
@@ -221,13 +221,13 @@ class TestInPlace:
         result = removal(data, data, found)
         assert (result.rows_read, result.rows_removed, result.ids_removed) == (198, 3, 3)
         assert lance.dataset(data).version == 4
-        assert not (Path(data) / "_removal.json").exists()
+        assert not list(Path(data).glob("_removal*"))
 
     def test_another_removal_after_a_kill_is_its_own(
         self, data: str, found: Path, more: Path, monkeypatch: Any
     ) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(job, "clear", lambda _: 1 / 0)
+            patched.setattr(job, "abandon", lambda _: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 removal(data, data, found)
         assert removal(data, data, more).rows_removed > 50
@@ -304,6 +304,25 @@ class TestNewDatasets:
         with pytest.raises(InputError, match="exists and is not from an earlier removal"):
             removal(data, foreign, found)
         assert len(ids(foreign)) == 198
+
+    def test_versions_that_others_made_of_it_are_not_cleared(self, data: str, found: Path, tmp_path: Path) -> None:
+        removal(data, tmp_path / "clean", found)
+        removal(data, tmp_path / "clean", found)
+        lance.write_dataset(table(range(5)), f"{tmp_path}/clean", mode="append")
+        with pytest.raises(InputError, match="manifest is a version of the dataset that no removal wrote"):
+            removal(data, tmp_path / "clean", found)
+        lance.dataset(f"{tmp_path}/clean").validate()
+        assert len(ids(tmp_path / "clean")) == 200
+
+    def test_rows_can_be_deleted_in_place_in_what_a_removal_wrote(
+        self, data: str, found: Path, more: Path, tmp_path: Path
+    ) -> None:
+        clean = f"{tmp_path}/clean"
+        removal(data, clean, found)
+        result = removal(clean, clean, more)
+        assert lance.dataset(clean).version == 2
+        assert len(ids(clean)) == 195 - result.rows_removed < 150
+        lance.dataset(clean).validate()
 
 
 @pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])

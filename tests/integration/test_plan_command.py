@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Ended
+from runs import Ended, dedup
 
 from beam_semdedup.cli import commands as cli
 from beam_semdedup.config.parameters import ForecastParameters
@@ -89,9 +89,44 @@ def test_visits_are_counted_on_a_sample_of_the_input(
     assert re.search(r"Visits +2\.0 a row \(from a sample of the rows\)", two.out), two.err
 
 
+def test_references_and_corpora_are_counted(
+    plan: Callable[..., Ended], make_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Their rows are assigned where they are not yet, and compared; a corpus says how many clusters it has."""
+    own, other = make_dataset(rows=60), make_dataset(rows=90)
+    corpus = tmp_path / "corpus"
+    for number, data in enumerate((other, own)):
+        dedup(data.path, tmp_path / f"out {number}", corpus_path=str(corpus), eps=0.1, n_clusters=7)
+    told = {
+        name: plan(f"input_path={own.path}", *given)
+        for name, given in {
+            "alone": ["n_clusters=7"],
+            "against": [f"against={other.path}", "n_clusters=7"],
+            "corpus": [f"corpus_path={corpus}"],
+            "none": [f"corpus_path={tmp_path}/none"],
+        }.items()
+    }
+    assert {ended.code for ended in told.values()} == {0}, [ended.err for ended in told.values()]
+    assert re.search(r"Earlier +90 rows of against, which are assigned too", told["against"].out)
+    assert re.search(r"Assign +2 units of", told["against"].out)
+    assert re.search(r"Earlier +150 rows of a corpus, which are assigned\n", told["corpus"].out)
+    assert re.search(r"n_clusters +7; recommended", told["corpus"].out)
+    assert re.search(r"Fit +none", told["corpus"].out)
+    assert re.search(r"Assign +1 unit of", told["corpus"].out)
+    few = plan(f"input_path={other.path}", f"against={own.path}", "within=false", "n_clusters=60")
+    assert "none: each row is compared with all of against" in few.out, few.err
+    assert "Earlier" not in told["alone"].out + told["none"].out
+    for name, message in (("n_probes=2", "n_probes=1"), ("n_clusters=8", "has 7 clusters")):
+        wrong = plan(f"input_path={own.path}", f"corpus_path={corpus}", name)
+        assert (wrong.code, message in wrong.err) == (2, True), wrong.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["rows=10", "dimension=3", "against_rows=5", "corpus_rows=5"], "against_rows and corpus_rows are given"),
+        (["rows=10", "dimension=3", "within=false"], "within=false compares with the rows of against alone"),
+        (["rows=10", "dimension=3", "against=nowhere"], "against: no files at nowhere"),
         ([], "nothing to plan for: give input_path=…, or rows=… and dimension=…"),
         (["rows=10"], "nothing to plan for"),
         (["rows=10", "dimension=3", "input_path=in"], "input_path says what rows=10 would: give either"),

@@ -59,8 +59,10 @@ def test_ray(local_ray: Any, in_process: Summary, tmp_path: Path) -> None:
 
 
 @needs_the_jar
+@pytest.mark.parametrize("in_process", [pytest.param(1, marks=pytest.mark.slow), "exact"], indirect=True)
 def test_flink_embedded(in_process: Summary, tmp_path: Path) -> None:
-    _assert_same({"name": "flink", "num_workers": 2}, in_process, tmp_path)
+    options = {"job_server_jvm_properties": ["-XX:TieredStopAtLevel=1"]}  # less to compile in so short a life
+    _assert_same({"name": "flink", "num_workers": 2, "options": options}, in_process, tmp_path)
 
 
 @needs_prism

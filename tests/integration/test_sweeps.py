@@ -380,7 +380,7 @@ def test_jobs_that_need_the_same_stages_at_the_same_time_all_find_what_one_alone
 ) -> None:
     """They share a cache and differ in eps, in the sizes of their units, and in what they would plan."""
     fixed = [f"input_path={DEMO}", "n_clusters=40", f"cache_path={tmp_path}/cache", "max_iter=5", "verbose=false"]
-    sizes = [["comparison_rows=100", "assign_unit_bytes=500KB"], ["comparison_rows=1000", "assign_unit_bytes=1MB"], []]
+    sizes = [["comparison_rows=300", "assign_unit_bytes=500KB"], ["comparison_rows=1000", "assign_unit_bytes=1MB"], []]
     processes = []
     for number, own in enumerate(sizes):
         processes.append(start([*fixed, *own, f"output_path={tmp_path}/{number}", f"eps=0.0{number + 3}"], tmp_path))

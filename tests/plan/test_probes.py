@@ -54,7 +54,7 @@ def test_texts_visit_more_the_farther_they_reach():
         assert all(a <= b for a, b in zip(near.visits, far.visits, strict=True))
     assert of_texts(0.03, 384).visits_in(256) == pytest.approx(2.51)
     assert of_texts(1.9, 384).visits_in(256) == pytest.approx(255)
-    assert [of_texts(reach, 384).width for reach in (0.001, 0.03, 0.1, 0.3)] == [16, 32, 48, 0]
+    assert [of_texts(reach, 384).width for reach in (0.001, 0.03, 0.1, 0.3)] == [32, 48, 64, 0]
     assert of_texts(0.1, 32).width == 0
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from beam_semdedup.config.validation import resolve
-from beam_semdedup.plan.sizes import SEGMENT_BYTES, Sizing
+from beam_semdedup.plan.sizes import SEGMENT_BYTES, Blocks, Sizing
 
 MEMORY = 64 << 30
 
@@ -46,3 +48,17 @@ def test_visitors_of_a_key_take_no_more_than_the_vectors_of_an_assign_unit():
     for per_key in (1, 60):
         blocks = Sizing(p, 10**6, 384, 100, 1000, 1 << 30).blocks(per_key)
         assert 0.9 * (1 << 27) < blocks.max_visitors * (4 * 384 + 100) <= 1 << 27
+
+
+@given(st.integers(1, 50), st.integers(0, 60), st.integers(0, 90), st.integers(0, 400), st.integers(0, 300))
+def test_blocks_are_all_rows_and_as_many_as_those_of_the_input_ask_for(small, more, own, earlier, most):
+    blocks = Blocks(small, small + more, max_rows=most)
+    rows = own + earlier
+    found = blocks.bounds(own, rows)
+    assert [n for low, high in found for n in range(low, high)] == list(range(rows))
+    assert all(low < high for low, high in found)
+    assert len(found) <= -(-own // small if own > small + more else 0) + -(-rows // max(small + more, most))
+    if own <= small + more and rows:
+        assert len(found) == -(-rows // max(small + more, most))
+    if not earlier and own > small + more:
+        assert {high - low for low, high in found[:-1]} <= {small}
