@@ -13,6 +13,8 @@ _NAMED = (
     r"|(?:access|account|api|private|sas|shared)[-_]?key|key-pair|\bpolicy\b"
 )
 """What is a part of the names of what gives access."""
+_COUNTS = ("batch_tokens", "max_tokens")
+"""What is called like that, and gives none: numbers of what texts are cut into."""
 _USER = re.compile(r"(?<=://)(?:[^/\n]*|[^/:\s]*:(?!\d*/)(?:(?!://)\S)*)@")
 """The user and the password in a URL, which may have a slash in it, unlike a port."""
 _SIGNATURE = re.compile(rf"""([?&;](?:(?![=&\s]).)*(?:{_NAMED})[^=&\s]*=)[^&\s'"<>]+""", re.IGNORECASE)
@@ -88,6 +90,8 @@ def hidden_in(values: Any, name: str) -> str | None:
 
 
 def _gives_access(name: Any) -> bool:
+    if name in _COUNTS:
+        return False
     return name in ("storage_options", "env_vars") or bool(re.search(_NAMED, str(name), re.IGNORECASE))
 
 

@@ -1,13 +1,13 @@
-"""The embedding of texts as a Beam transform: its inference, of whole units; what one does stands in `unit`."""
+"""The embedding of texts as a Beam transform; what a unit does stands in `unit`."""
 # Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 import apache_beam as beam
-from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import PBegin, PCollection
+from apache_beam.utils.shared import Shared
 
 from beam_semdedup.coders import register
 from beam_semdedup.embed import unit
@@ -50,7 +50,7 @@ class EmbedUnits(beam.PTransform):
             root
             | "List units" >> beam.Create(self.units)
             | "Spread units" >> beam.Reshuffle()
-            | "Embed texts" >> RunInference(_Handler(self.job, self.embed)).with_output_types(EmbeddedUnit)
+            | "Embed texts" >> beam.ParDo(_Embed(self.job, self.embed)).with_output_types(EmbeddedUnit)
         )
 
 
@@ -68,20 +68,18 @@ class EmbedTexts(beam.PTransform):
         return embedded
 
 
-class _Handler(ModelHandler[AssignUnit, EmbeddedUnit, AnyEncoder]):
-    """Loads the model once for a process, and has it embed a unit at a time."""
+class _Embed(beam.DoFn):
+    """Embeds a unit at a time by a model that is loaded once for a process.
+
+    Not by Beam's `RunInference`, whose import takes seconds, and where PyTorch is installed 600 MB.
+    """
 
     def __init__(self, job: Job, embed: Embed) -> None:
-        super().__init__(min_batch_size=1, max_batch_size=1)
-        self._job, self._embed = job, embed
+        super().__init__()
+        self._job, self._embed, self._shared = job, embed, Shared()
 
-    def load_model(self) -> AnyEncoder:
-        return self._job.model.load(self._job.parameters)
+    def setup(self) -> None:
+        self._model = self._shared.acquire(lambda: self._job.model.load(self._job.parameters))
 
-    def run_inference(
-        self, batch: Sequence[AssignUnit], model: AnyEncoder, inference_args: dict[str, Any] | None = None
-    ) -> list[EmbeddedUnit]:
-        return [self._embed(self._job, element, model) for element in batch]
-
-    def get_metrics_namespace(self) -> str:
-        return "embed"
+    def process(self, element: AssignUnit) -> Iterator[EmbeddedUnit]:
+        yield self._embed(self._job, element, self._model)
