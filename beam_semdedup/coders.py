@@ -12,7 +12,7 @@ from apache_beam import coders
 
 
 class ReferenceCoder(coders.Coder):
-    """Encodes a frozen dataclass of plain values, tuples and such dataclasses as a JSON list; and None, as null."""
+    """Encodes a frozen dataclass of plain values, tuples and such dataclasses as a JSON list."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
@@ -28,8 +28,7 @@ class ReferenceCoder(coders.Coder):
 
     def decode(self, encoded: bytes) -> Any:
         """Returns the element that `encode` was given."""
-        values = json.loads(encoded)
-        return None if values is None else from_list(self._kind, values)
+        return from_list(self._kind, json.loads(encoded))
 
     def is_deterministic(self) -> bool:
         """Says that equal elements have equal bytes, so that they can be keys."""

@@ -6,6 +6,7 @@ coder registered here.
 # Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -398,18 +399,16 @@ class Together(beam.PTransform):
 
     def expand(self, elements: PCollection[Any]) -> PCollection[list[Any]]:
         """See the class."""
-        kind = typehints.Tuple[int, elements.element_type]  # Optional's coder is known to Flink, which keeps no null
-        keyed = [elements | "Elements" >> beam.Map(lambda element: (0, element)).with_output_types(kind)]
+        many = typehints.List[elements.element_type]
+        kind = typehints.Tuple[int, many]
+        keyed = [elements | "Elements" >> beam.Map(lambda element: (0, [element])).with_output_types(kind)]
         for number, other in enumerate(self._others):
-            keyed.append(other | f"Others {number}" >> beam.Map(lambda _: (0, None)).with_output_types(kind))
+            keyed.append(other | f"Others {number}" >> beam.Map(lambda _: (0, [])).with_output_types(kind))
         return (
             keyed
             | beam.Flatten()
             | "Gather" >> beam.GroupByKey()
-            | "List"
-            >> beam.MapTuple(lambda _, found: [element for element in found if element is not None]).with_output_types(
-                typehints.List[elements.element_type]
-            )
+            | "List" >> beam.MapTuple(lambda _, lists: list(itertools.chain(*lists))).with_output_types(many)
         )
 
 

@@ -27,7 +27,7 @@ from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.tiles import multiply
 
 WIDTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
-_PAIR = 40_000  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
+_PAIR = 80_000  # what a pair that is not settled costs, in multiplications: it is gathered, and multiplied in float64
 _PASS = 16  # what each pair costs besides its multiplications
 _PAIRS = 1 << 17  # by which the costs are estimated
 _STEP_ROWS = 4096

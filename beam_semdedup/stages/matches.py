@@ -271,7 +271,8 @@ class _Everyone:
         self.by_rank = job.ranking.order(self.all, within=job.by_generation)
         self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
         self._ranks[self.by_rank] = np.arange(len(self.by_rank))
-        visited = self.visits.column("__visited")
+        self._visitors = self.by_rank[self.by_rank >= self.number]
+        visited = self.visits.column("__visited").take(pa.array(self._visitors - self.number))
         self._visited = pc.list_flatten(visited).to_numpy()
         self._stops = np.cumsum(pc.list_value_length(visited).to_numpy())
         self.homes = np.concatenate([self.centroids, self.visits.column("__home").to_numpy()])
@@ -294,8 +295,7 @@ class _Everyone:
     def visiting(self, centroid: int) -> npt.NDArray[np.int64]:
         """Returns those that visit a cluster, in their order."""
         # A list by cluster would take many times the memory, where rows visit many.
-        who = self.number + np.searchsorted(self._stops, np.flatnonzero(self._visited == centroid), side="right")
-        return who[np.argsort(self._ranks[who])]
+        return self._visitors[np.searchsorted(self._stops, np.flatnonzero(self._visited == centroid), side="right")]
 
     def ranked(
         self, chosen: npt.NDArray[np.int64], best: Best, first: int | None = None, references: int | None = None

@@ -16,7 +16,6 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.pvalue import AsIter
 from flink_on_this_machine import needs_the_jar
 from prism_on_this_machine import PRISM, needs_prism
 from runs import wait
@@ -28,6 +27,7 @@ from beam_semdedup.runners import base as runners
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.streams.arrivals import Arrivals
 from beam_semdedup.streams.transforms import ReadArrivals
+from beam_semdedup.transforms import Together
 
 ON_PRISM = pytest.param({"name": "prism", "prism_location": PRISM}, marks=needs_prism, id="prism")
 ON_FLINK = pytest.param({"name": "flink", "num_workers": 2}, marks=[needs_the_jar, pytest.mark.slow], id="flink")
@@ -63,8 +63,8 @@ class _Watched:
                 os.kill(os.getpid(), signal.SIGKILL)
             return f"{name} {len(numbers)}"
 
-        def finish(number: int, found: Any) -> None:
-            arrivals.finished(number).write_bytes(json.dumps(sorted(found)).encode())
+        def finish(found: list[str], window: Any = beam.DoFn.WindowParam) -> None:
+            arrivals.finished(int(window.start)).write_bytes(json.dumps(sorted(found)).encode())
 
         numbers = pipeline | ReadArrivals(arrivals, 0.3)
         found = (
@@ -73,7 +73,7 @@ class _Watched:
             | beam.GroupByKey()
             | "Count" >> beam.MapTuple(counted).with_output_types(str)
         )
-        _ = numbers | "Finish" >> beam.Map(finish, AsIter(found))
+        _ = found | "When all is counted" >> Together(numbers) | "Finish" >> beam.Map(finish)
 
     def run(self, settings: dict[str, Any], enough: Callable[[], bool]) -> None:
         values = {"input_path": "in", "output_path": "out", "runner": settings}
@@ -110,6 +110,7 @@ def test_files_that_are_dropped_while_it_runs_become_generations(settings: dict[
 
 
 @pytest.mark.parametrize("settings", [ON_PRISM, ON_FLINK])
+@pytest.mark.timeout(900)  # Flink starts three times
 @pytest.mark.slow
 def test_a_stream_that_lost_a_worker_goes_on_with_the_generation_at_hand(
     settings: dict[str, Any], watched: _Watched

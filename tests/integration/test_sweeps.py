@@ -415,7 +415,7 @@ def test_every_command_that_writes_gives_its_jobs_an_output_each(
 
     def embed(p: EmbedParameters) -> EmbeddingResult:
         outputs.append(p.output_path)
-        return EmbeddingResult(1, 0, 0, (), 1.0)
+        return EmbeddingResult(rows=1, nulls=0, malformed=0, broken=0, files=(), seconds=1.0)
 
     monkeypatch.setattr("beam_semdedup.embed.job.embed_texts", embed)
     ended = called(cli.embed_main, "input_path=t", "output_path=out", "model=m", "-m", "dtype=float32,float16")

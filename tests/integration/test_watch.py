@@ -93,7 +93,7 @@ class _Watched:
 
     def wait(self, condition: Callable[[], Any]) -> None:
         process = self.processes[-1]
-        wait(lambda: condition() or process.poll() is not None, 200)
+        wait(lambda: condition() or process.poll() is not None, 400)
         assert process.poll() is None, finish(process)
 
     def found(self) -> dict[str, tuple[int, str]]:
@@ -160,7 +160,7 @@ def test_what_is_there_is_deduplicated_and_what_is_broken_set_aside(watched: _Wa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # Flink starts three times
+@pytest.mark.timeout(1500)  # Flink starts three times
 @pytest.mark.parametrize("runner", [ON_PRISM, ON_FLINK])
 def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], watched: _Watched) -> None:
     watched.drop("a")
@@ -197,7 +197,7 @@ def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @needs_the_jar
 def test_a_killed_watch_leaves_no_job_on_a_cluster_beside_the_next_one(watched: _Watched) -> None:
     watched.drop("a")
@@ -242,7 +242,7 @@ def test_every_row_of_each_generation_is_marked(watched: _Watched) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @needs_prism
 def test_a_bucket_is_watched_and_gone_on_with_after_a_kill(watched: _Watched, s3: Any) -> None:
     bucket, endpoint = fsspec.filesystem("s3", **s3.options), s3.options["client_kwargs"]["endpoint_url"]
