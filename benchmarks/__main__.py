@@ -25,6 +25,7 @@ SCENARIOS = (
     "files",
     "plan",
     "semhash",
+    "texts",
     "shuffle",
     "scale",
 )
