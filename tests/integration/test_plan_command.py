@@ -68,7 +68,7 @@ def test_what_exact_would_cost_is_said_where_it_is_not_asked_for(plan: Callable[
     (takes,) = re.findall(rf"n_probes=exact takes {times} as n_probes=1 \([\d.]+ \w+\)", across.out)
     assert would == takes
     assert 1 < float(would) < 5
-    visits = r"Visits +[\d.]+ a row \(as 63,541 real texts, assumed\), [\d.]+ GiB of them; 48 coordinates"
+    visits = r"Visits +[\d.]+ a row \(as 63,541 real texts, assumed\), [\d.]+ GiB of them; 64 coordinates"
     for ended in (within, across):
         assert re.search(visits, ended.out), ended.out
     assert re.search(r"matches +[\d.]+ +", across.out)
