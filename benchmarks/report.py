@@ -130,20 +130,32 @@ def versions(libraries: Iterable[str]) -> dict[str, str]:
 
 
 def draw(stored: dict[str, Any], path: Path) -> None:
-    """The plot: the jobs next to their peers, both growth curves, and each goal as a share of its limit."""
+    """The plot of what there is: the jobs next to their peers, growth curves, each goal as a share of its limit."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "beam-semdedup"
     from matplotlib import pyplot
 
-    scenarios = stored["scenarios"]
-    figure, ((jobs, goals), (rows, clusters)) = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
-    _draw_jobs(jobs, scenarios.get("given", {}).get("table", []))
-    _draw_goals(goals, [goal for scenario in scenarios.values() for goal in scenario["goals"]])
-    growth = scenarios.get("growth", {}).get("table", [])
-    _draw_growth(rows, [r for r in growth if r["series"] == "rows"], "rows", "rows (1,000 per cluster)")
-    _draw_growth(clusters, [r for r in growth if r["series"] == "clusters"], "clusters", "clusters (250,000 rows)")
+    def table(name: str) -> list[dict[str, Any]]:
+        return stored["scenarios"].get(name, {}).get("table", [])
+
+    goals = [goal for scenario in stored["scenarios"].values() for goal in scenario["goals"] if goal["limit"]]
+    growth = {series: [row for row in table("growth") if row["series"] == series] for series in ("rows", "clusters")}
+    panels = [
+        (4.5, table("given"), _draw_jobs),
+        (4.5, [row for row in table("exact") if "CPU ratio" in row], _draw_exact),
+        (4.5, growth["rows"], lambda axes, found: _draw_growth(axes, found, "rows", "rows (1,000 per cluster)")),
+        (4.5, growth["clusters"], lambda axes, found: _draw_growth(axes, found, "clusters", "clusters (250,000 rows)")),
+        (1 + 0.18 * len(goals), goals, _draw_goals),
+    ]
+    panels = [panel for panel in panels if panel[1]]
+    heights = [height for height, _, _ in panels] or [1.0]
+    figure, axes = pyplot.subplots(
+        len(heights), 1, figsize=(9, sum(heights)), height_ratios=heights, layout="constrained", squeeze=False
+    )
+    for one, (_, found, draw_panel) in zip(axes.ravel(), panels, strict=False):
+        draw_panel(one, found)
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -167,8 +179,22 @@ def _draw_jobs(axes: Any, table: list[dict[str, Any]]) -> None:
         axes.legend()
 
 
+def _draw_exact(axes: Any, table: list[dict[str, Any]]) -> None:
+    for rows, style in zip(dict.fromkeys(row["rows"] for row in table), ("-", "--", ":"), strict=False):
+        for who, colour in (("n_probes=2", "tab:blue"), ("exact", "tab:red")):
+            found = [row for row in table if (row["rows"], row["who"]) == (rows, who)]
+            if found:
+                label = f"{who}, {rows:,} rows"
+                axes.plot(
+                    [row["eps"] for row in found], [row["CPU ratio"] for row in found], style, color=colour, label=label
+                )
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set(title="Whole job: CPU time as a multiple of n_probes=1", xlabel="eps", ylabel="multiple", ylim=(0, None))
+    axes.legend()
+
+
 def _draw_goals(axes: Any, goals: list[dict[str, Any]]) -> None:
-    shown = [goal for goal in goals if goal["limit"]][::-1]
+    shown = goals[::-1]
     shares = [goal["measured"] / goal["limit"] for goal in shown]
     shares = [share if goal["at_most"] else 1 / share for share, goal in zip(shares, shown, strict=True)]
     bars = axes.barh(
