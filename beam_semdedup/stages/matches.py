@@ -226,18 +226,22 @@ def _elsewhere(
     Args:
         homes: (v,) where each visitor lives.
     """
-    others, which = np.unique(homes.astype(np.int64), return_inverse=True)
-    there = np.flatnonzero(~is_place_of(centroid, others))
 
-    @functools.cache
-    def sure() -> npt.NDArray[np.bool_]:
+    @functools.cache  # it is seldom asked
+    def sure() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        others, which = np.unique(homes.astype(np.int64), return_inverse=True)
+        there = np.flatnonzero(~is_place_of(centroid, others))
         result = np.zeros((len(others), len(natives)), dtype=bool)
         for part in slices(0, len(natives), _STEP_ROWS):
             rows = natives.gather(np.arange(part.start, part.stop))
             result[there, part] = clusters.surely_visits(rows, centroid, others[there], reach).T
-        return result
+        return result, which
 
-    return lambda visitors, natives: sure()[:, natives][which[visitors]]
+    def elsewhere(visitors: npt.NDArray[np.int64], strip: slice) -> npt.NDArray[np.bool_]:
+        result, which = sure()
+        return result[:, strip][which[visitors]]
+
+    return elsewhere
 
 
 class _Everyone:
