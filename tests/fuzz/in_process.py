@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from apache_beam import Create, Flatten, GroupByKey, ParDo, PTransform, Reshuffle
-from apache_beam.pvalue import AsIter, AsSingleton
+from apache_beam.pvalue import AsIter, AsSingleton, PCollection
 from apache_beam.transforms.core import Windowing
 from apache_beam.transforms.ptransform import _NamedPTransform
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.typehints import typehints
 from runs import Ended
 
 from beam_semdedup import SemanticDeduplicationWorkflow
@@ -61,10 +62,11 @@ def _without_beam(beam: bool) -> Iterator[None]:
         yield
 
 
-class _Collection:
+class _Collection(PCollection[Any]):
     """Stands where a PCollection would, or the pipeline, and holds its elements."""
 
     windowing = Windowing(GlobalWindows())
+    element_type = typehints.Any
 
     def __init__(self, elements: Iterable[Any]) -> None:
         self.elements = list(elements)

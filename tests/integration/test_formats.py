@@ -64,7 +64,7 @@ def test_a_format_that_is_registered_needs_no_other_line(
     assert len(list(Path(summary.paths["kmeans_results"], "segments").iterdir())) == 4
     given = ["input_filetype=toy", f"input_path={toys}", f"output_path={tmp_path / 'command'}", "n_clusters=5"]
     assert f"Duplicates  {49:>14,}" in semdedup(*given, "eps=1e-6").out
-    assert " | arrow | toy" in semdedup("--help").out
+    assert " | lance | toy" in semdedup("--help").out
 
 
 def test_a_unit_is_named_as_the_format_says(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
