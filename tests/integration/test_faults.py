@@ -70,10 +70,9 @@ def _assert_resumes(summary: Summary, before: dict[str, tuple[int, int]], out: P
     for stage, what in (("assign", "/segments/"), ("pairwise", ".parquet")):
         expected = undisturbed.stages[stage].units_done
         finished = sum(what in name for name in before)
-        assert (summary.stages[stage].units_done, summary.stages[stage].units_reused) == (
-            expected - finished,
-            finished,
-        )
+        assert summary.stages[stage].units_reused == finished
+        if finished:  # else it is planned anew, for the memory and the blocks of the last attempt
+            assert summary.stages[stage].units_done == expected - finished
     assert segments(summary).num_rows == 5000  # every file under a final name is whole
     assert not list(out.rglob(".*.tmp"))  # of what the dead process was writing
 
