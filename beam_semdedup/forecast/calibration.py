@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,6 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.fit.lloyd import in_this_process, lloyd
 from beam_semdedup.fit.shard import Shard
 from beam_semdedup.inputs.sample import VectorColumn
-from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.locate import locate
 from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.plan.probes import multiplications_of
@@ -30,14 +29,14 @@ from beam_semdedup.plan.rates import REFERENCE, Rates, computed_scores
 from beam_semdedup.stages.assign import AssignResult, assign_unit, find_assigned
 from beam_semdedup.stages.duplicates import select_duplicates
 from beam_semdedup.stages.fit import fit_centroids
-from beam_semdedup.stages.index import index_keys, plan_index
+from beam_semdedup.stages.index import index_all
 from beam_semdedup.stages.matches import find_matches, match_units, merge_matches
 from beam_semdedup.stages.pairwise import PairwiseResult, compare_unit, pairwise_units
 from beam_semdedup.stages.visits import find_basis, visit_clusters
 from beam_semdedup.storage import scratch as scratches
 from beam_semdedup.storage import segments
 from beam_semdedup.storage.folder import Folder
-from beam_semdedup.storage.segments import Segment, SegmentFile
+from beam_semdedup.storage.segments import SegmentFile
 
 _ROWS, _TINY_ROWS = 32_768, 64
 _FEW, _SOME, _MORE, _MANY = 8, 64, 256, 1024  # numbers of centroids: clusters of 4096, 512, 128 and 32 rows
@@ -183,7 +182,7 @@ class _Calibration:
         """Returns the seconds of the one comparison unit of a plan, and its result."""
         job = assigned.plan.job
         fitted = fit_centroids(job)
-        (key,) = _keys(job, [assigned.unit.file])
+        (key,) = index_all(job, [assigned.unit.file])
         (work,) = pairwise_units(job, key)
 
         def compare() -> PairwiseResult:
@@ -204,14 +203,14 @@ class _Calibration:
 
         visit()
         visiting, visits = _least(visit)
-        units = [unit for key in _keys(job, [rows, *visits]) for unit in match_units(job, key)]
+        units = [unit for key in index_all(job, [rows, *visits]) for unit in match_units(job, key)]
 
         def match() -> list[SegmentFile]:
             job.matches.delete_tree()
             return [find_matches(job, unit, fitted) for unit in units]
 
         matching, matches = _least(match)
-        keys = _keys(job, [rows, *matches])
+        keys = index_all(job, [rows, *matches])
 
         def merge() -> int:
             _delete(job.pairwise, ".parquet")
@@ -284,11 +283,6 @@ class _Calibration:
 
 def _delete(folder: Folder, ending: str) -> None:
     folder.delete([name for name in folder.names() if name.endswith(ending)])
-
-
-def _keys(job: Job, files: Sequence[SegmentFile]) -> list[Segment]:
-    """Returns where the index of some files has each key."""
-    return [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
 
 
 @contextlib.contextmanager

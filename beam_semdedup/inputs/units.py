@@ -29,6 +29,10 @@ class AssignUnit:
         """The rows of all parts."""
         return sum(part.num_rows for part in self.parts)
 
+    def describe(self, kind: Format) -> str:
+        """Returns the words of the format for where its rows are, from the first part to the last."""
+        return " to ".join(map(kind.describe, dict.fromkeys([self.parts[0], self.parts[-1]])))
+
 
 def units(facts: InputFacts, rows_per_unit: int) -> list[AssignUnit]:
     """Returns units of about `rows_per_unit` rows: neighbouring parts together, small files too; larger ones cut."""

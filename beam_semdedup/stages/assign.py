@@ -67,7 +67,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
     suffix = kind.suffix(first.piece) if first is last else f"-f{last.file:06d}"
     name = f"{first.file:06d}-{first.first_row:012d}-{unit.num_rows:010d}{suffix}-w{width}"
     file_name, wanted = f"{name}.arrow", UnitId(name, fitted.content_hash, unit.num_rows)
-    with naming_unit(" to ".join(map(kind.describe, dict.fromkeys([first, last])))):
+    with naming_unit(unit.describe(kind)):
         finished = segments.read_index(job.segments.file(file_name), AssignFacts, generation=job.generation)
         if finished and finished[0].unit == wanted:
             return AssignResult(finished[1].file, unit.num_rows, finished[0].rejected, True, began)

@@ -104,6 +104,11 @@ def _listing(job: Job, name: str) -> File:
     return job.index.file(f"{name}.json")
 
 
+def index_all(job: Job, files: Iterable[SegmentFile]) -> list[Segment]:
+    """Returns where the index of some files has each key, after writing all of it in this process."""
+    return [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
+
+
 def segments_of(job: Job, key: Segment) -> list[Segment]:
     """Returns all that an index says of a key, in an order that depends on nothing else: earlier generations first."""
     with stored.discarding(job.pairwise):

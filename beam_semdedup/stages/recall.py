@@ -26,7 +26,7 @@ from beam_semdedup.plan.stored import AssignManifest, Counts, PairwiseResult, Re
 from beam_semdedup.stages import sample as samples
 from beam_semdedup.stages.assign import find_assigned
 from beam_semdedup.stages.generations import read_rows
-from beam_semdedup.stages.index import index_keys, plan_index, segments_of
+from beam_semdedup.stages.index import index_all, segments_of
 from beam_semdedup.stages.pairwise import centroids_of, own_rows
 from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage import layout, tables
@@ -69,8 +69,7 @@ def estimate_recall(job: Job, units: Sequence[PairwiseResult], assigned: AssignM
     file = samples.collect(job, units, fitted)
     sample = samples.load(job, file, fitted)
     files = [index.file for index in in_io_threads(lambda name: find_assigned(job, name), assigned.files)]
-    keys = [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
-    finish(job, [search_key(job, key, file, sample, fitted) for key in keys], file, fitted)
+    finish(job, [search_key(job, key, file, sample, fitted) for key in index_all(job, files)], file, fitted)
 
 
 def search_key(job: Job, key: Segment, file: SampleFile, sample: Sample, fitted: FittedKMeans) -> RecallUnit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -123,19 +124,26 @@ class Sample:
         vectors: (s, d) float32.
         found: (s,) float32 scores that the run found; NaN for none.
         around: the clusters that may hold rows within the reach.
-        basis: the directions of short vectors that suit the rows; none where whole vectors cost less.
-        short: (s, m + 1) float32 short vectors.
     """
 
     table: pa.Table
     vectors: npt.NDArray[np.float32]
     found: npt.NDArray[np.float32]
     around: Surroundings
-    basis: Basis
-    short: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.found)
+
+    @cached_property
+    def basis(self) -> Basis:
+        """The directions of short vectors that suit the rows; none where whole vectors cost less."""
+        # Most rows that they meet are of other clusters, and as far from them as they are from each other.
+        return fit_basis(self.vectors, np.zeros(len(self), dtype=np.int64), 1 - self.around.reach)
+
+    @cached_property
+    def short(self) -> npt.NDArray[np.float32]:
+        """The short vectors (s, m + 1)."""
+        return self.basis.shorten(self.vectors)
 
 
 def load(job: Job, file: SampleFile, fitted: FittedKMeans) -> Sample:
@@ -146,10 +154,7 @@ def load(job: Job, file: SampleFile, fitted: FittedKMeans) -> Sample:
     vectors = _vectors(job, batches, np.arange(len(table)))
     labels, centroids = table.column("centroid").to_numpy(), fitted.centroids(job.kmeans.options)
     around = Surroundings(vectors, labels, centroids, job.recall_reach)
-    # Most rows that they meet are of other clusters, and as far from them as they are from each other.
-    basis = fit_basis(vectors, np.zeros(len(vectors), dtype=np.int64), 1 - job.recall_reach)
-    found = table.column("__found").to_numpy()
-    return Sample(table.drop_columns(["embedding"]), vectors, found, around, basis, basis.shorten(vectors))
+    return Sample(table.drop_columns(["embedding"]), vectors, table.column("__found").to_numpy(), around)
 
 
 def _vectors(job: Job, batches: list[pa.RecordBatch], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ import pytest
 import sentence_model
 from reading import write_lines
 from runs import Ended, read_parquet
+from sentence_model import PAIRS, TEXTS
 
 from beam_semdedup.cli import commands
 from beam_semdedup.config.parameters import EmbedParameters
@@ -23,18 +24,6 @@ from beam_semdedup.embed.job import EmbeddingResult, embed_texts
 from beam_semdedup.errors import InputError, RunError
 
 pytestmark = pytest.mark.skipif(not sentence_model.is_there(), reason="the packages with the model are not installed")
-PAIRS = {
-    "How do I install the package?": "How can I install the package?",
-    "The weather in Oslo is cold in winter.": "In winter the weather in Oslo is cold.",
-}
-TEXTS = [
-    *PAIRS,
-    "A recipe for bread with rye flour",
-    "Gradient descent finds a minimum",
-    *PAIRS.values(),
-    None,
-    "Cats purr",
-]
 
 
 @pytest.fixture(scope="module")

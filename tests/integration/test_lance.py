@@ -72,6 +72,21 @@ def removal(data: str, output: Path | str, run: Path, **parameters: Any) -> Remo
     return remove_duplicates(RemovalParameters(**{**given, **parameters}))
 
 
+def fail_at_third(patched: pytest.MonkeyPatch, name: str) -> list[Any]:
+    """Lets the third call of a method of `Lance` fail, in units of a file each; returns the calls, as they come."""
+    method, calls = getattr(Lance, name), list[Any]()
+
+    def fail(kind: Lance, *given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise RuntimeError("killed")
+        return method(kind, *given)
+
+    patched.setattr(Lance, name, fail)
+    patched.setattr("beam_semdedup.removal.plan._UNIT_BYTES", 1)
+    return calls
+
+
 class TestRuns:
     def test_the_command_finds_duplicates_and_writes_a_dataset_without_them(
         self, data: str, tmp_path: Path, called: Callable[..., Ended]
@@ -191,17 +206,8 @@ class TestInPlace:
         assert all(len(pair & set(left)) == 1 for pair in PAIRS)
 
     def test_a_removal_that_failed_goes_on_and_commits_once(self, data: str, found: Path, monkeypatch: Any) -> None:
-        delete, calls = Lance.delete, []
-
-        def fail(kind: Lance, *given: Any) -> Any:
-            calls.append(given)
-            if len(calls) == 3:
-                raise RuntimeError("killed")
-            return delete(kind, *given)
-
         with monkeypatch.context() as patched:
-            patched.setattr(Lance, "delete", fail)
-            patched.setattr("beam_semdedup.removal.plan._UNIT_BYTES", 1)
+            calls = fail_at_third(patched, "delete")
             with pytest.raises(RunError):
                 removal(data, data, found)
             assert lance.dataset(data).version == 2
@@ -276,17 +282,8 @@ class TestInPlace:
 
 class TestNewDatasets:
     def test_a_removal_that_failed_goes_on(self, data: str, found: Path, tmp_path: Path, monkeypatch: Any) -> None:
-        copy, calls = Lance.copy_without, []
-
-        def fail(kind: Lance, *given: Any) -> Any:
-            calls.append(given)
-            if len(calls) == 3:
-                raise RuntimeError("killed")
-            return copy(kind, *given)
-
         with monkeypatch.context() as patched:
-            patched.setattr(Lance, "copy_without", fail)
-            patched.setattr("beam_semdedup.removal.plan._UNIT_BYTES", 1)
+            calls = fail_at_third(patched, "copy_without")
             with pytest.raises(RunError):
                 removal(data, tmp_path / "clean", found)
             assert not (tmp_path / "clean/_versions").exists()

@@ -14,6 +14,7 @@ import pytest
 import sentence_model
 from reading import write_lines
 from runs import Ended, dedup, duplicates, read_parquet
+from sentence_model import PAIRS, TEXTS
 
 from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow, Summary
 from beam_semdedup.cli import commands
@@ -23,18 +24,6 @@ from beam_semdedup.embed.job import embed_texts
 from beam_semdedup.inputs import vectors
 
 pytestmark = pytest.mark.skipif(not sentence_model.is_there(), reason="the packages with the model are not installed")
-PAIRS = {
-    "How do I install the package?": "How can I install the package?",
-    "The weather in Oslo is cold in winter.": "In winter the weather in Oslo is cold.",
-}
-TEXTS = [
-    *PAIRS,
-    "A recipe for bread with rye flour",
-    "Gradient descent finds a minimum",
-    *PAIRS.values(),
-    None,
-    "Cats purr",
-]
 GIVEN = {"id_field": "doc", "text_field": "text", "n_clusters": 1, "eps": 0.15}
 
 

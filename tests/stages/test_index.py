@@ -16,7 +16,7 @@ from beam_semdedup.plan import sizes
 from beam_semdedup.plan.locate import locate
 from beam_semdedup.plan.planning import make_plan
 from beam_semdedup.stages import index
-from beam_semdedup.stages.index import index_keys, plan_index, segments_of
+from beam_semdedup.stages.index import index_all, index_keys, plan_index, segments_of
 from beam_semdedup.storage import segments
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import MATCHES, ROWS, VISITS
@@ -60,10 +60,6 @@ def write(job, kind, generation, number, keys):
     return segments.write_batches(folder, name, schema, batches, Facts(name), kind, generation)
 
 
-def all_keys(job, files):
-    return [key for unit in plan_index(job, files) for key in index_keys(job, unit)]
-
-
 FILES = st.lists(
     st.tuples(st.sampled_from([ROWS, VISITS]), st.integers(0, 2), st.sets(st.integers(0, KEYS - 1), max_size=KEYS)),
     max_size=9,
@@ -101,22 +97,22 @@ def test_each_key_has_what_all_files_have_of_it(planned, tmp_path_factory, files
 def test_matches_of_a_key_come_with_its_rows_and_without_rows_not_at_all(planned, tmp_path):
     job = job_in(planned, tmp_path)
     written = [write(job, ROWS, 2, 0, {1, 3}), write(job, ROWS, 0, 1, {3, 4}), write(job, MATCHES, 0, 2, {3, 4, 5})]
-    keys = all_keys(job, [one.file for one in written])
+    keys = index_all(job, [one.file for one in written])
     assert {key.key: [s.kind for s in segments_of(job, key)] for key in keys} == {1: [ROWS], 3: [ROWS, MATCHES, ROWS]}
 
 
 def test_an_index_is_made_once_and_again_where_a_file_is_another(planned, tmp_path, monkeypatch):
     job = job_in(planned, tmp_path)
     files = [write(job, ROWS, 2, number, {0, number}).file for number in range(3)]
-    first = all_keys(job, files)
+    first = index_all(job, files)
     with monkeypatch.context() as patch:
         patch.setattr(index, "_batches", lambda *_: pytest.fail("the index is made anew"))
-        assert all_keys(job, files[::-1]) == first
+        assert index_all(job, files[::-1]) == first
     other = write(job, ROWS, 2, 1, {0, 1, 2})
     with pytest.raises(UnitError, match="another than was written"):
         index_keys(job, dataclasses.replace(plan_index(job, files)[0], stop=5))  # files[1] is gone
     other = write(job, ROWS, 2, 1, {0, 1, 2})
-    again = all_keys(job, [files[0], other.file, files[2]])
+    again = index_all(job, [files[0], other.file, files[2]])
     assert [key.file for key in again] != [first[0].file] * len(again)
     assert [segments_of(job, key) for key in first]  # what a unit may still read is there
 
@@ -125,7 +121,7 @@ def test_an_index_is_made_once_and_again_where_a_file_is_another(planned, tmp_pa
 def test_a_damaged_index_is_removed_so_that_it_is_made_again(planned, tmp_path, damage):
     job = job_in(planned, tmp_path)
     files = [write(job, ROWS, 2, 0, {0, 1}).file]
-    key = all_keys(job, files)[0]
+    key = index_all(job, files)[0]
     place = job.index.file(key.file)
     if damage == "gone":
         place.delete()
@@ -135,7 +131,7 @@ def test_a_damaged_index_is_removed_so_that_it_is_made_again(planned, tmp_path, 
         place.write_bytes(bytes(content))
     with pytest.raises(UnitError, match="the same command computes it again"):
         segments_of(job, key)
-    assert all_keys(job, files)[0] == key
+    assert index_all(job, files)[0] == key
     assert segments_of(job, key)
 
 
