@@ -146,3 +146,10 @@ def best_earlier(rows, order, pairs=None, reach=2.0) -> tuple[np.ndarray, np.nda
         if score >= 1 - reach or reach >= 2:
             scores[i], winners[i] = score, winner
     return scores, winners
+
+
+def products(a, b) -> np.ndarray:
+    """The scores (n, m) float32 of the rows of `a` (n, d) with those of `b` (m, d), 1 of those that are the same."""
+    scores = (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float32).clip(-1, 1)
+    scores[(a[:, None] == b).all(axis=2)] = 1
+    return scores

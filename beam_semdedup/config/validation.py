@@ -277,8 +277,6 @@ def _check_together(p: Parameters) -> None:
             raise InputError(f"{name}={getattr(p, name)}: not one of metadata_fields, which are carried to the results")
     if p.max_removed_share is not None and not has_duplicates:
         raise InputError("max_removed_share needs eps: without it there are no duplicates to count")
-    if p.against is not None and p.corpus_path is not None:
-        raise InputError("against and corpus_path are given: a run takes one of them")
     _check_earlier(p, p.against is not None or p.corpus_path is not None)
     if p.model is not None and p.embedding_dim is not None:
         raise InputError(f"embedding_dim={p.embedding_dim}: the model says how long vectors are; leave it out")
@@ -314,8 +312,6 @@ def _check_earlier(p: Parameters | ForecastParameters, has_earlier: bool) -> Non
         raise InputError("within=false compares with the rows of against alone: give against=… or corpus_path=…")
     if p.against_text_field is not None and p.model is None:
         raise InputError(f"against_text_field={p.against_text_field} is given without model=… and text_field=…")
-    if p.model is not None and p.corpus_path is not None:
-        raise InputError("corpus_path takes embeddings: write them by semdedup-embed first, and leave model=… out")
     names = ("filetype", "kwargs", "id_field", "embedding_field", "text_field")
     given = [name for name in names if getattr(p, f"against_{name}")]
     if p.against is None and given:

@@ -38,6 +38,7 @@ class Common(Record):
         probes, reach: the `n_probes` and the reach that rows visit clusters by.
         ranking: what the order of rows depends on.
         centroids_per_key: as in `Sizes`.
+        embedding_key: of the model by which the first texts were embedded; empty where the input holds vectors.
     """
 
     dimension: int
@@ -49,6 +50,7 @@ class Common(Record):
     ranking: str
     n_clusters: int
     centroids_per_key: int
+    embedding_key: str = ""
 
     @property
     def n_probes(self) -> int | Literal["exact"]:
@@ -56,7 +58,7 @@ class Common(Record):
         return "exact" if self.probes == "exact" else int(self.probes)
 
     @classmethod
-    def of(cls, p: Parameters, facts: InputFacts, centroids_per_key: int) -> Common:
+    def of(cls, p: Parameters, facts: InputFacts, centroids_per_key: int, embedding_key: str = "") -> Common:
         """Returns what a first generation decides for all."""
         assert p.n_clusters is not None
         carried = [f for f in facts.schema if f.name not in (p.id_column, p.embedding_field)]
@@ -70,11 +72,17 @@ class Common(Record):
             ranking=str(ranking_of(p).describe()),
             n_clusters=p.n_clusters,
             centroids_per_key=centroids_per_key,
+            embedding_key=embedding_key,
         )
 
-    def check(self, place: str, p: Parameters, facts: InputFacts) -> None:
+    def check(self, place: str, p: Parameters, facts: InputFacts, embedding_key: str = "") -> None:
         """Raises InputError where an input does not fit, or asks for what the stored rows do not serve."""
         self.check_parameters(place, p)
+        if embedding_key and self.embedding_key not in ("", embedding_key):
+            raise InputError(
+                f"corpus_path={place}: the model that embedded its texts is another than model={p.model}: vectors of "
+                "two models cannot be compared; give that one, or another corpus_path"
+            )
         if differs := _first_difference(self._of_input(p, facts)):
             raise InputError(f"corpus_path={place}: {differs} in this run; give what it has, or another corpus_path")
 

@@ -37,13 +37,17 @@ def kmeans_fingerprint(
     return fingerprint([_FORMAT, _rows(p, files, carried, model), fit])
 
 
-def generation_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str]) -> str:
-    """Returns the key of the rows of an input in a corpus, whose model does not depend on them."""
-    return fingerprint([_FORMAT, _rows(p, files, carried), "corpus"])
+def generation_fingerprint(p: Parameters, files: Sequence[FileInfo], carried: Sequence[str], model: str = "") -> str:
+    """Returns the key of the rows of an input in a corpus, whose centroids do not depend on them.
+
+    Args:
+        p, files, carried, model: as for `kmeans_fingerprint`.
+    """
+    return fingerprint([_FORMAT, _rows(p, files, carried, model), "corpus"])
 
 
 def references_fingerprint(p: Parameters, files: Sequence[FileInfo], kmeans: str, model: str = "") -> str:
-    """Returns the key of the rows of `against`, assigned to the model of the k-means results with the key `kmeans`.
+    """Returns the key of the rows of `against`, assigned to the model of what has the key `kmeans`: a run or a corpus.
 
     Args:
         p: by which they are read.

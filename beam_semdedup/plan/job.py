@@ -26,6 +26,8 @@ from beam_semdedup.storage.segments import segment_schema
 
 _VISITS_FORMAT = 3
 """The version of the files of visits."""
+REFERENCES = -1
+"""The number of the generation that the rows of `against` are: they rank before all others."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Places:
         parameters: with absolute paths, and `n_clusters` set.
         model_fingerprint: the key of the k-means results with the centroids that rows are assigned to; of a corpus the
             folder with its model and its generations.
-        generation: the number of the rows that are assigned; they rank after those of the `earlier` ones.
+        generation: the number of the rows that are assigned: `REFERENCES`, or the one that they have in a corpus; they
+            rank after those of the `earlier` ones.
         without_clusters: whether each row is compared with all references, so that there is nothing to fit.
         embedding_key: of the model by which vectors are computed; empty where the input holds them.
     """
@@ -77,6 +80,8 @@ class Places:
     def kmeans(self) -> Folder:
         """The results of the fit and the assign stage."""
         corpus = self.corpus
+        if corpus and self.generation == REFERENCES:
+            return corpus / layout.REFERENCES / self.kmeans_fingerprint
         if corpus:
             return corpus / layout.GENERATIONS / f"{self.generation:06d}"
         return self._cache / layout.KMEANS / self.kmeans_fingerprint
@@ -105,6 +110,11 @@ class Places:
         return bool(self.parameters.against or self.parameters.corpus_path)
 
     @property
+    def generations(self) -> tuple[int, ...]:
+        """The earlier generations of the corpus."""
+        return tuple(number for number in self.earlier if number != REFERENCES)
+
+    @property
     def compares_itself(self) -> bool:
         """Whether rows of the generation are compared with each other, and not with earlier ones alone."""
         return self.parameters.within or not self.earlier
@@ -112,7 +122,7 @@ class Places:
     @property
     def remedy(self) -> str:
         """What a message says of a file of the generation that is damaged."""
-        if self.corpus and not self.earlier:
+        if self.corpus and not self.earlier and self.generation != REFERENCES:
             return (
                 f"the command that added generation {self.generation} to the corpus computes it again; or drop it: "
                 f"semdedup-corpus drop corpus_path={self.parameters.corpus_path} generation={self.generation}"
@@ -170,7 +180,7 @@ class Job(Places):
         sizes, blocks: how the stages are cut.
         rows_per_file: the compared rows whose duplicates go into one file.
         recall_reach: how far apart, as `eps` is, two rows may be that are found for the recall.
-        references: the job that assigns the rows of `against`, which are the earlier generation.
+        references: the job that assigns the rows of `against`.
     """
 
     input_schema: pa.Schema
@@ -196,7 +206,9 @@ class Job(Places):
             return self
         if generation not in self.earlier:
             raise RuntimeError(f"the run has no generation {generation}")
-        return self.references or replace(self, generation=generation, earlier=())
+        if generation == REFERENCES and self.references:
+            return self.references
+        return replace(self, generation=generation, earlier=())
 
     @property
     def keys_per_file(self) -> int:

@@ -20,8 +20,8 @@ from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.plan import fingerprints
 from beam_semdedup.plan.checks import check_installed, check_places
-from beam_semdedup.plan.corpus import Corpus
-from beam_semdedup.plan.job import Places, init_file, ranking_of
+from beam_semdedup.plan.corpus import Claim, Corpus
+from beam_semdedup.plan.job import REFERENCES, Places, init_file, ranking_of
 from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import default_clusters
 from beam_semdedup.storage import layout
@@ -96,17 +96,32 @@ def locate(
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
     inspect = _inspector(p, files, ids, carried, embedding)
+    theirs = None if p.against is None else _find_references(p, files, embedding)
+    embeds, all_files = embedding.key if embedding else "", [*files, *(ids or ())]
+    without_clusters = False
     if corpus:
         p.corpus_path = corpus.place.url
-        key = fingerprints.generation_fingerprint(p, [*files, *(ids or ())], carried)
-        places = _in_corpus(p, corpus, key, [file.url for file in files], inspect)
-        return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect, corpus=corpus)
-    _choose_clusters(p, inspect)
-    key = embedding.key if embedding else ""
-    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *(ids or ())], carried, model=key)
-    places = dataclasses.replace(_places(p, kmeans), embedding_key=key)
-    located = Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect)
-    return located if p.against is None else _with_references(located, embedding)
+        kmeans = fingerprints.generation_fingerprint(p, all_files, carried, embeds)
+        number, claims = _claim(p, corpus, kmeans, [file.url for file in files], inspect, embeds)
+        fitted, earlier = corpus.home, tuple(claims)
+        keys = [claim.key for claim in claims.values()]
+        assigned_to = layout.fingerprint([without_secrets([p.corpus_path]), corpus.home, p.n_clusters])
+    else:
+        _choose_clusters(p, inspect)
+        assert p.n_clusters is not None
+        # Products with all of them cost no more then than those with the centroids, and leave out no pair.
+        without_clusters = theirs is not None and not p.within and theirs.inspect().num_rows <= p.n_clusters
+        kmeans = fingerprints.kmeans_fingerprint(p, all_files, carried, without_clusters, embeds)
+        number, fitted, earlier, keys, assigned_to = 0, kmeans, (), [], kmeans
+    key = ""
+    if theirs:
+        key = fingerprints.references_fingerprint(theirs.parameters, theirs.files, assigned_to, embeds)
+        earlier, keys = (REFERENCES, *earlier), [f"against {key}", *keys]
+    pairwise = fingerprints.pairwise_fingerprint(p, kmeans, keys, without_clusters)
+    output = fingerprints.output_fingerprint(p, pairwise)
+    places = Places(p, kmeans, pairwise, output, fitted, number, earlier, without_clusters, embeds)
+    references = theirs.located(places, key) if theirs else None
+    return Located(places, tuple(files), tuple(ids or ()), tuple(carried), inspect, references, corpus)
 
 
 def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
@@ -118,20 +133,29 @@ def _choose_clusters(p: Parameters, inspect: Callable[[], InputFacts]) -> None:
         _LOG.info("n_clusters=%s chosen: %s of %s rows", p.n_clusters, why, f"{rows:,}")
 
 
-def _in_corpus(
-    p: Parameters, corpus: Corpus, key: str, files: Sequence[str], inspect: Callable[[], InputFacts]
-) -> Places:
+def _claim(
+    p: Parameters,
+    corpus: Corpus,
+    key: str,
+    files: Sequence[str],
+    inspect: Callable[[], InputFacts],
+    embeds: str,
+) -> tuple[int, dict[int, Claim]]:
     """Claims a number for the input in a corpus, and waits until what has an earlier one is assigned.
 
     Args:
         p: gets the parameters that the corpus decides.
         key: of the input.
+        embeds: the key of the model, where the input is texts.
+
+    Returns:
+        the number, and the claims of the earlier ones.
     """
 
     def check() -> None:
         common = corpus.common()
         if common:
-            common.check(corpus.place.url, p, inspect())
+            common.check(corpus.place.url, p, inspect(), embeds)
 
     inspect()  # what cannot be read has no number
     check()
@@ -150,45 +174,47 @@ def _in_corpus(
         p.n_clusters = common.n_clusters
         p.reach = None if p.n_probes == 1 else common.reach
     _choose_clusters(p, inspect)
-    pairwise = fingerprints.pairwise_fingerprint(p, key, [claim.key for claim in claims.values()])
-    output = fingerprints.output_fingerprint(p, pairwise)
-    return Places(p, key, pairwise, output, corpus.home, generation=number, earlier=tuple(claims))
+    return number, claims
 
 
-def _with_references(located: Located, embedding: Embedding | None) -> Located:
-    """Finds the rows of `against` too."""
-    p, files = located.places.parameters, located.files
+@dataclass(frozen=True)
+class _References:
+    """The rows of `against`: the parameters that they are read by, and the files, where their ids are too if any."""
+
+    parameters: Parameters
+    files: tuple[FileInfo, ...]
+    inspect: Callable[[], InputFacts]
+
+    def located(self, places: Places, key: str) -> Located:
+        """Returns where they lie, assigned, beside the input whose places are given; `key` is theirs."""
+        p = places.parameters
+        q = dataclasses.replace(self.parameters, n_clusters=p.n_clusters, reach=p.reach)
+        theirs = dataclasses.replace(places, parameters=q, kmeans_fingerprint=key, generation=REFERENCES, earlier=())
+        return Located(theirs, self.files, (), (), self.inspect)
+
+
+def _find_references(p: Parameters, files: Sequence[FileInfo], embedding: Embedding | None) -> _References:
+    """Finds the rows of `against`, whose paths `p` gets.
+
+    Raises:
+        InputError: there are none, or some are rows of the input too.
+    """
     q = p.of_references(ranking_of(p).without_columns())
-    theirs = list_files(q, name="against")
-    check_places(q, theirs, "against")
+    theirs = list_references(p)
     both = {file.url for file in files} & {file.url for file in theirs}
     if both:
         raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
     q.input_filetype = q.input_filetype or filetype_of(theirs)
     q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
-    ids = list_ids(q, theirs)
-    inspect = _inspector(q, theirs, ids, [], embedding, "against")
-    assert p.n_clusters is not None
-    # Products with all of them cost no more then than those with the centroids, and leave out no pair.
-    without_clusters = not p.within and inspect().num_rows <= p.n_clusters
-    embeds = located.places.embedding_key
-    kmeans = fingerprints.kmeans_fingerprint(p, [*files, *located.ids], located.carried, without_clusters, embeds)
-    key = fingerprints.references_fingerprint(q, [*theirs, *(ids or ())], kmeans, embeds)
-    places = dataclasses.replace(
-        _places(p, kmeans, [key], without_clusters),
-        generation=1,
-        earlier=(0,),
-        without_clusters=without_clusters,
-        embedding_key=embeds,
-    )
-    of_theirs = dataclasses.replace(places, parameters=q, kmeans_fingerprint=key, generation=0, earlier=())
-    references = Located(of_theirs, tuple(theirs), tuple(ids or ()), (), inspect)
-    return dataclasses.replace(located, places=places, references=references)
+    return _References(q, tuple(theirs), _inspector(q, theirs, list_ids(q, theirs), [], embedding, "against"))
 
 
-def _places(p: Parameters, kmeans: str, earlier: Sequence[str] = (), without_clusters: bool = False) -> Places:
-    pairwise = fingerprints.pairwise_fingerprint(p, kmeans, earlier, without_clusters)
-    return Places(p, kmeans, pairwise, fingerprints.output_fingerprint(p, pairwise), kmeans)
+def list_references(p: Parameters) -> list[FileInfo]:
+    """Returns the files of `against`, as `list_files` does; InputError also where results and they would mix."""
+    q = p.of_references(None)
+    theirs = list_files(q, name="against")
+    check_places(q, theirs, "against")
+    return theirs
 
 
 def _inspector(

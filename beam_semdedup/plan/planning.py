@@ -23,7 +23,7 @@ from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.corpus import Common
-from beam_semdedup.plan.job import Job, Places, init_file, ranking_of
+from beam_semdedup.plan.job import REFERENCES, Job, Places, init_file, ranking_of
 from beam_semdedup.plan.locate import Located
 from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizes, Sizing
@@ -134,7 +134,7 @@ def _make_plan(located: Located, anew: bool) -> Plan:
         sizes = dataclasses.replace(sizes, centroids_per_key=assigned.centroids_per_key)
     corpus = located.corpus
     if corpus:
-        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key))
+        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key, places.embedding_key))
         sizes = dataclasses.replace(sizes, centroids_per_key=common.centroids_per_key)
     job = Job(
         **vars(places),
@@ -159,7 +159,7 @@ def _make_plan(located: Located, anew: bool) -> Plan:
     )
     if corpus:
         fitted, earlier, rows = corpus.fitted(common), [], sizes.num_rows
-        for number in places.earlier:
+        for number in places.generations:
             manifest = corpus.finished(number)
             if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
                 raise RunError(
@@ -176,7 +176,7 @@ def _make_plan(located: Located, anew: bool) -> Plan:
                 counted(sizes.n_clusters, "cluster"),
                 f"{usual:,}",
             )
-        return dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
+        plan = dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
         return plan
     references = _plan_references(theirs, plan)
@@ -209,7 +209,8 @@ def recall_reach(places: Places) -> float:
 
 def _plan_references(located: Located, plan: Plan) -> Plan:
     """Plans how the rows of `against` are assigned to the model of a run."""
-    places, sizes, assigned = located.places, plan.job.sizes, plan.assign_manifest
+    places, sizes = located.places, plan.job.sizes
+    centroids = plan.fitted.content_hash if plan.fitted else plan.assign_manifest and plan.assign_manifest.centroids
     urls = [file.url for file in located.files]
 
     def make() -> KMeansPlan:
@@ -225,10 +226,8 @@ def _plan_references(located: Located, plan: Plan) -> Plan:
         rows_per_file=plan.job.rows_per_file,
     )
     found = AssignManifest.find(places.kmeans)
-    if found and assigned:
-        same = (found.centroids, found.centroids_per_key) == (assigned.centroids, sizes.centroids_per_key)
-    else:
-        same = False  # what the centroids will be, is not known yet; finished units say what theirs were
+    # Where it is not known yet what the centroids will be, finished units say what theirs were.
+    same = found and (found.centroids, found.centroids_per_key) == (centroids, sizes.centroids_per_key)
     made = stored_plan.assign_units(urls, [file.url for file in located.ids])
     return Plan(job, located.files, located.ids, made, found if same else None, None, plan.memory, plan.num_workers)
 
@@ -251,7 +250,7 @@ def _check_alike(own: InputFacts, theirs: InputFacts, p: Parameters) -> None:
 def forget(places: Places) -> None:
     """Removes what the cache holds for a run, and its number in a corpus."""
     stored.forget([places.pairwise, places.kmeans])
-    if places.corpus:
+    if places.corpus and places.generation != REFERENCES:
         (places.corpus / layout.GENERATIONS).file(f"{places.generation:06d}.json").delete()
 
 

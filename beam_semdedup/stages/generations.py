@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.job import Job
+from beam_semdedup.plan.job import REFERENCES, Job
 from beam_semdedup.plan.stored import KMeansPlan, PairwiseManifest, UnitId
 from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.columns import GENERATION, INPUT
@@ -69,6 +69,14 @@ def is_own(job: Job, rows: pa.Table) -> npt.NDArray[np.bool_]:
         return np.ones(len(rows), dtype=bool)
     own: npt.NDArray[np.bool_] = rows.column(GENERATION).to_numpy() == job.generation
     return own
+
+
+def is_reference(job: Job, rows: pa.Table) -> npt.NDArray[np.bool_]:
+    """Returns which rows (n,) are of `against`."""
+    if job.references is None:
+        return np.zeros(len(rows), dtype=bool)
+    references: npt.NDArray[np.bool_] = rows.column(GENERATION).to_numpy() == REFERENCES
+    return references
 
 
 def sources(job: Job, rows: pa.Table, known: npt.NDArray[np.bool_]) -> pa.Array:

@@ -64,10 +64,10 @@ class _Facts(Record):
 
 @dataclass(frozen=True)
 class MatchUnit(PairwiseUnit):
-    """The rows ranked `[low, high)` of a key, references too, to be compared with those of their clusters and visitors.
+    """The rows ranked `[low, high)` of a key, of all generations, to be compared with their clusters and visitors.
 
-    For references nothing is found; they are compared with the visitors that are none. The first of the `parts` among
-    which the visitors are dealt out compares the rows with each other too.
+    For rows of earlier ones nothing is found; they are compared with the visitors of the last. The first of the `parts`
+    among which the visitors are dealt out compares the rows with each other too.
     """
 
     part: int
@@ -178,9 +178,9 @@ def _compare(job: Job, unit: MatchUnit, rows: _Everyone, wanted: UnitId, fitted:
     first = same if p.within else np.where(is_own & is_own[same], each, same)
     different = np.flatnonzero(first == each)
     resembled = Best(len(table))
-    resembled.scores[: unit.high][~is_own & np.isin(same, same[is_own])] = 1
+    resembled.scores[: unit.high][rows.is_reference[: unit.high] & np.isin(same, same[is_own])] = 1
 
-    clusters = Clusters(fitted.centroids(job.kmeans.options), p.pairwise_batch_size) if p.n_probes == "exact" else None
+    clusters = Clusters(fitted.centroids(job.model.options), p.pairwise_batch_size) if p.n_probes == "exact" else None
     best, among_natives = Best(len(table)), unit.part == 0
 
     def compare(centroid: int) -> int:
@@ -214,7 +214,7 @@ def _compare(job: Job, unit: MatchUnit, rows: _Everyone, wanted: UnitId, fitted:
     for place, (column, values) in enumerate(zip(MATCH_COLUMNS, columns, strict=True)):
         matches = matches.add_column(place, column, values)
     if job.references is not None:
-        generations.write_resembled(job, wanted, table, ~rows.is_own, resembled.scores)
+        generations.write_resembled(job, wanted, table, rows.is_reference, resembled.scores)
     return matches.cast(job.match_schema), pairs
 
 
@@ -252,7 +252,8 @@ class _Everyone:
         visits: the visits, as they are stored.
         all: (n,) the columns that the order depends on.
         by_rank: (n,) the position of each from the first-ranked to the last.
-        is_own: (n,) which are no references.
+        is_own: (n,) which are of the job's own generation.
+        is_reference: (n,) which are of `against`.
         centroids: (number,) where each of the key lives.
         homes: (n,) where each lives.
         vectors: of the rows of the key.
@@ -272,6 +273,7 @@ class _Everyone:
         self.visits = generations.read_visits(job, visitors, self._basis.width + 1)
         self.all = pa.concat_tables([part.select(job.compared_columns) for part in (table, self.visits)])
         self.is_own = generations.is_own(job, self.all)
+        self.is_reference = generations.is_reference(job, self.all)
         self.by_rank = job.ranking.order(self.all, within=job.by_generation)
         self._ranks = np.empty(len(self.by_rank), dtype=np.int64)
         self._ranks[self.by_rank] = np.arange(len(self.by_rank))
@@ -353,7 +355,7 @@ def _resemble(
     """Finds how similar the references of a cluster are to the rows that a unit compares them with.
 
     These rank before the references here. As for the rows themselves each pair is compared by one unit alone: that of
-    the native, of two natives that of the row that is no reference.
+    the native, of two natives that of the row of the job's own generation.
 
     Args:
         natives, visitors: of the cluster, positions in `rows`; `natives` ends with the last of the unit.
@@ -365,12 +367,11 @@ def _resemble(
         of_natives = unit.part == 0
         match(natives, visitors, 0, len(natives), p.matching_reach, p.pairwise_batch_size, False, of_natives)
 
-    is_own, visits = rows.is_own[natives], rows.is_own[visitors]
-    asking, references = natives[is_own & (natives >= unit.low)], natives[~is_own]
+    asking, references = natives[rows.is_own[natives] & (natives >= unit.low)], natives[rows.is_reference[natives]]
     if len(asking):
-        both, others = np.concatenate([asking, references]), visitors[~visits]
+        both, others = np.concatenate([asking, references]), visitors[rows.is_reference[visitors]]
         compare(rows.ranked(both, best, 0, len(asking)), rows.ranked(others, best, len(both), 0))
-    references, asking = references[references >= unit.low], visitors[visits]
+    references, asking = references[references >= unit.low], visitors[rows.is_own[visitors]]
     if len(references) and len(asking):
         compare(rows.ranked(references, best, len(asking), 0), rows.ranked(asking, best, 0, len(asking)))
 

@@ -39,9 +39,9 @@ _LARGE_BATCHES = 4
 class PairwiseUnit:
     """Rows of a key, to be compared with all that rank before them in their clusters.
 
-    They are those ranked `[low, high)` of the `num_rows` rows of the key that are no references; where rows are
-    compared with references alone, and so in any order, those of the segments that begin there. `index` says where the
-    rows of the key lie.
+    They are those ranked `[low, high)` of the `num_rows` rows of the key of the last generation; where these are
+    compared with earlier ones alone, and so in any order, those of the segments that begin there. `index` says where
+    the rows of the key lie.
     """
 
     low: int
@@ -102,8 +102,8 @@ def _read_by(job: Job, unit: PairwiseUnit) -> list[Segment]:
         return rows
     own = own_rows(job, rows)
     starts = itertools.accumulate((segment.num_rows for segment in own), initial=0)
-    references = rows[: len(rows) - len(own)]
-    return [*references, *(part for part, start in zip(own, starts, strict=False) if unit.low <= start < unit.high)]
+    earlier = rows[: len(rows) - len(own)]
+    return [*earlier, *(part for part, start in zip(own, starts, strict=False) if unit.low <= start < unit.high)]
 
 
 def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> PairwiseResult:
@@ -175,7 +175,8 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     asked = np.flatnonzero(is_own)[part]
     centroids = table.column("centroid").to_numpy()[order]
     starts = np.flatnonzero(np.diff(centroids, prepend=-1))
-    clusters = _Clusters(starts, np.append(starts[1:], len(order)), is_own, asked)
+    is_reference = generations.is_reference(job, table)[order]
+    clusters = _Clusters(starts, np.append(starts[1:], len(order)), is_own, is_reference, asked)
     scores, winners, pairs, resembled = _compare_clusters(job, rows, clusters, xp)
     sample.draw(job, wanted, table, batches, order[asked], sample.without_first(scores, np.isin(asked, starts)))
     own = tables.take(table.select(["id", SOURCE, *metadata]), order[asked])
@@ -193,7 +194,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
         sources = generations.sources(job, tables.take(table, order[winners]), winners != asked)
         result = result.add_column(len(RESULT_COLUMNS), MAX_SOURCE, sources)
     if job.references is not None:
-        generations.write_resembled(job, wanted, tables.take(table, order), ~is_own, resembled)
+        generations.write_resembled(job, wanted, tables.take(table, order), is_reference, resembled)
     counted = table.filter(pa.array(generations.is_own(job, table))) if job.earlier else table
     found = repeated_in_clusters(counted) if unit.low == 0 or not job.parameters.within else Repeated()
     facts = PairwiseFacts(
@@ -216,15 +217,16 @@ def gathered(rows: RankedRows, most: int, xp: Any) -> Any:
 
 
 class _Clusters:
-    """The clusters of a key, of each of which the references come first, then the other rows.
+    """The clusters of a key, of each of which the references come first, then rows of the corpus, then the job's own.
 
     Args:
         starts, stops: (c,) where each begins and ends among the n rows.
-        is_own: (n,) which rows are no references.
+        is_own, is_reference: (n,) which rows are the job's own, and which are references.
         asked: (m,) the rows that are compared, ascending.
 
     Attributes:
-        own: (c,) where those begin that are no references.
+        references: (c,) where the references end.
+        own: (c,) where the job's own rows begin.
         lows, highs: (c,) between which the rows stand that are compared.
         at: (c,) where these stand among all that are compared.
     """
@@ -234,11 +236,12 @@ class _Clusters:
         starts: npt.NDArray[np.int64],
         stops: npt.NDArray[np.int64],
         is_own: npt.NDArray[np.bool_],
+        is_reference: npt.NDArray[np.bool_],
         asked: npt.NDArray[np.int64],
     ) -> None:
         self.starts, self.stops, self.asked = starts, stops, asked
-        before = np.concatenate([[0], np.cumsum(is_own)])
-        self.own = stops - (before[stops] - before[starts])
+        self.references = starts + _count(is_reference, starts, stops)
+        self.own = stops - _count(is_own, starts, stops)
         self.at = np.searchsorted(asked, starts)
         number = np.searchsorted(asked, stops) - self.at
         first = asked[np.minimum(self.at, len(asked) - 1)]
@@ -249,6 +252,14 @@ class _Clusters:
     def sizes(self) -> npt.NDArray[np.int64]:
         """The rows of each, (c,)."""
         return self.stops - self.starts
+
+
+def _count(
+    chosen: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Counts the chosen rows in each of some ranges (c,)."""
+    before = np.concatenate([[0], np.cumsum(chosen)])
+    return before[stops] - before[starts]
 
 
 def _compare_clusters(
@@ -272,7 +283,8 @@ def _compare_clusters(
     screen = short_screen_at(threshold, rows, starts) if xp is np else screen_at(threshold)
 
     def compare(cluster: int) -> None:
-        start, own, low, high = (int(part[cluster]) for part in (starts, clusters.own, lows, highs))
+        columns = (starts, clusters.references, clusters.own, lows, highs)
+        start, references, own, low, high = (int(column[cluster]) for column in columns)
         if isinstance(rows, RankedRows):
             ranked = gathered(rows.window(start, stops[cluster]), job.blocks.max_cluster_rows, xp)
         else:
@@ -283,11 +295,11 @@ def _compare_clusters(
         )
         at = slice(clusters.at[cluster], clusters.at[cluster] + high - low)
         scores[at], winners[at] = score, winner + start
-        if job.references is not None and own > start:  # the other way around: the references after what is asked for
-            turned = chosen(ranked, np.concatenate([np.arange(low, high), np.arange(start, own)]) - start)
+        if references > start:  # the other way around: the references after what is asked for
+            turned = chosen(ranked, np.concatenate([np.arange(low, high), np.arange(start, references)]) - start)
             number = high - low
-            resembled[start:own], _ = arrays.halving_on_memory_error(
-                tile, lambda batch: max_similarity(turned, number, number + own - start, batch, screen, number)
+            resembled[start:references], _ = arrays.halving_on_memory_error(
+                tile, lambda batch: max_similarity(turned, number, len(turned), batch, screen, number)
             )
 
     def compare_together(which: npt.NDArray[np.bool_]) -> None:

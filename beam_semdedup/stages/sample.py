@@ -152,7 +152,7 @@ def load(job: Job, file: SampleFile, fitted: FittedKMeans) -> Sample:
         batches = segments.read(job.sample, file.segments, job.sample_schema)
     table = pa.Table.from_batches(batches, job.sample_schema)
     vectors = _vectors(job, batches, np.arange(len(table)))
-    labels, centroids = table.column("centroid").to_numpy(), fitted.centroids(job.kmeans.options)
+    labels, centroids = table.column("centroid").to_numpy(), fitted.centroids(job.model.options)
     around = Surroundings(vectors, labels, centroids, job.recall_reach)
     return Sample(table.drop_columns(["embedding"]), vectors, table.column("__found").to_numpy(), around)
 

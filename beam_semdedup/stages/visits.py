@@ -113,7 +113,7 @@ def _write(
         if len(own) < len(rows):
             rows, order = rows[own], order[own]
     labels = table.column("centroid").to_numpy()[order]
-    clusters = Clusters(fitted.centroids(job.kmeans.options), job.parameters.pairwise_batch_size)
+    clusters = Clusters(fitted.centroids(job.model.options), job.parameters.pairwise_batch_size)
     if basis is None:
         basis = _make_basis(job, clusters, rows, labels)
         if job.parameters.n_probes == "exact" and not job.has_generations:

@@ -50,7 +50,7 @@ def report_plan(plan: Plan) -> None:
             "" if p.within else ", and not with each other",
         )
     if job.corpus:
-        number = counted(len(job.earlier), "earlier generation")
+        number = counted(len(job.generations), "earlier generation")
         _LOG.info("Generation %s of the corpus %s: compared with %s", job.generation, p.corpus_path, number)
     for name, manifest, folder in (
         ("assigned rows", plan.assign_manifest, job.kmeans),

@@ -95,14 +95,8 @@ def compare(summary: Summary, keys: list[tuple[str, bool]], within: bool, exact:
                 found[i] = (earlier[winner], score)
     for i, (j, score) in found.items():
         result[ids[i]] = (ids[j], sources[j] if j < number else "input", float(score))
-    alike = oracle_scores(rows[:number], rows[number:]) * met[:number, number:]
+    alike = oracle.products(rows[:number], rows[number:]) * met[:number, number:]
     return result, {ids[j] for j in np.flatnonzero((alike >= 1 - summary.eps).any(axis=1))}
-
-
-def oracle_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    scores = (a.astype(np.float64) @ b.astype(np.float64).T).astype(np.float32).clip(-1, 1)
-    scores[(a[:, None] == b).all(axis=2)] = 1
-    return scores
 
 
 def found(table: pa.Table) -> dict:

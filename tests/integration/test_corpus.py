@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import random
@@ -110,20 +111,37 @@ def test_batches_find_what_one_run_over_all_finds(
             assert source == "input" if batch_of[max_id] == number else Path(source).parent == place
 
 
-@pytest.mark.parametrize(("exact", "within"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("exact", "within", "against"),
+    [
+        (True, True, False),
+        (True, False, False),
+        (False, True, False),
+        (True, True, True),
+        (True, False, True),
+        (False, True, True),
+        (False, False, True),
+    ],
+)
 def test_batches_find_what_comparing_all_with_all_gives(
-    batches: list[Path], tmp_path: Path, exact: bool, within: bool
+    batches: list[Path], tmp_path: Path, exact: bool, within: bool, against: bool
 ) -> None:
-    parameters = {"n_probes": "exact" if exact else 1, "eps": 0.07}
+    """With `against` the first batch is no generation: it has references, which rank before all generations."""
+    parameters: dict[str, Any] = {"n_probes": "exact" if exact else 1, "eps": 0.07}
+    if against:
+        parameters["against"] = str(batches[0])
     summaries = [
-        add(batch, tmp_path / f"{n}", tmp_path / "corpus", within=within or n == 0, **parameters)
-        for n, batch in enumerate(batches)
+        add(batch, tmp_path / f"{n}", tmp_path / "corpus", within=within or (n == 0 and not against), **parameters)
+        for n, batch in enumerate(batches[against:])
     ]
     tables, before = [], 0
     order: list[int] = []
-    for summary in summaries:
-        files = sorted(Path(summary.paths["kmeans_results"], "segments").glob("*.arrow"))
+    references = sorted((tmp_path / "corpus").rglob("references/*"))
+    assert len(references) == against
+    for folder in [*references, *(Path(summary.paths["kmeans_results"]) for summary in summaries)]:
+        files = sorted((folder / "segments").glob("*.arrow"))
         table = pa.concat_tables(pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files)
+        table = table.select(["id", "embedding", "centroid", "cosine_dist_to_cent"])
         keys = [(table.column("cosine_dist_to_cent").to_pylist(), False), (table.column("id").to_pylist(), False)]
         order += [before + i for i in oracle.rank_order([0] * len(table), keys)]
         before += len(table)
@@ -133,7 +151,7 @@ def test_batches_find_what_comparing_all_with_all_gives(
     batch, labels = np.arange(len(rows)) // BATCH, whole.column("centroid").to_numpy()
     met = np.ones((len(rows), len(rows)), bool) if exact else labels[:, None] == labels
     if not within:
-        met &= (batch[:, None] != batch) | (batch == 0)
+        met &= (batch[:, None] != batch) | (batch == (-1 if against else 0))
     true = {}
     if exact:
         scores, winners = oracle.best_earlier(rows, order, met, 0.07)
@@ -144,12 +162,55 @@ def test_batches_find_what_comparing_all_with_all_gives(
             if earlier:
                 score, winner = oracle.best_of(rows[earlier], rows[i])
                 true[ids[i]] = (ids[earlier[winner]], float(score))
+    if against:
+        of_files = np.where(np.isin(ids[:BATCH], pq.read_table(batches[0] / "a.parquet").column("id")), "a", "b")
+        true = {i: match for i, match in true.items() if i not in ids[:BATCH]}
+        for number, summary in enumerate(summaries, 1):
+            similar = oracle.products(rows[:BATCH], rows[batch == number]) >= 1 - 0.07
+            resembled = (similar & met[:BATCH, batch == number]).any(axis=1)
+            removes = collections.Counter(duplicates(summary).column("max_source").to_pylist())
+            for file in summary.references:
+                assert file.resembled == np.count_nonzero(resembled[of_files == Path(file.file).stem]) > 0
+                assert file.removes == removes[file.file]
     compared = pa.concat_tables(
         [comparisons(summary).select(["id", "max_id", "cosine_sim_score"]) for summary in summaries]
     )
     compared = {i: match for i, match in found(compared).items() if match[1] is not None and i in true}
     assert compared == true
     assert of_all(summaries) == {i: match for i, match in true.items() if match[1] >= 1 - 0.07}
+
+
+def test_references_are_assigned_to_a_corpus_once(batches: list[Path], tmp_path: Path) -> None:
+    given = {"against": str(batches[0]), "eps": 0.1}
+    first = add(batches[1], tmp_path / "1", tmp_path / "corpus", **given)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "corpus").rglob("references/*/segments/*")}
+    add(batches[2], tmp_path / "2", tmp_path / "corpus", **given)
+    after = {file: file.stat().st_mtime_ns for file in (tmp_path / "corpus").rglob("references/*/segments/*")}
+    assert after == before != {}
+    again = add(batches[1], tmp_path / "1", tmp_path / "corpus", **given)
+    assert {stage.units_done for stage in again.stages.values()} == {0}
+    assert (again.generation, again.references) == (0, first.references)
+    for file in before:
+        file.write_bytes(b"no such file")
+    shutil.rmtree(tmp_path / "1" / "pairwise_results")
+    with pytest.raises(RunError, match="the same command computes it again"):
+        add(batches[1], tmp_path / "1", tmp_path / "corpus", **given)
+    again = add(batches[1], tmp_path / "1", tmp_path / "corpus", **given)
+    assert (again.num_duplicates, again.references) == (first.num_duplicates, first.references)
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "dimension", "ids"])
+def test_references_that_do_not_fit_leave_no_number(batches: list[Path], tmp_path: Path, wrong: str) -> None:
+    references = tmp_path / "references"
+    references.mkdir()
+    if wrong != "nothing":
+        dimension, ids = (5, ["x"]) if wrong == "dimension" else (DIMENSION, [7])
+        table = {"id": ids, "embeddings": unit_rows(0, 1, dimension).tolist()}
+        pq.write_table(pa.table(table), references / "x.parquet")
+    said = {"nothing": "against: no files at", "dimension": "16 values in input_path and 5 in", "ids": "ids are string"}
+    with pytest.raises(InputError, match=said[wrong]):
+        add(batches[0], tmp_path / "0", tmp_path / "corpus", against=str(references), eps=0.1)
+    assert not list((tmp_path / "corpus").rglob("generations/*"))
 
 
 def test_the_same_command_changes_nothing(batches: list[Path], in_order: tuple[Path, list[Summary]]) -> None:
@@ -282,7 +343,7 @@ def test_damage_of_an_earlier_generation_is_said(batches: list[Path], tmp_path: 
         ({"which_to_keep": "easy", "ranking_strategy": None}, "the order of rows"),
         ({"metadata_fields": ["batch"]}, r"\['quality: int64'\] there, \['batch: int64', 'quality: int64'\] in this"),
         ({"reuse_cache": False}, "reuse_cache=false would take rows out of the corpus"),
-        ({"against": "x"}, "against and corpus_path are given"),
+        ({"against": "nowhere"}, "against: no files at nowhere"),
         ({"dimension": 5}, "the dimension of vectors must be the same .*: 16 there, 5 in this run"),
         ({"ids": [7]}, "the type of ids must be the same .*: string there, int64 in this run"),
     ],
