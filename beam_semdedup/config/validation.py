@@ -322,8 +322,6 @@ def _check_watch(p: WatchParameters) -> None:
     """Raises InputError for what a watched input lacks, or cannot be given."""
     if p.corpus_path is None:
         raise InputError("corpus_path is required: give corpus_path=…, where all that arrived is kept")
-    if p.model is not None:
-        raise InputError("model has no meaning for a watched input: its files hold embeddings")
     if p.eps is None:
         raise InputError("eps is required: give eps=…")
     if p.ids_path is not None or p.id_field is None:

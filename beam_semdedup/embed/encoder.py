@@ -117,7 +117,7 @@ class ModelFiles:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Embeddings:
     """The embeddings of n rows.
 
     Attributes:
@@ -131,7 +131,7 @@ class Embedded:
     @classmethod
     def of(
         cls, vectors: npt.NDArray[np.float32], there: npt.NDArray[np.bool_], broken: Sequence[tuple[int, str]] = ()
-    ) -> Embedded:
+    ) -> Embeddings:
         """Makes them of the vectors (m, d) of those of n rows that are `there` (n,)."""
         ends = np.cumsum(there) * vectors.shape[1]
         offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32), mask=np.append(~there, False))
@@ -173,9 +173,9 @@ class Encoder:
         """The number of values of an embedding."""
         return self.encode([""]).shape[1]
 
-    def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embedded:
+    def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embeddings:
         """Returns the embeddings of a column of texts."""
-        return Embedded.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
+        return Embeddings.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns the embeddings of texts, (n, d); those of about one length are computed together."""

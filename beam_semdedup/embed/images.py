@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_semdedup.embed.encoder import Embedded, Settings, check_installed, open_session, providers, read_json
+from beam_semdedup.embed.encoder import Embeddings, Settings, check_installed, open_session, providers, read_json
 from beam_semdedup.errors import InputError, as_input_error, reason
 from beam_semdedup.storage.folder import Folder
 
@@ -153,7 +153,7 @@ class ImageEncoder:
         with as_input_error(f"{files.onnx} does not take what {_CONFIG} makes"):
             self._empty = self._run([np.zeros(self._shape(), dtype=np.float32)])[:0]
 
-    def embed(self, images: pa.ChunkedArray, folder: Folder) -> Embedded:
+    def embed(self, images: pa.ChunkedArray, folder: Folder) -> Embeddings:
         """Returns the embeddings of a column of images: bytes, paths in the folder, or structs of both."""
         there, broken = np.zeros(len(images), dtype=bool), []
         vectors, waiting = [self._empty], []
@@ -172,7 +172,7 @@ class ImageEncoder:
                 waiting = []
         if waiting:
             vectors.append(self._run(waiting))
-        return Embedded.of(np.concatenate(vectors), there, broken)
+        return Embeddings.of(np.concatenate(vectors), there, broken)
 
     def _run(self, images: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         filled = [*images, *[np.zeros_like(images[0])] * (self._batch - len(images))]  # a model may want so many

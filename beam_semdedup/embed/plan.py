@@ -20,7 +20,7 @@ from beam_semdedup.inputs.listing import list_ids
 from beam_semdedup.inputs.registry import format_named
 from beam_semdedup.inputs.units import AssignUnit, units
 from beam_semdedup.inputs.vectors import VectorFiles
-from beam_semdedup.plan.job import Job
+from beam_semdedup.plan.job import vector_files
 from beam_semdedup.plan.stored import Manifest
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import File, FileInfo, Folder
@@ -100,21 +100,29 @@ class EmbedJob:
 
 @dataclass(frozen=True)
 class InputJob:
-    """What a worker must know to embed the texts of a run, or of its `against`."""
+    """What a worker must know to embed the texts of a run, or of its `against`.
+
+    Attributes:
+        files: where the vectors go.
+    """
 
     model: TextModel
-    run: Job
+    parameters: Parameters
+    files: VectorFiles
+
+    @classmethod
+    def of(cls, model: TextModel, p: Parameters, key: str) -> InputJob:
+        """Returns the job by the parameters that the texts are read by; `key` is that of the model."""
+        return cls(model, p, vector_files(p, key))
 
     @property
-    def parameters(self) -> Parameters:
-        """The parameters of the run."""
-        return self.run.parameters
+    def input_format(self) -> Format:
+        """The format of the texts."""
+        return format_named(str(self.parameters.input_filetype))
 
-    @property
-    def files(self) -> VectorFiles:
-        """Where the vectors go."""
-        assert self.run.vectors is not None
-        return self.run.vectors
+    def input_file(self, url: str) -> File:
+        """Returns one of the input files."""
+        return File(url, self.parameters.read_options)
 
 
 def make_plan(p: EmbedParameters, files: Sequence[FileInfo]) -> tuple[EmbedJob, list[AssignUnit]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from beam_semdedup.config.parameters import Parameters
@@ -66,18 +67,24 @@ def embed_input(plan: Plan, model: TextModel, embedding: Embedding) -> Embedded:
     started, p = time.time(), plan.job.parameters
     _Facts(embedding.dimension).write(_folder(p, embedding.key).file(layout.MODEL))
     units, missing, rows = 0, 0, 0
+    for job, made in input_jobs(plan, model, embedding):
+        names = {unit: _names(job, unit) for unit in made}
+        if not p.reuse_cache:
+            job.files.folder.delete(name for found in names.values() for name in found)
+        there = job.files.folder.names()
+        left = [unit for unit in made if not names[unit] <= there]
+        _embed(job, left, {name for unit in left for name in names[unit]})
+        units, missing = units + len(made), missing + len(left)
+        rows += sum(unit.num_rows for unit in left)
+    return Embedded(missing, units - missing, rows, time.time() - started)
+
+
+def input_jobs(plan: Plan, model: TextModel, embedding: Embedding) -> Iterator[tuple[InputJob, list[AssignUnit]]]:
+    """Yields what embeds the texts of a run, and of its `against`, that are not assigned, with the units of each."""
     for part in filter(None, (plan, plan.references)):
         if part.assign_manifest is None:
-            job, made = InputJob(model, part.job), vector_units(part.job.input_format, part.units)
-            names = {unit: _names(job, unit) for unit in made}
-            if not p.reuse_cache:
-                job.files.folder.delete(name for found in names.values() for name in found)
-            there = job.files.folder.names()
-            left = [unit for unit in made if not names[unit] <= there]
-            _embed(job, left, {name for unit in left for name in names[unit]})
-            units, missing = units + len(made), missing + len(left)
-            rows += sum(unit.num_rows for unit in left)
-    return Embedded(missing, units - missing, rows, time.time() - started)
+            job = InputJob.of(model, part.job.parameters, embedding.key)
+            yield job, vector_units(part.job.input_format, part.units)
 
 
 def _embed(job: InputJob, units: list[AssignUnit], names: set[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from beam_semdedup.compute.threads import threads
-from beam_semdedup.embed.encoder import Embedded, Settings, read_json
+from beam_semdedup.embed.encoder import Embeddings, Settings, read_json
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.storage.folder import Folder
 
@@ -89,9 +89,9 @@ class TorchEncoder:
         """The number of values of an embedding."""
         return self.encode([""]).shape[1]
 
-    def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embedded:
+    def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embeddings:
         """Returns the embeddings of a column of texts."""
-        return Embedded.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
+        return Embeddings.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Returns the embeddings of texts, (n, d) float32."""

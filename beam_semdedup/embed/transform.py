@@ -29,7 +29,8 @@ class Job(Protocol):
     def parameters(self) -> Settings: ...
 
 
-Embed: TypeAlias = Callable[[Any, AssignUnit, AnyEncoder], EmbeddedUnit]
+EmbedUnit: TypeAlias = Callable[[Any, Any, AnyEncoder], EmbeddedUnit]
+"""Embeds an element, given the job and the loaded model."""
 
 
 @dataclasses.dataclass
@@ -37,12 +38,12 @@ class EmbedUnits(beam.PTransform):
     """Writes the files of all units; a root transform.
 
     Attributes:
-        embed: does one, given the job, the unit and the loaded model.
+        embed: does one.
     """
 
     job: Job
     units: list[AssignUnit]
-    embed: Embed
+    embed: EmbedUnit
 
     def expand(self, root: PBegin) -> PCollection[EmbeddedUnit]:
         """From the root of the pipeline."""
@@ -50,7 +51,7 @@ class EmbedUnits(beam.PTransform):
             root
             | "List units" >> beam.Create(self.units)
             | "Spread units" >> beam.Reshuffle()
-            | "Embed texts" >> beam.ParDo(_Embed(self.job, self.embed)).with_output_types(EmbeddedUnit)
+            | "Embed texts" >> beam.ParDo(Embed(self.job, self.embed)).with_output_types(EmbeddedUnit)
         )
 
 
@@ -68,18 +69,18 @@ class EmbedTexts(beam.PTransform):
         return embedded
 
 
-class _Embed(beam.DoFn):
-    """Embeds a unit at a time by a model that is loaded once for a process.
+class Embed(beam.DoFn):
+    """Embeds a unit at a time, or what says which, by a model that is loaded once for a process.
 
     Not by Beam's `RunInference`, whose import takes seconds, and where PyTorch is installed 600 MB.
     """
 
-    def __init__(self, job: Job, embed: Embed) -> None:
+    def __init__(self, job: Job, embed: EmbedUnit) -> None:
         super().__init__()
         self._job, self._embed, self._shared = job, embed, Shared()
 
     def setup(self) -> None:
         self._model = self._shared.acquire(lambda: self._job.model.load(self._job.parameters))
 
-    def process(self, element: AssignUnit) -> Iterator[EmbeddedUnit]:
+    def process(self, element: Any) -> Iterator[EmbeddedUnit]:
         yield self._embed(self._job, element, self._model)

@@ -78,22 +78,21 @@ def _broken(id_: pa.Scalar, why: str) -> str:
 
 def embed_input(job: InputJob, unit: AssignUnit, encoder: AnyEncoder) -> EmbeddedUnit:
     """Writes the files with the vectors of a unit's parts that are not there."""
-    run, files = job.run, job.files
+    files = job.files
     missing = [part for part in unit.parts if not files.file(part.vectors, part.first_row).exists()]
     first = files.file(unit.parts[0].vectors, unit.parts[0].first_row).name
-    with naming_unit(unit.describe(run.input_format)):
+    with naming_unit(unit.describe(job.input_format)):
         texts = pa.chunked_array([chunk for part in missing for chunk in _texts(job, part).chunks], pa.string())
-        column = encoder.embed(texts, run.input_file(unit.parts[0].path).parent).column
+        column = encoder.embed(texts, job.input_file(unit.parts[0].path).parent).column
         for part in missing:
-            files.write(part, column[: part.num_rows], run.parameters.cache_compression)
+            files.write(part, column[: part.num_rows], job.parameters.cache_compression)
             column = column[part.num_rows :]
     return EmbeddedUnit(first, unit.num_rows, texts.null_count, 0, not missing)
 
 
 def _texts(job: InputJob, part: InputUnit) -> pa.ChunkedArray:
     """Returns the texts of a part (n,), null also where a row cannot be read."""
-    run = job.run
-    found = list(read(run.input_format, run.input_file(part.path), part, pa.schema([job.files.texts])))
+    found = list(read(job.input_format, job.input_file(part.path), part, pa.schema([job.files.texts])))
     texts = pa.chunked_array([chunk for rows in found for chunk in rows.table.column(0).chunks], pa.string())
     places = np.full(part.num_rows, -1)
     places[np.concatenate([np.empty(0, np.int64), *(rows.positions for rows in found)]) - part.first_row] = np.arange(

@@ -57,10 +57,7 @@ class Places:
     @property
     def vectors(self) -> VectorFiles | None:
         """The vectors that are computed; None where the input holds them."""
-        if not self.embedding_key:
-            return None
-        texts = pa.field(self.parameters.text_field, pa.string())
-        return VectorFiles(self._cache / layout.VECTORS / self.embedding_key, texts)
+        return vector_files(self.parameters, self.embedding_key) if self.embedding_key else None
 
     @property
     def model(self) -> Folder:
@@ -312,6 +309,12 @@ class Job(Places):
     def input_file(self, url: str) -> File:
         """Returns one of the input files."""
         return File(url, self.parameters.read_options)
+
+
+def vector_files(p: Parameters, key: str) -> VectorFiles:
+    """Returns the vectors that a model, by its key, computes of the texts of an input."""
+    cache = Folder(p.cache_root, p.cache_options)
+    return VectorFiles(cache / layout.VECTORS / key, pa.field(p.text_field, pa.string()))
 
 
 def ranking_of(p: Parameters) -> RankingStrategy:

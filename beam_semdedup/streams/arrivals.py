@@ -80,9 +80,13 @@ class Arrivals:
 
     They are recorded in `output_path`, as `arrivals/0000000000.json` and so on; what cannot be taken is in
     `set_aside/`, and of each generation that is finished there is a file in `generations/`.
+
+    Attributes:
+        dimension: of the vectors that a model computes of the texts; None where the files hold vectors.
     """
 
     parameters: Parameters
+    dimension: int | None = None
 
     @property
     def output(self) -> Folder:
@@ -216,7 +220,9 @@ class Arrivals:
         """Returns what is in a file, or why it cannot be read."""
         p = self.parameters
         carried = sorted({*p.metadata_fields, *ranking_of(p).input_columns})
-        columns = Columns(p.id_column, p.embedding_field, carried, p.embedding_dim)
+        columns = Columns(
+            p.id_column, p.embedding_field, carried, self.dimension or p.embedding_dim, None, p.text_field
+        )
         try:
             return dataset.inspect([file], format_named(str(p.input_filetype)), columns)
         except InputError as error:

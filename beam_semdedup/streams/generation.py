@@ -7,16 +7,19 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import pyarrow.parquet as pq
 
 from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.embed.models import TextModel
+from beam_semdedup.embed.plan import InputJob
+from beam_semdedup.embed.stage import input_jobs
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import FittedKMeans
+from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.locate import locate
+from beam_semdedup.plan.job import Job, ranking_of
+from beam_semdedup.plan.locate import Embedding, locate
 from beam_semdedup.plan.planning import Plan, make_plan
 from beam_semdedup.plan.sizes import Blocks, Sizes
 from beam_semdedup.removal import plan as removal
@@ -49,7 +52,8 @@ class Generation:
 class Begun(Record):
     """The job of a generation that is planned and has a model, without the parameters of the watch, and its centroids.
 
-    It is how a worker knows the job of a window. `schema` is that of the input, as Arrow serialises it, in base64.
+    It is how a worker knows the job of a window. `schema` is that of the input, as Arrow serialises it, in base64;
+    `references` is the same of the rows of `against`.
     """
 
     n_clusters: int
@@ -65,27 +69,35 @@ class Begun(Record):
     blocks: Blocks
     rows_per_file: int
     recall_reach: float
+    embedding_key: str
     centroids: str
+    references: Begun | None
 
     @classmethod
-    def of(cls, job: Job, fitted: FittedKMeans) -> Self:
+    def of(cls, job: Job, fitted: FittedKMeans) -> Begun:
         """Returns what is stored of a job."""
         assert job.parameters.n_clusters is not None
-        own = {field.name for field in fields(cls)} & {field.name for field in fields(job)}
+        own = ({field.name for field in fields(cls)} & {field.name for field in fields(job)}) - {"references"}
         return cls(
             n_clusters=job.parameters.n_clusters,
             reach=job.parameters.reach,
             schema=stored.encoded(job.input_schema),
             centroids=fitted.content_hash,
+            references=cls.of(job.references, fitted) if job.references else None,
             **{name: getattr(job, name) for name in own},
         )
 
     def job(self, parameters: Parameters) -> Job:
         """Returns the job, from the parameters that its generation was planned with."""
-        own = {field.name for field in fields(self)} & {field.name for field in fields(Job)}
+        own = ({field.name for field in fields(self)} & {field.name for field in fields(Job)}) - {"references"}
+        references = None
+        if self.references:
+            theirs = parameters.of_references(ranking_of(parameters).without_columns())
+            references = self.references.job(theirs)
         return Job(
             parameters=replace(parameters, n_clusters=self.n_clusters, reach=self.reach),
             input_schema=stored.decoded(self.schema),
+            references=references,
             **{name: getattr(self, name) for name in own},
         )
 
@@ -123,14 +135,30 @@ class Finished(Record):
 
 @dataclass(frozen=True)
 class Watched:
-    """A watched input, by parameters that have absolute paths and a memory budget; it is pickled into transforms."""
+    """A watched input, by parameters that have absolute paths and a memory budget; it is pickled into transforms.
+
+    Attributes:
+        texts: the model by which its texts are embedded; None where its files hold vectors.
+    """
 
     parameters: Parameters
+    texts: tuple[TextModel, Embedding] | None = None
+
+    @property
+    def model(self) -> TextModel:
+        """The model by which texts are embedded."""
+        assert self.texts is not None
+        return self.texts[0]
+
+    @property
+    def embedding(self) -> Embedding | None:
+        """What plans know of it."""
+        return self.texts[1] if self.texts else None
 
     @property
     def arrivals(self) -> Arrivals:
         """What arrived at it."""
-        return Arrivals(self.parameters)
+        return Arrivals(self.parameters, self.embedding.dimension if self.embedding else None)
 
     def plan(self, number: int) -> Generation:
         """Plans the generation of an arrival, which has a number in the corpus then.
@@ -139,7 +167,13 @@ class Watched:
             InputError: it does not fit to the corpus.
             RunError: a file is gone, or another run does not go on that adds rows to the corpus.
         """
-        return Generation(number, make_plan(locate(self._parameters(number), self.arrivals.files(number))))
+        files = self.arrivals.files(number)
+        return Generation(number, make_plan(locate(self._parameters(number), files, self.embedding)))
+
+    def to_embed(self, generation: Generation) -> list[tuple[InputJob, AssignUnit]]:
+        """Returns the units of the texts whose vectors a generation needs, with what embeds each."""
+        assert self.texts is not None
+        return [(job, unit) for job, units in input_jobs(generation.plan, *self.texts) for unit in units]
 
     def begin(self, generation: Generation) -> Generation:
         """Finds the model of a generation, or fits it, and stores what `job` and `fitted` return."""
@@ -155,6 +189,12 @@ class Watched:
             RunError: what was stored of it is damaged or gone.
         """
         return _read_begun(self._begun(number)).job(self._parameters(number))
+
+    def references(self, number: int) -> Job:
+        """Returns the job that assigns the rows of `against` for such an arrival; raises as `job`."""
+        job = self.job(number).references
+        assert job is not None
+        return job
 
     def fitted(self, number: int) -> FittedKMeans:
         """Returns the model of an arrival whose generation has begun; raises as `job`."""
@@ -189,13 +229,15 @@ class Watched:
         found, written = find_results(plan), []
         for results, files in (
             (layout.DUPLICATES, found.duplicates_files),
-            (layout.REJECTED, _files_in(plan.job.output / layout.REJECTED)),
+            (layout.REJECTED, _rejected(plan.job)),
         ):
             if files:
                 file = (output / results / part).file(name)
                 _put_together(files, file, compression)
                 written += [file] if results == layout.DUPLICATES else []
         removed, refused = None, too_many_rejected(plan, found.rejected)
+        if plan.references and not refused:
+            refused = too_many_rejected(plan.references, found.rejected_references, "against")
         if self.parameters.remove and not refused:
             results = layout.MARKED if self.parameters.remove == "mark" else layout.DEDUPLICATED
             removed, refused = self._remove(plan, found, output / results / part)
@@ -246,8 +288,10 @@ def _read_begun(file: File) -> Begun:
     return found
 
 
-def _files_in(folder: Folder) -> list[File]:
-    return [folder.file(name) for name in layout.parts(folder)]
+def _rejected(job: Job) -> list[File]:
+    """Returns the files with the rejected rows of a generation, without those of `against`."""
+    folder = job.output / layout.REJECTED
+    return [folder.file(name) for name, key in layout.parts(folder).items() if key == job.kmeans_fingerprint]
 
 
 def _put_together(files: Sequence[File], target: File, compression: str) -> None:

@@ -2,7 +2,7 @@
 # Without `from __future__ import annotations`: Beam reads the type hints of transforms.
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -15,6 +15,10 @@ from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.utils.timestamp import Duration, Timestamp
 
 from beam_semdedup.coders import ReferenceCoder
+from beam_semdedup.embed import unit
+from beam_semdedup.embed.models import AnyEncoder
+from beam_semdedup.embed.plan import EmbeddedUnit, InputJob
+from beam_semdedup.embed.transform import Embed
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.stages.duplicates import DuplicatesFile
@@ -83,6 +87,8 @@ class DeduplicateGenerations(beam.PTransform):
     def expand(self, generations: PCollection[Generation]) -> PCollection[DuplicatesFile]:
         """Wires what the class says."""
         watched = self.watched
+        if watched.texts:
+            generations = generations | "Texts" >> EmbedGenerations(watched)
         begun = generations | "Fit" >> beam.Map(_begin, watched).with_output_types(Generation)
         begun = begun | "Fit once" >> beam.Reshuffle()
         jobs = OfWindow(lambda window: watched.job(_number(window)), begun)
@@ -94,6 +100,17 @@ class DeduplicateGenerations(beam.PTransform):
         )
         assign = AssignCentroids(jobs, fitted)
         new = units | "Assign" >> assign
+        found, finished = [new], [assign.finished]
+        if watched.parameters.against is not None:
+            theirs = OfWindow(lambda window: watched.references(_number(window)), begun)
+            assign_theirs = AssignCentroids(theirs, fitted)
+            found.append(
+                begun
+                | "List references" >> beam.FlatMap(_references).with_output_types(AssignUnit)
+                | "Spread references" >> beam.Reshuffle()
+                | "Assign references" >> assign_theirs
+            )
+            finished.append(assign_theirs.finished)
         earlier = (
             begun
             | "List earlier generations" >> beam.FlatMap(lambda g: g.plan.earlier).with_output_types(tuple[int, str])
@@ -101,10 +118,39 @@ class DeduplicateGenerations(beam.PTransform):
         )
         kind = PairwiseSimilarity if watched.parameters.n_probes == 1 else MatchAcrossClusters
         compare: Any = kind(jobs, fitted)
-        compared = (new, earlier) | "With earlier generations" >> beam.Flatten() | "Compare" >> compare
+        compared = (*found, earlier) | "With earlier generations" >> beam.Flatten() | "Compare" >> compare
         files = compared | "Identify duplicates" >> IdentifyDuplicates(jobs)
-        whole = begun | "When all is compared" >> Together(files, assign.finished, compare.finished)
+        whole = begun | "When all is compared" >> Together(files, *finished, compare.finished)
         return whole | "Finish generation" >> beam.ParDo(_Finish(watched)).with_output_types(DuplicatesFile)
+
+
+@dataclasses.dataclass
+class EmbedGenerations(beam.PTransform):
+    """Gives generations when the vectors of their texts are there, and of those of `against`."""
+
+    watched: Watched
+
+    def expand(self, generations: PCollection[Generation]) -> PCollection[Generation]:
+        """Wires what the class says."""
+        watched = self.watched
+        embedded = (
+            generations
+            | "List texts" >> beam.FlatMap(watched.to_embed)
+            | "Spread texts" >> beam.Reshuffle()
+            | "Embed texts" >> beam.ParDo(Embed(watched, _embed)).with_output_types(EmbeddedUnit)
+        )
+        whole = generations | "When all is embedded" >> Together(embedded)
+        return whole | "Embedded" >> beam.FlatMap(lambda found: found).with_output_types(Generation)
+
+
+def _embed(_: Watched, given: tuple[InputJob, AssignUnit], encoder: AnyEncoder) -> EmbeddedUnit:
+    return unit.embed_input(*given, encoder)
+
+
+def _references(generation: Generation) -> Iterable[AssignUnit]:
+    """Returns all units of the references, as what is finished is found then."""
+    assert generation.plan.references
+    return generation.plan.references.units
 
 
 def _number(window: Any) -> int:

@@ -11,12 +11,14 @@ from typing import Any
 from beam_semdedup.config.parameters import WatchParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.config.validation import resolve
+from beam_semdedup.embed.stage import find_model
 from beam_semdedup.errors import InputError, StorageError, WorkerLost
 from beam_semdedup.fit.registry import make_engine
-from beam_semdedup.inputs.listing import list_files
+from beam_semdedup.inputs.listing import filetype_of, list_files
 from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Corpus
+from beam_semdedup.plan.locate import list_references
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -99,6 +101,11 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
         )
     check_places(p, list_files(p, may_be_none=True))
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
+    if p.against is not None:
+        theirs = list_references(p)
+        p.against_filetype = p.against_filetype or filetype_of(theirs)
+        options = p.of_references(None).read_options
+        p.against = [Folder.at(path, options).url for path in p.against]
     p.output_path = Folder.at(p.output_path, p.write_options).url
     assert p.corpus_path is not None
     p.corpus_path = Folder.at(p.corpus_path, p.corpus_options).url
@@ -115,7 +122,7 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
             "kmeans=local"
         )
     p.memory_budget = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
-    return Watched(p)
+    return Watched(p, find_model(p) if p.model else None)
 
 
 class _State:

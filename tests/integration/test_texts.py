@@ -12,16 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sentence_model
+from prism_on_this_machine import PRISM, needs_prism
 from reading import write_lines
 from runs import Ended, dedup, duplicates, read_parquet
 from sentence_model import PAIRS, TEXTS
 
 from beam_semdedup import InputError, RunError, SemanticDeduplicationWorkflow, Summary
 from beam_semdedup.cli import commands
-from beam_semdedup.config.parameters import EmbedParameters
+from beam_semdedup.config.parameters import EmbedParameters, WatchParameters
+from beam_semdedup.config.validation import resolve
 from beam_semdedup.embed import unit
 from beam_semdedup.embed.job import embed_texts
 from beam_semdedup.inputs import vectors
+from beam_semdedup.streams.watch import watch
 
 pytestmark = pytest.mark.skipif(not sentence_model.is_there(), reason="the packages with the model are not installed")
 GIVEN = {"id_field": "doc", "text_field": "text", "n_clusters": 1, "eps": 0.15}
@@ -161,6 +164,59 @@ def test_texts_are_compared_with_those_of_against(texts: Path, model: str, tmp_p
     assert units_of(summary) == (5, 0)
 
 
+def apart(texts: Path) -> list[Path]:
+    """The two files, in directories of their own."""
+    made = []
+    for name in ("a", "b"):
+        (texts.parent / name).mkdir()
+        made.append((texts / f"{name}.parquet").rename(texts.parent / name / f"{name}.parquet").parent)
+    return made
+
+
+def test_texts_are_added_to_a_corpus(texts: Path, model: str, tmp_path: Path) -> None:
+    corpus, found = str(tmp_path / "corpus"), set[frozenset[str | None]]()
+    batches = apart(texts)
+    for number, batch in enumerate(batches):
+        summary = dedup(batch, tmp_path / f"out-{number}", model=model, corpus_path=corpus, **GIVEN)
+        assert (summary.generation, units_of(summary)) == (number, (2, 0))
+        found |= pairs(summary)
+    assert found == EXPECTED
+    again = dedup(batches[1], tmp_path / "out-1", model=model, corpus_path=corpus, **GIVEN)
+    assert (again.generation, again.num_duplicates, "embed" in again.stages) == (1, summary.num_duplicates, False)
+    with pytest.raises(InputError, match="the model that embedded its texts is another than model="):
+        dedup(batches[0], tmp_path / "other", model=model, pooling="cls", corpus_path=corpus, **GIVEN)
+
+
+@needs_prism
+def test_watched_texts_are_embedded(texts: Path, model: str, tmp_path: Path) -> None:
+    batches = apart(texts)
+    given = {"input_path": str(texts), "output_path": str(tmp_path / "out"), "corpus_path": str(tmp_path / "corpus")}
+    against = tmp_path / "b.jsonl"
+    write_lines(against, {"doc": 1, "text": TEXTS[0]})
+    p = resolve(
+        {
+            **{**GIVEN, **given},
+            "model": model,
+            "against": str(against),
+            "runner": {"name": "prism", "prism_location": PRISM},
+            "poll_interval": 0.3,
+            "stop_after": 1,
+            "input_file_extensions": ["parquet"],
+        },
+        WatchParameters,
+    )
+    found = []
+    for batch in batches:
+        (batch / f"{batch.name}.parquet").rename(texts / f"{batch.name}.parquet")
+        (finished,) = watch(p)
+        (file,) = (tmp_path / f"out/duplicates/generation={finished.generation:04d}").glob("*.parquet")
+        found += pq.read_table(file, partitioning=None).select(["id", "max_source"]).to_pylist()
+    assert {"id": 0, "max_source": str(against)} in found
+    expected = {max(TEXTS.index(text) for text in pair) for pair in PAIRS.items()}
+    assert {row["id"] for row in found} == expected | {0}
+    assert not list(tmp_path.glob("out/arrivals/*/"))
+
+
 def test_a_sweep_embeds_once(texts: Path, model: str, tmp_path: Path, semdedup: Callable[..., Ended]) -> None:
     given = {**GIVEN, "eps": "0.1,0.15", "model": model, "input_path": texts, "output_path": tmp_path / "out"}
     ended = semdedup("-m", *(f"{name}={value}" for name, value in given.items()))
@@ -193,7 +249,6 @@ def test_vectors_that_are_damaged_are_computed_again(texts: Path, model: str, tm
         ({"text_field": "body"}, r"a\.parquet: no column 'body'; it has: doc, text, lang"),
         ({"text_field": "doc"}, r"text_field='doc' is int64, expected text"),
         ({"model": "nowhere"}, r"model=nowhere is no directory"),
-        ({"corpus_path": "c"}, r"corpus_path takes embeddings: write them by semdedup-embed first"),
         ({"embedding_dim": 384}, r"embedding_dim=384: the model says how long vectors are"),
         ({"device": "gpu"}, r"device=gpu"),
         ({"n_clusters": 9}, r"n_clusters=9 is more than the 8 rows"),

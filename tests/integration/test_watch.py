@@ -28,6 +28,7 @@ COMMAND = [sys.executable, "-P", "-c", "from beam_semdedup.cli.commands import w
 ON_PRISM = pytest.param(
     {"runner": "prism", "runner.prism_location": PRISM, "runner.max_retries": 3}, marks=needs_prism, id="prism"
 )
+FLINK_IS_SLOW = [needs_the_jar, pytest.mark.slow]
 ON_FLINK = pytest.param({"runner": "flink", "runner.num_workers": 2}, marks=needs_the_jar, id="flink")
 
 
@@ -39,17 +40,28 @@ class _Watched:
         self._rng = np.random.default_rng(0)
         self._base = self._rng.standard_normal((60, 8))
         self.rows: dict[str, tuple[list[str], np.ndarray]] = {}
+        self.references: list[str] = []
         self.processes: list[subprocess.Popen[str]] = []
         (directory / "in").mkdir()
 
     def drop(self, name: str, rows: int = 80) -> None:
         """Puts a whole file of rows there, some like others that are there or come."""
+        pq.write_table(self._rows(name, rows), self.directory / name)
+        (self.directory / name).rename(self.directory / "in" / f"{name}.parquet")
+
+    def refer(self, name: str) -> Path:
+        """Writes a file of rows to be given as `against`, some like those that come."""
+        file = self.directory / f"{name}.parquet"
+        pq.write_table(self._rows(name, 40), file)
+        self.references.append(file.name)
+        return file
+
+    def _rows(self, name: str, rows: int) -> pa.Table:
         vectors = self._base[self._rng.integers(0, 60, rows)] + 0.1 * self._rng.standard_normal((rows, 8))
         vectors = vectors.astype(np.float32)
         ids = [f"{name}-{number:03d}" for number in range(rows)]
-        pq.write_table(pa.table({"id": ids, "embeddings": list(vectors)}), self.directory / name)
-        (self.directory / name).rename(self.directory / "in" / f"{name}.parquet")
         self.rows[f"{name}.parquet"] = ids, vectors.astype(np.float64)
+        return pa.table({"id": ids, "embeddings": list(vectors)})
 
     def start(self, **given: Any) -> subprocess.Popen[str]:
         places = {f"{name}put_path": self.directory / name for name in ("in", "out")}
@@ -107,11 +119,14 @@ class _Watched:
         return found
 
     def expected(self) -> dict[str, tuple[int, str]]:
-        """The same by all products in float64, of rows in the order of their arrival and then of their ids."""
-        arrived = self.arrived()
+        """The same by all products in float64, of rows in the order of their arrival and then of their ids.
+
+        References rank before them.
+        """
+        arrived = [self.references, *self.arrived()]
         order = sorted(
             (number, id_, vector / np.linalg.norm(vector))
-            for number, names in enumerate(arrived)
+            for number, names in enumerate(arrived, -1)
             for name in names
             for id_, vector in zip(*self.rows[name], strict=True)
         )
@@ -122,7 +137,7 @@ class _Watched:
         return {
             id_: (number, order[best[n]][1])
             for n, (number, id_, _) in enumerate(order)
-            if products[n, best[n]] >= 1 - EPS
+            if products[n, best[n]] >= 1 - EPS and number >= 0
         }
 
 
@@ -157,6 +172,29 @@ def test_what_is_there_is_deduplicated_and_what_is_broken_set_aside(watched: _Wa
     kept = pq.read_table(watched.out / "deduplicated" / "generation=0000", partitioning=None).column("id").to_pylist()
     assert set(kept) == {f"{name}-{n:03d}" for name in "ab" for n in range(80)} - expected.keys()
     assert [f.name for f in (watched.out / "arrivals").iterdir()] == ["0000000000.json"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "runner", [ON_PRISM, pytest.param({"runner": "flink", "runner.num_workers": 2}, marks=FLINK_IS_SLOW, id="flink")]
+)
+def test_references_remove_rows_of_every_generation(runner: dict[str, Any], watched: _Watched) -> None:
+    references = watched.refer("r")
+    watched.drop("a")
+    process = watched.start(**runner, stop_after=2, against=references, remove=True)
+    watched.wait(lambda: watched.finished() == 1)
+    watched.drop("b")
+    ended = finish(process)
+    assert ended.code == 0, ended
+    expected = watched.expected()
+    assert watched.found() == expected
+    of_references = {number for number, max_id in expected.values() if max_id.startswith("r-")}
+    assert of_references == {0, 1}
+    (file,) = (watched.out / "duplicates" / "generation=0001").glob("*.parquet")
+    sources = pq.read_table(file, partitioning=None).column("max_source").to_pylist()
+    assert set(sources) == {"input", str(references), str(watched.directory / "in" / "a.parquet")}
+    kept = pq.read_table(watched.out / "deduplicated", partitioning=None).column("id").to_pylist()
+    assert set(kept) == {f"{name}-{n:03d}" for name in "ab" for n in range(80)} - expected.keys()
 
 
 @pytest.mark.slow
@@ -323,6 +361,7 @@ def test_the_example_deduplicates_a_stream_of_its_own(tmp_path: Path) -> None:
         (["corpus_path=null"], "corpus_path is required"),
         (["eps=null"], "eps is required: give eps="),
         (["idle=0"], "idle=0 is out of range: it must be above 0"),
+        (["against={}/nowhere"], "against: no files at"),
         (["poll_interval=0"], "poll_interval=0 is out of range"),
         (["output_path={}/in/out"], "lies inside input_path="),
     ],
