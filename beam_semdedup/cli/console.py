@@ -228,9 +228,12 @@ def _print_asked(report: Any) -> None:
         f"GFLOP/s a worker with {counted(rates.cores, 'core')}\n"
     )
     lines = [*_clusters_told(report)]
-    if data.earlier.rows:
-        whose = "a corpus, which are assigned" if data.earlier.assigned else "against, which are assigned too"
-        lines.append(("Earlier", f"{counted(data.earlier.rows, 'row')} of {whose}"))
+    for number, whose in (
+        (data.earlier.references, "against, which are assigned too"),
+        (data.earlier.corpus, "a corpus, which are assigned"),
+    ):
+        if number:
+            lines.append(("Earlier", f"{counted(number, 'row')} of {whose}"))
     lines += [
         (
             "Fit",

@@ -339,10 +339,11 @@ def _check_size(p: ForecastParameters) -> None:
         raise InputError(f"model={p.model} embeds texts, which are timed: give input_path=… in place of rows")
     if p.input_path is None and (p.rows is None or p.dimension is None):
         raise InputError("nothing to plan for: give input_path=…, or rows=… and dimension=…")
-    given = [name for name in ("against", "corpus_path", "against_rows", "corpus_rows") if getattr(p, name)]
-    if len(given) > 1:
-        raise InputError(f"{given[0]} and {given[1]} are given: a plan is of one of them")
-    _check_earlier(p, bool(given))
+    for name, number in (("against", p.against_rows), ("corpus_path", p.corpus_rows)):
+        if getattr(p, name) is not None and number:
+            rows = f"{name.removesuffix('_path')}_rows"
+            raise InputError(f"{name} says what {rows}={number} would: give either")
+    _check_earlier(p, bool(p.against or p.corpus_path or p.against_rows or p.corpus_rows))
 
 
 def _check_carried(name: str, columns: list[str], p: Parameters) -> None:

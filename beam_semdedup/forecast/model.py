@@ -57,20 +57,27 @@ class Machines:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Rows that rank before all of the input: those of `against`, which the run assigns, or of a corpus.
+    """Rows that rank before all of the input.
 
     Attributes:
-        stored_bytes: of a row, in the files that the run reads; 0 where the rows are assigned.
-        files: segment files of assigned rows; None where it is not known.
+        references: rows of `against`, which the run assigns.
+        corpus: rows of a corpus, which are assigned.
+        stored_bytes: of a row of `against`, in the files that the run reads.
+        files: segment files of the corpus; None where it is not known.
         n_clusters, centroids_per_key: that they are assigned to; None where it is not known.
     """
 
-    rows: int = 0
-    assigned: bool = False
+    references: int = 0
+    corpus: int = 0
     stored_bytes: int = 0
     files: int | None = None
     n_clusters: int | None = None
     centroids_per_key: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return self.references + self.corpus
 
 
 @dataclass(frozen=True)
@@ -188,34 +195,33 @@ def forecast(
     sizes = dataclasses.replace(sizes, centroids_per_key=earlier.centroids_per_key or sizes.centroids_per_key)
     keys, units, unit_rows = sizes.num_keys, data.units(sizes.assign_rows), min(sizes.assign_rows, n)
     # Rows fall into keys at random: some keys have none of a unit where there are about as many keys as rows.
-    references = round(units * _expected(keys, n / units))
+    of_references = -(-earlier.references // sizes.assign_rows)
+    new_units = units + of_references
+    new_segments = _segments(units, n, keys) + _segments(of_references, earlier.references, keys)
     segment_start, segment_row = segments.num_bytes(d)
-    assigned_bytes = n * (segment_row + data.carried_bytes) + references * segment_start
+    assigned_bytes = n * data.carried_bytes + (n + earlier.references) * segment_row + new_segments * segment_start
     key_rows = -(-(n + earlier.rows if spread else n) // keys)
     bounds = sizing.blocks(sizes.centroids_per_key).bounds(-(-n // keys), key_rows)
     blocks, block = len(bounds), bounds[0][1]
-    old_files = earlier.files or -(-earlier.rows // sizes.assign_rows)
-    old_segments = round(old_files * _expected(keys, earlier.rows / old_files)) if earlier.rows else 0
-    all_rows, all_units = n + earlier.rows, units + old_files
-    known = earlier.rows if earlier.assigned else 0
-    comparison = Comparison(n, d, k, keys, spread, p.skew, earlier.rows, known, p.within)
+    old_files = earlier.files or -(-earlier.corpus // sizes.assign_rows)
+    old_segments = _segments(old_files, earlier.corpus, keys)
+    all_rows, all_units = n + earlier.rows, new_units + old_files
+    comparison = Comparison(n, d, k, keys, spread, p.skew, earlier.rows, earlier.corpus, p.within)
     width = spread.width if spread else 0
     visits_bytes = comparison.records * (4 * (width + 1) + _RECORD_BYTES) + 4 * comparison.visits
     stages = _Stages(p, data, machines, rates, comparison, visits_bytes)
     of_visits = round(all_units * _expected(keys, comparison.records / all_units))
     of_matches = round(keys * blocks * _expected(keys, _MATCHES * n / (keys * blocks))) if spread else 0
     files, match_files = all_units * (2 if spread else 1), keys * blocks if spread else 0
-    of_rows = references + old_segments
+    of_rows = new_segments + old_segments
     indexed = [(files, of_rows + of_visits if spread else of_rows)]
     if spread:  # those of rows again, to be merged
         indexed.append((all_units + match_files, of_rows + of_matches))
-    read_again = assigned_bytes + earlier.rows * segment_row + old_segments * segment_start
-    if not earlier.assigned:
-        references, assigned_bytes, units = of_rows, read_again, all_units
+    read_again = assigned_bytes + earlier.corpus * segment_row + old_segments * segment_start
     found = Forecast(
         data=data,
         sizes=sizes,
-        units=units,
+        units=new_units,
         comparisons=keys * blocks,
         segments=of_rows,
         segment_rows=all_rows / of_rows,
@@ -239,8 +245,8 @@ def forecast(
         stages=(
             stages.start(),
             *([stages.fit(k, sample)] if sample else []),
-            stages.assign(k, units, references, assigned_bytes),
-            *([stages.visits(units, references, of_visits, assigned_bytes)] if spread else []),
+            stages.assign(k, new_units, new_segments, assigned_bytes),
+            *([stages.visits(new_units, new_segments, of_visits, assigned_bytes)] if spread else []),
             stages.index(keys, indexed),
             *(
                 stages.probing(keys, blocks, of_rows, of_visits + of_matches, read_again)
@@ -252,6 +258,11 @@ def forecast(
         limits=(),
     )
     return dataclasses.replace(found, limits=tuple(_limits(found, machines, asked, affordable)))
+
+
+def _segments(files: int, rows: int, keys: int) -> int:
+    """Returns how many segments the rows have that are in so many files."""
+    return round(files * _expected(keys, rows / files)) if files else 0
 
 
 def _expected(keys: int, rows: float) -> float:
@@ -311,8 +322,8 @@ class _Stages:
 
     def assign(self, k: int, units: int, references: int, written: float) -> Stage:
         data, rates, earlier = self._data, self._rates, self._data.earlier
-        values = self._values + (0 if earlier.assigned else earlier.rows * data.dimension)
-        flops, read = 2.0 * values * k, data.rows * data.stored_bytes + earlier.rows * earlier.stored_bytes
+        values = self._values + earlier.references * data.dimension
+        flops, read = 2.0 * values * k, data.rows * data.stored_bytes + earlier.references * earlier.stored_bytes
         return self._shared(
             Stage("assign", units, flops, read, written),
             products=flops / self._flops(rates.assign_flops),

@@ -65,9 +65,9 @@ def report(p: ForecastParameters) -> ForecastReport:
     encoder = load(p) if p.model else None
     data = input_data(p, encoder.dimension if encoder else None)
     earlier = data.earlier
-    if p.n_clusters and p.n_clusters > data.rows + earlier.assigned * earlier.rows:
+    if p.n_clusters and p.n_clusters > data.rows + earlier.corpus:
         raise InputError(f"n_clusters={p.n_clusters} is more than the {data.rows} rows; give fewer or null")
-    if earlier.assigned:
+    if earlier.corpus:
         p = dataclasses.replace(p, fit_iterations=0, n_clusters=earlier.n_clusters or p.n_clusters)
     machines = Machines(
         workers=p.workers,
@@ -102,11 +102,11 @@ def report(p: ForecastParameters) -> ForecastReport:
 
 def without_clusters(p: ForecastParameters, data: Data) -> bool:
     """Says whether references are so few that each row is compared with all of them, and nothing is fitted."""
-    if p.within or data.earlier.assigned or not data.earlier.rows:
+    if p.within or p.corpus_path or p.corpus_rows or not data.earlier.references:
         return False
     reach = p.matching_reach if p.n_probes != 1 else 0.0
     clusters = p.n_clusters or choose_clusters(p, data.rows, data.dimension, p.n_probes, reach)
-    return data.earlier.rows <= clusters
+    return data.earlier.references <= clusters
 
 
 def _spread(p: ForecastParameters, data: Data) -> tuple[Spread | None, str]:
@@ -157,31 +157,35 @@ def _inspect(
 
 
 def _earlier(p: ForecastParameters, dimension: int) -> Earlier:
+    found = Earlier(p.against_rows, p.corpus_rows, 4 * dimension)
     if p.against is not None:
         asked = dimension if p.model else None
         facts, stored = _inspect(p, p.run(None).of_references(None), [], asked, "against")
         _check_dimension(dimension, facts.dimension, "against")
-        return Earlier(facts.num_rows, stored_bytes=stored)
-    if p.corpus_path is not None:
-        with naming_places(p, InputError):
-            corpus = Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
-            common = corpus.common()
-            manifests = [manifest for number in corpus.numbers() if (manifest := corpus.finished(number))]
-        if common is None:
-            return Earlier()  # the first run begins it
-        _check_dimension(dimension, common.dimension, "corpus_path")
-        if p.n_probes != common.n_probes:
-            raise InputError(
-                f"corpus_path={p.corpus_path}: its rows are compared with n_probes={common.n_probes}: give it"
-            )
-        if p.n_clusters not in (None, common.n_clusters):
-            raise InputError(f"corpus_path={p.corpus_path} has {common.n_clusters} clusters: leave n_clusters out")
-        rows = sum(manifest.counts.num_rows - manifest.rejected for manifest in manifests)
-        num_files = sum(len(manifest.files) for manifest in manifests)
-        return Earlier(rows, True, 0, num_files, common.n_clusters, common.centroids_per_key)
-    if p.corpus_rows:
-        return Earlier(p.corpus_rows, assigned=True)
-    return Earlier(p.against_rows, stored_bytes=4 * dimension)
+        found = dataclasses.replace(found, references=facts.num_rows, stored_bytes=stored)
+    return _with_corpus(p, dimension, found) if p.corpus_path is not None else found
+
+
+def _with_corpus(p: ForecastParameters, dimension: int, earlier: Earlier) -> Earlier:
+    """Adds the rows of a corpus, if a run has begun it."""
+    with naming_places(p, InputError):
+        corpus = Corpus.at(Folder.at(str(p.corpus_path), p.corpus_options))
+        common = corpus.common()
+        manifests = [manifest for number in corpus.numbers() if (manifest := corpus.finished(number))]
+    if common is None:
+        return earlier
+    _check_dimension(dimension, common.dimension, "corpus_path")
+    if p.n_probes != common.n_probes:
+        raise InputError(f"corpus_path={p.corpus_path}: its rows are compared with n_probes={common.n_probes}: give it")
+    if p.n_clusters not in (None, common.n_clusters):
+        raise InputError(f"corpus_path={p.corpus_path} has {common.n_clusters} clusters: leave n_clusters out")
+    return dataclasses.replace(
+        earlier,
+        corpus=sum(manifest.counts.num_rows - manifest.rejected for manifest in manifests),
+        files=sum(len(manifest.files) for manifest in manifests),
+        n_clusters=common.n_clusters,
+        centroids_per_key=common.centroids_per_key,
+    )
 
 
 def _check_dimension(own: int, theirs: int, name: str) -> None:

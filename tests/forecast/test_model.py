@@ -135,19 +135,23 @@ def test_the_driver_holds_files_and_keys_and_not_their_segments():
 
 @pytest.mark.parametrize("spread", [None, SPREAD], ids=["n_probes=1", "exact"])
 def test_earlier_rows_are_compared_and_assigned_if_they_are_not(spread):
-    def with_earlier(rows, **given):
-        data = Data(10**6, 384, 0, 4 * 384, earlier=Earlier(rows, **given))
+    def with_earlier(**rows):
+        data = Data(10**6, 384, 0, 4 * 384, earlier=Earlier(**rows))
         p = parameters(**({"within": False, "corpus_rows": 1} if rows else {}))
         return forecast(p, data, 1000, MACHINES, RATES, spread)
 
     comparing = "matches" if spread else "compare"
-    alone, against, corpus = with_earlier(0), with_earlier(10**6), with_earlier(10**6, assigned=True)
+    alone, against, corpus = with_earlier(), with_earlier(references=10**6), with_earlier(corpus=10**6)
     assert stage(against, "assign").flops == 2 * stage(alone, "assign").flops == 2 * stage(corpus, "assign").flops
     # With each other the rows make half as many pairs as with as many others.
     assert stage(against, comparing).flops == pytest.approx(2 * stage(alone, comparing).flops, rel=0.01)
     assert against.segments == pytest.approx(2 * alone.segments, rel=0.01)
     assert against.seconds > corpus.seconds > alone.seconds
-    far = with_earlier(10**7, assigned=True)
+    both = with_earlier(references=10**6, corpus=10**6)
+    assert stage(both, "assign").flops == stage(against, "assign").flops
+    assert stage(both, comparing).flops == pytest.approx(4 * stage(alone, comparing).flops, rel=0.01)
+    assert both.seconds > against.seconds
+    far = with_earlier(corpus=10**7)
     assert stage(far, comparing).units == stage(alone, comparing).units  # blocks would read them again
 
 

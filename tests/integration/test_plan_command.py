@@ -103,6 +103,7 @@ def test_references_and_corpora_are_counted(
             "alone": ["n_clusters=7"],
             "against": [f"against={other.path}", "n_clusters=7"],
             "corpus": [f"corpus_path={corpus}"],
+            "both": [f"corpus_path={corpus}", f"against={other.path}"],
             "none": [f"corpus_path={tmp_path}/none"],
         }.items()
     }
@@ -113,6 +114,8 @@ def test_references_and_corpora_are_counted(
     assert re.search(r"n_clusters +7; recommended", told["corpus"].out)
     assert re.search(r"Fit +none", told["corpus"].out)
     assert re.search(r"Assign +1 unit of", told["corpus"].out)
+    assert re.search(r"Earlier +90 rows of against, .*\nEarlier +150 rows of a corpus", told["both"].out)
+    assert re.search(r"Assign +2 units of", told["both"].out)
     few = plan(f"input_path={other.path}", f"against={own.path}", "within=false", "n_clusters=60")
     assert "none: each row is compared with all of against" in few.out, few.err
     assert "Earlier" not in told["alone"].out + told["none"].out
@@ -124,7 +127,8 @@ def test_references_and_corpora_are_counted(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["rows=10", "dimension=3", "against_rows=5", "corpus_rows=5"], "against_rows and corpus_rows are given"),
+        (["rows=10", "dimension=3", "against=x", "against_rows=5"], "against says what against_rows=5 would"),
+        (["rows=10", "dimension=3", "corpus_path=x", "corpus_rows=5"], "corpus_path says what corpus_rows=5 would"),
         (["rows=10", "dimension=3", "within=false"], "within=false compares with the rows of against alone"),
         (["rows=10", "dimension=3", "against=nowhere"], "against: no files at nowhere"),
         ([], "nothing to plan for: give input_path=…, or rows=… and dimension=…"),
