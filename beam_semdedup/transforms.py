@@ -289,9 +289,6 @@ class SemanticDedup(beam.PTransform):
             else:
                 fitted = root | "Fit" >> (beam.Create([plan.fitted]) if plan.fitted else FitKMeans(job))
             found = _assigned(root, plan, fitted)
-        if plan.comparisons:
-            compared = root | "Find comparisons" >> beam.Create(plan.comparisons.units)
-        else:
             if plan.references:
                 references = _assigned(root, plan.references, fitted, "references")
                 found = (found, references) | "With references" >> beam.Flatten()
@@ -299,6 +296,9 @@ class SemanticDedup(beam.PTransform):
                 listed = root | "List earlier generations" >> beam.Create(plan.earlier, reshuffle=False)
                 earlier = listed | "Find earlier generations" >> FindAssigned(job, fitted)
                 found = (found, earlier) | "With earlier generations" >> beam.Flatten()
+        if plan.comparisons:
+            compared = root | "Find comparisons" >> beam.Create(plan.comparisons.units)
+        else:
             compare: Any = (MatchAcrossClusters if job.has_visits else PairwiseSimilarity)(job, fitted)
             compared = found | "Compare" >> compare
         if not plan.has_recall:
@@ -372,8 +372,9 @@ def _match(unit: MatchUnit, job: Job, fitted: FittedKMeans) -> Iterator[SegmentF
 
 def _merge(key: Segment, job: Job, fitted: FittedKMeans) -> Iterator[PairwiseResult]:
     merged = matches.merge_matches(job, key, fitted)
-    _count("rows-compared", merged.num_rows)
-    yield merged
+    if merged is not None:
+        _count("rows-compared", merged.num_rows)
+        yield merged
 
 
 class _Search(beam.DoFn):

@@ -214,7 +214,7 @@ class _Calibration:
 
         def merge() -> int:
             _delete(job.pairwise, ".parquet")
-            return sum(merge_matches(job, key, fitted).pairs for key in keys)
+            return sum(found.pairs for key in keys if (found := merge_matches(job, key, fitted)))
 
         merging, pairs = _least(merge)
         found = find_basis(job)

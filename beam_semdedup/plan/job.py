@@ -241,9 +241,9 @@ class Job(Places):
 
     @property
     def has_sample(self) -> bool:
-        """Whether rows are drawn by which the recall can be estimated, which it is among rows of one generation."""
+        """Whether rows are drawn by which the recall can be estimated, where it is not 1 as it is."""
         p = self.parameters
-        return p.recall_sample > 0 and p.n_probes != "exact" and not self.has_generations
+        return p.recall_sample > 0 and p.n_probes != "exact" and not self.without_clusters
 
     @property
     def has_recall(self) -> bool:

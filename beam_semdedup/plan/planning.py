@@ -54,7 +54,8 @@ class Plan:
 
     The manifests are those of the stages that are finished; `is_sampled` says whether rows are drawn, if they are to
     be; `fitted` is the model where it was fitted before the pipeline. `references` is the plan of how the rows of
-    `against` are assigned; `earlier` are the generations and names of the segment files that a corpus has.
+    `against` are assigned; `earlier` are the generations and names of the segment files that a corpus has, which hold
+    `earlier_rows`.
     """
 
     job: Job
@@ -68,8 +69,21 @@ class Plan:
     fitted: FittedKMeans | None = None
     references: Plan | None = None
     earlier: tuple[tuple[int, str], ...] = ()
+    earlier_rows: int = 0
     recall_manifest: RecallManifest | None = None
     is_sampled: bool = True
+
+    @property
+    def rows(self) -> int:
+        """The rows of the input, and all earlier ones."""
+        own = self.job.sizes.num_rows + self.earlier_rows
+        return own + self.references.job.sizes.num_rows if self.references else own
+
+    @property
+    def assigned(self) -> list[tuple[int, str]]:
+        """The generations and names of all segment files that finished assign stages wrote."""
+        own = [(part.job.generation, part.assign_manifest) for part in (self, self.references) if part]
+        return [*((number, name) for number, found in own if found for name in found.files), *self.earlier]
 
     @property
     def comparisons(self) -> PairwiseManifest | None:
@@ -158,7 +172,7 @@ def _make_plan(located: Located, anew: bool) -> Plan:
         is_sampled=_is_sampled(job, compared),
     )
     if corpus:
-        fitted, earlier, rows = corpus.fitted(common), [], sizes.num_rows
+        fitted, earlier, rows = corpus.fitted(common), [], 0
         for number in places.generations:
             manifest = corpus.finished(number)
             if manifest is None or fitted is None or manifest.centroids != fitted.content_hash:
@@ -168,15 +182,15 @@ def _make_plan(located: Located, anew: bool) -> Plan:
                 )
             earlier += [(number, name) for name in manifest.files]
             rows += manifest.counts.num_rows
-        usual = choose_clusters(p, rows, sizes.dimension, p.n_probes, p.matching_reach)
+        plan = dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier), earlier_rows=rows)
+        usual = choose_clusters(p, plan.rows, sizes.dimension, p.n_probes, p.matching_reach)
         if usual > _OUTGROWN * sizes.n_clusters:
             _LOG.warning(
                 "The corpus has %s rows in %s: comparing takes longer than with more; semdedup-corpus refit makes %s",
-                f"{rows:,}",
+                f"{plan.rows:,}",
                 counted(sizes.n_clusters, "cluster"),
                 f"{usual:,}",
             )
-        plan = dataclasses.replace(plan, fitted=fitted, earlier=tuple(earlier))
     if theirs is None:
         return plan
     references = _plan_references(theirs, plan)

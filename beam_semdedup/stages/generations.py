@@ -106,6 +106,14 @@ def input_files(job: Job) -> tuple[str, ...]:
     return plan.files
 
 
+def compared(job: Job, own: pa.Table) -> pa.Table:
+    """Returns rows of the job's own generation in the columns that the order of rows of several depends on."""
+    schema = pa.schema([job.compared_schema.field(name) for name in job.compared_columns])
+    if job.has_generations:
+        own = own.append_column(GENERATION, pa.array(np.full(len(own), job.generation, dtype=np.int32)))
+    return own.select(schema.names).cast(schema)
+
+
 def write_resembled(
     job: Job,
     unit: UnitId,

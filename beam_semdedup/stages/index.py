@@ -73,7 +73,7 @@ def plan_index(job: Job, files: Iterable[SegmentFile]) -> list[IndexUnit]:
     They are so many that each holds its segments in little memory, and each reads the indexes of all files.
     """
     listed = tuple(sorted(files, key=lambda file: (file.generation, file.name, file.kind)))
-    name = layout.fingerprint([dataclasses.astuple(file) for file in listed])
+    name = layout.fingerprint([job.has_recall, *(dataclasses.astuple(file) for file in listed)])
     _Files(listed).write(_listing(job, name))
     keys = job.sizes.num_keys
     units = index_units(sum(file.num_segments for file in listed), keys)
@@ -85,7 +85,7 @@ def index_keys(job: Job, unit: IndexUnit) -> list[Segment]:
     """Writes the index of the keys of a unit; returns where it has each of them, that with most rows first.
 
     Runners deal keys out to their workers in turn, so that each has about as much to do. Keys are left out of which the
-    job's own generation has neither rows nor visits.
+    job's own generation has neither rows nor visits, unless the recall is estimated: by what is missed there.
     """
     facts, name = _Facts(unit.files), f"{unit.first:08d}-{unit.stop - 1:08d}-{unit.files}.arrow"
     with naming_unit(f"the index of keys {unit.first} to {unit.stop - 1}"):
@@ -128,7 +128,7 @@ def _batches(job: Job, unit: IndexUnit, files: Sequence[SegmentFile]) -> list[tu
     which = np.repeat(np.arange(len(files)), [len(part) for part in parts])
     kinds = np.array([file.kind for file in files], dtype=np.int8)[which]
     generations = np.array([file.generation for file in files], dtype=np.int32)[which]
-    is_own = (generations == job.generation) & (kinds != MATCHES)
+    is_own = ((generations == job.generation) & (kinds != MATCHES)) | job.has_recall
     chosen = np.flatnonzero(np.isin(entries["key"], np.unique(entries["key"][is_own])))
     chosen = chosen[np.argsort(entries["key"][chosen], kind="stable")]
     entries, which = entries[chosen], which[chosen]

@@ -89,6 +89,8 @@ def _units(job: Job, key: Segment, found: Sequence[Segment]) -> list[MatchUnit]:
     rows, visits = _rows_and_visits(job, found)
     num_rows = sum(segment.num_rows for segment in rows)
     own = sum(segment.num_rows for segment in own_rows(job, rows))
+    if not own and not visits[0]:
+        return []
     return [
         MatchUnit(low, high, num_rows, key, part, len(visits))
         for low, high in job.blocks.bounds(own, num_rows)
@@ -122,14 +124,19 @@ def find_matches(job: Job, unit: MatchUnit, fitted: FittedKMeans) -> SegmentFile
         return segments.write(job.matches, name, table, job.sizes.centroids_per_key, facts, segments.MATCHES).file
 
 
-def merge_matches(job: Job, key: Segment, fitted: FittedKMeans) -> PairwiseResult:
+def merge_matches(job: Job, key: Segment, fitted: FittedKMeans) -> PairwiseResult | None:
     """Writes the best match of each row of a key, in rank order; a row without a match has itself and no score.
 
     Args:
         key: where the index has its rows and matches.
+
+    Returns:
+        the finished unit; None where the key has no row of the job's own generation.
     """
     found = segments_of(job, key)
     own, matches = own_rows(job, found), [segment for segment in found if segment.kind == segments.MATCHES]
+    if not own:
+        return None
     num_rows = sum(segment.num_rows for segment in own)
     units = _units(job, key, found)
     first, last = centroids_of(job, key.key)
@@ -144,7 +151,7 @@ def merge_matches(job: Job, key: Segment, fitted: FittedKMeans) -> PairwiseResul
             table, facts = _merge(job, own, best, wanted, sum(facts.pairs for facts in compared))
             tables.write(file, table, facts, job.parameters.cache_compression)
         else:
-            sample.draw_again(job, wanted, lambda: own, 0, num_rows, file)
+            sample.draw_again(job, wanted, lambda: own, slice(None), file)
         return result_of(file.name, key.key, facts, reused, min(facts.began for facts in compared))
 
 

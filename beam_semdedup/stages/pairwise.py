@@ -81,6 +81,8 @@ def pairwise_units(job: Job, key: Segment) -> list[PairwiseUnit]:
     """
     own = own_rows(job, segments_of(job, key))
     num_rows = sum(segment.num_rows for segment in own)
+    if not own:
+        return []
     if job.parameters.within:
         bounds = job.blocks.bounds(num_rows, num_rows)
     else:
@@ -119,7 +121,8 @@ def compare_unit(job: Job, unit: PairwiseUnit, fitted: FittedKMeans) -> Pairwise
             table, facts = _compare_rows(job, unit, wanted)
             tables.write(file, table, facts, job.parameters.cache_compression)
         else:
-            sample.draw_again(job, wanted, lambda: _read_by(job, unit), unit.low, unit.high, file)
+            ranked = slice(unit.low, unit.high) if job.parameters.within else slice(None)
+            sample.draw_again(job, wanted, lambda: own_rows(job, _read_by(job, unit)), ranked, file)
         return result_of(file.name, unit.key, facts, reused, began)
 
 
@@ -178,7 +181,7 @@ def _compare_rows(job: Job, unit: PairwiseUnit, wanted: UnitId) -> tuple[pa.Tabl
     is_reference = generations.is_reference(job, table)[order]
     clusters = _Clusters(starts, np.append(starts[1:], len(order)), is_own, is_reference, asked)
     scores, winners, pairs, resembled = _compare_clusters(job, rows, clusters, xp)
-    sample.draw(job, wanted, table, batches, order[asked], sample.without_first(scores, np.isin(asked, starts)))
+    sample.draw(job, wanted, table, batches, order[asked], sample.without_first(scores, winners == asked))
     own = tables.take(table.select(["id", SOURCE, *metadata]), order[asked])
     result = pa.table(
         [

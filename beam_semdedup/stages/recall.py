@@ -22,17 +22,17 @@ from beam_semdedup.compute.visits import SCORE_ROUNDING
 from beam_semdedup.errors import naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan.job import Job
-from beam_semdedup.plan.stored import AssignManifest, Counts, PairwiseResult, RecallManifest, UnitId
+from beam_semdedup.plan.stored import Counts, PairwiseResult, RecallManifest, UnitId
 from beam_semdedup.stages import sample as samples
 from beam_semdedup.stages.assign import find_assigned
-from beam_semdedup.stages.generations import read_rows
+from beam_semdedup.stages.generations import compared, read_rows
 from beam_semdedup.stages.index import index_all, segments_of
-from beam_semdedup.stages.pairwise import centroids_of, own_rows
+from beam_semdedup.stages.pairwise import centroids_of
 from beam_semdedup.stages.sample import Sample, SampleFile
-from beam_semdedup.storage import layout, tables
+from beam_semdedup.storage import tables
 from beam_semdedup.storage.layout import comparison_name
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import RankedRows, Segment
+from beam_semdedup.storage.segments import ROWS, RankedRows, Segment
 from beam_semdedup.storage.threads import in_io_threads
 
 _UNIT_LENGTH = 1 + 1e-6  # of the longest vector, where they are normalised
@@ -63,12 +63,17 @@ class RecallUnit(Record):
         return self.unit.num_rows
 
 
-def estimate_recall(job: Job, units: Sequence[PairwiseResult], assigned: AssignManifest) -> None:
-    """Does all of the stage in this process, one key after the other, when the units have drawn their rows."""
-    fitted = FittedKMeans(job.model.file(layout.CENTROIDS).url, assigned.centroids)
+def estimate_recall(
+    job: Job, units: Sequence[PairwiseResult], assigned: Sequence[tuple[int, str]], fitted: FittedKMeans
+) -> None:
+    """Does all of the stage in this process, one key after the other, when the units have drawn their rows.
+
+    Args:
+        assigned: the generation and the name of each segment file.
+    """
     file = samples.collect(job, units, fitted)
     sample = samples.load(job, file, fitted)
-    files = [index.file for index in in_io_threads(lambda name: find_assigned(job, name), assigned.files)]
+    files = [index.file for index in in_io_threads(lambda file: find_assigned(job.at(file[0]), file[1]), assigned)]
     finish(job, [search_key(job, key, file, sample, fitted) for key in index_all(job, files)], file, fitted)
 
 
@@ -79,7 +84,7 @@ def search_key(job: Job, key: Segment, file: SampleFile, sample: Sample, fitted:
         key: where the index has it.
     """
     began = time.time()
-    parts = own_rows(job, segments_of(job, key))
+    parts = [part for part in segments_of(job, key) if part.kind == ROWS and _is_asked(job, part)]
     num_rows = sum(segment.num_rows for segment in parts)
     first, last = centroids_of(job, key.key)
     name = comparison_name(first, last, 0, num_rows, num_rows)
@@ -89,10 +94,24 @@ def search_key(job: Job, key: Segment, file: SampleFile, sample: Sample, fitted:
         unit = RecallUnit.read(stored_at)
         if unit and (unit.unit, unit.sample) == (wanted, checksums):
             return replace(unit, reused=True, began=began)
-        found = _search(job, parts, sample) if len(sample) else ([], [], 0)
+        found = _search(job, parts, sample) if parts and _is_near(job, sample, first, last) else ([], [], 0)
         unit = RecallUnit(wanted, checksums, tuple(found[0]), tuple(found[1]), found[2], False, began)
         unit.write(stored_at)
         return unit
+
+
+def _is_asked(job: Job, part: Segment) -> bool:
+    """Says whether a row that is like one of a segment can be its duplicate."""
+    return job.compares_itself or part.generation != job.generation
+
+
+def _is_near(job: Job, sample: Sample, first: int, last: int) -> bool:
+    """Says whether one of some clusters may hold rows within the reach of the sample; only these are read."""
+    if not len(sample):
+        return False
+    if job.parameters.assume_normalized:  # the vectors themselves say how long they are
+        return True
+    return bool(sample.around.may_hold(np.arange(first, last + 1, dtype=np.int32), _UNIT_LENGTH).any())
 
 
 def finish(job: Job, units: Iterable[RecallUnit], file: SampleFile, fitted: FittedKMeans) -> None:
@@ -136,23 +155,23 @@ def _search(job: Job, parts: Sequence[Segment], sample: Sample) -> tuple[list[in
     asked, near, pairs = _close(job, sample, vectors, labels[by_cluster], longest)
     if not len(near):
         return [], [], pairs
-    found, columns = by_cluster[near], job.ranking.columns
+    found, own = by_cluster[near], compared(job, tables.take(sample.table, asked))
     # A sampled row stands before itself in the dataset: Arrow's sort is stable.
-    everyone = pa.concat_tables([tables.take(sample.table.select(columns), asked), table.select(columns).take(found)])
-    order = job.ranking.order(everyone, within=())
+    everyone = pa.concat_tables([own, table.select(own.column_names).take(found)])
+    order = job.ranking.order(everyone, within=job.by_generation)
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(len(order))
     mine, theirs = order[order < len(asked)], order[order >= len(asked)]
     ranked = RankedRows(batches, found[theirs - len(asked)])
-    own = np.flatnonzero(first_identical(ranked, len(theirs), p.pairwise_batch_size) == np.arange(len(theirs)))
+    first = np.flatnonzero(first_identical(ranked, len(theirs), p.pairwise_batch_size) == np.arange(len(theirs)))
     asking = asked[mine]
     best = Best(len(asking))
-    short = sample.basis.shorten(ranked[own])
+    short = sample.basis.shorten(ranked[first])
     match(
-        _rows(ranks[theirs[own]], short, lambda at: ranked[own[at]], Best(len(own))),
+        _rows(ranks[theirs[first]], short, lambda at: ranked[first[at]], Best(len(first))),
         _rows(ranks[mine], sample.short[asking], lambda at: sample.vectors[asking[at]], best),
         0,
-        len(own),
+        len(first),
         job.recall_reach,
         p.pairwise_batch_size,
         among_natives=False,

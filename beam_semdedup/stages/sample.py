@@ -20,6 +20,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import PairwiseResult, SampleFacts, UnitId
 from beam_semdedup.stages.generations import read_rows, source_keys
 from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.storage.columns import MAX_SOURCE
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.segments import RankedRows, Segment
@@ -57,27 +58,29 @@ def draw(
     segments.write(job.sample, layout.sampled_name(wanted.name), drawn, job.sizes.n_clusters, SampleFacts(wanted))
 
 
-def draw_again(
-    job: Job, wanted: UnitId, parts: Callable[[], Sequence[Segment]], low: int, high: int, results: File
-) -> None:
-    """Draws as `draw` does from the rows ranked `[low, high)` of a key, whose scores are in the file of their results.
+def draw_again(job: Job, wanted: UnitId, parts: Callable[[], Sequence[Segment]], ranked: slice, results: File) -> None:
+    """Draws as `draw` does from some rows of a key, whose scores are in the file of their results.
 
     Args:
-        parts: says where the key's rows are.
+        parts: says where rows of the key are, all of the job's own generation.
+        ranked: which of these, in their order.
     """
     if not job.has_sample or is_drawn(job, wanted):
         return
     batches, table = read_rows(job, parts(), [*job.ranking.columns, "centroid"])
     order = job.ranking.order(table)
     with stored.discarding(job.pairwise), as_damage(results), results.open() as source:
-        scores = tables.opened(source).read(columns=["cosine_sim_score"]).column(0).to_numpy()
-    if not job.has_visits:
-        scores = without_first(scores, np.diff(table.column("centroid").to_numpy()[order], prepend=-1)[low:high] != 0)
-    draw(job, wanted, table, batches, order[low:high], scores)
+        found = tables.opened(source).read(columns=["cosine_sim_score", *([MAX_SOURCE] if job.has_generations else [])])
+    scores = found.column(0).to_numpy()
+    if job.has_generations:
+        scores = without_first(scores, found.column(MAX_SOURCE).is_null().to_numpy())
+    elif not job.has_visits:
+        scores = without_first(scores, np.diff(table.column("centroid").to_numpy()[order], prepend=-1)[ranked] != 0)
+    draw(job, wanted, table, batches, order[ranked], scores)
 
 
 def without_first(scores: npt.NDArray[np.float32], is_first: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Returns scores without those of the first-ranked rows of clusters, which are no duplicates at any eps."""
+    """Returns scores without those of rows that were compared with none, which are no duplicates at any eps."""
     return np.where(is_first, np.float32(np.nan), scores)
 
 

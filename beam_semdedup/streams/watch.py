@@ -90,7 +90,9 @@ def watched_input(**parameters: Any) -> Watched:
 
 def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
     """Checks all that can be checked before the first file arrives; writes nothing."""
-    p = replace(p)
+    p = replace(p, recall_sample=0)  # it would read all of the corpus for each generation
+    if p.n_probes != "exact":
+        _LOG.warning("n_probes=%s: duplicates in other clusters are missed; n_probes=exact misses none", p.n_probes)
     check_installed(p)
     if p.remove:
         (marker if p.remove == "mark" else copier)(str(p.input_filetype))  # raises

@@ -19,6 +19,7 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.embed.stage import Embedded, embed_input, find_model
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
+from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import check_unchanged
 from beam_semdedup.plan import stored
@@ -137,7 +138,8 @@ def _run_stages(plan: Plan) -> None:
     """Runs the stages that are not finished; in this process where a few rows are compared."""
     p, compared = plan.job.parameters, plan.comparisons
     sizes = plan.job.sizes
-    many = sizes.num_rows > _FEW_ROWS or (not plan.has_recall and 4 * sizes.num_rows * sizes.dimension > _FEW_BYTES)
+    searched = plan.rows * sizes.dimension * 4 if not plan.has_recall else 0
+    many = sizes.num_rows > _FEW_ROWS or searched > _FEW_BYTES
     if compared is None or (p.eps is not None and many):
         with progress.importing_beam():  # not above: it takes longer than all that needs no pipeline
             from beam_semdedup.transforms import SemanticDedup
@@ -145,7 +147,8 @@ def _run_stages(plan: Plan) -> None:
         runners.run(lambda pipeline: pipeline | SemanticDedup(plan), make_runner(p))
     elif p.eps is not None:
         if plan.assign_manifest and not plan.has_recall:
-            recall.estimate_recall(plan.job, compared.units, plan.assign_manifest)
+            fitted = FittedKMeans(plan.job.model.file(layout.CENTROIDS).url, plan.assign_manifest.centroids)
+            recall.estimate_recall(plan.job, compared.units, plan.assigned, fitted)
         duplicates.identify_duplicates(plan.job, compared.units)
 
 

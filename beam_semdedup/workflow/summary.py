@@ -13,10 +13,10 @@ from importlib.metadata import version
 from typing import Any
 
 from beam_semdedup.compute.proportions import recall
-from beam_semdedup.config.parameters import Parameters
 from beam_semdedup.embed.stage import Embedded
 from beam_semdedup.errors import RunError
 from beam_semdedup.fit.model import ModelInfo
+from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.planning import Plan, find_recall
 from beam_semdedup.plan.probes import Comparison, of_texts
 from beam_semdedup.plan.stored import AssignManifest, Manifest, PairwiseManifest, RecallManifest
@@ -107,10 +107,9 @@ class Summary:
 
     Times are in seconds; `startup_time` is what passed until the first unit began: planning, and the start of the
     runner and its workers. `rejected` counts the rejected rows by reason. `rows_kept` and `num_duplicates` are null
-    where `eps` is; so is `recall`, which is null with `recall_sample=0`, and below `n_probes=exact` with `against` or
-    `corpus_path`. `references` are the files of `against`; `without_clusters` says whether these have so few rows that
-    each row was compared with all of them, and nothing was fitted. `generation` is the number that the
-    input has in the corpus.
+    where `eps` is; so is `recall`, which is null with `recall_sample=0` below `n_probes=exact`. `references` are
+    the files of `against`; `without_clusters` says whether these have so few rows that each row was compared with all
+    of them, and nothing was fitted. `generation` is the number that the input has in the corpus.
     """
 
     program: str
@@ -149,6 +148,8 @@ def remedy(summary: Summary) -> str | None:
     """Says how to miss no duplicate, and about what it takes; None where none is missed, or nothing is known."""
     if summary.recall is None or summary.recall.low == 1 or summary.eps is None:
         return None
+    if summary.generation is not None:
+        return "To miss none: begin a corpus with n_probes=exact, and add all inputs again"
     texts = of_texts(summary.eps, summary.dimension)
     k = summary.n_clusters
     seconds = max(0.1, Comparison(summary.rows_read, summary.dimension, k, num_keys=k, spread=texts).seconds())
@@ -322,7 +323,7 @@ def summarize(
         rows_read=job.sizes.num_rows,
         rows_kept=found.kept if p.eps is not None else None,
         num_duplicates=found.duplicates if p.eps is not None else None,
-        recall=_recall(p, found),
+        recall=_recall(job, found),
         rows_rejected=assigned.rejected,
         rejected=_by_reason(found.rejected),
         n_clusters=job.sizes.n_clusters,
@@ -351,10 +352,11 @@ def summarize(
     )
 
 
-def _recall(p: Parameters, found: Found) -> Recall | None:
+def _recall(job: Job, found: Found) -> Recall | None:
+    p = job.parameters
     if p.eps is None:
         return None
-    if p.n_probes == "exact":
+    if p.n_probes == "exact" or job.without_clusters:
         return Recall(1.0, 1.0, 1.0, 0)
     if found.recall_manifest is None:
         return None

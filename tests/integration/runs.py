@@ -111,7 +111,12 @@ def read_parquet(directory: str | Path, options: dict[str, Any] | None = None) -
 
 def segments(summary: Summary) -> pa.Table:
     """All rows of the segment files."""
-    files = sorted(Path(summary.paths["kmeans_results"], "segments").glob("*.arrow"))
+    return segments_in(Path(summary.paths["kmeans_results"]))
+
+
+def segments_in(folder: Path) -> pa.Table:
+    """All rows of the segment files of a folder of assigned rows."""
+    files = sorted((folder / "segments").glob("*.arrow"))
     return pa.concat_tables(pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files)
 
 

@@ -18,7 +18,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import Ended, comparisons, dedup, duplicates, finish, read_parquet, start, vectors, wait
+from runs import Ended, comparisons, dedup, duplicates, finish, read_parquet, segments_in, start, vectors, wait
 from strategies import blobs, unit_rows
 
 from beam_semdedup import InputError, RunError, Summary
@@ -139,9 +139,7 @@ def test_batches_find_what_comparing_all_with_all_gives(
     references = sorted((tmp_path / "corpus").rglob("references/*"))
     assert len(references) == against
     for folder in [*references, *(Path(summary.paths["kmeans_results"]) for summary in summaries)]:
-        files = sorted((folder / "segments").glob("*.arrow"))
-        table = pa.concat_tables(pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files)
-        table = table.select(["id", "embedding", "centroid", "cosine_dist_to_cent"])
+        table = segments_in(folder).select(["id", "embedding", "centroid", "cosine_dist_to_cent"])
         keys = [(table.column("cosine_dist_to_cent").to_pylist(), False), (table.column("id").to_pylist(), False)]
         order += [before + i for i in oracle.rank_order([0] * len(table), keys)]
         before += len(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import DEMO, Ended, dedup, segments, vectors
+from runs import DEMO, Ended, dedup, segments, segments_in, vectors
 from scipy.stats import binom
 from strategies import blobs, unit_rows
 
@@ -44,8 +45,9 @@ def write(directory: Path, rows: np.ndarray, group: int = 50, ids: np.ndarray | 
     embeddings = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
     ids = rng.permutation(len(rows)) if ids is None else ids
     table = pa.table({"id": ids, "embeddings": embeddings, "quality": rng.integers(0, 4, len(rows))})
-    pq.write_table(table.slice(0, 150), directory / "a.parquet", row_group_size=group)
-    pq.write_table(table.slice(150), directory / "b.parquet", row_group_size=group)
+    first = min(150, len(rows) // 2)
+    pq.write_table(table.slice(0, first), directory / "a.parquet", row_group_size=group)
+    pq.write_table(table.slice(first), directory / "b.parquet", row_group_size=group)
     return directory
 
 
@@ -342,3 +344,41 @@ def test_a_sweep_searches_once_and_has_a_column(tmp_path: Path, semdedup: Callab
     assert [[float(row[name]) for name in ("recall", "recall_low", "recall_high")] for row in rows] == [
         [round(summary["recall"][name], 4) for name in ("estimate", "low", "high")] for summary in found
     ]
+
+
+@pytest.mark.parametrize(("probes", "within"), [(1, True), (1, False), (2, True)])
+def test_the_recall_of_a_batch_is_of_all_before_it(tmp_path: Path, probes: int, within: bool) -> None:
+    """Of references, of an earlier generation of a corpus, and of its own rows."""
+    rows = np.random.default_rng(2).permutation(similar_rows())
+    parts = [write(tmp_path / f"{n}", rows[n::3][:140], ids=np.arange(n * 140, n * 140 + 140)) for n in range(3)]
+    given = {**SIZES, "n_probes": probes, "within": within, "recall_sample": ALL, "against": str(parts[0])}
+    given |= {"corpus_path": str(tmp_path / "corpus"), "reach": 0.06}
+    dedup(parts[1], tmp_path / "first", eps=0.06, **given)
+
+    def run(eps: float) -> Summary:
+        return dedup(parts[2], tmp_path / "second", eps=eps, **given)
+
+    summary = run(0.06)
+    folders = [*(tmp_path / "corpus").rglob("references/*"), *sorted((tmp_path / "corpus").rglob("generations/*/"))]
+    tables = [segments_in(folder).select(["id", "embedding", "cosine_dist_to_cent"]) for folder in folders]
+    table, generation = pa.concat_tables(tables), np.repeat([0, 1, 2], 140)
+    columns = [(table.column(name).to_pylist(), False) for name in ("cosine_dist_to_cent", "id")]
+    order = oracle.rank_order(generation, columns)
+    pairs = np.ones((420, 420), bool) if within else (generation[:, None] != 2) | (generation != 2)
+    scores, _ = oracle.best_earlier(vectors(table), order, pairs, 0.06)
+    true = dict(enumerate(scores[generation == 2][~np.isnan(scores[generation == 2])].tolist()))
+    assert_known(summary, true)
+    assert (0.5 < summary.recall.estimate < 1) == (probes == 1), summary.recall
+    other = run(0.04)
+    assert_known(other, true)
+    for folder in Path(summary.paths["pairwise_results"]).glob("recall"):
+        shutil.rmtree(folder)
+    assert run(0.04).recall == other.recall
+
+
+def test_few_references_are_all_compared(tmp_path: Path) -> None:
+    rows = similar_rows()
+    own, references = (write(tmp_path / name, part) for name, part in (("own", rows[:400]), ("few", rows[400:])))
+    summary = dedup(own, tmp_path / "out", against=str(references), within=False, eps=0.1, **SIZES)
+    assert summary.without_clusters
+    assert (summary.recall.estimate, summary.recall.low) == (1, 1)
