@@ -130,7 +130,7 @@ def print_generations(found: Sequence[Any], output: str) -> None:
     """Prints what a watch found, some `generation.Finished`."""
     rows, duplicates = sum(g.rows for g in found), sum(g.duplicates for g in found)
     tell(
-        f"Finished    {len(found):>14,} generations",
+        f"Generations {len(found):>14,}",
         f"Read        {rows:>14,} rows",
         f"Duplicates  {duplicates:>14,}",
         f"Results: {output} (duplicates/generation=NNNN/)",
