@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.parameters import (
     CorpusParameters,
     EmbedParameters,
