@@ -181,7 +181,7 @@ def print_corpus(facts: Any) -> None:
         f"{facts.rows:,} rows of {common.dimension} values in {counted(len(facts.generations), 'generation')}, in "
         f"{facts.place}",
         f"{common.n_clusters:,} clusters of {facts.rows / common.n_clusters:,.0f} rows; the most in "
-        f"{counted(common.centroids_per_key, 'neighbouring cluster')}: {facts.largest:,}",
+        f"{counted(min(common.centroids_per_key, common.n_clusters), 'neighbouring cluster')}: {facts.largest:,}",
         f"n_probes={common.probes}, reach={common.reach:g}, ids are {common.id_type}",
     )
     table = _table(">generation", ">rows", ">rejected", ">size", ">far rows", "added", "from")
