@@ -142,15 +142,16 @@ def _faults(corpus: Corpus, number: int, centroids: str) -> Iterator[str]:
     if KMeansPlan.read(folder.file(layout.PLAN)) is None:
         yield f"has no plan, which names its files: {folder.file(layout.PLAN)} is damaged or gone"
     rows = rejected = 0
-    try:
-        for file in _segment_files(folder, manifest):
+    is_whole = True
+    for file in _segment_files(folder, manifest):
+        try:
             rows += sum(map(len, read_segments(file)[0]))
             rejected += len(read_rejected(file, folder))
-    except DamagedFile as error:
-        yield f"is not whole: {error}"
-        return
+        except DamagedFile as error:
+            is_whole = False
+            yield f"is not whole: {error}"
     expected = manifest.counts.num_rows - manifest.rejected
-    if (rows, rejected) != (expected, manifest.rejected):
+    if is_whole and (rows, rejected) != (expected, manifest.rejected):
         said = f"{expected:,} and {manifest.rejected:,}"
         yield f"has {rows:,} rows and {rejected:,} rejected ones; its manifest says {said}"
 
