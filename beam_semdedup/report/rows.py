@@ -91,12 +91,14 @@ def find_in_corpus(
     Args:
         sources: the input files that they are of.
     """
-    left, files, found, size = set(wanted), set(sources), dict[int, Row](), 0
+    asked, files, found, size = np.unique(np.fromiter(wanted, dtype=np.uint64)), set(sources), dict[int, Row](), 0
     for folder in results.earlier:
+        if len(found) == len(asked):
+            break
         plan, manifest = KMeansPlan.read(folder.file(layout.PLAN)), AssignManifest.find(folder)
-        numbers = [n for n, url in enumerate(plan.files) if url in files] if left and plan and manifest else []
-        if not numbers or not plan or not manifest:
+        if plan is None or manifest is None:
             continue
+        numbers = [number for number, url in enumerate(plan.files) if url in files]
         of_files = hash_ids(pa.chunked_array([pa.array(plan.files)]), REFERENCE_HASH)
         for name in manifest.files:
             low, high = files_of(name)
@@ -109,10 +111,9 @@ def find_in_corpus(
             for batch in _read(folder / layout.SEGMENTS, parts):
                 ids = pa.chunked_array([batch.column("id")])
                 hashes = hash_ids(ids, ID_HASH) ^ of_files[batch.column("source_file").to_numpy()]
-                places = np.flatnonzero(_is_in(hashes, np.sort(np.fromiter(left, dtype=np.uint64))))
+                places = np.flatnonzero(_is_in(hashes, asked))
                 rows = _rows(pa.Table.from_batches([batch.take(pa.array(places))]), fields, longest)
                 found |= zip(hashes[places].tolist(), rows, strict=True)
-            left -= found.keys()
     return found
 
 
