@@ -18,7 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from beam_semdedup.config import groups as settings
+from beam_semdedup.config import choices as settings
 from beam_semdedup.config import parameters as config
 from beam_semdedup.runners.flink.runner import FlinkRunner
 

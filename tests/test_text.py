@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.fields import declared
 from beam_semdedup.text import counted, hidden_in, in_bytes, in_time, printable, shortened, without_secrets

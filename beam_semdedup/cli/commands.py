@@ -28,8 +28,8 @@ from beam_semdedup.config.parameters import (
     RemovalParameters,
     ReportParameters,
     WatchParameters,
-    WriterParameters,
 )
+from beam_semdedup.config.shared import WriterParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError, RunError, StorageError, reason
 from beam_semdedup.runners import imports, progress

@@ -28,7 +28,7 @@ from beam_semdedup.cli.overrides import (
     understood,
 )
 from beam_semdedup.cli.stored import TRUST, dropped, take_out_code, values_in
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.validation import required
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.parameters import (
     CorpusParameters,
     EmbedParameters,
@@ -130,7 +130,7 @@ def print_generations(found: Sequence[Any], output: str) -> None:
     """Prints what a watch found, some `generation.Finished`."""
     rows, duplicates = sum(g.rows for g in found), sum(g.duplicates for g in found)
     tell(
-        f"Finished    {len(found):>14,} generations",
+        f"Generations {len(found):>14,}",
         f"Read        {rows:>14,} rows",
         f"Duplicates  {duplicates:>14,}",
         f"Results: {output} (duplicates/generation=NNNN/)",
@@ -181,7 +181,7 @@ def print_corpus(facts: Any) -> None:
         f"{facts.rows:,} rows of {common.dimension} values in {counted(len(facts.generations), 'generation')}, in "
         f"{facts.place}",
         f"{common.n_clusters:,} clusters of {facts.rows / common.n_clusters:,.0f} rows; the most in "
-        f"{counted(common.centroids_per_key, 'neighbouring cluster')}: {facts.largest:,}",
+        f"{counted(min(common.centroids_per_key, common.n_clusters), 'neighbouring cluster')}: {facts.largest:,}",
         f"n_probes={common.probes}, reach={common.reach:g}, ids are {common.id_type}",
     )
     table = _table(">generation", ">rows", ">rejected", ">size", ">far rows", "added", "from")

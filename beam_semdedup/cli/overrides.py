@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.validation import present_name, unknown
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from beam_semdedup.cli.overrides import LISTED, key_of
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.validation import present_name, unknown
 from beam_semdedup.errors import InputError, as_input_error
 from beam_semdedup.fields import declared

@@ -15,15 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
 
-from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import (
-    ForecastParameters,
-    InputParameters,
-    OptionalModelParameters,
-    Parameters,
-    ReachParameters,
-    WatchParameters,
-)
+from beam_semdedup.config.choices import GROUPS
+from beam_semdedup.config.parameters import ForecastParameters, Parameters, WatchParameters
+from beam_semdedup.config.shared import InputParameters, OptionalModelParameters, ReachParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
 from beam_semdedup.fit.registry import make_engine

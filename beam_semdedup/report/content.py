@@ -18,7 +18,7 @@ from beam_semdedup.fields import declared
 from beam_semdedup.report.collect import ID_HASH, MOST_SOURCES, Collected, Sample, collect, hash_matches
 from beam_semdedup.report.groups import Groups, find_groups
 from beam_semdedup.report.results import FinishedRun, Results
-from beam_semdedup.report.rows import Row, find_rows, sampled_distances
+from beam_semdedup.report.rows import Row, find_in_corpus, find_rows, sampled_distances
 from beam_semdedup.report.scale import BANDS
 from beam_semdedup.report.values import LONGEST_TEXT, texts
 from beam_semdedup.storage import layout
@@ -115,7 +115,12 @@ def gather(results: Results, p: ReportParameters, collected: Collected, labels: 
     if groups:
         wanted += [hash_ for group in groups.largest for hash_ in (group.root, *(m[0] for m in group.members))]
         wanted += [hash_ for worst in groups.chains.worst for hash_ in worst[:2]]
-    rows = find_rows(results, wanted, fields, LONGEST_TEXT) | _references(collected)
+    others, sources = _of_other_files(collected)
+    known = find_in_corpus(results, others, sources, fields, LONGEST_TEXT)
+    rows = find_rows(results, wanted, fields, LONGEST_TEXT) | {
+        hash_: dataclasses.replace(row, values=known[hash_].values) if hash_ in known else row
+        for hash_, row in others.items()
+    }
     try:
         distances = sampled_distances(results)
     except DamagedFile:  # the segments were deleted, which nothing else needs
@@ -134,17 +139,17 @@ def _pairs(collected: Collected) -> list[Pair]:
     return list(found.values())
 
 
-def _references(collected: Collected) -> dict[int, Row]:
-    """Returns the rows of other files that pairs are with: of them the id and the file are known."""
-    found: dict[int, Row] = {}
+def _of_other_files(collected: Collected) -> tuple[dict[int, Row], set[str]]:
+    """Returns the rows of other files that pairs are with, of which the id and the file are known, and these files."""
+    found, sources = dict[int, Row](), set[str]()
     for sample in (collected.bands, collected.near, collected.steps):
         if sample.rows is not None and MAX_SOURCE in sample.rows.column_names:
             columns = hash_matches(sample.rows).tolist(), *map(sample.rows.column, ("max_id", MAX_SOURCE))
-            names = zip(columns[0], texts(columns[1], LONGEST_TEXT), texts(columns[2], LONGEST_TEXT), strict=True)
-            found |= {
-                hash_: Row(f"{id_} ({source})", -1, ()) for hash_, id_, source in names if source not in (None, INPUT)
-            }
-    return found
+            names = zip(columns[0], texts(columns[1], LONGEST_TEXT), columns[2].to_pylist(), strict=True)
+            others = [(hash_, id_, source) for hash_, id_, source in names if source not in (None, INPUT)]
+            found |= {hash_: Row(f"{id_} ({source[:LONGEST_TEXT]})", -1, ()) for hash_, id_, source in others}
+            sources |= {source for _, _, source in others}
+    return found, sources
 
 
 def _columns(sample: Sample) -> Iterable[tuple[tuple[list[int], list[int]], np.ndarray, list[int]]]:

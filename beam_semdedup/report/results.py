@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,14 @@ class Results:
         file = self.pairwise.file(self.names[0])
         with as_damage(file), file.open() as source:
             return MAX_SOURCE in opened(source).schema_arrow.names
+
+    @property
+    def earlier(self) -> Iterator[Folder]:
+        """The generations that the corpus had before, the last first; none without a corpus."""
+        place, _, number = self.kmeans.url.rpartition("/")
+        if place.endswith(f"/{layout.GENERATIONS}"):
+            for earlier in reversed(range(int(number))):
+                yield Folder(f"{place}/{earlier:06d}", self.kmeans.options)
 
     @property
     def names(self) -> list[str]:

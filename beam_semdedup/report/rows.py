@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,12 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from beam_semdedup.compute.ranking import hash_ids
-from beam_semdedup.report.collect import ID_HASH
+from beam_semdedup.plan.stored import AssignManifest, KMeansPlan
+from beam_semdedup.report.collect import ID_HASH, REFERENCE_HASH
 from beam_semdedup.report.results import Results
 from beam_semdedup.report.values import texts
-from beam_semdedup.stages.assign import AssignFacts
+from beam_semdedup.stages.assign import AssignFacts, files_of
 from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.damage import DamagedFile, as_damage
+from beam_semdedup.storage.folder import Folder
 from beam_semdedup.storage.segments import Segment
 from beam_semdedup.storage.tables import opened
 from beam_semdedup.storage.threads import read_ahead
@@ -68,11 +70,49 @@ def _find_in_file(
             if not len(places):
                 continue
             rows = parquet.read_row_group(group, columns=["id", "centroid", *fields]).take(pa.array(places))
-            columns = [texts(rows.column(name), longest) for name in fields]
-            values = zip(*columns, strict=True) if columns else ((),) * len(rows)
-            ids, centroids = texts(rows.column("id"), longest), rows.column("centroid").to_pylist()
-            made = (Row(id_ or "", centroid, row) for id_, centroid, row in zip(ids, centroids, values, strict=True))
-            found += zip(hashes[places].tolist(), made, strict=True)
+            found += zip(hashes[places].tolist(), _rows(rows, fields, longest), strict=True)
+    return found
+
+
+def _rows(table: pa.Table, fields: Sequence[str], longest: int) -> Iterator[Row]:
+    columns = [texts(table.column(name), longest) for name in fields]
+    values = zip(*columns, strict=True) if columns else ((),) * len(table)
+    ids, centroids = texts(table.column("id"), longest), table.column("centroid").to_pylist()
+    return (Row(id_ or "", centroid, row) for id_, centroid, row in zip(ids, centroids, values, strict=True))
+
+
+def find_in_corpus(
+    results: Results, wanted: Iterable[int], sources: Iterable[str], fields: Sequence[str], longest: int
+) -> dict[int, Row]:
+    """Returns rows of earlier generations by what `hash_matches` gives of them, as far as they are found.
+
+    Of segment files 2 GiB are read, or 256 MiB of a corpus elsewhere.
+
+    Args:
+        sources: the input files that they are of.
+    """
+    left, files, found, size = set(wanted), set(sources), dict[int, Row](), 0
+    for folder in results.earlier:
+        plan, manifest = KMeansPlan.read(folder.file(layout.PLAN)), AssignManifest.find(folder)
+        numbers = [n for n, url in enumerate(plan.files) if url in files] if left and plan and manifest else []
+        if not numbers or not plan or not manifest:
+            continue
+        of_files = hash_ids(pa.chunked_array([pa.array(plan.files)]), REFERENCE_HASH)
+        for name in manifest.files:
+            low, high = files_of(name)
+            if not any(low <= number <= high for number in numbers):
+                continue
+            parts = _index(folder / layout.SEGMENTS, name)
+            size += sum(part.length for part in parts)
+            if size > _MOST_BYTES[results.kmeans.is_local]:
+                return found
+            for batch in _read(folder / layout.SEGMENTS, parts):
+                ids = pa.chunked_array([batch.column("id")])
+                hashes = hash_ids(ids, ID_HASH) ^ of_files[batch.column("source_file").to_numpy()]
+                places = np.flatnonzero(_is_in(hashes, np.sort(np.fromiter(left, dtype=np.uint64))))
+                rows = _rows(pa.Table.from_batches([batch.take(pa.array(places))]), fields, longest)
+                found |= zip(hashes[places].tolist(), rows, strict=True)
+            left -= found.keys()
     return found
 
 
@@ -112,7 +152,7 @@ def similarities(
     wanted = np.unique(np.concatenate([ids[is_read], others[is_read]]))
     hashes, vectors = [np.empty(0, dtype=np.uint64)], []
     for key in keys:
-        for batch in _read(results, by_key.get(key, [])):
+        for batch in _read(results.kmeans / layout.SEGMENTS, by_key.get(key, [])):
             mine = hash_ids(pa.chunked_array([batch.column("id")]), ID_HASH)
             places = np.flatnonzero(_is_in(mine, wanted))
             if len(places):
@@ -140,16 +180,15 @@ def sampled_distances(results: Results, most_bytes: int = 64 << 20) -> npt.NDArr
         size += found[place].length
         if size > most_bytes and len(distances) > 1:
             break
-        for batch in _read(results, [found[place]]):
+        for batch in _read(results.kmeans / layout.SEGMENTS, [found[place]]):
             distances.append(batch.column("cosine_dist_to_cent").to_numpy().astype(np.float64))
     return np.concatenate(distances)
 
 
-def _read(results: Results, parts: Sequence[Segment]) -> list[pa.RecordBatch]:
+def _read(folder: Folder, parts: Sequence[Segment]) -> list[pa.RecordBatch]:
     """Returns the record batches of segments; DamagedFile where they are not as they were written."""
     if not parts:
         return []
-    folder = results.kmeans / layout.SEGMENTS
     file = folder.file(parts[0].file)
     with as_damage(file), file.open() as source:
         schema = pa.ipc.open_file(source).schema
@@ -161,14 +200,17 @@ def _segments_by_key(results: Results) -> dict[int, list[Segment]]:
         raise DamagedFile(results.kmeans.file(layout.MANIFEST), "the assigned rows are not there any more")
     found: dict[int, list[Segment]] = {}
     folder = results.kmeans / layout.SEGMENTS
-    for name, index in read_ahead(
-        lambda name: (name, segments.read_index(folder.file(name), AssignFacts)), results.assigned.files
-    ):
-        if index is None:
-            raise DamagedFile(folder.file(name), "its index cannot be read")
-        for segment in index[1].segments:
+    for parts in read_ahead(functools.partial(_index, folder), results.assigned.files):
+        for segment in parts:
             found.setdefault(segment.key, []).append(segment)
     return found
+
+
+def _index(folder: Folder, name: str) -> tuple[Segment, ...]:
+    index = segments.read_index(folder.file(name), AssignFacts)
+    if index is None:
+        raise DamagedFile(folder.file(name), "its index cannot be read")
+    return index[1].segments
 
 
 def _is_in(hashes: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from beam_semdedup.storage.segments import Index, SegmentFile
 from beam_semdedup.storage.threads import read_ahead
 from beam_semdedup.text import without_secrets
 
+_NAME = re.compile(r"(?P<first>\d+)-\d+-\d+(?:-f(?P<last>\d+))?")
 _BATCH_BYTES = 4 << 20  # of rows that are assigned together, where files are smaller
 
 _Rows: TypeAlias = tuple[InputUnit, RowBatch]
@@ -78,6 +80,14 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
             tables.write(file, rejected, facts, job.parameters.cache_compression)
         index = segments.write(job.segments, file_name, table, width, facts, generation=job.generation)
         return AssignResult(index.file, unit.num_rows, rejected.num_rows, False, began)
+
+
+def files_of(name: str) -> tuple[int, int]:
+    """Returns the numbers of the first and the last input file that rows of a segment file, by its name, are of."""
+    match = _NAME.match(name)
+    if match is None:
+        raise ValueError(f"{name} is not the name of a segment file")
+    return int(match["first"]), int(match["last"] or match["first"])
 
 
 def find_assigned(job: Job, name: str) -> Index:

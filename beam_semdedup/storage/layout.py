@@ -13,7 +13,8 @@ corpus_path/fits/<number>/          common.json, model/ with centroids.npy, mode
                                     generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has;
                                     references/<key>/: the same of the rows of against
 output_path/                        duplicates/, rejected/, deduplicated/, marked/, report.html, summary.json; of a
-                                    watched input arrivals/, set_aside/, generations/: a record for each
+                                    watched input arrivals/, set_aside/, generations/: a record for each, and
+                                    watch.json, which says which process watches it
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CORPUS, COMMON, MODEL_FOLDER = "corpus.json", "common.json", "model"
 GENERATIONS, REFERENCES = "generations", "references"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 RECALL, SAMPLE, INDEX = "recall", "sample.arrow", "index"
-ARRIVALS, SET_ASIDE, BEGUN = "arrivals", "set_aside", "begun.json"
+ARRIVALS, SET_ASIDE, BEGUN, WATCH = "arrivals", "set_aside", "begun.json", "watch.json"
 SUMMARY, PLAN, MODEL, CENTROIDS, MANIFEST = "summary.json", "plan.json", "model.json", "centroids.npy", "manifest.json"
 REPORT = "report.html"
 PRODUCTS = (DUPLICATES, REJECTED, DEDUPLICATED, MARKED, KMEANS, PAIRWISE, VECTORS)

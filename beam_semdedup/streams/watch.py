@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from beam_semdedup.config.parameters import WatchParameters
 from beam_semdedup.config.places import naming_places
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.embed.stage import find_model
-from beam_semdedup.errors import InputError, StorageError, WorkerLost
+from beam_semdedup.errors import InputError, RunError, StorageError, WorkerLost
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import filetype_of, list_files
 from beam_semdedup.inputs.registry import copier, format_named, marker
@@ -25,6 +26,7 @@ from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
 from beam_semdedup.storage import layout
 from beam_semdedup.storage.folder import Folder
+from beam_semdedup.storage.records import Record
 from beam_semdedup.streams.generation import Finished, Watched
 from beam_semdedup.streams.transforms import DeduplicateGenerations, ReadNewFiles
 from beam_semdedup.text import counted, in_time
@@ -127,6 +129,13 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
     return Watched(p, find_model(p) if p.model else None)
 
 
+@dataclass(frozen=True)
+class _Watch(Record):
+    """Which process watches an input with an output."""
+
+    name: str
+
+
 class _State:
     """What the storage says of a stream, which is looked at now and then.
 
@@ -138,6 +147,8 @@ class _State:
     def __init__(self, watched: Watched, p: WatchParameters, draining: Callable[[], bool]) -> None:
         self._arrivals, self._parameters, self._draining = watched.arrivals, p, draining
         self._every = progress.interval(watched.parameters.output_path)
+        self._file, self._own = watched.arrivals.output.file(layout.WATCH), _Watch(uuid.uuid4().hex)
+        self._own.write(self._file)
         self._looked, self._changed = 0.0, time.monotonic()
         self._last: int | None = None
         self.number = self._arrivals.first_unfinished()
@@ -157,6 +168,11 @@ class _State:
             return False
 
     def _look(self) -> None:
+        if _Watch.read(self._file) != self._own:
+            raise RunError(
+                f"another semdedup-watch was started with output_path={self._parameters.output_path}, or "
+                f"{layout.WATCH} was deleted there: this one ends; give each its own"
+            )
         for number in range(self.number, self._arrivals.first_unfinished()):
             found = Finished.read(self._arrivals.finished(number))
             self.number = number + 1

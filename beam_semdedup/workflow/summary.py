@@ -313,7 +313,7 @@ def summarize(
 ) -> Summary:
     """Makes the summary of a run that began at `started` and ends now."""
     job, p, assigned, compared = plan.job, plan.job.parameters, found.assign_manifest, found.pairwise_manifest
-    compared_at = max(started, compared.finished)
+    compared_at = max(started, _compared(plan, found))
     begun = _begun(plan, started, found)
     stages = _stages(plan, started, begun, found, embedded)
     embed_time = round(embedded.seconds, 3) if embedded else 0.0
@@ -374,6 +374,14 @@ def _begun(plan: Plan, started: float, found: Found) -> float:
     return max(started, min(begun, default=started))
 
 
+def _compared(plan: Plan, found: Found) -> float:
+    """Returns when all was compared; the recall needs that, and may be known before the manifest is written."""
+    compared, estimated = found.pairwise_manifest, found.recall_manifest
+    if estimated is None or plan.recall_manifest or plan.pairwise_manifest:
+        return compared.finished
+    return min(compared.finished, estimated.began)
+
+
 def _stages(
     plan: Plan, started: float, begun: float, found: Found, embedded: Embedded | None
 ) -> dict[str, StageSummary]:
@@ -397,11 +405,10 @@ def _stages(
         ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
     ]
     if estimated:
-        work, before = estimated.pairs_done * products, max(started, compared.finished)
-        stages.append(("recall", estimated, plan.recall_manifest, before, work))
+        stages.append(("recall", estimated, plan.recall_manifest, started, estimated.pairs_done * products))
     for name, manifest, reused, before, operations in stages:
-        counts = manifest.counts
-        done, seconds = (0, 0.0) if reused else (counts.units_done, manifest.finished - max(manifest.began, before))
+        counts, finished = manifest.counts, _compared(plan, found) if manifest is compared else manifest.finished
+        done, seconds = (0, 0.0) if reused else (counts.units_done, finished - max(manifest.began, before))
         others = counts.units_done + counts.units_reused - done
         result[name] = _stage_summary(done, others, seconds, counts.rows_done, operations, dimension)
     return result

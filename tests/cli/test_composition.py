@@ -16,7 +16,7 @@ import yaml
 from beam_semdedup.cli import composition
 from beam_semdedup.cli.composition import CommandLine
 from beam_semdedup.cli.overrides import jobs_of, overrides_of
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.fields import HEADINGS, declared

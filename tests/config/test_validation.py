@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup.config import validation
-from beam_semdedup.config.groups import GROUPS
-from beam_semdedup.config.parameters import Parameters, RemovalParameters, number_of_bytes
+from beam_semdedup.config.choices import GROUPS
+from beam_semdedup.config.parameters import Parameters, RemovalParameters
+from beam_semdedup.config.types import number_of_bytes
 from beam_semdedup.config.validation import resolve
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared

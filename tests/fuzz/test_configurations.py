@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from beam_semdedup.cli import commands
-from beam_semdedup.config.groups import GROUPS
+from beam_semdedup.config.choices import GROUPS
 from beam_semdedup.config.parameters import ForecastParameters, Parameters, RemovalParameters
 from beam_semdedup.fields import Declared, declared
 from beam_semdedup.text import printable

@@ -272,6 +272,25 @@ def test_rows_of_other_files_are_told_by_their_file(
     assert b'"references":[{"file":' in Path(run.paths["report"]).read_bytes()
 
 
+@pytest.mark.parametrize("n_probes", [1, "exact"])
+def test_rows_of_earlier_generations_are_shown_whole(
+    make_dataset: Callable[..., Any], tmp_path: Path, n_probes: Any
+) -> None:
+    """The corpus has them, if the inputs and the earlier outputs are gone."""
+    common = {"n_clusters": 3, "n_probes": n_probes, "metadata_fields": ["text"], "corpus_path": str(tmp_path / "c")}
+    for day in ("monday", "tuesday"):
+        dataset = make_dataset(rows=120, copies=20, clusters=3)
+        run = dedup(dataset.path, tmp_path / day, report=True, **common)
+        if day == "monday":
+            shutil.rmtree(dataset.path)
+            shutil.rmtree(tmp_path / day)
+    content = read(run)[1]
+    earlier = [content.rows[pair.other] for pair in content.pairs if content.rows[pair.other].id.endswith(")")]
+    assert len(earlier) == len(content.pairs) > 10
+    for row in earlier:
+        assert row.values == (f"text of {row.id.partition(' ')[0]}",)
+
+
 @pytest.mark.parametrize("probes", [{}, {"n_probes": "exact", "reach": 0.2}])
 def test_target_rows_finds_the_eps_that_leaves_so_many(
     semdedup: Callable[..., Ended], tmp_path: Path, probes: dict[str, Any]

@@ -234,6 +234,20 @@ def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], 
     assert {number for number, _ in watched.found().values()} == set(range(6))
 
 
+@needs_prism
+def test_a_watch_ends_when_another_one_takes_its_place(watched: _Watched) -> None:
+    watched.drop("a")
+    first = watched.start(**{"runner.prism_location": PRISM})
+    watched.wait(lambda: watched.finished() == 1)
+    second = watched.start(**{"runner.prism_location": PRISM}, stop_after=1)
+    ended = finish(first)
+    assert (ended.code, "another semdedup-watch was started with output_path=" in ended.err) == (1, True), ended
+    assert "Traceback" not in ended.err
+    watched.drop("b")
+    assert finish(second).code == 0
+    assert watched.found() == watched.expected()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @needs_the_jar
