@@ -30,6 +30,7 @@ from beam_semdedup.stages.index import IndexUnit
 from beam_semdedup.stages.matches import MatchUnit
 from beam_semdedup.stages.pairwise import PairwiseUnit
 from beam_semdedup.stages.recall import RecallUnit
+from beam_semdedup.stages.refit import RefitJob
 from beam_semdedup.stages.sample import Sample, SampleFile
 from beam_semdedup.storage.layout import CENTROIDS
 from beam_semdedup.storage.segments import ROWS, Segment, SegmentFile
@@ -307,6 +308,26 @@ class SemanticDedup(beam.PTransform):
         if job.parameters.eps is None:
             return compared
         return compared | "Identify duplicates" >> IdentifyDuplicates(job)
+
+
+@dataclasses.dataclass
+class Refit(beam.PTransform):
+    """Assigns the rows of a corpus to other centroids; a root transform.
+
+    Gives the names of the segment files that it wrote.
+
+    Attributes:
+        units: the generation and the name of each segment file.
+    """
+
+    job: RefitJob
+    units: list[tuple[int, str]]
+
+    def expand(self, root: PBegin) -> PCollection[str]:
+        """Starts at the root of the pipeline."""
+        listed = root | "List segment files" >> beam.Create(self.units, reshuffle=False)
+        spread = listed | "Spread segment files" >> beam.Reshuffle()
+        return spread | "Assign anew" >> beam.MapTuple(self.job.assign_anew).with_output_types(str)
 
 
 def _assigned(root: PBegin, plan: Plan, fitted: PCollection[FittedKMeans], rows: str = "") -> PCollection[SegmentFile]:

@@ -263,7 +263,7 @@ class ReportParameters(SourceParameters, PlaceParameters):
 
 
 @dataclass(kw_only=True, config=CHECKED)
-class CorpusParameters(SizeParameters, FitParameters):
+class CorpusParameters(SizeParameters, FitParameters, ClusterParameters):
     """What `semdedup-corpus` depends on; see `semdedup-corpus --help`."""
 
     action: Annotated[Literal["list", "verify", "refit", "drop"], WHERE] = "list"
@@ -276,12 +276,7 @@ class CorpusParameters(SizeParameters, FitParameters):
     generation: Annotated[NotNegative | None, WHERE] = None
     """the number of the generation to drop"""
     memory_budget: Annotated[Size | None, EXECUTION] = None
-    """memory for refit, such as 4GiB; null: half of what is free"""
-    ray_address: Annotated[str | None, EXECUTION] = None
-    """the Ray cluster of kmeans=ray: auto, or host:port; null: one on this machine"""
-    ray_timeout: Annotated[Number, Field(gt=0), EXECUTION] = 60.0
-    """seconds to wait until the Ray cluster has room for the actors"""
-    verbose: Verbose = True
+    """memory of each worker of a refit, such as 4GiB; null: half of what is free"""
     kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
 
     @property

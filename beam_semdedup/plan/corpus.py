@@ -212,14 +212,22 @@ class Corpus:
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
     def claims(self) -> dict[int, Claim]:
-        """Returns who has which number, in their order."""
+        """Returns who has which number, in their order.
+
+        Raises:
+            RunError: what says it of one is damaged.
+        """
         found = {}
-        for name in sorted(self._generations.names()):
-            stem, _, ending = name.rpartition(".")
-            if ending == "json" and stem.isdigit():
-                claim = Claim.read(self._generations.file(name))
-                if claim is not None:
-                    found[int(stem)] = claim
+        for number in self.numbers():
+            file = self.claim_file(number)
+            claim = Claim.read(file)
+            if claim is not None:
+                found[number] = claim
+            elif file.exists():
+                raise RunError(
+                    f"{file} is damaged, and says whose rows generation {number} has: restore it, or drop them: "
+                    f"semdedup-corpus drop corpus_path={self.place} generation={number}"
+                )
         return found
 
     def claim(self, key: str, files: Sequence[str]) -> int:

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from beam_semdedup.compute import arrays
-from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.config.parameters import CorpusParameters
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.plan import stored
-from beam_semdedup.plan.corpus import Common, Corpus, Present
+from beam_semdedup.plan.corpus import Claim, Common, Corpus, Present
 from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizing
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan
-from beam_semdedup.runners.resources import free_memory
-from beam_semdedup.stages.assign import AssignFacts
-from beam_semdedup.storage import layout, segments, tables
+from beam_semdedup.runners import base as runners
+from beam_semdedup.runners import progress
+from beam_semdedup.runners.base import Runner
+from beam_semdedup.runners.registry import make_runner
+from beam_semdedup.runners.resources import memory_per_worker
+from beam_semdedup.stages.refit import RefitJob, index_of, read_rejected, read_segments
+from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.threads import in_io_threads
 
 _LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _DRIFT_SEGMENTS = 64
 _FAR = 0.95
 
@@ -76,8 +82,18 @@ class CorpusFacts:
         return sum(generation.rows or 0 for generation in self.generations)
 
 
+@contextlib.contextmanager
+def _saying_what_to_do() -> Iterator[None]:
+    """Turns a DamagedFile into a RunError, with what to do about it."""
+    try:
+        yield
+    except DamagedFile as error:
+        raise RunError(f"{error}; see semdedup-corpus verify") from error
+
+
+@_saying_what_to_do()
 def look(p: CorpusParameters) -> CorpusFacts:
-    """Returns what is in a corpus."""
+    """Returns what is in a corpus; RunError where a file is damaged."""
     corpus, common = _opened(p)
     found, keys, far = [], np.zeros(-(-common.n_clusters // common.centroids_per_key), dtype=np.int64), None
     for number, claim in corpus.claims().items():
@@ -85,11 +101,10 @@ def look(p: CorpusParameters) -> CorpusFacts:
         size, drift, rows = sum(file.size for file in folder.find()), None, None
         if manifest is not None:
             rows = manifest.counts.num_rows - manifest.rejected
-            distances = []
-            for file in _spread(_segment_files(folder, manifest)):
-                schema, references = _index(file)
+            parts = in_io_threads(index_of, _segment_files(folder, manifest))
+            for _, references in parts:
                 np.add.at(keys, [r.key for r in references], [r.num_rows for r in references])
-                distances.append(_distances(file, schema, references))
+            distances = [_distances(folder / layout.SEGMENTS, *part) for part in _spread(parts)]
             joined = np.concatenate([np.empty(0, np.float32), *distances])
             if far is None and len(joined):
                 far = float(np.quantile(joined, _FAR))
@@ -102,31 +117,42 @@ def look(p: CorpusParameters) -> CorpusFacts:
 def verify(p: CorpusParameters) -> list[str]:
     """Reads all that a corpus holds; returns what is wrong with it, in words."""
     corpus, common = _opened(p)
-    wrong = []
     try:
         fitted = corpus.fitted(common)
     except RunError as error:
         return [str(error)]
     if fitted is None:
         return [f"{corpus.model.file(layout.CENTROIDS)} is not there"]
-    for number in corpus.claims():
-        folder, manifest = corpus.generation(number), corpus.finished(number)
-        if manifest is None:
-            wrong.append(f"generation {number} is not finished: {folder} has no manifest")
-            continue
-        if manifest.centroids != fitted.content_hash:
-            wrong.append(f"generation {number} is assigned to other centroids than {corpus.model} has")
-        rows = 0
-        for file in _segment_files(folder, manifest):
-            try:
-                schema, references = _index(file)
-                rows += sum(map(len, segments.read(file.parent, references, schema)))
-            except DamagedFile as error:
-                wrong.append(f"generation {number}: {error}")
-        expected = manifest.counts.num_rows - manifest.rejected
-        if rows != expected and not wrong:
-            wrong.append(f"generation {number} has {rows:,} rows, and its manifest says {expected:,}")
+    wrong = list[str]()
+    for number in corpus.numbers():
+        wrong += (f"generation {number} {what}" for what in _faults(corpus, number, fitted.content_hash))
     return wrong
+
+
+def _faults(corpus: Corpus, number: int, centroids: str) -> Iterator[str]:
+    """Yields what is wrong with a generation, which is to be assigned to these centroids."""
+    folder, manifest = corpus.generation(number), corpus.finished(number)
+    if Claim.read(corpus.claim_file(number)) is None:
+        yield f"is not used, as what says whose it is cannot be read: {corpus.claim_file(number)}"
+    if manifest is None:
+        yield f"is not finished: {folder} has no manifest"
+        return
+    if manifest.centroids != centroids:
+        yield f"is assigned to other centroids than {corpus.model} has"
+    if KMeansPlan.read(folder.file(layout.PLAN)) is None:
+        yield f"has no plan, which names its files: {folder.file(layout.PLAN)} is damaged or gone"
+    rows = rejected = 0
+    try:
+        for file in _segment_files(folder, manifest):
+            rows += sum(map(len, read_segments(file)[0]))
+            rejected += len(read_rejected(file, folder))
+    except DamagedFile as error:
+        yield f"is not whole: {error}"
+        return
+    expected = manifest.counts.num_rows - manifest.rejected
+    if (rows, rejected) != (expected, manifest.rejected):
+        said = f"{expected:,} and {manifest.rejected:,}"
+        yield f"has {rows:,} rows and {rejected:,} rejected ones; its manifest says {said}"
 
 
 def drop(p: CorpusParameters) -> int:
@@ -136,17 +162,18 @@ def drop(p: CorpusParameters) -> int:
         InputError: there is none of that number.
     """
     corpus = Corpus.at(Folder.at(p.corpus_path, p.corpus_options))
-    claims = corpus.claims()
-    if p.generation is None or p.generation not in claims:
-        known = ", ".join(map(str, claims)) or "none"
+    numbers = corpus.numbers()
+    if p.generation is None or p.generation not in numbers:
+        known = ", ".join(map(str, numbers)) or "none"
         raise InputError(f"generation={p.generation}: the corpus {corpus.place} has {known}")
     stored.forget([corpus.generation(p.generation)])
     corpus.claim_file(p.generation).delete()
     return p.generation
 
 
+@_saying_what_to_do()
 def refit(p: CorpusParameters) -> CorpusFacts:
-    """Fits a new model to the rows of a corpus, assigns them to it, and returns what is in it then.
+    """Fits a new model to the rows of a corpus, assigns them to it in a pipeline, and returns what is in it then.
 
     The new model and the rows are made beside the present ones, which count until all is there, and go then. What an
     interrupted attempt finished is used. No run may add rows meanwhile.
@@ -155,6 +182,8 @@ def refit(p: CorpusParameters) -> CorpusFacts:
         InputError: a generation is not finished, or there are fewer rows than clusters.
         RunError: a file is damaged.
     """
+    runner = make_runner(p)
+    runner.check(p.device)
     corpus, common = _opened(p)
     claims = corpus.claims()
     manifests = {number: corpus.finished(number) for number in claims}
@@ -166,7 +195,7 @@ def refit(p: CorpusParameters) -> CorpusFacts:
     if rows < n_clusters:
         raise InputError(f"n_clusters={n_clusters} is more than the {rows} rows of the corpus; give fewer or null")
     new = Corpus(corpus.place, f"fits/{int(corpus.home.rpartition('/')[2]) + 1:04d}")
-    memory = p.memory_budget or free_memory() // 2
+    memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     sizing = Sizing(p, rows, common.dimension, 0, n_clusters, memory)
     per_key = sizing.sizes(0).centroids_per_key
     common = new.agree(dataclasses.replace(common, n_clusters=n_clusters, centroids_per_key=per_key))
@@ -177,15 +206,30 @@ def refit(p: CorpusParameters) -> CorpusFacts:
         return _sample(files, min(sizing.asked_sample, sizing.affordable_sample), rows, p.random_state)
 
     fitted = model.fit_or_load(new.model, None, make_engine(p), sample, common.dimension, parameters)
-    centroids = fitted.centroids(new.place.options)
-    for number, manifest in finished.items():
-        if new.finished(number) is None:
-            _LOG.info("Assigning generation %s", number)
-            _assign_anew(p, corpus.generation(number), new.generation(number), manifest, common, centroids, fitted)
+    job = RefitJob(parameters, corpus, new, fitted, common.centroids_per_key)
+    left = {number: manifest for number, manifest in finished.items() if new.finished(number) is None}
+    _assign_anew(job, [(number, name) for number, manifest in left.items() for name in manifest.files], runner)
+    for number, manifest in left.items():
+        _finish_generation(job, number, manifest)
+    for number in finished:
         new.claim_file(number).write_bytes(corpus.claim_file(number).read_bytes())
     Present(new.home).write(corpus.place.file(layout.CORPUS))
     corpus.folder.delete_tree()
     return look(p)
+
+
+def _assign_anew(job: RefitJob, units: list[tuple[int, str]], runner: Runner[Any]) -> None:
+    """Assigns the rows of all segment files, each by its generation and name."""
+
+    def done() -> int:
+        folders = [job.new.generation(number) / layout.SEGMENTS for number in {number for number, _ in units}]
+        return sum(len(layout.finished_units(folder)) for folder in folders)
+
+    with progress.importing_beam():  # not above: it takes longer than all that needs no pipeline
+        from beam_semdedup.transforms import Refit
+    stage = progress.StageProgress("Assign nearest centroid", len(units), done)
+    with progress.shown([stage], job.parameters.verbose, progress.interval(job.new.place.url)):
+        runners.run(lambda pipeline: pipeline | Refit(job, units), runner)
 
 
 def _opened(p: CorpusParameters) -> tuple[Corpus, Common]:
@@ -200,80 +244,35 @@ def _segment_files(folder: Folder, manifest: AssignManifest) -> list[File]:
     return [(folder / layout.SEGMENTS).file(name) for name in manifest.files]
 
 
-def _spread(files: Sequence[File]) -> Sequence[File]:
-    return files[:: max(1, math.ceil(len(files) / _DRIFT_SEGMENTS))]
+def _spread(parts: Sequence[_T]) -> Sequence[_T]:
+    return parts[:: max(1, math.ceil(len(parts) / _DRIFT_SEGMENTS))]
 
 
-def _index(file: File) -> tuple[pa.Schema, tuple[Segment, ...]]:
-    """Returns the columns of a segment file and its references; DamagedFile where it has none."""
-    found = segments.read_index(file, AssignFacts)
-    if found is None:
-        raise DamagedFile(file, "its index cannot be read")
-    with file.open() as source:
-        return pa.ipc.open_file(source).schema, found[1].segments
-
-
-def _distances(file: File, schema: pa.Schema, references: Sequence[Segment]) -> npt.NDArray[np.float32]:
-    batches = segments.read(file.parent, references[:_DRIFT_SEGMENTS], schema)
+def _distances(folder: Folder, schema: pa.Schema, references: Sequence[Segment]) -> npt.NDArray[np.float32]:
+    batches = segments.read(folder, references[:_DRIFT_SEGMENTS], schema)
     return np.concatenate([np.empty(0, np.float32), *(batch.column("l2_dist_to_cent").to_numpy() for batch in batches)])
-
-
-def _rows(file: File) -> Iterator[pa.RecordBatch]:
-    schema, references = _index(file)
-    return iter(segments.read(file.parent, references, schema))
 
 
 def _sample(files: Sequence[File], size: int, rows: int, seed: int) -> npt.NDArray[np.float32]:
     """Returns about `size` rows of all `rows` that are in these segment files, each as likely as the others."""
-    rng, parts = np.random.default_rng(seed), []
+    rng, parts = np.random.default_rng(seed), list[npt.NDArray[np.float32]]()
     for file in files:
-        for batch in _rows(file):
+        for batch in read_segments(file)[0]:
             chosen = np.flatnonzero(rng.random(len(batch)) < size / rows)
             parts.append(segments.RankedRows([batch], chosen)[:])
     return np.concatenate(parts)
 
 
-def _assign_anew(
-    p: CorpusParameters,
-    source: Folder,
-    target: Folder,
-    manifest: AssignManifest,
-    common: Common,
-    centroids: npt.NDArray[np.float32],
-    fitted: model.FittedKMeans,
-) -> None:
-    """Writes a generation with its rows assigned to other centroids, its manifest last."""
-    width, names = common.centroids_per_key, []
-    for file in _segment_files(source, manifest):
-        stem = f"{file.name.rpartition('-w')[0]}-w{width}"
-        names.append(f"{stem}.arrow")
-        found = segments.read_index(file, AssignFacts)
-        if found is None:
-            raise RunError(f"{file} is damaged or gone; see semdedup-corpus verify")
-        unit = dataclasses.replace(found[0].unit, name=stem, centroids=fitted.content_hash)
-        facts = dataclasses.replace(found[0], unit=unit)
-        done = segments.read_index((target / layout.SEGMENTS).file(names[-1]), AssignFacts)
-        if done is None or done[0] != facts:
-            try:
-                table = pa.Table.from_batches(_rows(file), _index(file)[0])
-            except DamagedFile as error:
-                raise RunError(f"{error}; see semdedup-corpus verify") from error
-            vectors = segments.RankedRows(table.to_batches(), np.arange(len(table)))[:] if len(table) else None
-            if vectors is not None:
-                batch, xp = p.max_samples_per_batch, arrays.library(p.device)
-                columns = ("centroid", "l2_dist_to_cent", "cosine_dist_to_cent")
-                for name, values in zip(columns, assign_with_distances(vectors, centroids, batch, xp), strict=True):
-                    table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
-            segments.write(target / layout.SEGMENTS, names[-1], table, width, facts)
-        rejected = (source / layout.REJECTED).file(f"{file.name.removesuffix('.arrow')}.parquet")
-        if facts.rejected:
-            rows = tables.opened(pa.BufferReader(rejected.read_bytes())).read()
-            tables.write((target / layout.REJECTED).file(f"{stem}.parquet"), rows, facts, "zstd")
+def _finish_generation(job: RefitJob, number: int, manifest: AssignManifest) -> None:
+    """Writes the plan and the manifest of a generation whose rows are all assigned anew."""
+    source, target = job.old.generation(number), job.new.generation(number)
     plan = KMeansPlan.read(source.file(layout.PLAN))
     if plan is None:
         raise RunError(f"{source.file(layout.PLAN)} is damaged or gone; see semdedup-corpus verify")
-    sizes = dataclasses.replace(plan.sizes, n_clusters=common.n_clusters, centroids_per_key=width, sample_rows=0)
+    n_clusters = job.parameters.n_clusters
+    assert n_clusters is not None
+    sizes = dataclasses.replace(plan.sizes, n_clusters=n_clusters, centroids_per_key=job.width, sample_rows=0)
     dataclasses.replace(plan, sizes=sizes).write(target.file(layout.PLAN))
-    dataclasses.replace(
-        manifest, centroids=fitted.content_hash, centroids_per_key=width, files=tuple(sorted(names))
-    ).store(target)
+    files = tuple(sorted(map(job.name, manifest.files)))
+    centroids, width = job.fitted.content_hash, job.width
+    dataclasses.replace(manifest, centroids=centroids, centroids_per_key=width, files=files).store(target)

@@ -390,6 +390,30 @@ def test_list_and_verify(copied: Path, called: Callable[..., Ended]) -> None:
     assert wrong.code == 1
     assert str(damaged) in wrong.err
     assert "generation 2 is not finished" in wrong.err
+    damaged.unlink()
+    listed = called(commands.corpus_main, "list", f"corpus_path={copied}")
+    assert (listed.code, "see semdedup-corpus verify" in listed.err) == (1, True), listed.err
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("plan.json", "generation 1 has no plan"), (".json", "generation 1 is not used, as what says")]
+)
+def test_a_generation_that_cannot_be_read_is_said_and_not_lost(
+    batches: list[Path], copied: Path, tmp_path: Path, called: Callable[..., Ended], what: str, said: str
+) -> None:
+    generations = copied / "fits/0000/generations"
+    file = generations / "000001" / what if what == "plan.json" else generations / "000001.json"
+    file.write_bytes(file.read_bytes()[:-9])
+    wrong = called(commands.corpus_main, "verify", f"corpus_path={copied}")
+    assert (wrong.code, said in wrong.err) == (1, True), wrong.err
+    refitted = called(commands.corpus_main, "refit", f"corpus_path={copied}", "n_clusters=5")
+    assert (refitted.code, str(file) in refitted.err) == (1, True), refitted.err
+    assert generations.exists()
+    if what != "plan.json":
+        with pytest.raises(RunError, match="whose rows generation 1 has: restore it, or drop them"):
+            add(batches[0], tmp_path / "again", copied, n_probes="exact", eps=0.1, ranking_strategy=BY_QUALITY)
+    assert called(commands.corpus_main, "drop", f"corpus_path={copied}", "generation=1").code == 0
+    assert called(commands.corpus_main, "verify", f"corpus_path={copied}").code == 0
 
 
 def test_a_generation_that_is_dropped_is_compared_with_no_more(
@@ -406,14 +430,23 @@ def test_a_generation_that_is_dropped_is_compared_with_no_more(
     assert [summary.stages["assign"].units_done for summary in after] == [0, 0]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_corpus_clustered_anew_finds_the_same_without_the_inputs(
     batches: list[Path],
     in_order: tuple[Path, list[Summary]],
     copied: Path,
     tmp_path: Path,
     called: Callable[..., Ended],
+    workers: int,
 ) -> None:
-    told = called(commands.corpus_main, "refit", f"corpus_path={copied}", "n_clusters=11", "comparison_rows=40")
+    refit = ["refit", f"corpus_path={copied}", "n_clusters=11", "comparison_rows=40"]
+    segment = min((copied / "fits/0000/generations/000002/segments").iterdir())
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-1] + b"?")
+    told = called(commands.corpus_main, *refit, f"runner.num_workers={workers}")
+    assert (told.code, "see semdedup-corpus verify" in told.err) == (1, True), told.err
+    segment.write_bytes(whole)  # the same command goes on then
+    told = called(commands.corpus_main, *refit, f"runner.num_workers={workers}")
     assert told.code == 0, told.err
     assert "11 clusters" in told.out
     assert called(commands.corpus_main, "verify", f"corpus_path={copied}").code == 0
