@@ -16,6 +16,7 @@ SCENARIOS = (
     "kernel",
     "given",
     "exact",
+    "dense",
     "fit",
     "workers",
     "sweep",

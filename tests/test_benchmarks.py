@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_semdedup import SemanticDeduplicationWorkflow
-from benchmarks import data, mixed, recall, report
+from benchmarks import data, dense, mixed, recall, report
 from benchmarks.bench import Bench, Goal, Result, found
 from benchmarks.measure import measure_roles
 from benchmarks.mixed import EXAMPLES, Mixture
@@ -82,6 +82,18 @@ def test_mixed_rows_have_copies_at_the_cosines_that_were_drawn(mixture):
     assert len(same) > 200
     assert np.array_equal(rows[same], rows[mixture.originals[same]])
     assert np.array_equal(mixture.rows(slice(10, 99)), rows[10:99])
+
+
+@pytest.mark.parametrize("cosine", [0.97, 1])
+def test_rows_of_dense_groups_resemble_their_texts(mixture, tmp_path, cosine):
+    rows = dense.Groups(2000, 900, 3, cosine).draw(mixture.source)
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(1, abs=1e-5)
+    near = (rows @ rows.T >= cosine - 0.02).sum(axis=1)
+    assert np.count_nonzero(near >= 290) == pytest.approx(900, rel=0.05)
+    assert (len(np.unique(rows, axis=0)) <= 1103) == (cosine == 1)
+    first, again = (dense.generate(tmp_path, dense.Groups(90, 30, 1, cosine)) for _ in range(2))
+    assert first == again
+    assert pq.read_table(first.path).num_rows == 90
 
 
 def test_a_sample_of_queries_has_its_share_of_the_pairs(dataset):

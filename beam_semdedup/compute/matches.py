@@ -66,9 +66,8 @@ class Best:
             scores, ranks: (p,) with the rows of these ranks.
         """
         order = np.lexsort((ranks, -scores, later))
-        rows, first = np.unique(later[order], return_index=True)
-        chosen = order[first]
-        scores, ranks = scores[chosen], ranks[chosen]
+        chosen = order[np.flatnonzero(np.diff(later[order], prepend=-1))]
+        rows, scores, ranks = later[chosen], scores[chosen], ranks[chosen]
         with self._lock:
             known = self.scores[rows]
             better = (scores > known) | ((scores == known) & (ranks < self.winners[rows]))
@@ -102,6 +101,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ranks)
+
+    @cached_property
+    def longest(self) -> float:
+        """At least the largest norm of a row; short vectors are as long as their rows, or a little longer."""
+        return float(row_dot(self.short, self.short).max() ** 0.5)
 
 
 def match(
@@ -182,21 +186,16 @@ class _Block:
         self.ranks = rows.ranks[at]
         self._full: npt.NDArray[np.float32] | None = None
 
-    @cached_property
     def short(self) -> npt.NDArray[np.float32]:
-        """The short vectors."""
-        return self.rows.short[self.at]
+        """Returns the short vectors; of rows that stand together they are not copied."""
+        low, high = int(self.at[0]), int(self.at[-1]) + 1
+        return self.rows.short[low:high] if high - low == len(self.at) else self.rows.short[self.at]
 
     def full(self) -> npt.NDArray[np.float32]:
         """Returns the vectors of all."""
         if self._full is None:
             self._full = self.rows.gather(self.at)
         return self._full
-
-    @cached_property
-    def longest(self) -> float:
-        """At least the largest norm of a row; short vectors are as long as their rows, or a little longer."""
-        return float(row_dot(self.short, self.short).max() ** 0.5)
 
     def some(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors at positions in the block."""
@@ -243,7 +242,7 @@ class _Tile:
         """
         bounds = None
         if self.rows.rows.short.shape[1] > 1:
-            bounds = multiply(self.rows.short, self.columns.short)
+            bounds = multiply(self.rows.short(), self.columns.short())
             least = self.threshold - SCORE_ROUNDING - 2.0**-23  # of a score, and of this number
             close = np.less(bounds, np.float32(least))
             np.logical_not(close, out=close)
@@ -262,9 +261,11 @@ class _Tile:
         for exact in (False, True):
             if not _is_dense(close):
                 break
-            i, j = np.flatnonzero(close.any(axis=1)), np.flatnonzero(close.any(axis=0))
+            i = np.flatnonzero(close.any(axis=1))
+            close = close.take(i, axis=0)
+            j = np.flatnonzero(close.any(axis=0))
+            close = close if len(j) == close.shape[1] else close.take(j, axis=1)
             tile = _Tile(tile.rows.part(i), tile.columns.part(j), self.both_ways, self.cut, self.threshold)
-            close = close if close.shape == (len(i), len(j)) else close[np.ix_(i, j)]
             close &= tile._best_by_float64(close) if exact else tile._best_by_float32()
         tile.score(*_positions(close))
         return _NO_PAIRS
@@ -272,7 +273,9 @@ class _Tile:
     @cached_property
     def earlier(self) -> npt.NDArray[np.bool_]:
         """Which columns rank before which rows."""
-        return self.columns.ranks < self.rows.ranks[:, None]
+        number, before = len(self.columns.at), np.searchsorted(self.columns.ranks, self.rows.ranks)
+        small = np.min_scalar_type(number)  # many are compared at once
+        return np.arange(number, dtype=small) < before.astype(small)[:, None]
 
     def score(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> None:
         """Scores pairs, at positions in the two blocks, and offers what is similar."""
@@ -289,8 +292,16 @@ class _Tile:
         self, numbers: npt.NDArray[np.float32], of_rows: npt.NDArray[np.float32], of_columns: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.bool_]:
         """Returns which pairs have a number that is not less than what the later row of the two needs."""
-        result: npt.NDArray[np.bool_] = ~(numbers < of_rows[:, None])
-        return np.where(self.earlier, result, ~(numbers < of_columns)) if self.both_ways else result
+        less = numbers < of_rows[:, None]
+        if self.both_ways:
+            less &= self.earlier
+            less |= (numbers < of_columns) & ~self.earlier
+        return np.logical_not(less, out=less)
+
+    @property
+    def _scale(self) -> float:
+        """At least 1, and the largest product of the norms of a row and a column."""
+        return max(1.0, self.rows.rows.longest * self.columns.rows.longest)
 
     def _best_by_float32(self) -> npt.NDArray[np.bool_]:
         """Returns which pairs may be the best of the later row, by float32 products of all of them.
@@ -300,25 +311,27 @@ class _Tile:
         is none. A score is a product rounded to float32, and so is what the products are held against.
         """
         products = multiply(self.rows.full(), self.columns.full())
-        error = max(1.0, self.rows.longest * self.columns.longest) * rounding_error(self.rows.full().shape[1])
+        error = self._scale * rounding_error(self.rows.full().shape[1])
 
         def least(block: _Block, largest: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
             surely = np.minimum(largest.astype(np.float64) - error, 1)
             score = np.maximum(np.maximum(surely, block.known()[0]), self.threshold)
             return np.nextafter((score - error - 2.0**-22).astype(np.float32), _NONE)
 
+        by_row, of_columns = products, np.empty(0, dtype=np.float32)
+        if self.both_ways or self.cut:
+            by_row = products.copy()
+            np.copyto(by_row, _NONE, where=~self.earlier)
         if self.both_ways:
-            by_row, by_column = np.where(self.earlier, products, _NONE), np.where(self.earlier, _NONE, products)
+            by_column = products.copy()
+            np.copyto(by_column, _NONE, where=self.earlier)
             of_columns = least(self.columns, by_column.max(axis=0))
-        else:
-            by_row = np.where(self.earlier, products, _NONE) if self.cut else products
-            of_columns = np.empty(0, dtype=np.float32)
         return self._reach(products, least(self.rows, by_row.max(axis=1)), of_columns)
 
     def _best_by_float64(self, close: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Returns which of the pairs that are left may be the best of the later row, by float64 products of all."""
         products = self.rows.full().astype(np.float64) @ self.columns.full().astype(np.float64).T
-        error = max(1.0, self.rows.longest * self.columns.longest) * _EXACT_ERROR
+        error = self._scale * _EXACT_ERROR
         highest = (products + error).astype(np.float32).clip(-1, 1)
         lowest = (products - error).astype(np.float32).clip(-1, 1)
         if not self.both_ways:

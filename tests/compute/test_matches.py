@@ -166,3 +166,17 @@ def test_rows_that_cannot_be_told_apart_do_not_cost_a_score_for_each_pair(monkey
     rows = np.unique(rows, axis=0)
     found(rows, np.zeros(len(rows), dtype=bool), 0.05, 256, 8)
     assert sum(scored) < 60 * len(rows)
+
+
+@pytest.mark.parametrize("number", [255, 256, 257])
+def test_a_visitor_behind_all_natives_of_a_tile_is_compared_with_each(monkeypatch, number):
+    monkeypatch.setattr(matches, "_DENSE", 0.0)
+    rows, visiting = unit_rows(1, number + 2, 16), np.zeros(number + 2, dtype=bool)
+    visiting[[0, -1]] = True
+    for nearest in (1, number):
+        rows[-1] = oracle.normalized(rows[nearest : nearest + 1] + 0.1 * rows[-1:])[0]
+        scores, winners = found(rows, visiting, 2.0, 1024, 0)
+        true_scores, true_winners = expected(rows, visiting, 2.0)
+        np.testing.assert_array_equal(scores, true_scores)
+        np.testing.assert_array_equal(winners, true_winners)
+        assert winners[-1] == nearest
