@@ -7,6 +7,7 @@ machine costs more than the product.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 from collections import deque
@@ -41,8 +42,8 @@ def slices(start: int, stop: int, step: int) -> Iterator[slice]:
 def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
     """Returns the function's results for the items, in their order, computed in `threads()` threads.
 
-    A function that calls this again has its items computed in its own thread, one after the other. Items are taken from
-    an iterator as they are needed, a few ahead of the computation.
+    A single item is computed in the calling thread. A function that calls this again has its items computed in its own
+    thread, one after the other. Items are taken from an iterator as they are needed, a few ahead of the computation.
 
     Raises:
         Exception: the first that the function raised; what was not begun by then is not computed.
@@ -51,11 +52,16 @@ def in_threads(function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         number = 1 if getattr(_HERE, "computes", False) else threads()
         if number == 1:
             return [function(item) for item in items]
+        coming = iter(items)
+        first = list(itertools.islice(coming, 2))
+        if len(first) < 2:
+            with alone():
+                return [function(item) for item in first]
         results: list[_R] = []
         waiting: deque[Future[_R]] = deque()
         with ThreadPoolExecutor(number, "compute", _mark_as_computing) as pool:
             try:
-                for item in items:
+                for item in itertools.chain(first, coming):
                     waiting.append(pool.submit(function, item))
                     if len(waiting) > 2 * number:
                         results.append(waiting.popleft().result())

@@ -33,6 +33,17 @@ def test_results_come_in_order_and_threads_do_not_multiply(monkeypatch, number):
     assert all(thread is own for _, own, inner in results for _, thread in inner)
 
 
+def test_a_single_item_is_computed_in_the_thread_that_asks_and_alone(monkeypatch):
+    def outer(i):
+        return i, threads.in_threads(lambda j: threading.current_thread(), range(5)), threading.current_thread()
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    here = threading.current_thread()
+    assert threads.in_threads(outer, iter([7])) == [(7, [here] * 5, here)]
+    assert threads.in_threads(outer, []) == []
+    assert here not in threads.in_threads(lambda i: threading.current_thread(), range(5))  # as before
+
+
 def test_few_items_are_taken_ahead_of_the_computation(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     taken, done = 0, 0
