@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 EXTRAS ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n auto --dist worksteal
 TESTS := tests:tests/integration
 
 extras = $(if $(strip $(EXTRAS)),[$(EXTRAS)])

@@ -107,7 +107,7 @@ def test_a_sample_of_queries_has_its_share_of_the_pairs(dataset):
     assert cosines.min() >= 1 - data.EPS
 
 
-@pytest.mark.parametrize("name", ["bare", "batches"])
+@pytest.mark.parametrize("name", ["bare", pytest.param("batches", marks=pytest.mark.slow)])
 def test_a_peer_and_ours_find_the_same(name, bench, dataset, tmp_path):
     centroids = bench.centroids(dataset)
     peer = bench.peer(name, dataset, "--centroids", centroids)

@@ -33,8 +33,20 @@ commands._end(commands._guarded(busy))
 """
 
 
-@pytest.mark.parametrize("busy", _BUSY)
-@pytest.mark.parametrize(("number", "code", "said"), [(2, 130, "Interrupted"), (15, 143, "Terminated")])
+_INTERRUPTED, _TERMINATED = (2, 130, "Interrupted"), (15, 143, "Terminated")
+
+
+@pytest.mark.parametrize(
+    ("busy", "number", "code", "said"),
+    [
+        ("a long call", *_INTERRUPTED),
+        ("threads that are waited for", *_TERMINATED),
+        ("nothing", *_INTERRUPTED),
+        pytest.param("a long call", *_TERMINATED, marks=pytest.mark.slow),
+        pytest.param("threads that are waited for", *_INTERRUPTED, marks=pytest.mark.slow),
+        pytest.param("nothing", *_TERMINATED, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_is_answered_whatever_is_running(busy: str, number: int, code: int, said: str) -> None:
     program = _PROGRAM.format(busy=_BUSY[busy])
     pipe = subprocess.PIPE

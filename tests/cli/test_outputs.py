@@ -28,7 +28,7 @@ def run(command: list[str], redirected: str, **environment: str) -> subprocess.C
 @pytest.mark.parametrize(
     ("redirected", "said"),
     [
-        (">&-", ""),
+        pytest.param(">&-", "", marks=pytest.mark.slow),
         (">/dev/full", "standard output cannot be written: [Errno 28]"),
         ("| true; exit ${PIPESTATUS[0]}", ""),
     ],
@@ -41,7 +41,9 @@ def test_a_run_counts_whoever_reads_of_it(parquet_dataset, tmp_path, redirected,
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_duplicates"] == 30
 
 
-@pytest.mark.parametrize("command", [PLAN, ["main", "--help"], ["main", "--cfg", "job"]])
+@pytest.mark.parametrize(
+    "command", [PLAN, ["main", "--help"], pytest.param(["main", "--cfg", "job"], marks=pytest.mark.slow)]
+)
 def test_what_is_only_told_is_lost_on_a_full_disk_and_not_where_nobody_reads_on(command):
     full, head = run(command, ">/dev/full"), run(command, "| head -1; exit ${PIPESTATUS[0]}")
     assert (full.returncode, head.returncode) == (1, 0)

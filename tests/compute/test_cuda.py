@@ -133,7 +133,7 @@ def test_ranked_rows_are_copied_to_the_device_when_indexed(device):
         np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("batch", [5, 97, 1000])
+@pytest.mark.parametrize("batch", [97, 1000, pytest.param(5, marks=pytest.mark.slow)])
 def test_rows_are_assigned_on_a_device_as_on_numpy(device, batch):
     rows = blobs(0)
     centroids = np.concatenate([rows[:20], rows[:3]])
@@ -160,17 +160,17 @@ def test_an_empty_cluster_is_given_a_row_on_a_device(device):
 
 
 def test_memory_that_does_not_suffice_for_a_tile_halves_it(device, caplog):
-    rows = oracle.normalized(np.random.default_rng(0).normal(size=(400, 4)))
+    rows = oracle.normalized(np.random.default_rng(0).normal(size=(200, 4)))
     there = device.asarray(rows)
-    device.limit = 400 * 4 * 8
+    device.limit = 200 * 4 * 8
     with pytest.raises(MemoryError):
-        max_similarity(there, 0, 400, 400)
+        max_similarity(there, 0, 200, 200)
     for _ in range(2):
-        found = arrays.halving_on_memory_error(400, lambda batch: max_similarity(there, 0, 400, batch))
-        for a, b in zip(found, max_similarity(rows, 0, 400, 64), strict=True):
+        found = arrays.halving_on_memory_error(200, lambda batch: max_similarity(there, 0, 200, batch))
+        for a, b in zip(found, max_similarity(rows, 0, 200, 64), strict=True):
             np.testing.assert_array_equal(a, b)
-    labels = assignment.assign_with_distances(rows, rows[:50], 400, device)[0]
-    np.testing.assert_array_equal(labels, assignment.assign(rows, rows[:50], 400))
+    labels = assignment.assign_with_distances(rows, rows[:50], 200, device)[0]
+    np.testing.assert_array_equal(labels, assignment.assign(rows, rows[:50], 200))
     assert [record.getMessage() for record in caplog.records] == ["Out of memory: going on with smaller tiles"]
 
 

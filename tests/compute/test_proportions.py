@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, hypergeom
 
@@ -17,6 +17,7 @@ SAMPLES = st.integers(1, 5000).flatmap(lambda size: st.tuples(st.integers(0, siz
 @example((999_999, 1_000_000), 0.95)
 @example((1, 1_000_000), 0.95)
 @example((0, 10_000_000), 0.95)
+@settings(max_examples=40)
 def test_the_interval_is_that_of_scipy(sample: tuple[int, int], confidence: float) -> None:
     expected = binomtest(*sample).proportion_ci(confidence, "exact")
     np.testing.assert_allclose(clopper_pearson(*sample, confidence), expected, rtol=1e-6, atol=1e-12)

@@ -49,7 +49,7 @@ def alone(model: Path, text: str, max_tokens: int) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
+@pytest.mark.parametrize("batch_tokens", [1, 100_000, pytest.param(100, marks=pytest.mark.slow)])
 def test_each_text_is_embedded_as_it_is_alone(model: Path, batch_tokens: int) -> None:
     found = Encoder(ModelFiles.find(str(model)), "cpu", batch_tokens).encode(TEXTS)
     assert found.shape == (len(TEXTS), 384)

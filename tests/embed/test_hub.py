@@ -116,6 +116,7 @@ def test_a_configuration_that_is_too_large_is_not_read(hub: Hub) -> None:
 
 
 @pytest.mark.skipif(not sentence_model.is_there(), reason="the packages with the model are not installed")
+@pytest.mark.slow
 def test_the_command_takes_a_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [1, 2], "text": ["Cats purr", "A cat purrs"]}), tmp_path / "a.parquet")
     with serving(sentence_model.model_in(tmp_path / "model")) as hub:

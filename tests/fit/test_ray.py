@@ -124,7 +124,7 @@ def test_actors_read_their_shares_and_fit_as_well_as_this_process(tmp_path):
 
 @pytest.mark.parametrize(
     "operation",
-    ["approach", "third step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("size", "draw", "step"))],
+    ["third step", *(pytest.param(name, marks=pytest.mark.slow) for name in ("approach", "size", "draw", "step"))],
 )
 def test_the_share_of_a_killed_actor_is_given_to_another(operation):
     rows, p = blobs(2), parameters(2, n_clusters=20)
@@ -147,6 +147,7 @@ def test_the_share_of_a_killed_actor_is_given_to_another(operation):
     assert found.iterations == undisturbed.iterations
 
 
+@pytest.mark.slow
 def test_a_share_that_kills_every_actor_fails_the_fit():
     def deadly(part: int = 0, parts: int = 1) -> np.ndarray:
         if part == 1:
@@ -170,6 +171,7 @@ def test_more_actors_than_the_cluster_has_room_for_are_refused():
         fit(shares(blobs(0)), parameters(3, n_clusters=2, ray_timeout=2))
 
 
+@pytest.mark.slow
 def test_more_actors_than_rows_are_no_harm():
     assert fit(shares(blobs(0)[:1]), parameters(2, n_clusters=1)).rows == 1
 
@@ -210,6 +212,7 @@ def test_processes_of_the_cluster_take_a_published_model_from_the_object_store(t
         assert not shared.centroids({}).flags.writeable  # it is shared
 
 
+@pytest.mark.slow
 def test_two_runs_publish_the_same_model_at_the_same_time(tmp_path):
     fitted, expected = stored_model(tmp_path / "m", 2)
     with fitted.published({}) as first, fitted.published({}) as second:
@@ -221,6 +224,7 @@ def test_two_runs_publish_the_same_model_at_the_same_time(tmp_path):
             np.testing.assert_array_equal(load_elsewhere(shared), expected)
 
 
+@pytest.mark.slow
 def test_where_the_actor_is_gone_the_model_comes_from_storage(tmp_path, caplog):
     fitted, expected = stored_model(tmp_path / "m", 3)
     with fitted.published({}) as shared:

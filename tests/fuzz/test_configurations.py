@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -342,18 +343,23 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     os.environ.update(environment)
 
 
-@pytest.mark.parametrize("seed", range(0, CASES, 50))
+def seeds(cases: int) -> list[Any]:
+    """The first case of each test; three quarters of the tests are slow."""
+    return [pytest.param(seed, marks=[pytest.mark.slow] * (4 * seed >= cases)) for seed in range(0, cases, 25)]
+
+
+@pytest.mark.parametrize("seed", seeds(CASES))
 def test_command_lines(capsys, seed):
-    for number in range(seed, min(seed + 50, CASES)):
+    for number in range(seed, min(seed + 25, CASES)):
         rng = random.Random(number)
         command = rng.choice(["semdedup", "semdedup", "removal", "plan"])
         arguments = command_line(rng, command)
         check(command, arguments, *run(capsys, command, arguments))
 
 
-@pytest.mark.parametrize("seed", range(0, CASES // 2, 50))
+@pytest.mark.parametrize("seed", seeds(CASES // 2))
 def test_configuration_files(capsys, tmp_path, seed):
-    for number in range(seed, min(seed + 50, CASES // 2)):
+    for number in range(seed, min(seed + 25, CASES // 2)):
         rng = random.Random(number)
         command = rng.choice(list(COMMANDS))
         arguments = configured(rng, command, tmp_path)

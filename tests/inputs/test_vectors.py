@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import Place
 
@@ -73,6 +73,7 @@ def computed(kind: Format, of: Any, files: VectorFiles) -> None:
     chunk=st.integers(1, 20),
     carried=st.booleans(),
 )
+@settings(max_examples=40)
 def test_each_row_has_the_vector_of_its_text_however_the_input_is_cut(
     tmp_path_factory, kind, lengths, group, unit_rows, chunk, carried
 ):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from runs import Ended
 
 from beam_semdedup.cli import commands as cli
@@ -28,6 +29,7 @@ def called(
     def call(main: Callable[[], None], *arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["semdedup", *map(str, arguments)])
         monkeypatch.setattr(cli, "_end", sys.exit)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # of an earlier command that Hydra ran
         monkeypatch.setattr(interrupts, "listen", lambda: None)
         with pytest.raises(SystemExit) as ended:
             main()

@@ -123,7 +123,13 @@ def check(summary: Summary, keys: list[tuple[str, bool]], within: bool, exact: f
 
 @pytest.mark.parametrize(
     ("within", "exact", "eps"),
-    [(True, True, 0.05), (False, True, 0.0), (False, True, 1.2), (True, False, 0.05), (False, False, 1.2)],
+    [
+        (True, True, 0.05),
+        (False, True, 0.0),
+        pytest.param(False, True, 1.2, marks=pytest.mark.slow),
+        (True, False, 0.05),
+        (False, False, 1.2),
+    ],
 )
 def test_what_comparing_all_with_all_gives(
     places: tuple[Path, Path], tmp_path: Path, within: bool, exact: bool, eps: float
@@ -155,6 +161,7 @@ def test_of_few_references_all_are_compared_and_nothing_is_fitted(places: tuple[
     assert [match[2] for match in clustered.values()] == pytest.approx([by_pairs[i][2] for i in clustered], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_the_order_of_files_and_a_second_run_find_the_same(places: tuple[Path, Path], tmp_path: Path) -> None:
     parameters = {"eps": 0.1, "n_probes": "exact", **SIZES}
     once = dedup(places[0], tmp_path / "one", against=str(places[1]), **parameters)
@@ -178,7 +185,10 @@ def test_rows_are_removed_by_their_own_ids(places: tuple[Path, Path], tmp_path: 
     assert set(kept.column("id").to_pylist()) == set(range(ROWS)) - removed
 
 
-@pytest.mark.parametrize(("probes", "lost"), [(1, "segments"), ("exact", "resembled"), ("exact", "visits")])
+@pytest.mark.parametrize(
+    ("probes", "lost"),
+    [(1, "segments"), pytest.param("exact", "resembled", marks=pytest.mark.slow), ("exact", "visits")],
+)
 def test_what_is_lost_is_made_again(places: tuple[Path, Path], tmp_path: Path, probes: Any, lost: str) -> None:
     parameters = {"against": str(places[1]), "eps": 0.1, "n_probes": probes, **SIZES}
     before = dedup(places[0], tmp_path, **parameters)

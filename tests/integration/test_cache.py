@@ -51,7 +51,9 @@ def test_a_file_that_changes_behind_a_link_is_read_again(tmp_path: Path) -> None
 
 
 def test_another_eps_over_what_is_compared_does_not_wait_for_beam(parquet_dataset: Any, tmp_path: Path) -> None:
-    dedup(parquet_dataset.path, tmp_path / "out", eps=0.5)  # for which the recall is estimated, and what is below
+    dedup(
+        parquet_dataset.path, tmp_path / "out", eps=0.5, recall_sample=1000
+    )  # for which the recall is estimated, and what is below
     without = "import sys; sys.modules['apache_beam'] = None; from beam_semdedup.cli.commands import main; main()"
     given = [f"input_path={parquet_dataset.path}", f"output_path={tmp_path}/out", "verbose=false", "eps=0.3"]
 
@@ -128,7 +130,7 @@ def test_a_size_that_finished_units_do_not_have_is_not_ignored_silently(
     assert "max_cluster_rows=60 is not used: units were finished with 50" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file of ours"])
+@pytest.mark.parametrize("content", [pytest.param(b"", marks=pytest.mark.slow), b"not a file of ours"])
 def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, tmp_path: Path) -> None:
     expected = duplicates(dedup(parquet_dataset.path, tmp_path / "out", comparison_rows=50, assign_unit_bytes=2000))
     for pattern in ("*_results/*/manifest.json", "kmeans_results/*/segments/*", "pairwise_results/*/*.parquet"):
@@ -136,7 +138,7 @@ def test_damaged_files_are_computed_again(content: bytes, parquet_dataset: Any, 
     assert duplicates(dedup(parquet_dataset.path, tmp_path / "out")) == expected
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a file of ours"])
+@pytest.mark.parametrize("content", [None, pytest.param(b"", marks=pytest.mark.slow), b"not a file of ours"])
 @pytest.mark.parametrize(
     ("pattern", "changed"),
     [("pairwise_results/*/*.parquet", {"eps": 0.06}), ("*/*/segments/*", {"which_to_keep": "easy"})],
@@ -178,12 +180,16 @@ def done(finished: tuple[Path, Path, dict[str, Any]], tmp_path: Path) -> tuple[P
     return finished[0], shutil.copytree(finished[1], tmp_path / "out")
 
 
+def _another(content: bytes) -> bytes:
+    return b'{"files": [], "a": 1}'
+
+
 def _zeroed(content: bytes) -> bytes:
     start = 64 if len(content) > 200 else 0
     return content[:start] + bytes(len(content) // 2) + content[start + len(content) // 2 :]
 
 
-@pytest.mark.parametrize("damage", [_zeroed, lambda content: b'{"files": [], "a": 1}'])
+@pytest.mark.parametrize("damage", [_zeroed, pytest.param(_another, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("pattern", "changed"),
     [

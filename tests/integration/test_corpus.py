@@ -115,10 +115,10 @@ def test_batches_find_what_one_run_over_all_finds(
     ("exact", "within", "against"),
     [
         (True, True, False),
-        (True, False, False),
-        (False, True, False),
+        pytest.param(True, False, False, marks=pytest.mark.slow),
+        pytest.param(False, True, False, marks=pytest.mark.slow),
         (True, True, True),
-        (True, False, True),
+        pytest.param(True, False, True, marks=pytest.mark.slow),
         (False, True, True),
         (False, False, True),
     ],
@@ -223,6 +223,7 @@ def test_the_same_command_changes_nothing(batches: list[Path], in_order: tuple[P
     assert {file: file.stat().st_mtime_ns for file in (root / "corpus").rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_workers_and_another_output_find_the_same(
     batches: list[Path], in_order: tuple[Path, list[Summary]], tmp_path: Path
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_corpus_on_ray(
     assert of_all(summaries) == of_all(in_order[1])
 
 
+@pytest.mark.slow
 def test_a_corpus_in_a_bucket(
     s3: Any, batches: list[Path], in_order: tuple[Path, list[Summary]], tmp_path: Path
 ) -> None:
@@ -430,7 +432,7 @@ def test_a_generation_that_is_dropped_is_compared_with_no_more(
     assert [summary.stages["assign"].units_done for summary in after] == [0, 0]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_corpus_clustered_anew_finds_the_same_without_the_inputs(
     batches: list[Path],
     in_order: tuple[Path, list[Summary]],

@@ -18,8 +18,10 @@ from beam_semdedup.compute import screens, short_vectors, small_clusters
 GIVEN = {"max_iter": 0, "n_clusters": None}
 
 
-@pytest.mark.parametrize("split", [None, 20])
-@pytest.mark.parametrize("largest", [1024, 40])
+@pytest.mark.parametrize(
+    ("largest", "split"),
+    [(1024, None), (40, 20), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1024, 20), (40, None)))],
+)
 def test_a_gpu_finds_what_numpy_finds(
     split: int | None,
     largest: int,
@@ -40,7 +42,7 @@ def test_a_gpu_finds_what_numpy_finds(
     assert here.num_duplicates == there.num_duplicates >= 30
 
 
-@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("within", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_gpu_finds_what_numpy_finds_against_references(
     within: bool, device: Any, parquet_dataset: Any, given_centroids: Any, tmp_path: Path
 ) -> None:
@@ -53,13 +55,14 @@ def test_a_gpu_finds_what_numpy_finds_against_references(
     assert here.references[0].resembled
 
 
+@pytest.mark.slow
 def test_a_fit_on_a_gpu_ends_in_the_same_clusters(device: Any, parquet_dataset: Any, tmp_path: Path) -> None:
     here = dedup(parquet_dataset.path, tmp_path / "cpu", device="cpu")
     there = dedup(parquet_dataset.path, tmp_path / "gpu", device="gpu")
     assert duplicates(there).column("id") == duplicates(here).column("id")
 
 
-@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_screened_products_find_the_same_duplicates(
     kind: str, device: Any, parquet_dataset: Any, tmp_path: Path
 ) -> None:

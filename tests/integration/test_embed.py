@@ -92,6 +92,7 @@ def test_a_run_that_was_stopped_goes_on_from_its_finished_units(
     assert read_parquet(tmp_path / "out").num_rows == 8
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same(texts: Path, model: Path, tmp_path: Path) -> None:
     from beam_semdedup.runners.direct import DirectConfig
 

@@ -45,11 +45,20 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(rows_of("blobs"), tmp_path_factory.mktemp("blobs") / "input")
 
 
-@pytest.fixture(scope="module", params=["blobs", "white"])
+@pytest.fixture(scope="module")
 def assigned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The parameters of runs over either kind of rows, which assign them once for all."""
     root = tmp_path_factory.mktemp(request.param)
     return {"input_path": write(rows_of(request.param), root / "input"), "cache_path": root / "cache", **SIZES}
+
+
+def on_either(cases: list[tuple[Any, ...]], white: set[tuple[Any, ...]]) -> list[Any]:
+    """The cases on both kinds of rows, of which each is fast on one: on white ones where it is among these."""
+    return [
+        pytest.param(kind, *case, marks=[pytest.mark.slow] * ((kind == "white") != (case in white)))
+        for kind in ("blobs", "white")
+        for case in cases
+    ]
 
 
 def write(rows: np.ndarray, directory: Path, order: Any = slice(None)) -> Path:
@@ -96,8 +105,12 @@ def by_id(table: pa.Table) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize(
-    ("ranking", "eps"),
-    [("hard", 0), ("hard", 1e-6), ("hard", 0.03), ("hard", 0.4), ("hard", 1.9), ("easy", 0.1), ("metadata", 0.1)],
+    ("assigned", "ranking", "eps"),
+    on_either(
+        [("hard", 0), ("hard", 1e-6), ("hard", 0.03), ("hard", 0.4), ("hard", 1.9), ("easy", 0.1), ("metadata", 0.1)],
+        white={("hard", 1e-6), ("hard", 0.4), ("metadata", 0.1)},
+    ),
+    indirect=["assigned"],
 )
 def test_exact_finds_what_all_pairs_of_the_dataset_say(
     assigned: dict[str, Any], tmp_path: Path, ranking: str, eps: float
@@ -114,7 +127,11 @@ def test_exact_finds_what_all_pairs_of_the_dataset_say(
     assert alone.column("id").to_pylist() == alone.column("max_id").to_pylist()
 
 
-@pytest.mark.parametrize(("probes", "eps"), [(2, 0.05), (2, None), (3, None), (9, 0.05), (9, None), (100, None)])
+@pytest.mark.parametrize(
+    ("assigned", "probes", "eps"),
+    on_either([(2, 0.05), (2, None), (3, None), (9, 0.05), (9, None), (100, None)], white={(2, None), (9, 0.05)}),
+    indirect=["assigned"],
+)
 def test_n_probes_compares_in_so_many_clusters(
     assigned: dict[str, Any], tmp_path: Path, probes: int, eps: float | None
 ) -> None:
@@ -125,7 +142,7 @@ def test_n_probes_compares_in_so_many_clusters(
         assert len(true) == ROWS - 1
 
 
-@pytest.mark.parametrize("ranking", ["metadata", "random"])
+@pytest.mark.parametrize("ranking", ["metadata", pytest.param("random", marks=pytest.mark.slow)])
 def test_the_duplicates_depend_on_the_data_alone(tmp_path: Path, ranking: str) -> None:
     rows = rows_of("blobs")
     shuffled = np.random.default_rng(9).permutation(ROWS)
@@ -185,6 +202,7 @@ def test_another_reach_writes_no_segment_again(dataset: Path, tmp_path: Path) ->
     assert by_id(duplicates(again)) == expected(again, RANKINGS["hard"][1], 0.2)
 
 
+@pytest.mark.slow
 def test_workers_find_the_same(dataset: Path, whole: Path, tmp_path: Path) -> None:
     runner = {"name": "direct", "num_workers": 2}
     together = dedup(dataset, tmp_path / "two", runner, eps=0.1, n_probes="exact", **SIZES)
@@ -229,7 +247,9 @@ def test_what_is_lost_of_an_unfinished_run_is_made_again(dataset: Path, whole: P
     assert again.stages["assign"].units_done == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30, 0.5])
+@pytest.mark.parametrize(
+    "value", [np.nan, *(pytest.param(value, marks=pytest.mark.slow) for value in (np.inf, 1e30, 0.5))]
+)
 def test_directions_with_other_values_lose_nothing(tmp_path: Path, value: float) -> None:
     rows = unit_rows(7, 900, 256)
     rows[:20] = rows[100:120] + 0.2 * unit_rows(8, 20, 256)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from runs import DEMO
 
 EXAMPLES = DEMO.parent
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_was_run() -> None:
     cells = json.loads((EXAMPLES / "in_memory.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
@@ -24,6 +26,7 @@ def test_the_notebook_runs_and_was_run() -> None:
     assert re.match(pattern, told)
 
 
+@pytest.mark.slow
 def test_the_transforms_run_in_a_pipeline_of_ones_own(tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / "own_pipeline.py", DEMO, tmp_path / "out"]
     ended = subprocess.run(command, capture_output=True, text=True)

@@ -54,7 +54,7 @@ def started(init: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Pope
 
 
 def _fixed(init: str) -> dict[str, Any]:
-    return {"n_clusters": 100, "init": init, "max_iter": 0, "eps": 0.05}
+    return {"n_clusters": 100, "init": init, "max_iter": 0, "eps": 0.05, "recall_sample": 0}
 
 
 def _workers(driver: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -171,10 +171,14 @@ def test_a_killed_worker_ends_the_run_with_a_message_and_it_can_be_gone_on_with(
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "said"),
-    [("SIGINT", 130, "Interrupted"), ("SIGTERM", 143, "Terminated")],
+    ("num_workers", "name", "code", "said"),
+    [
+        pytest.param(1, "SIGINT", 130, "Interrupted", marks=pytest.mark.slow),
+        (1, "SIGTERM", 143, "Terminated"),
+        (2, "SIGINT", 130, "Interrupted"),
+        pytest.param(2, "SIGTERM", 143, "Terminated", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_interrupted_run_says_so_and_can_be_gone_on_with(
     num_workers: int,
     name: str,
@@ -261,6 +265,7 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback(num_workers: int, caps
     assert "ZeroDivisionError: division by zero" in said
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_of_in_its_own_run_only(tmp_path: Path) -> None:
     running, died = tmp_path / "running", tmp_path / "died"
 

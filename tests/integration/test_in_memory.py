@@ -78,7 +78,7 @@ def test_what_is_given_comes_back_as_what_it_was(kind: str) -> None:
         assert found.kept.index.tolist() == [1000 + row for row in kept]
 
 
-@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "g"])
+@pytest.mark.parametrize("dtype", [">f4", "g", *(pytest.param(t, marks=pytest.mark.slow) for t in ("<f2", "<f8"))])
 def test_vectors_alone_are_called_by_their_numbers(dtype: str) -> None:
     vectors = np.asfortranarray(VECTORS.astype(dtype))
     found = deduplicate(embeddings=vectors, eps=0.01, n_probes="exact")
@@ -148,6 +148,7 @@ def test_the_results_go_with_the_object() -> None:
     assert not place.exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_for_kinds_that_are_not_there() -> None:
     script = (
         "import sys, numpy as np\nfrom beam_semdedup import deduplicate\ndeduplicate(embeddings=np.eye(5), eps=0.1)\n"
@@ -228,7 +229,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(sentence_model.model_in(tmp_path_factory.mktemp("model")))
 
 
-@pytest.mark.parametrize("kind", OF_TEXTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * kind.endswith(("Series", "Array"))) for kind in OF_TEXTS]
+)
 def test_texts_are_embedded_and_come_back_as_what_they_were(kind: str, model: str) -> None:
     rows = OF_TEXTS[kind]()
     fields = ["text"] if kind in KINDS else []

@@ -322,7 +322,8 @@ class TestNewDatasets:
         lance.dataset(clean).validate()
 
 
-@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_place", [False, True])
 def test_datasets_on_s3(s3: Any, in_place: bool) -> None:
     endpoint = s3.options["client_kwargs"]["endpoint_url"]
     keys = {"aws_access_key_id": s3.options["key"], "aws_secret_access_key": s3.options["secret"]}

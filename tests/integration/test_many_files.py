@@ -52,8 +52,11 @@ def left(data: Path, folder: str) -> list[int]:
     return [i for file in files for i in pq.read_table(file, columns=["id"]).column(0).to_pylist()]
 
 
-@pytest.mark.parametrize("parameters", [{}, {"assign_unit_bytes": 4 * DIMENSION * 77, "comparison_rows": 100}])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "parameters",
+    [pytest.param({}, marks=pytest.mark.slow), {"assign_unit_bytes": 4 * DIMENSION * 77, "comparison_rows": 100}],
+)
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_they_give_what_one_file_gives(data: Path, workers: int, parameters: dict[str, int]) -> None:
     one = run(data, "one", remove=True, **parameters)
     many = run(data, "many", remove=True, runner={"name": "direct", "num_workers": workers}, **parameters)

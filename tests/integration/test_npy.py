@@ -24,8 +24,13 @@ def pairs(table: pa.Table) -> set[frozenset[object]]:
     return {frozenset(pair) for pair in zip(*table.select(["id", "max_id"]).to_pydict().values(), strict=True)}
 
 
-@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2"])
-@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    ("order", "dtype"),
+    [
+        *(("C", "<f4"), ("F", ">f8"), ("F", "<f2")),
+        *(pytest.param(*kind, marks=pytest.mark.slow) for kind in (("C", ">f8"), ("C", "<f2"), ("F", "<f4"))),
+    ],
+)
 def test_a_run_over_shards_finds_the_copies_by_their_places(tmp_path: Path, dtype: str, order: str) -> None:
     (tmp_path / "in").mkdir()
     for number, first in enumerate((0, 100, 250)):
@@ -77,13 +82,14 @@ def test_the_command_takes_ids_of_a_second_file_and_writes_the_numbers_of_kept_r
     assert sorted(path.name for path in (tmp_path / "clean").iterdir()) == ["_removal.json", "vectors.kept.npy"]
 
 
-def test_shards_with_ids_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_shards_with_ids_of_their_own(num_workers: int, tmp_path: Path) -> None:
     (tmp_path / "in/a").mkdir(parents=True)
     (tmp_path / "ids/a").mkdir(parents=True)
     for name, rows in (("a/x", slice(0, 200)), ("a/y", slice(200, 300))):
         np.save(tmp_path / f"in/{name}.npy", ROWS[rows])
         np.save(tmp_path / f"ids/{name}.npy", np.arange(300)[rows])
-    runner = {"name": "direct", "num_workers": 2}
+    runner = {"name": "direct", "num_workers": num_workers}
     summary = dedup(
         tmp_path / "in",
         tmp_path / "out",

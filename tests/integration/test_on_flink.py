@@ -76,6 +76,7 @@ def _working(process: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
 
 
 @needs_the_jar
+@pytest.mark.slow
 def test_the_command_finds_the_same_as_on_the_local_runner_and_is_as_quiet(
     started: Callable[..., subprocess.Popen[str]], expected: Summary, fixed: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def test_what_a_unit_says_comes_back() -> None:
 
 
 @needs_prism
+@pytest.mark.slow
 def test_a_killed_worker_is_said_and_the_run_is_started_again(tmp_path: Path) -> None:
     place = str(tmp_path / "died")
 
@@ -76,6 +77,7 @@ def test_a_streaming_pipeline_runs(tmp_path: Path) -> None:
 
 
 @needs_prism
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_nothing_running(tmp_path: Path, init: str) -> None:
     given = {
         "input_path": DEMO,

@@ -129,6 +129,7 @@ def test_the_result_object_holds_what_the_summary_file_holds(parquet_dataset: An
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == dataclasses.asdict(summary)
 
 
+@pytest.mark.slow
 def test_worker_processes_give_what_one_process_gives(
     make_dataset: Callable[..., Any], given_centroids: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -611,10 +612,11 @@ def test_centroids_without_rows_do_no_harm(parquet_dataset: Any, tmp_path: Path)
     ("set_up", "shown", "hidden"),
     [
         ("", " Found ", "direct_num_workers"),
-        (
+        pytest.param(
             "logging.basicConfig(level='INFO', format='theirs|%(message)s')",
             "theirs|Found ",
             "\nFound",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -157,6 +157,7 @@ def test_more_clusters_than_the_input_has_rows(plan: Callable[..., Ended], make_
     assert (ended.code, ended.err) == (2, "Error: n_clusters=61 is more than the 60 rows; give fewer or null\n")
 
 
+@pytest.mark.slow
 def test_a_calibration_is_measured_once_and_used_again(
     plan: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from runs import DEMO, finish, start
+from runs import finish, start
 
 from beam_semdedup.errors import InputError
 from beam_semdedup.runners import ports
-
-SMALL = [f"input_path={DEMO}", "n_clusters=40", "max_iter=2", "eps=0.05", "output_path=out"]
 
 
 @pytest.mark.parametrize(
     "runner",
     ["direct", pytest.param("ray", marks=pytest.mark.slow)],
 )
-def test_a_run_listens_on_this_machine_alone(runner: str, tmp_path: Path) -> None:
+def test_a_run_listens_on_this_machine_alone(runner: str, parquet_dataset: Any, tmp_path: Path) -> None:
     if runner == "ray":
         pytest.importorskip("ray")
-    process = start([*SMALL, f"runner={runner}", "runner.num_workers=2"], tmp_path)
+    given = [f"input_path={parquet_dataset.path}", "output_path=out", "n_clusters=5", "eps=0.05"]
+    process = start([*given, f"runner={runner}", "runner.num_workers=2"], tmp_path)
     seen: set[tuple[str, str]] = set()
     while process.poll() is None:
+        time.sleep(0.02)
         try:
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         except psutil.NoSuchProcess:

@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from beam_semdedup.runners.ray import cluster as ray_cluster  # noqa: E402
 
-FIXED = {"n_clusters": 100, "max_iter": 0, "eps": 0.05}
+FIXED = {"n_clusters": 100, "max_iter": 0, "eps": 0.05, "recall_sample": 500}
 TWO = {"name": "ray", "num_workers": 2}
 
 
@@ -118,6 +118,7 @@ def test_two_jobs_in_a_row_find_the_same_and_leave_nothing_claimed(
         _assert_nothing_claimed()
 
 
+@pytest.mark.slow
 def test_a_killed_actor_ends_the_run_with_its_cause_and_it_can_be_gone_on_with(
     local_ray: None, in_background: Any, init: str, direct: Summary, tmp_path: Path
 ) -> None:

@@ -132,6 +132,7 @@ def test_the_command_says_what_it_does_not_understand() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_what_a_runner_must_do(options: PipelineOptions) -> None:
     with beam.Pipeline(options=options) as p:
         for build in (_par_do, _group_by_key, _side_inputs, _flatten, _combine, _windows, _state):
@@ -152,6 +153,7 @@ def test_metrics_come_back(options: PipelineOptions) -> None:
     assert counter.committed == 7
 
 
+@pytest.mark.slow
 def test_a_failure_comes_back_with_its_cause_and_leaves_nothing_claimed(options: PipelineOptions) -> None:
     def fail(_: int) -> None:
         raise ValueError("what the user did")

@@ -93,7 +93,14 @@ def assert_known(summary: Summary, true: dict[int, float]) -> None:
 
 @pytest.mark.parametrize(
     ("ranking", "eps", "probes"),
-    [("hard", 0.0, 1), ("hard", 0.1, 1), ("hard", 0.1, 2), ("hard", 1.9, 2), ("easy", 0.3, 1), ("metadata", 0.1, 1)],
+    [
+        ("hard", 0.0, 1),
+        ("hard", 0.1, 1),
+        ("hard", 0.1, 2),
+        pytest.param("hard", 1.9, 2, marks=pytest.mark.slow),
+        ("easy", 0.3, 1),
+        ("metadata", 0.1, 1),
+    ],
 )
 def test_a_sample_of_all_rows_knows_what_is_missed(tmp_path: Path, ranking: str, eps: float, probes: int) -> None:
     parameters, keys = RANKINGS[ranking]
@@ -171,18 +178,20 @@ def test_a_run_says_what_its_sample_says(demo: tuple[Summary, dict[str, Any]], t
         assert summary.recall.low <= whole.recall.estimate <= summary.recall.high
 
 
-def test_units_and_workers_and_files_in_another_order_do_not_matter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_units_and_workers_and_files_in_another_order_do_not_matter(num_workers: int, tmp_path: Path) -> None:
     dataset = write(tmp_path / "input", similar_rows())
     given = {"n_clusters": 30, "init": unit_rows(0, 30, 24), "max_iter": 0, "recall_sample": 300, "eps": 0.1}
+    reversed_files = [dataset / "b.parquet", dataset / "a.parquet"]
     found = []
-    for number, (path, runner, sizes) in enumerate(
+    for number, (path, workers, sizes) in enumerate(
         [
-            (dataset, None, SIZES),
-            ([dataset / "b.parquet", dataset / "a.parquet"], None, {"pairwise_batch_size": 16}),
-            (dataset, {"name": "direct", "num_workers": 2}, SIZES),
-            (dataset, None, {"comparison_rows": 1}),
+            (dataset, 1, SIZES),
+            (reversed_files, 1, {"pairwise_batch_size": 16}),
+            (dataset, num_workers, {"comparison_rows": 1}),
         ]
     ):
+        runner = {"name": "direct", "num_workers": workers}
         summary = dedup(path, tmp_path / str(number), runner, **{**given, **sizes})
         found.append((summary.recall, [scores.tolist() for scores in map(np.nan_to_num, stored(summary))]))
     assert 50 < found[0][0].sample < 250
@@ -204,7 +213,7 @@ def test_a_smaller_eps_is_only_counted_and_a_larger_one_is_searched_for(tmp_path
         assert_known(summary, true)
 
 
-@pytest.mark.parametrize("probes", [1, 2])
+@pytest.mark.parametrize("probes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_scores_that_were_found_without_a_sample_are_not_found_again(tmp_path: Path, probes: int) -> None:
     dataset = write(tmp_path / "input", similar_rows())
     given = {"n_probes": probes, "reach": 0.2, "eps": 0.1, **SIZES}
@@ -231,7 +240,7 @@ def test_without_eps_rows_are_drawn_for_the_runs_that_have_one(tmp_path: Path) -
     assert_known(second, brute_force(second, RANKINGS["hard"][1], 0.1))
 
 
-@pytest.mark.parametrize("probes", [1, 2])
+@pytest.mark.parametrize("probes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_lost_or_damaged_is_made_again(tmp_path: Path, probes: int) -> None:
     dataset = write(tmp_path / "input", similar_rows())
     given = {"eps": 0.1, "n_probes": probes, "recall_sample": 300, **SIZES}
@@ -346,7 +355,10 @@ def test_a_sweep_searches_once_and_has_a_column(tmp_path: Path, semdedup: Callab
     ]
 
 
-@pytest.mark.parametrize(("probes", "within"), [(1, True), (1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("probes", "within"),
+    [(1, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, False), (2, True)))],
+)
 def test_the_recall_of_a_batch_is_of_all_before_it(tmp_path: Path, probes: int, within: bool) -> None:
     """Of references, of an earlier generation of a corpus, and of its own rows."""
     rows = np.random.default_rng(2).permutation(similar_rows())

@@ -341,6 +341,7 @@ def test_too_many_sources_are_not_counted_silently(
     assert b'"isCut":true' in (tmp_path / "out" / "report.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_report_is_written_and_read_on_s3(
     make_dataset: Callable[..., Any], s3: Any, called: Callable[..., Ended]
 ) -> None:

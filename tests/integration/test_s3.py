@@ -78,6 +78,7 @@ def test_the_command_takes_storage_options(
     assert {"out/summary.json", "out/semdedup.yaml"} <= s3.keys()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_s3_goes_on_from_its_finished_units(parquet_dataset: Any, s3: Any) -> None:
     options = {"write_kwargs": {"storage_options": s3.options}, "assign_unit_bytes": 3200}
     first = dedup(parquet_dataset.path, s3.join("out"), **options)
@@ -101,7 +102,9 @@ def test_an_output_path_inside_the_input_is_refused_on_s3(make_dataset: Callable
     assert s3.keys() == before
 
 
-@pytest.mark.parametrize("kind", ["npy", "arrow file", "arrow stream"])
+@pytest.mark.parametrize(
+    "kind", ["arrow file", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("npy", "arrow stream"))]
+)
 def test_arrays_and_arrow_on_s3_are_read_and_copied_there(kind: str, s3: Any) -> None:
     rows = np.random.default_rng(3).normal(size=(200, 8)).astype(np.float32)
     rows[150:] = rows[:50]

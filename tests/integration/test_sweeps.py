@@ -35,8 +35,9 @@ def sweep(semdedup: Command, make_dataset: Callable[..., Any], tmp_path: Path) -
     """Calls the command on 60 rows with -m, quietly, from a directory beside the input `data`."""
     make_dataset(tmp_path / "data", rows=60, copies=10, files=2, clusters=3)
 
-    def call(*arguments: str, output_path: str = "../out") -> Ended:
-        common = ("input_path=../data", f"output_path={output_path}", "n_clusters=3", "verbose=false")
+    def call(*arguments: str, output_path: str = "../out", recall_sample: int = 0) -> Ended:
+        where = ("input_path=../data", f"output_path={output_path}")
+        common = (*where, "n_clusters=3", f"recall_sample={recall_sample}", "verbose=false")
         return semdedup(*common, "-m", *arguments)
 
     return call
@@ -129,7 +130,7 @@ def test_a_sweep_that_asks_something_of_hydra_is_run_by_it(sweep: Command, tmp_p
 
 
 def test_a_sweep_ends_with_a_table_and_a_csv(sweep: Command, tmp_path: Path) -> None:
-    ended = sweep("eps=0.05,0.5")
+    ended = sweep("eps=0.05,0.5", recall_sample=1000)
     rows = _table(tmp_path / "out" / "sweep.csv")
     assert [row["eps"] for row in rows] == ["0.05", "0.5"]
     for row in rows:
@@ -177,6 +178,7 @@ def test_a_sweep_over_which_to_keep_costs_one_fit(sweep: Command, tmp_path: Path
     assert [_units(output) for output in outputs] == [(1, 1), (0, 1), (0, 1)]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_n_clusters_computes_each_number_once(sweep: Command, tmp_path: Path) -> None:
     assert sweep("n_clusters=2,3", "eps=0.05,0.5").code == 0
     names = [f"n_clusters={clusters},eps={eps}" for clusters in (2, 3) for eps in (0.05, 0.5)]
@@ -328,6 +330,7 @@ def test_a_foreign_table_is_not_replaced(
     assert [path for path in tmp_path.rglob("*") if path.suffix in (".arrow", ".json", ".yaml")] == []
 
 
+@pytest.mark.slow
 def test_a_table_of_an_earlier_sweep_is_replaced_even_of_one_whose_jobs_failed(sweep: Command, tmp_path: Path) -> None:
     assert sweep("n_clusters=100,2").code == 2
     assert sweep("n_clusters=2,3", "eps=0.1").code == 0
@@ -374,7 +377,8 @@ def test_no_credential_of_a_sweep_is_written_or_shown(
     assert not [path for path in kept if b"SECRET" in path.read_bytes()]
 
 
-@pytest.mark.parametrize("seconds", [0.0, pytest.param(0.7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.0, 0.7])
 def test_jobs_that_need_the_same_stages_at_the_same_time_all_find_what_one_alone_finds(
     seconds: float, tmp_path: Path
 ) -> None:
@@ -393,19 +397,20 @@ def test_jobs_that_need_the_same_stages_at_the_same_time_all_find_what_one_alone
         assert read_parquet(tmp_path / str(number) / "duplicates").sort_by("id").equals(duplicates(alone))
 
 
-def test_jobs_of_a_sweep_run_beside_each_other_with_the_joblib_launcher(sweep: Command, tmp_path: Path) -> None:
-    ended = sweep("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "eps=0.05,0.2")
+@pytest.mark.slow
+def test_jobs_of_a_sweep_run_beside_each_other_with_the_joblib_launcher_and_it_ends(
+    sweep: Command, tmp_path: Path
+) -> None:
+    given = ["input_path=data", "output_path=beside", "n_clusters=3", "eps=0.05,0.2"]
+    ended = finish(start(["-m", *given, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], tmp_path), seconds=100)
     assert ended.code == 0, ended.err
-    found = {row["eps"]: int(row["duplicates"]) for row in _table(tmp_path / "out" / "sweep.csv")}
-    (tmp_path / "out").rename(tmp_path / "beside")
     sweep("eps=0.05,0.2")
-    assert found == {row["eps"]: int(row["duplicates"]) for row in _table(tmp_path / "out" / "sweep.csv")}
-
-
-def test_a_sweep_with_the_joblib_launcher_ends(parquet_dataset: Any, tmp_path: Path) -> None:
-    given = [f"input_path={parquet_dataset.path}", "output_path=out", "n_clusters=3", "eps=0.05,0.2"]
-    ended = finish(start(["-m", *given, "hydra/launcher=joblib"], tmp_path), seconds=100)
-    assert ended.code == 0, ended.err
+    beside, after = (
+        {row["eps"]: int(row["duplicates"]) for row in _table(tmp_path / name / "sweep.csv")}
+        for name in ("beside", "out")
+    )
+    assert beside == after
+    assert len(beside) == 2
 
 
 def test_every_command_that_writes_gives_its_jobs_an_output_each(

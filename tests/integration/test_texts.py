@@ -107,6 +107,7 @@ def test_another_eps_embeds_nothing_and_needs_nothing_for_it(
     assert pairs(first) == EXPECTED
 
 
+@pytest.mark.slow
 def test_it_finds_what_two_commands_do(texts: Path, model: str, tmp_path: Path) -> None:
     embed_texts(
         EmbedParameters(
@@ -188,6 +189,7 @@ def test_texts_are_added_to_a_corpus(texts: Path, model: str, tmp_path: Path) ->
 
 
 @needs_prism
+@pytest.mark.slow
 def test_watched_texts_are_embedded(texts: Path, model: str, tmp_path: Path) -> None:
     batches = apart(texts)
     given = {"input_path": str(texts), "output_path": str(tmp_path / "out"), "corpus_path": str(tmp_path / "corpus")}
@@ -225,11 +227,13 @@ def test_a_sweep_embeds_once(texts: Path, model: str, tmp_path: Path, semdedup: 
     assert len(list((tmp_path / "out/embedding_results").glob("*/*.parquet"))) == 4
 
 
+@pytest.mark.slow
 def test_worker_processes_embed_too(texts: Path, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "ROWS", 8192)  # what workers have
     assert pairs(run(texts, model, tmp_path, runner={"name": "direct", "num_workers": 2})) == EXPECTED
 
 
+@pytest.mark.slow
 def test_vectors_that_are_damaged_are_computed_again(texts: Path, model: str, tmp_path: Path) -> None:
     run(texts, model, tmp_path)
     damaged = sorted((tmp_path / "out/embedding_results").glob("*/*.parquet"))[0]

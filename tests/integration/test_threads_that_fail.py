@@ -33,11 +33,11 @@ threading._start_new_thread = limited
     ("threads", "of_workers"),
     [
         (1000, 0),
-        (1000, 2),
+        pytest.param(1000, 2, marks=pytest.mark.slow),
         pytest.param(1000, 4, marks=pytest.mark.slow),
         pytest.param(1000, 9, marks=pytest.mark.slow),
         pytest.param(9, 1000, marks=pytest.mark.slow),
-        (19, 1000),
+        pytest.param(19, 1000, marks=pytest.mark.slow),
         pytest.param(20, 1000, marks=pytest.mark.slow),
         (21, 1000),
     ],

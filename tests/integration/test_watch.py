@@ -28,7 +28,6 @@ COMMAND = [sys.executable, "-P", "-c", "from beam_semdedup.cli.commands import w
 ON_PRISM = pytest.param(
     {"runner": "prism", "runner.prism_location": PRISM, "runner.max_retries": 3}, marks=needs_prism, id="prism"
 )
-FLINK_IS_SLOW = [needs_the_jar, pytest.mark.slow]
 ON_FLINK = pytest.param({"runner": "flink", "runner.num_workers": 2}, marks=needs_the_jar, id="flink")
 
 
@@ -174,10 +173,9 @@ def test_what_is_there_is_deduplicated_and_what_is_broken_set_aside(watched: _Wa
     assert [f.name for f in (watched.out / "arrivals").iterdir()] == ["0000000000.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "runner", [ON_PRISM, pytest.param({"runner": "flink", "runner.num_workers": 2}, marks=FLINK_IS_SLOW, id="flink")]
-)
+@pytest.mark.parametrize("runner", [ON_PRISM, ON_FLINK])
 def test_references_remove_rows_of_every_generation(runner: dict[str, Any], watched: _Watched) -> None:
     references = watched.refer("r")
     watched.drop("a")
@@ -235,6 +233,7 @@ def test_whatever_is_killed_nothing_is_lost_or_repeated(runner: dict[str, Any], 
 
 
 @needs_prism
+@pytest.mark.slow
 def test_a_watch_ends_when_another_one_takes_its_place(watched: _Watched) -> None:
     watched.drop("a")
     first = watched.start(**{"runner.prism_location": PRISM})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from runs import DEMO, finish, start
+from runs import finish, start
 
 MODULES = ("numpy", "pyarrow", "json", "logging", "pickle", "apache_beam", "joblib", "ray", "cloudpickle")
 RUNS = {
@@ -15,13 +16,15 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("run", ["processes", "sweep", pytest.param("ray", marks=pytest.mark.slow)])
-def test_a_run_imports_nothing_of_the_working_directory(run: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "run", ["processes", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sweep", "ray"))]
+)
+def test_a_run_imports_nothing_of_the_working_directory(run: str, parquet_dataset: Any, tmp_path: Path) -> None:
     pytest.importorskip({"sweep": "hydra_plugins.hydra_joblib_launcher", "ray": "ray"}.get(run, "pyarrow"))
     caught = tmp_path / "caught"
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text(f"open({str(caught)!r}, 'a').write('{name} ')\n")
-    places = [f"input_path={DEMO}", "output_path=out", "n_clusters=20", "max_iter=1"]
+    places = [f"input_path={parquet_dataset.path}", "output_path=out", "n_clusters=5", "max_iter=1"]
     ended = finish(start([*places, *RUNS[run]], tmp_path))
     assert not caught.exists(), caught.read_text()
     assert ended.code == 0, ended.err

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup import SemanticDeduplicationWorkflow
@@ -97,6 +97,7 @@ def test_every_row_stays_and_says_whether_it_is_a_duplicate(tmp_path: Path, memo
     store_schema=st.booleans(),
     in_memory=st.booleans(),
 )
+@settings(max_examples=40)
 def test_files_of_any_shape_are_marked(
     tmp_path_factory: Any, rows: int, group: int, marked: set[int], version: str, store_schema: bool, in_memory: bool
 ) -> None:

@@ -183,6 +183,7 @@ class TestWholeRuns:
             assert (result.rows_read, result.rows_removed, result.ids_removed, result.ids_not_found) == (3, 0, 0, 0)
             assert ids_in(tmp_path / f"out-{name}/in.parquet") == [1, 2, 3]
 
+    @pytest.mark.slow
     def test_worker_processes_do_the_same(self, tmp_path, make_dataset):
         dataset = make_dataset(rows=60, copies=12, files=4)
         run = finished_run(tmp_path / "run", sorted(dataset.copies))

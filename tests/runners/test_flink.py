@@ -163,6 +163,7 @@ def test_the_build_is_for_the_flink_that_the_scripts_start() -> None:
     assert version.startswith(f"{_config().flink_version}.")
 
 
+@pytest.mark.slow
 def test_the_jar_can_be_fetched_ahead(tmp_path: Path) -> None:
     def fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "beam_semdedup.runners.flink.job_server", *arguments]

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from beam_semdedup.stages.repeated import Repeated, repeated_in_files
@@ -23,7 +23,9 @@ def written(directory: Path, *columns: pa.Array) -> list[File]:
     return list(map(File, paths))
 
 
-@given(files=FILES, text=st.booleans(), memory=st.sampled_from([1, 100, 1000, 1 << 30]))
+@given(files=FILES, text=st.booleans(), memory=st.sampled_from([100, 1000, 1 << 30]))
+@example(files=[[7, 8, 7], [], [9, 8]], text=True, memory=1)
+@settings(max_examples=60)
 def test_values_are_counted_over_all_files_whatever_memory_there_is(tmp_path_factory, files, text, memory):
     def column(values: list[int]) -> pa.Array:
         return pa.array([f"{v:03d}" for v in values] if text else values, pa.string() if text else pa.int64())

@@ -256,7 +256,7 @@ class TestCreateIfAbsent:
         assert file.create_if_absent(b"slower") == b"faster"
         assert everything(place) == {"file": b"faster"}
 
-    @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
+    @pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
     def test_of_several_processes_one_wins_and_all_read_its_content(self, place):
         context = multiprocessing.get_context("spawn")
         go, answers = context.Event(), context.Queue()

@@ -143,8 +143,10 @@ def test_a_removal_holds_none_of_them(parquet_dataset: Any, tmp_path: Path) -> N
     assert not any(SECRET.encode() in part for part in found)
 
 
-def test_worker_processes_know_them(parquet_dataset: Any, tmp_path: Path) -> None:
-    given = {**_secret_parameters(parquet_dataset, tmp_path), "remove": True}
+@pytest.mark.slow
+@pytest.mark.parametrize("remove", [False, True])
+def test_worker_processes_know_them(remove: bool, parquet_dataset: Any, tmp_path: Path) -> None:
+    given = {**_secret_parameters(parquet_dataset, tmp_path), "remove": remove}
     summary = SemanticDeduplicationWorkflow(**given).run({"name": "direct", "num_workers": 2})
     assert summary.num_duplicates
-    assert summary.removal
+    assert bool(summary.removal) == remove
