@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_semdedup.compute.threads import threads
 from beam_semdedup.embed import hub
@@ -129,6 +130,13 @@ class Embeddings:
     broken: tuple[tuple[int, str], ...] = ()
 
     @classmethod
+    def of_texts(cls, texts: pa.ChunkedArray, encode: Callable[[list[str]], npt.NDArray[np.float32]]) -> Embeddings:
+        """Makes them of a column of texts by a function that gives vectors (m, d) of m of them; of equal ones once."""
+        different = texts.unique().drop_null()
+        which = pc.index_in(texts, value_set=different)
+        return cls.of(encode(different.to_pylist())[which.drop_null().to_numpy()], texts.is_valid().to_numpy())
+
+    @classmethod
     def of(
         cls, vectors: npt.NDArray[np.float32], there: npt.NDArray[np.bool_], broken: Sequence[tuple[int, str]] = ()
     ) -> Embeddings:
@@ -175,7 +183,7 @@ class Encoder:
 
     def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embeddings:
         """Returns the embeddings of a column of texts."""
-        return Embeddings.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
+        return Embeddings.of_texts(texts, self.encode)
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Returns the embeddings of texts, (n, d); those of about one length are computed together."""

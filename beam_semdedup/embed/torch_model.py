@@ -91,7 +91,7 @@ class TorchEncoder:
 
     def embed(self, texts: pa.ChunkedArray, folder: Folder) -> Embeddings:
         """Returns the embeddings of a column of texts."""
-        return Embeddings.of(self.encode(texts.drop_null().to_pylist()), texts.is_valid().to_numpy())
+        return Embeddings.of_texts(texts, self.encode)
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Returns the embeddings of texts, (n, d) float32."""

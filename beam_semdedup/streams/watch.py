@@ -59,6 +59,7 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
             in_time(p.poll_interval),
             counted(state.number, "generation"),
         )
+        state.clear()
         while not state.is_enough():
             done = len(state.finished)
             try:
@@ -73,6 +74,7 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
                 if len(state.finished) == done or not runner.config.max_retries:
                     raise
                 _LOG.warning("Trying again: %s", error)
+        state.clear()
     return state.finished
 
 
@@ -145,7 +147,7 @@ class _State:
     """
 
     def __init__(self, watched: Watched, p: WatchParameters, draining: Callable[[], bool]) -> None:
-        self._arrivals, self._parameters, self._draining = watched.arrivals, p, draining
+        self._watched, self._arrivals, self._parameters, self._draining = watched, watched.arrivals, p, draining
         self._every = progress.interval(watched.parameters.output_path)
         self._file, self._own = watched.arrivals.output.file(layout.WATCH), _Watch(uuid.uuid4().hex)
         self._own.write(self._file)
@@ -153,6 +155,11 @@ class _State:
         self._last: int | None = None
         self.number = self._arrivals.first_unfinished()
         self.finished: list[Finished] = []
+
+    def clear(self) -> None:
+        """Takes away what the last finished generation left, if its worker was stopped before it did so."""
+        if self.number:
+            self._watched.scratch(self.number - 1).delete_tree()
 
     def is_enough(self) -> bool:
         """Says whether the stream is to end; tells of what was finished since it was asked last."""

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sentence_model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_semdedup.embed import encoder as module
-from beam_semdedup.embed.encoder import Encoder, ModelFiles
+from beam_semdedup.embed.encoder import Embeddings, Encoder, ModelFiles
 from beam_semdedup.errors import InputError
 
 TEXTS = [
@@ -60,6 +61,20 @@ def test_each_text_is_embedded_as_it_is_alone(model: Path, batch_tokens: int) ->
 
 def test_no_text_has_no_embedding(model: Path) -> None:
     assert len(Encoder(ModelFiles.find(str(model)), "cpu", 100).encode([])) == 0
+
+
+@given(st.lists(st.lists(st.sampled_from(["a", "b", "", None, "é"]), max_size=6), max_size=4))
+def test_equal_texts_are_encoded_once(chunks: list[list[str | None]]) -> None:
+    asked = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return np.array([[ord(text[:1] or " "), len(text)] for text in texts], dtype=np.float32).reshape(-1, 2)
+
+    given = [text for chunk in chunks for text in chunk]
+    found = Embeddings.of_texts(pa.chunked_array(chunks, pa.string()), encode).column.to_pylist()
+    assert found == [None if text is None else [ord(text[:1] or " "), len(text)] for text in given]
+    assert len(asked) == len(set(given) - {None})
 
 
 def test_a_text_is_cut_after_some_tokens(model: Path) -> None:
