@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from beam_semdedup.compute.arrays import rounding_error, row_dot
+from beam_semdedup.compute.arrays import rounding_error, row_dot, rows_at
 from beam_semdedup.compute.threads import in_threads, slices
 from beam_semdedup.compute.tiles import multiply
 from beam_semdedup.compute.visits import SCORE_ROUNDING
@@ -200,16 +200,16 @@ class _Block:
     def some(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors at positions in the block."""
         if self._full is not None:
-            return self._full[positions]
+            return rows_at(self._full, positions)
         unique, inverse = np.unique(positions, return_inverse=True)
-        return self.rows.gather(self.at[unique])[inverse]
+        return rows_at(self.rows.gather(self.at[unique]), inverse)
 
     def part(self, positions: npt.NDArray[np.int64]) -> _Block:
         """Returns the block of the rows at positions, ascending; this one where these are all."""
         if len(positions) == len(self.at):
             return self
         part = _Block(self.rows, self.at[positions])
-        part._full = None if self._full is None else self._full[positions]
+        part._full = None if self._full is None else rows_at(self._full, positions)
         return part
 
     def known(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from beam_semdedup.compute.arrays import rows_at
 from beam_semdedup.compute.identical import first_identical
 from beam_semdedup.compute.matches import NO_MATCH, Best, Elsewhere, Rows, match, num_pairs
 from beam_semdedup.compute.threads import in_threads, slices
@@ -246,7 +247,7 @@ def _elsewhere(
 
     def elsewhere(visitors: npt.NDArray[np.int64], strip: slice) -> npt.NDArray[np.bool_]:
         result, which = sure()
-        return result[:, strip][which[visitors]]
+        return rows_at(result[:, strip], which[visitors])
 
     return elsewhere
 
@@ -325,8 +326,9 @@ class _Everyone:
         number = int(np.count_nonzero(~self.is_own[chosen])) if references is None else references
         if len(chosen) and chosen[0] >= self.number:
             visitors = chosen - self.number
-            return Rows(ranks, self._short[visitors], lambda at: self._read(visitors[at]), number, best, chosen)
-        return Rows(ranks, self._shorten(chosen), lambda at: self.vectors[chosen[at]], number, best, chosen)
+            short = rows_at(self._short, visitors)
+            return Rows(ranks, short, lambda at: self._read(visitors[at]), number, best, chosen)
+        return Rows(ranks, self._shorten(chosen), lambda at: rows_at(self.vectors, chosen[at]), number, best, chosen)
 
     def _read(self, visitors: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the vectors themselves of visitors, read once from the segment files where they live."""
@@ -342,13 +344,13 @@ class _Everyone:
                 # One after the other: pages that are touched here and there would take the memory of all.
                 self._vectors_read[slots] = vectors[still]
                 self._places[new[still]] = slots
-        return self._vectors_read[self._places[visitors]]
+        return rows_at(self._vectors_read, self._places[visitors])
 
     def _shorten(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Returns the short vectors of rows of the key, whose vectors are gathered some at a time."""
         none = np.empty((0, self._basis.width + 1), dtype=np.float32)
         parts = slices(0, len(chosen), _STEP_ROWS)
-        return np.concatenate([none, *(self._basis.shorten(self.vectors[chosen[part]]) for part in parts)])
+        return np.concatenate([none, *(self._basis.shorten(rows_at(self.vectors, chosen[part])) for part in parts)])
 
 
 def _resemble(
