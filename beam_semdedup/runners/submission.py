@@ -95,7 +95,9 @@ def submit(
         if isinstance(error, grpc.RpcError) and server.is_lost():  # and its workers after it
             raise _broken(server) from error
         cause = known_cause(error)
-        death = deaths.first() if cause is None or isinstance(cause, WorkerLost) else None
+        # Where Python code failed, workers end after it.
+        is_told = isinstance(error, JobFailed) or not (cause is None or isinstance(cause, WorkerLost))
+        death = None if is_told else deaths.first()
         if death:
             raise WorkerLost(death) from error
         if cause:

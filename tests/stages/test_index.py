@@ -43,9 +43,10 @@ def planned(tmp_path_factory):
     return made.job
 
 
-def job_in(planned, place, generation=2):
+def job_in(planned, place, generation=2, recall_sample=0):
     """The job with its results in another place."""
-    p = dataclasses.replace(planned.parameters, cache_path=f"{place}/cache", corpus_path=f"{place}/corpus")
+    places = {"cache_path": f"{place}/cache", "corpus_path": f"{place}/corpus"}
+    p = dataclasses.replace(planned.parameters, recall_sample=recall_sample, **places)
     earlier = tuple(range(generation))
     return dataclasses.replace(
         planned, parameters=p, model_fingerprint="fits/0", generation=generation, earlier=earlier
@@ -66,15 +67,16 @@ FILES = st.lists(
 )
 
 
-@given(files=FILES, most=st.integers(1, 60), seed=st.randoms())
+@given(files=FILES, most=st.integers(1, 60), seed=st.randoms(), recall_sample=st.sampled_from([0, 1]))
 @settings(max_examples=40, deadline=None)
-def test_each_key_has_what_all_files_have_of_it(planned, tmp_path_factory, files, most, seed):
-    job = job_in(planned, tmp_path_factory.mktemp("case"))
+def test_each_key_has_what_all_files_have_of_it(planned, tmp_path_factory, files, most, seed, recall_sample):
+    """Keys without rows of the generation are looked at where the recall is estimated."""
+    job = job_in(planned, tmp_path_factory.mktemp("case"), recall_sample=recall_sample)
     written = [write(job, *file[:2], number, file[2]) for number, file in enumerate(files)]
     expected = defaultdict(list)
     for segment in (segment for one in written for segment in one.segments):
         expected[segment.key].append(segment)
-    own = {key for key, found in expected.items() if any(segment.generation == 2 for segment in found)}
+    own = {key for key, found in expected.items() if recall_sample or any(part.generation == 2 for part in found)}
     shuffled = [one.file for one in written]
     seed.shuffle(shuffled)
     with pytest.MonkeyPatch.context() as patch:
