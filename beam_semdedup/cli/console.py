@@ -184,6 +184,8 @@ def print_corpus(facts: Any) -> None:
         f"{counted(min(common.centroids_per_key, common.n_clusters), 'neighbouring cluster')}: {facts.largest:,}",
         f"n_probes={common.probes}, reach={common.reach:g}, ids are {common.id_type}",
     )
+    if facts.reference_bytes:
+        tell(f"Beside them {in_bytes(facts.reference_bytes)} of references, which a refit takes away")
     table = _table(">generation", ">rows", ">rejected", ">size", ">far rows", "added", "from")
     for g in facts.generations:
         added = time.strftime("%Y-%m-%d %H:%M", time.localtime(g.at))

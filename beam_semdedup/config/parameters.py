@@ -276,7 +276,7 @@ class CorpusParameters(SizeParameters, FitParameters, ClusterParameters):
     generation: Annotated[NotNegative | None, WHERE] = None
     """the number of the generation to drop"""
     memory_budget: Annotated[Size | None, EXECUTION] = None
-    """memory of each worker of a refit, such as 4GiB; null: half of what is free"""
+    """memory of each worker of a refit, such as 4GiB; null: its share of half of what is free"""
     kmeans: InstanceOf[KMeansConfig] = field(default_factory=LocalKMeansConfig)
 
     @property

@@ -20,6 +20,7 @@ from beam_semdedup.config.parameters import ForecastParameters, Parameters, Watc
 from beam_semdedup.config.shared import InputParameters, OptionalModelParameters, ReachParameters
 from beam_semdedup.errors import InputError
 from beam_semdedup.fields import declared
+from beam_semdedup.fit.base import FitParameters
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.storage.columns import (
@@ -75,6 +76,8 @@ def resolve(values: Any, schema: type[Any] = Parameters, listed: str = "") -> An
         _check_ids(parameters)
     if issubclass(schema, OptionalModelParameters):
         _check_model(parameters)
+    if issubclass(schema, FitParameters):
+        _check_fit(parameters)
     if issubclass(schema, Parameters):
         _check_together(parameters)
     if schema is WatchParameters:
@@ -252,10 +255,6 @@ def _check_together(p: Parameters) -> None:
         named = {*strategy.input_columns, *(name for name in strategy.metadata_cols if name == "id")}
         _check_carried("ranking_strategy", sorted(named - {p.id_column}), p)
         p.ranking_strategy = strategy.to_value()
-    if p.centroids_given and not p.init.endswith(".npy"):
-        raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
-    if p.max_iter == 0 and not p.centroids_given:
-        raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
     has_duplicates = p.eps is not None or p.target_rows is not None
     if p.eps is not None and p.target_rows is not None:
         raise InputError(f"target_rows={p.target_rows} finds an eps: leave eps={p.eps} out, or target_rows")
@@ -282,6 +281,14 @@ def _check_together(p: Parameters) -> None:
         raise InputError(
             f"remove={'mark' if p.remove == 'mark' else 'true'} needs eps: without it there are no duplicates to remove"
         )
+
+
+def _check_fit(p: FitParameters) -> None:
+    """Raises InputError where the initial centroids are not what they can be."""
+    if p.centroids_given and not p.init.endswith(".npy"):
+        raise InputError(f"init={p.init!r} is not known; it is k-means||, random, or the path of an .npy")
+    if p.max_iter == 0 and not p.centroids_given:
+        raise InputError(f"max_iter=0 fits nothing: it needs init=<path of an .npy>, found init={p.init!r}")
 
 
 def _check_reach(p: ReachParameters, *, estimates: bool) -> None:

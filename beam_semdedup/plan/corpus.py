@@ -38,7 +38,6 @@ class Common(Record):
         probes, reach: the `n_probes` and the reach that rows visit clusters by.
         ranking: what the order of rows depends on.
         centroids_per_key: as in `Sizes`.
-        embedding_key: of the model by which the first texts were embedded; empty where the input holds vectors.
     """
 
     dimension: int
@@ -50,7 +49,6 @@ class Common(Record):
     ranking: str
     n_clusters: int
     centroids_per_key: int
-    embedding_key: str = ""
 
     @property
     def n_probes(self) -> int | Literal["exact"]:
@@ -58,7 +56,7 @@ class Common(Record):
         return "exact" if self.probes == "exact" else int(self.probes)
 
     @classmethod
-    def of(cls, p: Parameters, facts: InputFacts, centroids_per_key: int, embedding_key: str = "") -> Common:
+    def of(cls, p: Parameters, facts: InputFacts, centroids_per_key: int) -> Common:
         """Returns what a first generation decides for all."""
         assert p.n_clusters is not None
         carried = [f for f in facts.schema if f.name not in (p.id_column, p.embedding_field)]
@@ -72,17 +70,11 @@ class Common(Record):
             ranking=str(ranking_of(p).describe()),
             n_clusters=p.n_clusters,
             centroids_per_key=centroids_per_key,
-            embedding_key=embedding_key,
         )
 
-    def check(self, place: str, p: Parameters, facts: InputFacts, embedding_key: str = "") -> None:
+    def check(self, place: str, p: Parameters, facts: InputFacts) -> None:
         """Raises InputError where an input does not fit, or asks for what the stored rows do not serve."""
         self.check_parameters(place, p)
-        if embedding_key and self.embedding_key not in ("", embedding_key):
-            raise InputError(
-                f"corpus_path={place}: the model that embedded its texts is another than model={p.model}: vectors of "
-                "two models cannot be compared; give that one, or another corpus_path"
-            )
         if differs := _first_difference(self._of_input(p, facts)):
             raise InputError(f"corpus_path={place}: {differs} in this run; give what it has, or another corpus_path")
 
@@ -145,6 +137,13 @@ class Claim(Record):
 
 
 @dataclass(frozen=True)
+class _Texts(Record):
+    """The key of the model by which the first texts were embedded; what computed other vectors is not known."""
+
+    model: str
+
+
+@dataclass(frozen=True)
 class Present(Record):
     """The folder with the model and the generations that count."""
 
@@ -170,6 +169,11 @@ class Corpus:
     def begin(self) -> None:
         """Makes it a corpus, if it is none."""
         self.place.file(layout.CORPUS).create_if_absent(Present(self.home).to_json())
+
+    @property
+    def homes(self) -> list[str]:
+        """The folders of all fits up to the present one, and that of the next."""
+        return [f"fits/{number:04d}" for number in range(int(self.home.rpartition("/")[2]) + 2)]
 
     @property
     def folder(self) -> Folder:
@@ -205,6 +209,24 @@ class Corpus:
         if found is None:
             raise RunError(f"{file} is damaged; restore it")
         return found
+
+    def model_of_texts(self) -> str:
+        """Returns the key of the model by which texts were embedded; empty where there were none."""
+        found = _Texts.read(self.folder.file(layout.TEXTS))
+        return found.model if found else ""
+
+    def keep_model_of_texts(self, key: str) -> None:
+        """Stores the key of the model by which texts are embedded, if there are any and none is stored."""
+        if key:
+            self.folder.file(layout.TEXTS).create_if_absent(_Texts(key).to_json())
+
+    def check_model(self, p: Parameters, key: str) -> None:
+        """Raises InputError where texts are embedded by another model, with this key, than those that are there."""
+        if key and self.model_of_texts() not in ("", key):
+            raise InputError(
+                f"corpus_path={self.place}: the model that embedded its texts is another than model={p.model}: vectors "
+                "of two models cannot be compared; give that one, or another corpus_path"
+            )
 
     def numbers(self) -> list[int]:
         """Returns the numbers that are claimed, in their order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import Parameters
@@ -155,7 +155,8 @@ def _claim(
     def check() -> None:
         common = corpus.common()
         if common:
-            common.check(corpus.place.url, p, inspect(), embeds)
+            common.check(corpus.place.url, p, inspect())
+        corpus.check_model(p, embeds)
 
     inspect()  # what cannot be read has no number
     check()
@@ -201,12 +202,17 @@ def _find_references(p: Parameters, files: Sequence[FileInfo], embedding: Embedd
     """
     q = p.of_references(ranking_of(p).without_columns())
     theirs = list_references(p)
-    both = {file.url for file in files} & {file.url for file in theirs}
-    if both:
-        raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
+    check_apart(files, theirs)
     q.input_filetype = q.input_filetype or filetype_of(theirs)
     q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
     return _References(q, tuple(theirs), _inspector(q, theirs, list_ids(q, theirs), [], embedding, "against"))
+
+
+def check_apart(files: Iterable[FileInfo], references: Iterable[FileInfo]) -> None:
+    """Raises InputError where files of the input are in `against` too."""
+    both = {file.url for file in files} & {file.url for file in references}
+    if both:
+        raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
 
 
 def list_references(p: Parameters) -> list[FileInfo]:

@@ -148,7 +148,9 @@ def _make_plan(located: Located, anew: bool) -> Plan:
         sizes = dataclasses.replace(sizes, centroids_per_key=assigned.centroids_per_key)
     corpus = located.corpus
     if corpus:
-        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key, places.embedding_key))
+        common = corpus.agree(Common.of(p, located.inspect(), sizes.centroids_per_key))
+        corpus.keep_model_of_texts(places.embedding_key)
+        corpus.check_model(p, places.embedding_key)  # another run may have been first
         sizes = dataclasses.replace(sizes, centroids_per_key=common.centroids_per_key)
     job = Job(
         **vars(places),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from beam_semdedup.storage import layout
 from beam_semdedup.storage.columns import INPUT, MAX_SOURCE
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.text import printable
+
+_LOG = logging.getLogger(__name__)
 
 _EPS = 0.05
 _MOST_FIELDS, _SHOWN_SOURCES, _SHOWN_CLUSTERS = 12, 200, 10
@@ -116,7 +119,11 @@ def gather(results: Results, p: ReportParameters, collected: Collected, labels: 
         wanted += [hash_ for group in groups.largest for hash_ in (group.root, *(m[0] for m in group.members))]
         wanted += [hash_ for worst in groups.chains.worst for hash_ in worst[:2]]
     others, sources = _of_other_files(collected)
-    known = find_in_corpus(results, others, sources, fields, LONGEST_TEXT)
+    try:
+        known = find_in_corpus(results, others, sources, fields, LONGEST_TEXT)
+    except DamagedFile as error:  # it is not the run's own
+        _LOG.warning("%s; rows of earlier batches are shown without their fields (semdedup-corpus verify)", error)
+        known = {}
     rows = find_rows(results, wanted, fields, LONGEST_TEXT) | {
         hash_: dataclasses.replace(row, values=known[hash_].values) if hash_ in known else row
         for hash_, row in others.items()

@@ -93,12 +93,13 @@ def find_in_corpus(
     """
     asked, files, found, size = np.unique(np.fromiter(wanted, dtype=np.uint64)), set(sources), dict[int, Row](), 0
     for folder in results.earlier:
-        if len(found) == len(asked):
+        if len(found) == len(asked) or not files:
             break
         plan, manifest = KMeansPlan.read(folder.file(layout.PLAN)), AssignManifest.find(folder)
         if plan is None or manifest is None:
             continue
         numbers = [number for number, url in enumerate(plan.files) if url in files]
+        files -= set(plan.files)
         of_files = hash_ids(pa.chunked_array([pa.array(plan.files)]), REFERENCE_HASH)
         for name in manifest.files:
             low, high = files_of(name)

@@ -73,6 +73,7 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
         finished = segments.read_index(job.segments.file(file_name), AssignFacts, generation=job.generation)
         if finished and finished[0].unit == wanted:
             return AssignResult(finished[1].file, unit.num_rows, finished[0].rejected, True, began)
+        job.kmeans.delete([layout.MANIFEST])  # a stage that has a unit to do is not finished, whatever it says
         table, rejected = _assign_rows(job, unit, fitted.centroids(job.model.options))
         facts = AssignFacts(wanted, rejected.num_rows)
         if rejected.num_rows:

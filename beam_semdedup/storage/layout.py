@@ -9,7 +9,8 @@ cache_path/pairwise_results/<key>/  plan.json, a parquet file for each unit, man
                                     with against resembled/: a file for each unit; recall/<key>/: the sampled
                                     rows, <reach>/: what is found for them, <reach>.json
 corpus_path/                        corpus.json, which says which of fits/ counts
-corpus_path/fits/<number>/          common.json, model/ with centroids.npy, model.json and visits/<key>/basis.npy;
+corpus_path/fits/<number>/          common.json, texts.json where there are texts, refit.json where it was fitted anew;
+                                    model/ with centroids.npy, model.json and visits/<key>/basis.npy;
                                     generations/: NNNNNN.json, and NNNNNN/ with what else kmeans_results/<key>/ has;
                                     references/<key>/: the same of the rows of against
 output_path/                        duplicates/, rejected/, deduplicated/, marked/, report.html, summary.json; of a
@@ -29,7 +30,7 @@ from beam_semdedup.storage.folder import Folder
 
 KMEANS, PAIRWISE, VECTORS = "kmeans_results", "pairwise_results", "embedding_results"
 SEGMENTS, REJECTED, DUPLICATES, DEDUPLICATED, MARKED = "segments", "rejected", "duplicates", "deduplicated", "marked"
-CORPUS, COMMON, MODEL_FOLDER = "corpus.json", "common.json", "model"
+CORPUS, COMMON, TEXTS, REFIT, MODEL_FOLDER = "corpus.json", "common.json", "texts.json", "refit.json", "model"
 GENERATIONS, REFERENCES = "generations", "references"
 VISITS, MATCHES, RESEMBLED, BASIS = "visits", "matches", "resembled", "basis.npy"
 RECALL, SAMPLE, INDEX = "recall", "sample.arrow", "index"

@@ -224,6 +224,7 @@ class Watched:
         part, name = f"generation={plan.job.generation:04d}", layout.part_name(plan.job.output_fingerprint, "00000")
         earlier = Finished.read(self.arrivals.finished(number))
         if earlier:  # the runner calls again, since it did not hear of the end
+            self.scratch(number).delete_tree()
             listed = (output / layout.DUPLICATES / part).file(name)
             return earlier, [listed] if listed.exists() else []
         found, written = find_results(plan), []

@@ -19,7 +19,7 @@ from beam_semdedup.inputs.listing import filetype_of, list_files
 from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Corpus
-from beam_semdedup.plan.locate import list_references
+from beam_semdedup.plan.locate import check_apart, list_references
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -59,8 +59,8 @@ def watch(p: WatchParameters, draining: Callable[[], bool] = lambda: False) -> l
             in_time(p.poll_interval),
             counted(state.number, "generation"),
         )
-        state.clear()
         while not state.is_enough():
+            state.clear()
             done = len(state.finished)
             try:
                 runners.run(
@@ -105,10 +105,12 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
             f"input_filetype={p.input_filetype}: a dataset with versions is not watched; run semdedup on it, with "
             "against or corpus_path to compare with others"
         )
-    check_places(p, list_files(p, may_be_none=True))
+    files = list_files(p, may_be_none=True)
+    check_places(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
     if p.against is not None:
         theirs = list_references(p)
+        check_apart(files, theirs)
         p.against_filetype = p.against_filetype or filetype_of(theirs)
         options = p.of_references(None).read_options
         p.against = [Folder.at(path, options).url for path in p.against]
@@ -128,7 +130,9 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
             "kmeans=local"
         )
     p.memory_budget = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
-    return Watched(p, find_model(p) if p.model else None)
+    texts = find_model(p) if p.model else None
+    corpus.check_model(p, texts[1].key if texts else "")
+    return Watched(p, texts)
 
 
 @dataclass(frozen=True)

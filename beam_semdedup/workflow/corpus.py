@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import pyarrow as pa
 from beam_semdedup.config.parameters import CorpusParameters
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
+from beam_semdedup.fit.base import FitParameters
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.corpus import Claim, Common, Corpus, Present
@@ -32,11 +33,11 @@ from beam_semdedup.stages.refit import RefitJob, index_of, read_rejected, read_s
 from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File, Folder
+from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Segment
-from beam_semdedup.storage.threads import in_io_threads
+from beam_semdedup.storage.threads import read_ahead
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _DRIFT_SEGMENTS = 64
 _FAR = 0.95
 
@@ -69,12 +70,14 @@ class CorpusFacts:
 
     Attributes:
         largest: rows in the largest key, a group of `common.centroids_per_key` clusters.
+        reference_bytes: of the rows of `against` that runs compared with, which stay for those that do so too.
     """
 
     place: str
     common: Common
     generations: tuple[GenerationFacts, ...]
     largest: int
+    reference_bytes: int
 
     @property
     def rows(self) -> int:
@@ -101,17 +104,20 @@ def look(p: CorpusParameters) -> CorpusFacts:
         size, drift, rows = sum(file.size for file in folder.find()), None, None
         if manifest is not None:
             rows = manifest.counts.num_rows - manifest.rejected
-            parts = in_io_threads(index_of, _segment_files(folder, manifest))
-            for _, references in parts:
-                np.add.at(keys, [r.key for r in references], [r.num_rows for r in references])
-            distances = [_distances(folder / layout.SEGMENTS, *part) for part in _spread(parts)]
+            files, distances = _segment_files(folder, manifest), []
+            every = max(1, math.ceil(len(files) / _DRIFT_SEGMENTS))
+            for place, part in enumerate(read_ahead(index_of, files)):
+                np.add.at(keys, [r.key for r in part[1]], [r.num_rows for r in part[1]])
+                if place % every == 0:
+                    distances.append(_distances(folder / layout.SEGMENTS, *part))
             joined = np.concatenate([np.empty(0, np.float32), *distances])
             if far is None and len(joined):
                 far = float(np.quantile(joined, _FAR))
             drift = float((joined > far).mean()) if len(joined) else None
         rejected = manifest.rejected if manifest else 0
         found.append(GenerationFacts(number, claim.first_file, claim.num_files, claim.at, rows, rejected, size, drift))
-    return CorpusFacts(corpus.place.url, common, tuple(found), int(keys.max()))
+    references = sum(file.size for file in (corpus.folder / layout.REFERENCES).find())
+    return CorpusFacts(corpus.place.url, common, tuple(found), int(keys.max()), references)
 
 
 def verify(p: CorpusParameters) -> list[str]:
@@ -177,7 +183,7 @@ def refit(p: CorpusParameters) -> CorpusFacts:
     """Fits a new model to the rows of a corpus, assigns them to it in a pipeline, and returns what is in it then.
 
     The new model and the rows are made beside the present ones, which count until all is there, and go then. What an
-    interrupted attempt finished is used. No run may add rows meanwhile.
+    interrupted attempt finished is used, if it was of the same rows and parameters. No run may add rows meanwhile.
 
     Raises:
         InputError: a generation is not finished, or there are fewer rows than clusters.
@@ -192,10 +198,18 @@ def refit(p: CorpusParameters) -> CorpusFacts:
     if missing := sorted(set(claims) - set(finished)):
         raise InputError(f"corpus_path={corpus.place}: generation {missing[0]} is not finished; finish it, or drop it")
     rows = sum(manifest.counts.num_rows - manifest.rejected for manifest in finished.values())
+    init = File.at(p.init, p.corpus_options if "://" in p.init else {}) if p.centroids_given else None
+    if init:
+        p = dataclasses.replace(p, n_clusters=len(model.load_init(init, p.n_clusters, common.dimension)))
     n_clusters = p.n_clusters or choose_clusters(p, rows, common.dimension, common.n_probes, common.reach)
     if rows < n_clusters:
         raise InputError(f"n_clusters={n_clusters} is more than the {rows} rows of the corpus; give fewer or null")
-    new = Corpus(corpus.place, f"fits/{int(corpus.home.rpartition('/')[2]) + 1:04d}")
+    new = Corpus(corpus.place, corpus.homes[-1])
+    _clear(corpus)
+    attempt = _Attempt(layout.fingerprint([[n, claim.key] for n, claim in claims.items()]), n_clusters, _fit(p, init))
+    if _Attempt.read(new.folder.file(layout.REFIT)) != attempt:
+        new.folder.delete_tree()
+        attempt.write(new.folder.file(layout.REFIT))
     memory = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     sizing = Sizing(p, rows, common.dimension, 0, n_clusters, memory)
     per_key = sizing.sizes(0).centroids_per_key
@@ -206,7 +220,7 @@ def refit(p: CorpusParameters) -> CorpusFacts:
     def sample() -> npt.NDArray[np.float32]:
         return _sample(files, min(sizing.asked_sample, sizing.affordable_sample), rows, p.random_state)
 
-    fitted = model.fit_or_load(new.model, None, make_engine(p), sample, common.dimension, parameters)
+    fitted = model.fit_or_load(new.model, init, make_engine(p), sample, common.dimension, parameters)
     job = RefitJob(parameters, corpus, new, fitted, common.centroids_per_key)
     left = {number: manifest for number, manifest in finished.items() if new.finished(number) is None}
     _assign_anew(job, [(number, name) for number, manifest in left.items() for name in manifest.files], runner)
@@ -214,9 +228,33 @@ def refit(p: CorpusParameters) -> CorpusFacts:
         _finish_generation(job, number, manifest)
     for number in finished:
         new.claim_file(number).write_bytes(corpus.claim_file(number).read_bytes())
+    new.keep_model_of_texts(corpus.model_of_texts())
     Present(new.home).write(corpus.place.file(layout.CORPUS))
-    corpus.folder.delete_tree()
+    _clear(new)
     return look(p)
+
+
+@dataclass(frozen=True)
+class _Attempt(Record):
+    """What a refit is of: the inputs in the corpus, as a fingerprint, how many clusters, and how these are fitted."""
+
+    claims: str
+    n_clusters: int
+    fit: str
+
+
+def _fit(p: CorpusParameters, init: File | None) -> str:
+    """Returns a fingerprint of what a fit depends on besides its rows and the number of clusters."""
+    given = {name: getattr(p, name) for name in sorted(field.name for field in dataclasses.fields(FitParameters))}
+    given = {name: value for name, value in given.items() if name not in ("n_clusters", "device", "init")}
+    centroids = model.content_hash(init.read_bytes()) if init else p.init
+    return layout.fingerprint([given, centroids, make_engine(p).depends_on()])
+
+
+def _clear(corpus: Corpus) -> None:
+    """Takes away what earlier refits left, should they have been interrupted at their end."""
+    for home in corpus.homes[:-2]:
+        (corpus.place / home).delete_tree()
 
 
 def _assign_anew(job: RefitJob, units: list[tuple[int, str]], runner: Runner[Any]) -> None:
@@ -243,10 +281,6 @@ def _opened(p: CorpusParameters) -> tuple[Corpus, Common]:
 
 def _segment_files(folder: Folder, manifest: AssignManifest) -> list[File]:
     return [(folder / layout.SEGMENTS).file(name) for name in manifest.files]
-
-
-def _spread(parts: Sequence[_T]) -> Sequence[_T]:
-    return parts[:: max(1, math.ceil(len(parts) / _DRIFT_SEGMENTS))]
 
 
 def _distances(folder: Folder, schema: pa.Schema, references: Sequence[Segment]) -> npt.NDArray[np.float32]:

@@ -460,6 +460,57 @@ def test_a_corpus_clustered_anew_finds_the_same_without_the_inputs(
         assert found(duplicates(again)) == found(duplicates(in_order[1][number]))
 
 
+def interrupted_refit(copied: Path, called: Callable[..., Ended], *given: str) -> None:
+    """A refit that ends before its result counts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus.Present, "write", lambda *_: (_ for _ in ()).throw(RunError("interrupted")))
+        assert called(commands.corpus_main, "refit", f"corpus_path={copied}", *given).code == 1
+    assert (copied / "fits/0001/generations/000001/manifest.json").exists()
+
+
+def ids_in(copied: Path) -> dict[int, list[str]]:
+    """The ids of the rows of each generation."""
+    (home,) = (copied / "fits").iterdir()
+    claimed = sorted(int(file.stem) for file in (home / "generations").glob("*.json"))
+    return {n: sorted(segments_in(home / f"generations/{n:06d}").column("id").to_pylist()) for n in claimed}
+
+
+@pytest.mark.parametrize("add_another", [False, True])
+def test_what_a_refit_of_other_rows_left_is_not_used(
+    batches: list[Path], copied: Path, tmp_path: Path, called: Callable[..., Ended], add_another: bool
+) -> None:
+    interrupted_refit(copied, called, "n_clusters=5")
+    for number in (1, 2):
+        assert called(commands.corpus_main, "drop", f"corpus_path={copied}", f"generation={number}").code == 0
+    given = {"n_probes": "exact", "eps": 0.1, "ranking_strategy": BY_QUALITY}
+    if add_another:
+        assert add(batches[2], tmp_path / "2", copied, **given).generation == 1
+    assert called(commands.corpus_main, "refit", f"corpus_path={copied}", "n_clusters=5").code == 0
+    of_batches = [sorted(read_parquet(batch).column("id").to_pylist()) for batch in batches]
+    assert ids_in(copied) == {0: of_batches[0], **({1: of_batches[2]} if add_another else {})}
+    assert called(commands.corpus_main, "verify", f"corpus_path={copied}").code == 0
+
+
+def test_a_refit_goes_on_with_what_it_is_of_and_takes_its_centroids(
+    copied: Path, tmp_path: Path, called: Callable[..., Ended]
+) -> None:
+    interrupted_refit(copied, called, "n_clusters=5")
+    before = {file: file.stat().st_mtime_ns for file in (copied / "fits/0001").rglob("*.arrow")}
+    shutil.copytree(copied, tmp_path / "other")
+    assert "5 clusters" in called(commands.corpus_main, "refit", f"corpus_path={copied}", "n_clusters=5").out
+    assert {file: file.stat().st_mtime_ns for file in (copied / "fits/0001").rglob("*.arrow")} == before
+    centroids = unit_rows(8, 7, DIMENSION)
+    np.save(tmp_path / "centroids.npy", centroids)
+    given = [f"corpus_path={tmp_path}/other", f"init={tmp_path}/centroids.npy", "max_iter=0"]
+    (tmp_path / "other/fits/0000/left").mkdir()
+    told = called(commands.corpus_main, "refit", *given)
+    assert (told.code, "7 clusters" in told.out) == (0, True), told.err
+    np.testing.assert_array_equal(np.load(tmp_path / "other/fits/0001/model/centroids.npy"), centroids)
+    assert [place.name for place in (tmp_path / "other/fits").iterdir()] == ["0001"]
+    told = called(commands.corpus_main, "refit", f"corpus_path={copied}", "max_iter=0")
+    assert (told.code, "max_iter=0 fits nothing: it needs init" in told.err) == (2, True), told.err
+
+
 def test_a_corpus_clustered_anew_has_as_many_clusters_as_a_run_of_its_rows(
     in_order: tuple[Path, list[Summary]], copied: Path, monkeypatch: pytest.MonkeyPatch, called: Callable[..., Ended]
 ) -> None:

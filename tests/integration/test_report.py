@@ -289,6 +289,11 @@ def test_rows_of_earlier_generations_are_shown_whole(
     assert len(earlier) == len(content.pairs) > 10
     for row in earlier:
         assert row.values == (f"text of {row.id.partition(' ')[0]}",)
+    (segment,) = (tmp_path / "c").rglob("generations/000000/segments/*.arrow")
+    segment.write_bytes(segment.read_bytes()[:-1] + b"?")
+    content = read(run)[1]  # without them, and without touching what is not its own
+    assert {row.values for row in content.rows.values() if row.id.endswith(")")} == {()}
+    assert segment.exists()
 
 
 @pytest.mark.parametrize("probes", [{}, {"n_probes": "exact", "reach": 0.2}])

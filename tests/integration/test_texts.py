@@ -188,6 +188,16 @@ def test_texts_are_added_to_a_corpus(texts: Path, model: str, tmp_path: Path) ->
         dedup(batches[0], tmp_path / "other", model=model, pooling="cls", corpus_path=corpus, **GIVEN)
 
 
+def test_a_corpus_of_vectors_takes_the_texts_of_one_model(texts: Path, model: str, tmp_path: Path) -> None:
+    corpus, (first, second) = str(tmp_path / "corpus"), apart(texts)
+    given = EmbedParameters(input_path=str(first), model=model, output_path=str(tmp_path / "e"), id_field="doc")
+    embed_texts(given)
+    dedup(tmp_path / "e", tmp_path / "0", corpus_path=corpus, **{**GIVEN, "text_field": None})
+    dedup(second, tmp_path / "1", corpus_path=corpus, model=model, **GIVEN)
+    with pytest.raises(InputError, match="the model that embedded its texts is another than model="):
+        dedup(first, tmp_path / "2", corpus_path=corpus, model=model, pooling="cls", **GIVEN)
+
+
 @needs_prism
 @pytest.mark.slow
 def test_watched_texts_are_embedded(texts: Path, model: str, tmp_path: Path) -> None:
@@ -210,6 +220,10 @@ def test_watched_texts_are_embedded(texts: Path, model: str, tmp_path: Path) -> 
     found = []
     for batch in batches:
         (batch / f"{batch.name}.parquet").rename(texts / f"{batch.name}.parquet")
+        for segment in (tmp_path / "corpus").rglob("references/*/segments/*"):
+            segment.write_bytes(b"no such file")
+            with pytest.raises(RunError):
+                watch(p)  # their vectors are not there any more, and are made again by the next one
         (finished,) = watch(p)
         (file,) = (tmp_path / f"out/duplicates/generation={finished.generation:04d}").glob("*.parquet")
         found += pq.read_table(file, partitioning=None).select(["id", "max_source"]).to_pylist()
