@@ -29,7 +29,9 @@ def main() -> None:
 
             print(STARTED, flush=True)
             sdk_worker_main.main(sys.argv)
-    except Exception:
+    except Exception as error:
+        if is_closed_by_runner(error):
+            os._exit(0)
         _end()
 
 
@@ -63,6 +65,15 @@ def is_broken_connection(kind: type[BaseException]) -> bool:
     """Says whether an error of that kind is one of gRPC's calls."""
     grpc = sys.modules.get("grpc")
     return grpc is not None and issubclass(kind, grpc.RpcError)
+
+
+def is_closed_by_runner(error: Exception) -> bool:
+    """Says whether an error is how gRPC tells of the runner that it needs the worker no more.
+
+    Beam's Java runners close the connection before they ask for the worker to be stopped.
+    """
+    details = getattr(error, "details", None)
+    return is_broken_connection(type(error)) and callable(details) and details() == "Runner closed connection"
 
 
 def _end(error: BaseException | None = None) -> None:

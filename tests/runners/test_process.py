@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
+from beam_semdedup.runners import worker
 from beam_semdedup.runners.process import WorkerProcess
 
 Start = Callable[..., WorkerProcess]
@@ -91,3 +93,13 @@ def test_it_has_the_threads_that_it_is_given_unless_the_environment_says_another
     process = start(f"print(*map(os.environ.get, {THREADS}))", "sys.exit(1)", threads=4)
     process.follow()
     assert process.how_it_ended().endswith("\n  " + " ".join(expected))
+
+
+@pytest.mark.parametrize(("details", "ends"), [("Runner closed connection", True), ("Socket closed", False)])
+def test_a_worker_that_the_runner_needs_no_more_has_not_failed(details: str, ends: bool) -> None:
+    class Cancelled(grpc.RpcError):
+        def details(self) -> str:
+            return details
+
+    assert worker.is_closed_by_runner(Cancelled()) is ends
+    assert not worker.is_closed_by_runner(ValueError("Runner closed connection"))
