@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from beam_semdedup.config.parameters import Parameters
@@ -96,7 +96,7 @@ def locate(
         p.init = init.url
         p.n_clusters = len(model.load_init(init, p.n_clusters, p.embedding_dim))
     inspect = _inspector(p, files, ids, carried, embedding)
-    theirs = None if p.against is None else _find_references(p, files, embedding)
+    theirs = None if p.against is None else find_references(p, files, embedding)
     embeds, all_files = embedding.key if embedding else "", [*files, *(ids or ())]
     without_clusters = False
     if corpus:
@@ -179,7 +179,7 @@ def _claim(
 
 
 @dataclass(frozen=True)
-class _References:
+class References:
     """The rows of `against`: the parameters that they are read by, and the files, where their ids are too if any."""
 
     parameters: Parameters
@@ -194,33 +194,21 @@ class _References:
         return Located(theirs, self.files, (), (), self.inspect)
 
 
-def _find_references(p: Parameters, files: Sequence[FileInfo], embedding: Embedding | None) -> _References:
+def find_references(p: Parameters, files: Sequence[FileInfo], embedding: Embedding | None) -> References:
     """Finds the rows of `against`, whose paths `p` gets.
 
     Raises:
         InputError: there are none, or some are rows of the input too.
     """
     q = p.of_references(ranking_of(p).without_columns())
-    theirs = list_references(p)
-    check_apart(files, theirs)
-    q.input_filetype = q.input_filetype or filetype_of(theirs)
-    q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
-    return _References(q, tuple(theirs), _inspector(q, theirs, list_ids(q, theirs), [], embedding, "against"))
-
-
-def check_apart(files: Iterable[FileInfo], references: Iterable[FileInfo]) -> None:
-    """Raises InputError where files of the input are in `against` too."""
-    both = {file.url for file in files} & {file.url for file in references}
-    if both:
-        raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
-
-
-def list_references(p: Parameters) -> list[FileInfo]:
-    """Returns the files of `against`, as `list_files` does; InputError also where results and they would mix."""
-    q = p.of_references(None)
     theirs = list_files(q, name="against")
     check_places(q, theirs, "against")
-    return theirs
+    both = {file.url for file in files} & {file.url for file in theirs}
+    if both:
+        raise InputError(f"against: {min(both)} is a file of input_path too: every row would be found in itself")
+    q.input_filetype = q.input_filetype or filetype_of(theirs)
+    q.input_path = p.against = [Folder.at(path, q.read_options).url for path in q.input_path]
+    return References(q, tuple(theirs), _inspector(q, theirs, list_ids(q, theirs), [], embedding, "against"))
 
 
 def _inspector(

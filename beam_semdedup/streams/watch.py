@@ -15,11 +15,11 @@ from beam_semdedup.config.validation import resolve
 from beam_semdedup.embed.stage import find_model
 from beam_semdedup.errors import InputError, RunError, StorageError, WorkerLost
 from beam_semdedup.fit.registry import make_engine
-from beam_semdedup.inputs.listing import filetype_of, list_files
+from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.registry import copier, format_named, marker
 from beam_semdedup.plan.checks import check_installed, check_places
 from beam_semdedup.plan.corpus import Corpus
-from beam_semdedup.plan.locate import check_apart, list_references
+from beam_semdedup.plan.locate import find_references
 from beam_semdedup.runners import base as runners
 from beam_semdedup.runners import progress
 from beam_semdedup.runners.registry import make_runner
@@ -108,12 +108,9 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
     files = list_files(p, may_be_none=True)
     check_places(p, files)
     p.input_path = [Folder.at(path, p.read_options).url for path in p.input_path]
-    if p.against is not None:
-        theirs = list_references(p)
-        check_apart(files, theirs)
-        p.against_filetype = p.against_filetype or filetype_of(theirs)
-        options = p.of_references(None).read_options
-        p.against = [Folder.at(path, options).url for path in p.against]
+    texts = find_model(p) if p.model else None
+    theirs = None if p.against is None else find_references(p, files, texts[1] if texts else None)
+    p.against_filetype = theirs.parameters.input_filetype if theirs else None
     p.output_path = Folder.at(p.output_path, p.write_options).url
     assert p.corpus_path is not None
     p.corpus_path = Folder.at(p.corpus_path, p.corpus_options).url
@@ -130,8 +127,12 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
             "kmeans=local"
         )
     p.memory_budget = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
-    texts = find_model(p) if p.model else None
     corpus.check_model(p, texts[1].key if texts else "")
+    if theirs and common and theirs.inspect().dimension != common.dimension:
+        raise InputError(
+            f"vectors have {common.dimension} values in corpus_path and {theirs.inspect().dimension} in against: take "
+            "one model's"
+        )
     return Watched(p, texts)
 
 

@@ -366,6 +366,24 @@ def test_the_example_deduplicates_a_stream_of_its_own(tmp_path: Path) -> None:
     assert int(found[1][0]) > 5
 
 
+def test_references_that_do_not_fit_are_said_before_anything_arrives(
+    called: Callable[..., Ended], tmp_path: Path
+) -> None:
+    for name, dimension in (("first", 8), ("against", 5), ("in/same", 8)):
+        (tmp_path / name).mkdir(parents=True)
+        table = {"id": ["x"], "embeddings": np.ones((1, dimension), np.float32).tolist()}
+        pq.write_table(pa.table(table), tmp_path / name / "x.parquet")
+    corpus = f"corpus_path={tmp_path}/corpus"
+    given = ["eps=0.1", "n_probes=exact", corpus]
+    begun = called(commands.main, f"input_path={tmp_path}/first", f"output_path={tmp_path}/0", "n_clusters=1", *given)
+    assert begun.code == 0, begun.err
+    watched = [f"input_path={tmp_path}/in", f"output_path={tmp_path}/out", "runner=prism", *given]
+    for against, said in (("against", "8 values in corpus_path and 5 in against"), ("in/same", "a file of input_path")):
+        ended = called(commands.watch_main, *watched, f"against={tmp_path}/{against}")
+        assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
