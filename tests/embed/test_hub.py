@@ -98,7 +98,7 @@ def test_what_is_not_there_is_named(hub: Hub) -> None:
     (hub.files / "onnx/model.onnx").unlink()
     assert f"model={NAME}: no model.onnx there" in said(NAME, revision=OTHER)
     assert "model=/no/where is no directory; give one with model.onnx" in said("/no/where")
-    assert "model=../x is no directory; give one" in said("../x")
+    assert "model=../no-such-model is no directory; give one" in said("../no-such-model")
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error_unless_the_model_is_there(
