@@ -262,7 +262,7 @@ def _guarded(action: Callable[[], int]) -> int:
         console.say(f"Failed: {error}")
         return FAILED
     except OSError as error:
-        console.say(f"Failed: {reason(error)}")
+        console.say(f"Failed: {reason(error)}{f': {error.filename}' if error.filename else ''}")
         return FAILED
     except Exception:
         console.say(traceback.format_exc().rstrip())
