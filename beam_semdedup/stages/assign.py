@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from beam_semdedup.compute import arrays
 from beam_semdedup.compute.assignment import assign_with_distances
 from beam_semdedup.compute.threads import in_threads
-from beam_semdedup.errors import naming_unit
+from beam_semdedup.errors import UnitError, naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.inputs import embeddings
 from beam_semdedup.inputs.base import InputUnit, RowBatch
@@ -73,8 +73,12 @@ def assign_unit(job: Job, unit: AssignUnit, fitted: FittedKMeans) -> AssignResul
         finished = segments.read_index(job.segments.file(file_name), AssignFacts, generation=job.generation)
         if finished and finished[0].unit == wanted:
             return AssignResult(finished[1].file, unit.num_rows, finished[0].rejected, True, began)
-        job.kmeans.delete([layout.MANIFEST])  # a stage that has a unit to do is not finished, whatever it says
-        table, rejected = _assign_rows(job, unit, fitted.centroids(job.model.options))
+        try:
+            table, rejected = _assign_rows(job, unit, fitted.centroids(job.model.options))
+        except UnitError:
+            if job.vectors:  # those of a finished stage are gone, and are not computed again as long as it is finished
+                job.kmeans.delete([layout.MANIFEST])
+            raise
         facts = AssignFacts(wanted, rejected.num_rows)
         if rejected.num_rows:
             file = (job.kmeans / layout.REJECTED).file(f"{name}.parquet")
