@@ -63,8 +63,23 @@ class EmbeddingManifest(Manifest):
     examples: tuple[str, ...] = ()
 
 
+class _Reading:
+    """What jobs have that read texts or images."""
+
+    parameters: EmbedParameters | Parameters
+
+    @property
+    def input_format(self) -> Format:
+        """The format of the texts."""
+        return format_named(str(self.parameters.input_filetype))
+
+    def input_file(self, url: str) -> File:
+        """Returns one of the input files."""
+        return File(url, self.parameters.read_options)
+
+
 @dataclass(frozen=True)
-class EmbedJob:
+class EmbedJob(_Reading):
     """What a worker must know.
 
     Attributes:
@@ -78,15 +93,6 @@ class EmbedJob:
     output: Folder
     key: str
 
-    @property
-    def input_format(self) -> Format:
-        """The format of the texts."""
-        return format_named(str(self.parameters.input_filetype))
-
-    def input_file(self, url: str) -> File:
-        """Returns one of the input files."""
-        return File(url, self.parameters.read_options)
-
     def images(self, url: str) -> Folder:
         """Returns the folder that the paths of images in an input file are of."""
         p = self.parameters
@@ -99,7 +105,7 @@ class EmbedJob:
 
 
 @dataclass(frozen=True)
-class InputJob:
+class InputJob(_Reading):
     """What a worker must know to embed the texts of a run, or of its `against`.
 
     Attributes:
@@ -114,15 +120,6 @@ class InputJob:
     def of(cls, model: TextModel, p: Parameters, key: str) -> InputJob:
         """Returns the job by the parameters that the texts are read by; `key` is that of the model."""
         return cls(model, p, vector_files(p, key))
-
-    @property
-    def input_format(self) -> Format:
-        """The format of the texts."""
-        return format_named(str(self.parameters.input_filetype))
-
-    def input_file(self, url: str) -> File:
-        """Returns one of the input files."""
-        return File(url, self.parameters.read_options)
 
 
 def make_plan(p: EmbedParameters, files: Sequence[FileInfo]) -> tuple[EmbedJob, list[AssignUnit]]:

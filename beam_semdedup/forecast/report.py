@@ -21,6 +21,7 @@ from beam_semdedup.inputs import dataset
 from beam_semdedup.inputs.dataset import Columns, InputFacts
 from beam_semdedup.inputs.listing import filetype_of, list_files, list_ids
 from beam_semdedup.inputs.registry import format_named
+from beam_semdedup.plan.checks import check_dimension
 from beam_semdedup.plan.corpus import Corpus
 from beam_semdedup.plan.probes import Spread, choose_clusters, of_nearest, of_texts
 from beam_semdedup.plan.rates import REFERENCE, Rates
@@ -161,7 +162,7 @@ def _earlier(p: ForecastParameters, dimension: int) -> Earlier:
     if p.against is not None:
         asked = dimension if p.model else None
         facts, stored = _inspect(p, p.run(None).of_references(None), [], asked, "against")
-        _check_dimension(dimension, facts.dimension, "against")
+        check_dimension(dimension, "the input", facts.dimension, "against")
         found = dataclasses.replace(found, references=facts.num_rows, stored_bytes=stored)
     return _with_corpus(p, dimension, found) if p.corpus_path is not None else found
 
@@ -174,7 +175,7 @@ def _with_corpus(p: ForecastParameters, dimension: int, earlier: Earlier) -> Ear
         manifests = [manifest for number in corpus.numbers() if (manifest := corpus.finished(number))]
     if common is None:
         return earlier
-    _check_dimension(dimension, common.dimension, "corpus_path")
+    check_dimension(dimension, "the input", common.dimension, "corpus_path")
     if p.n_probes != common.n_probes:
         raise InputError(f"corpus_path={p.corpus_path}: its rows are compared with n_probes={common.n_probes}: give it")
     if p.n_clusters not in (None, common.n_clusters):
@@ -186,11 +187,6 @@ def _with_corpus(p: ForecastParameters, dimension: int, earlier: Earlier) -> Ear
         n_clusters=common.n_clusters,
         centroids_per_key=common.centroids_per_key,
     )
-
-
-def _check_dimension(own: int, theirs: int, name: str) -> None:
-    if own != theirs:
-        raise InputError(f"vectors have {own} values in the input and {theirs} in {name}: take one model's")
 
 
 def _rates(p: ForecastParameters, dimension: int, number_of_cores: int) -> tuple[Rates, str]:

@@ -56,3 +56,9 @@ def check_places(p: Parameters, files: Sequence[FileInfo], given_as: str = "inpu
                         f"{given_as}: {file} is a result in {name}={path}, where results are cleared; give "
                         f"another {name}"
                     )
+
+
+def check_dimension(own: int, place: str, theirs: int, name: str) -> None:
+    """Raises InputError where vectors in two places have different numbers of values."""
+    if own != theirs:
+        raise InputError(f"vectors have {own} values in {place} and {theirs} in {name}: take one model's")

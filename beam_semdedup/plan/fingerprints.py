@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from beam_semdedup.config.parameters import Parameters
+from beam_semdedup.config.parameters import CorpusParameters, Parameters
 from beam_semdedup.fit import model
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.plan.job import init_file, ranking_of
-from beam_semdedup.storage.folder import FileInfo
+from beam_semdedup.storage.folder import File, FileInfo
 from beam_semdedup.storage.layout import fingerprint
 from beam_semdedup.text import without_secrets
 
@@ -33,7 +33,7 @@ def kmeans_fingerprint(
         without_clusters: whether nothing is fitted.
         model: the key of the model that embeds texts, where that is part of the run.
     """
-    fit = "none" if without_clusters else {"n_clusters": p.n_clusters, "fit": _fit(p)}
+    fit = "none" if without_clusters else {"n_clusters": p.n_clusters, "fit": fit_facts(p, init_file(p))}
     return fingerprint([_FORMAT, _rows(p, files, carried, model), fit])
 
 
@@ -80,8 +80,12 @@ def vectors_fingerprint(p: Parameters, file: FileInfo) -> str:
     return fingerprint([_FORMAT, without_secrets(file.url), file.size, file.version, p.input_filetype, p.text_field])
 
 
-def _fit(p: Parameters) -> dict[str, Any]:
-    init = init_file(p)
+def fit_facts(p: Parameters | CorpusParameters, init: File | None) -> dict[str, Any]:
+    """Returns all that a fit depends on besides its rows and the number of clusters.
+
+    Args:
+        init: the file of the initial centroids, where they are given.
+    """
     fit: dict[str, Any] = {
         "init": model.content_hash(init.read_bytes()) if init else p.init,
         "max_iter": p.max_iter,

@@ -22,6 +22,7 @@ from beam_semdedup.inputs.dataset import InputFacts
 from beam_semdedup.inputs.units import AssignUnit
 from beam_semdedup.inputs.units import units as units_of
 from beam_semdedup.plan import stored
+from beam_semdedup.plan.checks import check_dimension
 from beam_semdedup.plan.corpus import Common
 from beam_semdedup.plan.job import REFERENCES, Job, Places, init_file, ranking_of
 from beam_semdedup.plan.locate import Located
@@ -250,10 +251,7 @@ def _plan_references(located: Located, plan: Plan) -> Plan:
 
 def _check_alike(own: InputFacts, theirs: InputFacts, p: Parameters) -> None:
     """Raises InputError where the rows of `against` cannot be compared with those of the input."""
-    if own.dimension != theirs.dimension:
-        raise InputError(
-            f"vectors have {own.dimension} values in input_path and {theirs.dimension} in against: take one model's"
-        )
+    check_dimension(own.dimension, "input_path", theirs.dimension, "against")
     q = p.of_references(None)
     types = own.schema.field(p.id_column).type, theirs.schema.field(q.id_column).type
     if joined_type(*types) is None:

@@ -16,7 +16,7 @@ from beam_semdedup.plan.stored import AssignManifest, KMeansPlan
 from beam_semdedup.report.collect import ID_HASH, REFERENCE_HASH
 from beam_semdedup.report.results import Results
 from beam_semdedup.report.values import texts
-from beam_semdedup.stages.assign import AssignFacts, files_of
+from beam_semdedup.stages.assign import files_of, index_of
 from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.damage import DamagedFile, as_damage
 from beam_semdedup.storage.folder import Folder
@@ -105,7 +105,7 @@ def find_in_corpus(
             low, high = files_of(name)
             if not any(low <= number <= high for number in numbers):
                 continue
-            parts = _index(folder / layout.SEGMENTS, name)
+            parts = index_of((folder / layout.SEGMENTS).file(name))[1].segments
             size += sum(part.length for part in parts)
             if size > _MOST_BYTES[results.kmeans.is_local]:
                 return found
@@ -191,28 +191,18 @@ def _read(folder: Folder, parts: Sequence[Segment]) -> list[pa.RecordBatch]:
     """Returns the record batches of segments; DamagedFile where they are not as they were written."""
     if not parts:
         return []
-    file = folder.file(parts[0].file)
-    with as_damage(file), file.open() as source:
-        schema = pa.ipc.open_file(source).schema
-    return segments.read(folder, parts, schema)
+    return segments.read(folder, parts, segments.read_schema(folder.file(parts[0].file)))
 
 
 def _segments_by_key(results: Results) -> dict[int, list[Segment]]:
     if results.assigned is None:
         raise DamagedFile(results.kmeans.file(layout.MANIFEST), "the assigned rows are not there any more")
     found: dict[int, list[Segment]] = {}
-    folder = results.kmeans / layout.SEGMENTS
-    for parts in read_ahead(functools.partial(_index, folder), results.assigned.files):
-        for segment in parts:
+    files = map((results.kmeans / layout.SEGMENTS).file, results.assigned.files)
+    for _, index in read_ahead(index_of, files):
+        for segment in index.segments:
             found.setdefault(segment.key, []).append(segment)
     return found
-
-
-def _index(folder: Folder, name: str) -> tuple[Segment, ...]:
-    index = segments.read_index(folder.file(name), AssignFacts)
-    if index is None:
-        raise DamagedFile(folder.file(name), "its index cannot be read")
-    return index[1].segments
 
 
 def _is_in(hashes: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:

@@ -28,6 +28,7 @@ from beam_semdedup.plan.job import Job
 from beam_semdedup.plan.stored import AssignManifest, Counts, UnitId
 from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.damage import DamagedFile
+from beam_semdedup.storage.folder import File
 from beam_semdedup.storage.records import Record
 from beam_semdedup.storage.segments import Index, SegmentFile
 from beam_semdedup.storage.threads import read_ahead
@@ -97,12 +98,16 @@ def files_of(name: str) -> tuple[int, int]:
 
 def find_assigned(job: Job, name: str) -> Index:
     """Returns the index of a segment file that a finished stage's manifest names."""
-    file = job.segments.file(name)
     with stored.discarding(job.kmeans, remedy=job.remedy):
-        finished = segments.read_index(file, AssignFacts, generation=job.generation)
-        if finished is None:
-            raise DamagedFile(file, "its index cannot be read")
-    return finished[1]
+        return index_of(job.segments.file(name), job.generation)[1]
+
+
+def index_of(file: File, generation: int = 0) -> tuple[AssignFacts, Index]:
+    """Returns what a segment file says of itself, and its index; DamagedFile where it is damaged or gone."""
+    found = segments.read_index(file, AssignFacts, generation=generation)
+    if found is None:
+        raise DamagedFile(file, "its index cannot be read")
+    return found
 
 
 def finish(job: Job, units: Iterable[AssignResult], fitted: FittedKMeans) -> None:

@@ -14,11 +14,10 @@ from beam_semdedup.config.parameters import CorpusParameters
 from beam_semdedup.errors import UnitError, naming_unit
 from beam_semdedup.fit.model import FittedKMeans
 from beam_semdedup.plan.corpus import Corpus
-from beam_semdedup.stages.assign import AssignFacts
+from beam_semdedup.stages.assign import AssignFacts, index_of
 from beam_semdedup.storage import layout, segments, tables
 from beam_semdedup.storage.damage import DamagedFile, as_damage
-from beam_semdedup.storage.folder import File, Folder
-from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.folder import File
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,17 @@ class RefitJob:
     def _assign_anew(self, generation: int, name: str) -> str:
         source, target = self.old.generation(generation), self.new.generation(generation)
         file, new_name = (source / layout.SEGMENTS).file(name), self.name(name)
-        facts = _facts(file)
+        facts, index = index_of(file)
         unit = dataclasses.replace(facts.unit, name=self._stem(name), centroids=self.fitted.content_hash)
         facts = dataclasses.replace(facts, unit=unit)
         done = segments.read_index((target / layout.SEGMENTS).file(new_name), AssignFacts)
         if done is not None and done[0] == facts:
             return new_name
         if facts.rejected:
-            rejected = read_rejected(file, source)
+            rejected = read_rejected(file)
             tables.write((target / layout.REJECTED).file(f"{unit.name}.parquet"), rejected, facts, "zstd")
-        table = pa.Table.from_batches(*read_segments(file))
+        schema = segments.read_schema(file)
+        table = pa.Table.from_batches(segments.read(file.parent, index.segments, schema), schema)
         if len(table):
             vectors = segments.RankedRows(table.to_batches(), np.arange(len(table)))[:]
             centroids, xp = self.fitted.centroids(self.new.place.options), arrays.library(self.parameters.device)
@@ -79,32 +79,8 @@ class RefitJob:
         return new_name
 
 
-def index_of(file: File) -> tuple[pa.Schema, tuple[Segment, ...]]:
-    """Returns the columns of a segment file, and where its segments are; DamagedFile where it is damaged or gone."""
-    found = segments.read_index(file, AssignFacts)
-    if found is None:
-        raise DamagedFile(file, "its index cannot be read")
-    with as_damage(file), file.open() as source:
-        return pa.ipc.open_file(source).schema, found[1].segments
-
-
-def read_segments(file: File) -> tuple[list[pa.RecordBatch], pa.Schema]:
-    """Returns the rows of a segment file, and their columns; DamagedFile where it is damaged or gone."""
-    schema, found = index_of(file)
-    return segments.read(file.parent, found, schema), schema
-
-
-def read_rejected(file: File, generation: Folder) -> pa.Table:
+def read_rejected(file: File) -> pa.Table:
     """Returns the rejected rows of the unit that wrote a segment file; DamagedFile where they are damaged or gone."""
-    if not _facts(file).rejected:
-        return pa.table({})
-    rejected = (generation / layout.REJECTED).file(f"{file.name.removesuffix('.arrow')}.parquet")
+    rejected = (file.parent.parent / layout.REJECTED).file(f"{file.name.removesuffix('.arrow')}.parquet")
     with as_damage(rejected):
         return tables.opened(pa.BufferReader(rejected.read_bytes())).read()
-
-
-def _facts(file: File) -> AssignFacts:
-    found = segments.read_index(file, AssignFacts)
-    if found is None:
-        raise DamagedFile(file, "its index cannot be read")
-    return found[0]

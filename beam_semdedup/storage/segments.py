@@ -212,6 +212,12 @@ def read_index(file: File, facts: type[_R], kind: int = ROWS, generation: int = 
         return None
 
 
+def read_schema(file: File) -> pa.Schema:
+    """Returns the columns of a file of segments; DamagedFile where they cannot be read."""
+    with as_damage(file), file.open() as source:
+        return pa.ipc.open_file(source).schema
+
+
 def read(folder: Folder, segments: Sequence[Segment], schema: pa.Schema) -> list[pa.RecordBatch]:
     """Returns the record batches that the segments refer to, in their order, without a copy where that can be.
 

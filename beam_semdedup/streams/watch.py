@@ -17,7 +17,7 @@ from beam_semdedup.errors import InputError, RunError, StorageError, WorkerLost
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.inputs.listing import list_files
 from beam_semdedup.inputs.registry import copier, format_named, marker
-from beam_semdedup.plan.checks import check_installed, check_places
+from beam_semdedup.plan.checks import check_dimension, check_installed, check_places
 from beam_semdedup.plan.corpus import Corpus
 from beam_semdedup.plan.locate import find_references
 from beam_semdedup.runners import base as runners
@@ -128,11 +128,8 @@ def _prepare(p: WatchParameters, runner: runners.Runner[Any]) -> Watched:
         )
     p.memory_budget = memory_per_worker(runner, runner.num_workers(), p.memory_budget)
     corpus.check_model(p, texts[1].key if texts else "")
-    if theirs and common and theirs.inspect().dimension != common.dimension:
-        raise InputError(
-            f"vectors have {common.dimension} values in corpus_path and {theirs.inspect().dimension} in against: take "
-            "one model's"
-        )
+    if theirs and common:
+        check_dimension(common.dimension, "corpus_path", theirs.inspect().dimension, "against")
     return Watched(p, texts)
 
 

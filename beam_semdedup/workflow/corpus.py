@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from beam_semdedup.config.parameters import CorpusParameters
 from beam_semdedup.errors import InputError, RunError
 from beam_semdedup.fit import model
-from beam_semdedup.fit.base import FitParameters
 from beam_semdedup.fit.registry import make_engine
 from beam_semdedup.plan import stored
 from beam_semdedup.plan.corpus import Claim, Common, Corpus, Present
+from beam_semdedup.plan.fingerprints import fit_facts
 from beam_semdedup.plan.probes import choose_clusters
 from beam_semdedup.plan.sizes import Sizing
 from beam_semdedup.plan.stored import AssignManifest, KMeansPlan
@@ -29,12 +28,13 @@ from beam_semdedup.runners import progress
 from beam_semdedup.runners.base import Runner
 from beam_semdedup.runners.registry import make_runner
 from beam_semdedup.runners.resources import memory_per_worker
-from beam_semdedup.stages.refit import RefitJob, index_of, read_rejected, read_segments
+from beam_semdedup.stages.assign import index_of
+from beam_semdedup.stages.refit import RefitJob, read_rejected
 from beam_semdedup.storage import layout, segments
 from beam_semdedup.storage.damage import DamagedFile
 from beam_semdedup.storage.folder import File, Folder
 from beam_semdedup.storage.records import Record
-from beam_semdedup.storage.segments import Segment
+from beam_semdedup.storage.segments import Index
 from beam_semdedup.storage.threads import read_ahead
 
 _LOG = logging.getLogger(__name__)
@@ -106,10 +106,10 @@ def look(p: CorpusParameters) -> CorpusFacts:
             rows = manifest.counts.num_rows - manifest.rejected
             files, distances = _segment_files(folder, manifest), []
             every = max(1, math.ceil(len(files) / _DRIFT_SEGMENTS))
-            for place, part in enumerate(read_ahead(index_of, files)):
-                np.add.at(keys, [r.key for r in part[1]], [r.num_rows for r in part[1]])
+            for place, (_, index) in enumerate(read_ahead(index_of, files)):
+                np.add.at(keys, index.entries["key"].astype(np.int64), index.entries["num_rows"].astype(np.int64))
                 if place % every == 0:
-                    distances.append(_distances(folder / layout.SEGMENTS, *part))
+                    distances.append(_distances(files[place], index))
             joined = np.concatenate([np.empty(0, np.float32), *distances])
             if far is None and len(joined):
                 far = float(np.quantile(joined, _FAR))
@@ -151,8 +151,9 @@ def _faults(corpus: Corpus, number: int, centroids: str) -> Iterator[str]:
     is_whole = True
     for file in _segment_files(folder, manifest):
         try:
-            rows += sum(map(len, read_segments(file)[0]))
-            rejected += len(read_rejected(file, folder))
+            facts, index = index_of(file)
+            rows += sum(map(len, segments.read(file.parent, index.segments, segments.read_schema(file))))
+            rejected += len(read_rejected(file)) if facts.rejected else 0
         except DamagedFile as error:
             is_whole = False
             yield f"is not whole: {error}"
@@ -206,7 +207,8 @@ def refit(p: CorpusParameters) -> CorpusFacts:
         raise InputError(f"n_clusters={n_clusters} is more than the {rows} rows of the corpus; give fewer or null")
     new = Corpus(corpus.place, corpus.homes[-1])
     _clear(corpus)
-    attempt = _Attempt(layout.fingerprint([[n, claim.key] for n, claim in claims.items()]), n_clusters, _fit(p, init))
+    inputs = [[number, claim.key] for number, claim in claims.items()]
+    attempt = _Attempt(layout.fingerprint(inputs), n_clusters, layout.fingerprint(fit_facts(p, init)))
     if _Attempt.read(new.folder.file(layout.REFIT)) != attempt:
         new.folder.delete_tree()
         attempt.write(new.folder.file(layout.REFIT))
@@ -243,14 +245,6 @@ class _Attempt(Record):
     fit: str
 
 
-def _fit(p: CorpusParameters, init: File | None) -> str:
-    """Returns a fingerprint of what a fit depends on besides its rows and the number of clusters."""
-    given = {name: getattr(p, name) for name in sorted(field.name for field in dataclasses.fields(FitParameters))}
-    given = {name: value for name, value in given.items() if name not in ("n_clusters", "device", "init")}
-    centroids = model.content_hash(init.read_bytes()) if init else p.init
-    return layout.fingerprint([given, centroids, make_engine(p).depends_on()])
-
-
 def _clear(corpus: Corpus) -> None:
     """Takes away what earlier refits left, should they have been interrupted at their end."""
     for home in corpus.homes[:-2]:
@@ -283,8 +277,8 @@ def _segment_files(folder: Folder, manifest: AssignManifest) -> list[File]:
     return [(folder / layout.SEGMENTS).file(name) for name in manifest.files]
 
 
-def _distances(folder: Folder, schema: pa.Schema, references: Sequence[Segment]) -> npt.NDArray[np.float32]:
-    batches = segments.read(folder, references[:_DRIFT_SEGMENTS], schema)
+def _distances(file: File, index: Index) -> npt.NDArray[np.float32]:
+    batches = segments.read(file.parent, index.segments[:_DRIFT_SEGMENTS], segments.read_schema(file))
     return np.concatenate([np.empty(0, np.float32), *(batch.column("l2_dist_to_cent").to_numpy() for batch in batches)])
 
 
@@ -292,7 +286,7 @@ def _sample(files: Sequence[File], size: int, rows: int, seed: int) -> npt.NDArr
     """Returns about `size` rows of all `rows` that are in these segment files, each as likely as the others."""
     rng, parts = np.random.default_rng(seed), list[npt.NDArray[np.float32]]()
     for file in files:
-        for batch in read_segments(file)[0]:
+        for batch in segments.read(file.parent, index_of(file)[1].segments, segments.read_schema(file)):
             chosen = np.flatnonzero(rng.random(len(batch)) < size / rows)
             parts.append(segments.RankedRows([batch], chosen)[:])
     return np.concatenate(parts)

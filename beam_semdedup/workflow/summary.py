@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeAlias
 
 from beam_semdedup.compute.proportions import recall
 from beam_semdedup.embed.stage import Embedded
@@ -33,6 +33,7 @@ from beam_semdedup.text import EXAMPLES, counted, in_time, without_secrets
 from beam_semdedup.workflow import output_path
 
 _LIBRARIES = (output_path.PROGRAM, "apache-beam", "pyarrow", "numpy")
+_Stage: TypeAlias = AssignManifest | PairwiseManifest | RecallManifest
 _version = functools.cache(version)
 """Looks a version up in the files of the installation, once for the runs of a sweep."""
 
@@ -400,14 +401,17 @@ def _stages(
         work = 2 * model.rows * job.sizes.n_clusters * dimension * model.iterations
         result["fit"] = _stage_summary(int(fresh), int(not fresh), fitted - begun, model.rows, work, dimension)
     products = 2 * dimension
-    stages: list[tuple[str, AssignManifest | PairwiseManifest | RecallManifest, Manifest | None, float, int]] = [
-        ("assign", assigned, plan.assign_manifest, fitted, assigned.counts.rows_done * job.sizes.n_clusters * products),
-        ("pairwise", compared, plan.pairwise_manifest, max(fitted, assigned.finished), compared.pairs_done * products),
+    assigning = assigned.counts.rows_done * job.sizes.n_clusters * products
+    comparing = max(fitted, assigned.finished), _compared(plan, found)
+    stages: list[tuple[str, _Stage, Manifest | None, tuple[float, float], int]] = [
+        ("assign", assigned, plan.assign_manifest, (fitted, assigned.finished), assigning),
+        ("pairwise", compared, plan.pairwise_manifest, comparing, compared.pairs_done * products),
     ]
     if estimated:
-        stages.append(("recall", estimated, plan.recall_manifest, started, estimated.pairs_done * products))
-    for name, manifest, reused, before, operations in stages:
-        counts, finished = manifest.counts, _compared(plan, found) if manifest is compared else manifest.finished
+        searching = started, estimated.finished
+        stages.append(("recall", estimated, plan.recall_manifest, searching, estimated.pairs_done * products))
+    for name, manifest, reused, (before, finished), operations in stages:
+        counts = manifest.counts
         done, seconds = (0, 0.0) if reused else (counts.units_done, finished - max(manifest.began, before))
         others = counts.units_done + counts.units_reused - done
         result[name] = _stage_summary(done, others, seconds, counts.rows_done, operations, dimension)

@@ -11,7 +11,7 @@ import oracle
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import comparisons, dedup, duplicates, finish, start, vectors
+from runs import comparisons, dedup, duplicates, finish, segments_in, start, vectors
 from strategies import blobs, unit_rows
 
 from beam_semdedup import InputError, RunError, Summary
@@ -58,11 +58,7 @@ def assigned(summary: Summary) -> tuple[pa.Table, pa.Table]:
     """The rows of the input and those of the references, as they are assigned."""
     own = Path(summary.paths["kmeans_results"])
     (theirs,) = (folder for folder in own.parent.iterdir() if folder != own)
-    tables = []
-    for folder in (own, theirs):
-        files = sorted((folder / "segments").glob("*.arrow"))
-        tables.append(pa.concat_tables(pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files))
-    return tables[0], tables[1]
+    return segments_in(own), segments_in(theirs)
 
 
 def compare(summary: Summary, keys: list[tuple[str, bool]], within: bool, exact: float | None) -> tuple[dict, set[int]]:

@@ -51,9 +51,8 @@ def test_a_file_that_changes_behind_a_link_is_read_again(tmp_path: Path) -> None
 
 
 def test_another_eps_over_what_is_compared_does_not_wait_for_beam(parquet_dataset: Any, tmp_path: Path) -> None:
-    dedup(
-        parquet_dataset.path, tmp_path / "out", eps=0.5, recall_sample=1000
-    )  # for which the recall is estimated, and what is below
+    # Of this eps the recall is estimated, and so of those below.
+    dedup(parquet_dataset.path, tmp_path / "out", eps=0.5, recall_sample=1000)
     without = "import sys; sys.modules['apache_beam'] = None; from beam_semdedup.cli.commands import main; main()"
     given = [f"input_path={parquet_dataset.path}", f"output_path={tmp_path}/out", "verbose=false", "eps=0.3"]
 
